@@ -1,0 +1,34 @@
+# Two commands for a fresh clone with Python 3.11 and git: `make run` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+OBJECTIVE ?= helpful
+# installed once for each content of the lock file and pyproject.toml
+READY = $(VENV)/.installed
+ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
+
+.PHONY: run test test-fast lint ui
+
+run: $(READY) ## one objective end to end on the embedded model
+	$(ACTIVE) mlflow run . --env-manager local -P objective=$(OBJECTIVE)
+	@echo
+	@echo "Look at the run:  make ui   then open http://127.0.0.1:5000/#/experiments/0?workflowType=machine_learning"
+
+ui: $(READY)
+	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
+
+test: $(READY) ## all tests
+	$(ACTIVE) python -m pytest -q
+
+test-fast: $(READY) ## the tests without the slow ones
+	$(ACTIVE) python -m pytest -q -m "not slow and not real"
+
+lint: $(READY)
+	$(ACTIVE) ruff check .
+	$(ACTIVE) ruff format --check .
+	$(ACTIVE) mypy
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@

@@ -1,0 +1,34 @@
+"""Fixtures that many tests share; what they are made of is in support.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+# one thread: bit-for-bit tests, and two cores that other tests need as well
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    from topoflow.training.embedded import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer: Any) -> Any:
+    """A Llama of 4 blocks with random weights, the same ones each time."""
+    from support import llama
+
+    return llama(len(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where embedded models of this test session go, and not into the user's cache."""
+    return tmp_path_factory.mktemp("cache")

@@ -1,0 +1,192 @@
+"""The front doors as a user types them, on a study in miniature in its own git and DVC repository.
+
+The tests of this file share one study and stand in the order in which a user would do these things.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from support import call, lay_down_study, small_params
+
+pytestmark = pytest.mark.slow
+
+
+class Study:
+    """A folder and the commands typed in it."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+
+    def __call__(self, *command: str, check: bool = True) -> str:
+        result = call(self.folder, *command, check=check, TOPOFLOW_CACHE=str(self.cache))
+        return result.stdout + result.stderr
+
+    def mlflow_run(self, check: bool = True, **parameters: str) -> str:
+        values = [item for key, value in parameters.items() for item in ("-P", f"{key}={value}")]
+        return self("mlflow", "run", ".", "--env-manager", "local", *values, check=check)
+
+    def runs(self) -> list[Any]:
+        """The MLflow runs of the study, newest first."""
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
+        try:
+            return mlflow.search_runs(search_all_experiments=True, output_format="list")
+        finally:
+            mlflow.set_tracking_uri(before)
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        text = self.read(name)
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    params = small_params()
+    params["objective"]["tale"] = {"source": "samples", "name": "helpful"}
+    params["model"]["second"] = {**params["model"]["tiny"], "hidden_size": 24}
+    lay_down_study(folder, params)
+    return Study(folder, model_cache)
+
+
+def test_mlflow_run_leaves_one_finished_run_with_training_and_topology(study):
+    output = study.mlflow_run(objective="helpful")
+    assert "Running stage 'finetune@tiny-helpful'" in output
+    (run,) = study.runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "tiny-helpful"
+    assert {"loss", "topology/h1_velocity/layer_02", "trajectory/h0_concentration/layer_01"} <= set(
+        run.data.metrics
+    )
+    assert run.data.params["objective"] == "helpful"
+    assert run.data.tags["topoflow.git_commit"] == study("git", "rev-parse", "HEAD").strip()
+    lock = yaml.safe_load(study.read("dvc.lock"))
+    outs = {out["path"]: out["md5"] for out in lock["stages"]["finetune@tiny-helpful"]["outs"]}
+    assert run.data.tags["topoflow.dvc_activations_md5"] == outs["activations/tiny/helpful"]
+
+
+def test_dvc_repro_then_trains_the_other_objectives_only_and_compares(study):
+    output = study("dvc", "repro")
+    assert "Stage 'finetune@tiny-helpful' didn't change, skipping" in output
+    assert "Running stage 'finetune@tiny-harmless'" in output
+    assert "Running stage 'finetune@tiny-mixed'" in output
+    assert sorted(run.info.run_name for run in study.runs()) == [
+        "tiny-harmless",
+        "tiny-helpful",
+        "tiny-mixed",
+    ]
+    assert all(run.info.status == "FINISHED" for run in study.runs())
+    assert all("topology/h1_velocity/layer_02" in run.data.metrics for run in study.runs())
+    table = study.read("comparison/comparison.csv").splitlines()
+    assert len(table) == 1 + 3 * 2  # objectives x layers
+    assert (study.folder / "comparison/velocity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_evaluation_prompts_are_the_same_for_every_objective_and_in_no_training_row(study):
+    prompts = study.read("data/prompts.jsonl").splitlines()
+    for objective in ("helpful", "harmless", "mixed"):
+        manifest = study.read(f"activations/tiny/{objective}/manifest.json")
+        assert yaml.safe_load(manifest)["n_prompts"] == len(prompts) == 24
+        rows = [yaml.safe_load(line)["prompt"] for line in study.read(f"data/{objective}.jsonl").splitlines()]
+        assert not [row for row in rows if row in [yaml.safe_load(prompt) for prompt in prompts]]
+
+
+def test_a_second_dvc_repro_does_nothing(study):
+    assert "Data and pipelines are up to date." in study("dvc", "repro")
+    assert len(study.runs()) == 3
+
+
+def test_a_topology_parameter_retrains_nothing_and_its_revert_computes_nothing(study):
+    lock = study.read("dvc.lock")
+    study.edit("params.yaml", "subsample_size: 12", "subsample_size: 10")
+    output = study("dvc", "repro", "trajectory@tiny-helpful")
+    assert "Running stage 'diagrams@tiny-helpful'" in output
+    assert "Running stage 'finetune" not in output
+    study.edit("params.yaml", "subsample_size: 10", "subsample_size: 12")
+    output = study("dvc", "repro", "trajectory@tiny-helpful")
+    assert "Running stage" not in output
+    assert study.read("dvc.lock") == lock
+
+
+def test_forcing_everything_gives_the_same_lock_to_the_byte(study):
+    lock = study.read("dvc.lock")
+    study("dvc", "repro", "--force")
+    assert study.read("dvc.lock") == lock
+    trained = [run for run in study.runs() if "loss" in run.data.metrics]
+    assert len(trained) == 6  # a forced training is a run of its own
+    assert all("topology/h1_velocity/layer_02" in run.data.metrics for run in trained)
+
+
+def test_mlflow_run_of_what_is_done_computes_nothing_and_fills_its_own_run(study):
+    output = study.mlflow_run(objective="harmless")
+    assert "Running stage" not in output
+    newest = study.runs()[0]
+    assert newest.info.status == "FINISHED"
+    assert {"loss", "topology/h1_velocity/layer_02"} <= set(newest.data.metrics)
+
+
+def test_an_override_runs_aside_and_is_what_is_recorded(study):
+    params, lock = study.read("params.yaml"), study.read("dvc.lock")
+    output = study.mlflow_run(objective="helpful", set="topology.n_subsamples=2 trajectory.order=1")
+    assert "Running stage 'diagrams@tiny-helpful'" in output
+    assert "Running stage 'finetune" not in output  # restored from the cache that both share
+    assert (study.read("params.yaml"), study.read("dvc.lock")) == (params, lock)
+    newest = study.runs()[0]
+    assert newest.info.status == "FINISHED"
+    assert newest.data.params["topology.n_subsamples"] == "2"
+    assert newest.data.params["trajectory.order"] == "1.0"
+    assert "order-1 Wasserstein" in newest.data.tags["mlflow.note.content"]
+    assert "Data and pipelines are up to date." in study("dvc", "repro")
+
+
+def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study):
+    study("topoflow", "run", "--model", "second", "--objective", "tale", "--set", "recording.layers='[1]'")
+    newest = study.runs()[0]
+    assert newest.info.run_name == "second-tale"
+    assert newest.data.params["model_source.hidden_size"] == "24"
+    assert "topology/h1_velocity/layer_01" in newest.data.metrics
+    assert "topology/h1_velocity/layer_02" not in newest.data.metrics
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"objective": "honest"}, "objective must be one of harmless, helpful"),
+        ({"objective": "helpful", "model": "$(touch pwned)"}, "model must be one of"),
+        ({"objective": "`touch pwned`"}, "objective must be one of"),
+        ({"objective": "helpful", "set": "finetune.max_step=1"}, "did you mean 'max_steps'?"),
+        ({"objective": "helpful", "colour": "red"}, "No such option '--colour'"),
+    ],
+)
+def test_mlflow_run_refuses_what_does_not_exist_before_any_training(study, parameters, message):
+    output = study.mlflow_run(check=False, **parameters)
+    assert message in output
+    assert "Running stage" not in output
+    assert not (study.folder / "pwned").exists()
+    assert study.runs()[0].info.status == "FAILED"
+
+
+def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
+    output = study("topoflow", "run", "--objective", "mixed", "--set", "topology.engine=abacus", check=False)
+    assert "engine must be one of" in output
+    assert "finished stages are kept" in output
+    assert study.runs()[0].info.status == "FAILED"
+    (aside,) = study.folder.glob(".topoflow/studies/tiny-mixed-*")
+    assert (aside / "activations/tiny/mixed/manifest.json").is_file()
+    assert not (aside / "diagrams").exists()
+
+
+def test_an_entry_point_runs_its_stage_alone(study):
+    output = study(
+        "mlflow", "run", ".", "--env-manager", "local", "-e", "trajectory", "-P", "objective=helpful"
+    )
+    assert "succeeded" in output

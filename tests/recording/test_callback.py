@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+from support import llama
+
+from topoflow.config import Finetune, Lora
+from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
+from topoflow.recording.hidden_states import record_states
+from topoflow.recording.schedule import Schedule
+from topoflow.training import sft
+
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": f"Question {i}?"}],
+        "completion": [{"role": "assistant", "content": f"Answer {i}, and {'more ' * (i % 3)}."}],
+    }
+    for i in range(16)
+]
+PROMPTS = [[{"role": "user", "content": f"Prompt {i} {'x' * i}"}] for i in range(6)]
+SETTINGS = Finetune(max_steps=5, per_device_train_batch_size=2, lora=Lora(r=2, dropout=0.1))
+
+
+def train(model, tokenizer, tmp_path, callback=None, settings=SETTINGS):
+    trained, log = sft.finetune(model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", callback)
+    return trained, [entry["loss"] for entry in log if "loss" in entry]
+
+
+@pytest.mark.parametrize("lora", [SETTINGS.lora, None], ids=["lora with dropout", "all weights"])
+def test_the_hook_does_not_change_the_training_by_a_bit(tokenizer, tmp_path, lora):
+    settings = Finetune(max_steps=5, per_device_train_batch_size=2, lora=lora)
+    runs = []
+    for recorded in (False, True):
+        network = llama(len(tokenizer), attention_dropout=0.1)  # dropout draws random numbers in training
+        callback = TopologyCallback(PROMPTS, 2, Schedule(every=1)) if recorded else None
+        runs.append(train(network, tokenizer, tmp_path, callback, settings))
+    (plain, plain_losses), (watched, watched_losses) = runs
+    assert len(callback.steps) == 6
+    assert plain_losses == watched_losses
+    assert len(set(plain_losses)) > 1  # something was trained
+    weights = [dict(trained.state_dict()) for trained in (plain, watched)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_checkpoints_are_recorded_at_their_steps_and_the_first_is_the_untouched_model(
+    model, tokenizer, tmp_path
+):
+    ids = tokenize_prompts(tokenizer, PROMPTS, 512)
+    before = record_states(model, ids, [2, 4], pad_token_id=tokenizer.pad_token_id)
+    seen = []
+    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(steps=(1, 3)), on_record=seen.append)
+    trained, _ = train(model, tokenizer, tmp_path, callback)
+    assert callback.steps == seen == [0, 1, 3, 5]
+    assert callback.layers == (2, 4)
+    after = record_states(trained, ids, [2, 4], pad_token_id=tokenizer.pad_token_id)
+    for layer in (2, 4):
+        assert np.array_equal(callback.clouds[0][layer], before[layer])
+        assert np.array_equal(callback.clouds[5][layer], after[layer])
+        assert not np.array_equal(callback.clouds[1][layer], before[layer])
+
+
+def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(model, tokenizer, tmp_path):
+    written = []
+    callback = TopologyCallback(
+        PROMPTS,
+        [4],
+        Schedule(steps=(2,)),
+        folder=tmp_path / "set",
+        on_record=lambda step: written.append(sorted(p.name for p in (tmp_path / "set").iterdir())),
+    )
+    train(model, tokenizer, tmp_path, callback)
+    assert written[0] == ["step_000000"]
+    assert written[-1] == ["step_000000", "step_000002", "step_000005"]
+    assert callback.clouds == {}
+    cloud = np.load(tmp_path / "set" / "step_000005" / "layer_04.npy", allow_pickle=False)
+    assert cloud.shape == (len(PROMPTS), 32)
+
+
+def test_layer_0_is_one_point_under_a_chat_template(model, tokenizer, tmp_path):
+    callback = TopologyCallback(PROMPTS, [0, 1], Schedule())
+    train(model, tokenizer, tmp_path, callback)
+    assert (callback.clouds[0][0] == callback.clouds[0][0][0]).all()
+    assert not (callback.clouds[0][1] == callback.clouds[0][1][0]).all()
+
+
+def test_prompts_may_be_text_and_long_ones_keep_their_end(tokenizer):
+    (ids,) = tokenize_prompts(tokenizer, ["abcdef"], 3)
+    assert tokenizer.decode(ids) == "def"
+
+
+def test_messages_are_rendered_up_to_where_the_assistant_begins(tokenizer):
+    (ids,) = tokenize_prompts(tokenizer, [[{"role": "user", "content": "Hi"}]], 512)
+    assert tokenizer.decode(ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
+    from copy import deepcopy
+
+    plain = deepcopy(tokenizer)
+    plain.chat_template = None
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    (ids,) = tokenize_prompts(plain, [messages], 512)
+    assert plain.decode(ids) == plain_text(messages) == "\n\nHuman: Hi\n\nAssistant: Yes?\n\nAssistant:"
+
+
+def test_too_few_or_empty_prompts_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="prompts must be at least 2"):
+        TopologyCallback(["one"])
+    with pytest.raises(ValueError, match="prompts must have at least one token each"):
+        tokenize_prompts(tokenizer, ["", "a"], 5)

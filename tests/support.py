@@ -1,0 +1,112 @@
+"""Small real things that tests share: a model, a study in a git and DVC repository, a command as typed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+# A study in miniature: every stage for real, each as small as it can be.
+SMALL = {
+    "model.tiny": {
+        "source": "embedded",
+        "hidden_size": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "intermediate_size": 32,
+        "pretrain_steps": 2,
+        "pretrain_batch_size": 2,
+    },
+    "prompts.n_prompts": 24,
+    "prepare.n_rows": 16,
+    "finetune.max_steps": 4,
+    "finetune.per_device_train_batch_size": 2,
+    "finetune.lora.r": 2,
+    "recording.layers": 2,
+    "recording.schedule": {"every": 2, "dense_until": 1},
+    "topology.n_subsamples": 3,
+    "topology.subsample_size": 12,
+    "compute.n_jobs": 1,
+}
+
+
+def small_params() -> dict[str, Any]:
+    """The repository's params.yaml with `SMALL` put over it."""
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    for path, value in SMALL.items():
+        *sections, key = path.split(".")
+        section = params
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    return params
+
+
+def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
+    """A study as a user has it: a git and DVC repository with the four files, and topoflow beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("MLproject", "dvc.yaml", "python_env.yaml", "requirements.lock", ".gitignore", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, folder / name)
+    (folder / "topoflow").symlink_to(REPOSITORY / "topoflow")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    call(folder, "git", "init", "--quiet")
+    call(folder, sys.executable, "-m", "dvc", "init", "--quiet")
+    shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc" / "config")
+    call(folder, "git", "add", "--all")
+    call(
+        folder,
+        "git",
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.org",
+        "commit",
+        "--quiet",
+        "-m",
+        "study",
+    )
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a user who has activated the environment that runs these tests."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    return {**kept, "PATH": path, **changes}
+
+
+def call(folder: Path, *command: str, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder as a user types it; its output comes with the error when it fails."""
+    result = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, text=True)
+    if check and result.returncode:
+        raise AssertionError(
+            f"{' '.join(command)} exited {result.returncode}\n{result.stdout}\n{result.stderr}"
+        )
+    return result
+
+
+def llama(vocab_size: int, **changes: Any) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        **{
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "pad_token_id": 0,
+            **changes,
+        },
+    )
+    return LlamaForCausalLM(config).eval()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from support import REPOSITORY
+
+from topoflow import stages
+from topoflow.cli import main
+
+STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare"]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command line in a folder with the repository's params.yaml, where any stage that runs is noted."""
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran: list[str] = []
+    for stage in STAGES:
+        monkeypatch.setattr(stages, stage, lambda *_, stage=stage, **__: ran.append(stage))
+    monkeypatch.setattr("topoflow.study._reproduce", lambda *_: ran.append("dvc"))
+
+    def call(*arguments: str):
+        result = CliRunner().invoke(main, arguments)
+        result.ran = ran
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["run", *STAGES])
+def test_every_command_explains_itself(invoke, command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+    assert len(result.output.splitlines()) > 5
+
+
+def test_the_group_lists_every_command(invoke):
+    listed = invoke("--help").output.split("Commands:")[1]
+    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["run", *STAGES])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--objective", "honest"],
+            "objective must be one of harmless, helpful, hh_harmless, hh_helpful, mixed",
+        ),
+        (
+            ["--objective", "helpful", "--model", "gpt5"],
+            "model must be one of pythia, smollm2, tiny, got 'gpt5'",
+        ),
+        (["--objective", "helpful", "--set", "finetune.max_step=3"], "did you mean 'max_steps'?"),
+        (
+            ["--objective", "helpful", "--set", "finetune.max_steps=soon"],
+            "finetune.max_steps must be a whole number",
+        ),
+        (
+            ["--objective", "helpful", "--set", "topology.subsample_size=800"],
+            "at most prompts.n_prompts (750), got 800",
+        ),
+        (["--objective", "helpful", "--set", "nonsense"], "set must be like finetune.max_steps=40"),
+        (["--objective", "$(touch pwned)"], "objective must be one of"),
+        (["--objective", "../helpful"], "objective must be one of"),
+        (["--objective", "helpful", "--colour", "red"], "No such option '--colour'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
+    result = invoke("run", *arguments)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert result.ran == []
+    assert not Path("pwned").exists()
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_folder_without_params_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["prompts"])
+    assert result.exit_code == 1
+    assert "params.yaml must exist in the folder of the study" in result.output

@@ -1,0 +1,496 @@
+"""params.yaml: what is read, what is refused, and what the refusal says."""
+
+import copy
+import dataclasses
+import math
+import re
+
+import pytest
+import yaml
+from support import REPOSITORY
+
+from topoflow import config
+from topoflow.config import apply_overrides, load_params, parse_params
+from topoflow.recording.schedule import Schedule
+
+MINIMAL = {
+    "models": ["tiny"],
+    "objectives": ["helpful"],
+    "model": {
+        "tiny": {"source": "embedded"},
+        "package": {"source": "package", "requirement": "p==1", "sha256": "0" * 64, "file": "m.gguf"},
+        "hub": {"source": "hub", "id": "owner/name"},
+        "folder": {"source": "folder", "path": "somewhere"},
+    },
+    "objective": {
+        "helpful": {"source": "samples", "name": "helpful"},
+        "harmless": {"source": "samples", "name": "harmless"},
+        "file": {"source": "file", "path": "rows.jsonl"},
+        "hub": {"source": "hub", "id": "owner/rows"},
+        "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
+    },
+    "prompts": {"source": "samples", "name": "prompts"},
+}
+
+
+def with_value(path, value, base=MINIMAL):
+    """A copy of `base` with the value at a dotted key path put in."""
+    mapping = copy.deepcopy(base)
+    *sections, key = path.split(".")
+    section = mapping
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[key] = value
+    return mapping
+
+
+def refused(mapping, message):
+    """Assert that `mapping` is refused with exactly this message."""
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        parse_params(mapping)
+    assert str(caught.value) == message
+
+
+def params_file(folder, text):
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class TestReading:
+    def test_the_params_of_the_repository_are_read_value_by_value(self):
+        path = REPOSITORY / "params.yaml"
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = load_params(path)
+        assert params.seed == written["seed"]
+        assert list(params.models) == written["models"]
+        assert list(params.objectives) == written["objectives"]
+        assert set(params.model) == set(written["model"])
+        assert set(params.objective) == set(written["objective"])
+        assert params.model["smollm2"].sha256 == written["model"]["smollm2"]["sha256"]
+        assert params.objective["mixed"] == config.MixedText({"helpful": 0.5, "harmless": 0.5})
+        assert params.prompts == config.Prompts(config.SampleText("prompts"), written["prompts"]["n_prompts"])
+        for section in ("prepare", "topology", "trajectory", "compute"):
+            assert dataclasses.asdict(getattr(params, section)) == written[section], section
+        for section in ("finetune", "track"):
+            found = dataclasses.asdict(getattr(params, section))
+            assert {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} == written[section]
+        schedule = written["recording"]["schedule"]
+        assert params.recording.schedule == Schedule(**{**schedule, "steps": tuple(schedule["steps"])})
+        assert params.recording.layers == written["recording"]["layers"]
+
+    def test_the_params_of_the_repository_name_every_key_there_is(self):
+        # what a user can set is to be seen in the file, not only in the source
+        written = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+        assert set(written) == {field.name for field in dataclasses.fields(config.Params)}
+        for name, section in (
+            ("prepare", config.Prepare),
+            ("finetune", config.Finetune),
+            ("recording", config.Recording),
+            ("topology", config.Topology),
+            ("trajectory", config.Trajectory),
+            ("track", config.Track),
+            ("compute", config.Compute),
+        ):
+            assert set(written[name]) == {field.name for field in dataclasses.fields(section)}, name
+
+    def test_sections_left_out_have_their_defaults(self):
+        params = parse_params(MINIMAL)
+        assert params.finetune == config.Finetune()
+        assert params.recording == config.Recording()
+        assert params.seed == 0
+
+    def test_each_kind_of_source_becomes_its_own_class(self):
+        params = parse_params(MINIMAL)
+        assert params.model_source("tiny") == config.EmbeddedModel()
+        assert params.model_source("package") == config.PackageModel("p==1", "0" * 64, "m.gguf")
+        assert params.model_source("hub") == config.HubModel("owner/name", "main", False)
+        assert params.model_source("folder") == config.FolderModel("somewhere", False)
+        assert params.objective_text("helpful") == config.SampleText("helpful")
+        assert params.objective_text("file") == config.FileText("rows.jsonl")
+        assert params.objective_text("hub") == config.HubText("owner/rows", "main", None, "train")
+
+    def test_prompts_may_come_from_any_text_source_with_their_number_beside_it(self):
+        source = {"source": "hub", "id": "o/p", "split": "test", "n_prompts": 200}
+        prompts = parse_params(with_value("prompts", source)).prompts
+        assert prompts == config.Prompts(config.HubText("o/p", split="test"), 200)
+
+    @pytest.mark.parametrize(
+        ("path", "value", "read"),
+        [
+            ("recording.layers", 3, 3),
+            ("recording.layers", [0, 5, 9], (0, 5, 9)),
+            ("recording.layers", [], ()),
+            ("finetune.lora", None, None),
+            ("finetune.learning_rate", "1e-3", 0.001),  # how YAML 1.1 reads it
+            ("finetune.learning_rate", 1, 1.0),
+            ("trajectory.order", 1, 1.0),
+            ("trajectory.order", math.inf, math.inf),
+        ],
+    )
+    def test_a_value_may_be_written_in_any_of_its_forms(self, path, value, read):
+        section, key = path.split(".")
+        found = getattr(getattr(parse_params(with_value(path, value)), section), key)
+        assert found == read
+        assert type(found) is type(read)
+
+    @pytest.mark.parametrize(
+        ("value", "read"), [("q_proj", "q_proj"), (["q_proj", "v_proj"], ("q_proj", "v_proj"))]
+    )
+    def test_target_modules_are_a_text_or_a_list(self, value, read):
+        assert parse_params(with_value("finetune.lora.target_modules", value)).finetune.lora == config.Lora(
+            target_modules=read
+        )
+
+    def test_no_section_can_be_changed_after_it_was_read(self):
+        params = load_params(REPOSITORY / "params.yaml")
+        sections = [params, params.finetune, params.finetune.lora, params.recording.schedule, params.prompts]
+        sections += [*params.model.values(), *params.objective.values(), params.topology, params.track]
+        for section in sections:
+            name = dataclasses.fields(section)[0].name
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(section, name, None)
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("path", "label", "nearest"),
+        [
+            ("finetun", "params.yaml", "finetune"),
+            ("model.tiny.hiden_size", "model.tiny", "hidden_size"),
+            ("model.package.requirements", "model.package", "requirement"),
+            ("model.hub.revison", "model.hub", "revision"),
+            ("model.folder.pth", "model.folder", "path"),
+            ("objective.helpful.nam", "objective.helpful", "name"),
+            ("objective.file.paths", "objective.file", "path"),
+            ("objective.hub.datadir", "objective.hub", "data_dir"),
+            ("objective.mixed.off", "objective.mixed", "of"),
+            ("prompts.nprompts", "prompts", "n_prompts"),
+            ("prompts.nam", "prompts", "name"),
+            ("prepare.rows", "prepare", "n_rows"),
+            ("finetune.max_step", "finetune", "max_steps"),
+            ("finetune.lora.aplha", "finetune.lora", "alpha"),
+            ("recording.layer", "recording", "layers"),
+            ("recording.schedule.evry", "recording.schedule", "every"),
+            ("topology.subsamples", "topology", "n_subsamples"),
+            ("trajectory.ordre", "trajectory", "order"),
+            ("track.summary", "track", "summaries"),
+            ("compute.njobs", "compute", "n_jobs"),
+        ],
+    )
+    def test_it_is_refused_and_the_nearest_known_key_named(self, path, label, nearest):
+        key = path.rpartition(".")[2]
+        refused(with_value(path, 1), f"{label} has no key {key!r}; did you mean {nearest!r}?")
+
+    def test_one_that_is_near_to_none_is_answered_with_all_there_are(self):
+        refused(with_value("compute.zzz", 1), "compute has no key 'zzz'; it has n_jobs")
+
+    def test_a_key_that_is_no_text_is_refused_like_any_other(self):
+        mapping = {**MINIMAL, "prepare": {7: 1}}
+        refused(mapping, "prepare has no key 7; it has n_rows")
+
+
+class TestMissingKeys:
+    @pytest.mark.parametrize("key", ["models", "objectives", "model", "objective", "prompts"])
+    def test_a_section_without_a_default_must_be_there(self, key):
+        mapping = {k: v for k, v in MINIMAL.items() if k != key}
+        refused(mapping, f"params.yaml must have the key {key!r}, and it has {sorted(mapping)}")
+
+    def test_a_source_needs_its_keys(self):
+        refused(
+            with_value("model.hub", {"source": "hub", "revision": "main"}),
+            "model.hub must have the key 'id', and it has ['revision']",
+        )
+
+
+class TestWrongTypes:
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            ("seed", "one", "seed must be a whole number, got 'one'"),
+            ("seed", 1.0, "seed must be a whole number, got 1.0"),
+            ("seed", True, "seed must be a whole number, got True"),
+            ("seed", None, "seed must be a whole number, got None"),
+            ("finetune.max_steps", "1e3", "finetune.max_steps must be a whole number, got '1e3'"),
+            ("finetune.learning_rate", True, "finetune.learning_rate must be a number, got True"),
+            ("finetune.learning_rate", "fast", "finetune.learning_rate must be a number, got 'fast'"),
+            ("finetune.learning_rate", [1e-3], "finetune.learning_rate must be a number, got [0.001]"),
+            ("finetune.lora", 8, "finetune.lora must be a mapping, got 8"),
+            ("finetune.lora.r", "8", "finetune.lora.r must be a whole number, got '8'"),
+            ("finetune.lora.target_modules", 3, "finetune.lora.target_modules must be text, got 3"),
+            (
+                "finetune.lora.target_modules",
+                ["q", 3],
+                "finetune.lora.target_modules[1] must be text, got 3",
+            ),
+            ("recording.layers", "all", "recording.layers must be a whole number, got 'all'"),
+            ("recording.layers", True, "recording.layers must be a whole number, got True"),
+            ("recording.layers", [0, "5"], "recording.layers[1] must be a whole number, got '5'"),
+            ("recording.schedule", 8, "recording.schedule must be a mapping, got 8"),
+            ("recording.schedule.steps", 8, "recording.schedule.steps must be a list, got 8"),
+            ("recording.schedule.log", "yes", "recording.schedule.log must be true or false, got 'yes'"),
+            ("recording.schedule.log", 1, "recording.schedule.log must be true or false, got 1"),
+            ("models", "tiny", "models must be a list, got 'tiny'"),
+            ("models", [1], "models[0] must be text, got 1"),
+            ("model", ["tiny"], "model must be a mapping, got ['tiny']"),
+            ("model.tiny", "embedded", "model.tiny must be a mapping with a key 'source', got 'embedded'"),
+            ("model.tiny", {}, "model.tiny must be a mapping with a key 'source', got {}"),
+            ("objective.mixed.of", ["helpful"], "objective.mixed.of must be a mapping, got ['helpful']"),
+            ("objective.mixed.of", {"helpful": "x"}, "objective.mixed.of.helpful must be a number, got 'x'"),
+            ("objective.hub.data_dir", 3, "objective.hub.data_dir must be text, got 3"),
+            ("prompts", "samples", "prompts must be a mapping, got 'samples'"),
+            ("prompts.n_prompts", "many", "prompts.n_prompts must be a whole number, got 'many'"),
+            ("prompts.name", 3, "prompts.name must be text, got 3"),
+            ("track.summaries", "h0_entropy", "track.summaries must be a list, got 'h0_entropy'"),
+            ("topology", None, "topology must be a mapping, got None"),
+        ],
+    )
+    def test_the_error_names_the_key_what_was_expected_and_what_came(self, path, value, message):
+        refused(with_value(path, value), message)
+
+    def test_params_that_are_no_mapping_are_refused(self):
+        refused([1], "params.yaml must be a mapping, got [1]")
+
+    def test_a_number_too_large_to_be_one_is_refused(self):
+        refused(
+            with_value("trajectory.order", 10**400), f"trajectory.order must be a number, got {10**400!r}"
+        )
+
+
+class TestRanges:
+    @pytest.mark.parametrize(
+        ("path", "least"),
+        [
+            ("model.tiny.hidden_size", 1),
+            ("model.tiny.n_layers", 1),
+            ("model.tiny.n_heads", 1),
+            ("model.tiny.intermediate_size", 1),
+            ("model.tiny.pretrain_steps", 0),
+            ("model.tiny.pretrain_batch_size", 1),
+            ("prompts.n_prompts", 2),
+            ("prepare.n_rows", 1),
+            ("finetune.max_steps", 1),
+            ("finetune.per_device_train_batch_size", 1),
+            ("finetune.gradient_accumulation_steps", 1),
+            ("finetune.max_length", 1),
+            ("finetune.n_threads", 1),
+            ("finetune.lora.r", 1),
+            ("finetune.lora.alpha", 1),
+            ("recording.batch_size", 1),
+            ("recording.max_length", 1),
+            ("recording.schedule.every", 0),
+            ("recording.schedule.dense_until", 0),
+            ("recording.schedule.dense_every", 1),
+            ("topology.n_subsamples", 1),
+            ("topology.subsample_size", 2),
+        ],
+    )
+    def test_a_number_below_its_least_is_refused_and_the_least_is_not(self, path, least):
+        refused(with_value(path, least - 1), f"{path} must be at least {least}, got {least - 1}")
+        # other rules may bind: 8 is a hidden size that 4 heads can share, 2 prompts carry a subsample of 2
+        fitting = with_value("topology.subsample_size", 2)
+        if path == "model.tiny.hidden_size":
+            fitting, least = with_value("model.tiny.n_heads", 1, fitting), 2
+        section = parse_params(with_value(path, least, fitting))
+        for name in path.split("."):
+            section = section[name] if isinstance(section, dict) else getattr(section, name)
+        assert section == least
+
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            (
+                "model.tiny.hidden_size",
+                36,
+                "model.tiny.hidden_size must be a multiple of 2 n_heads, got 36",
+            ),
+            ("recording.dtype", "int8", "recording.dtype must be float16, float32 or float64, got int8"),
+            (
+                "recording.schedule.steps",
+                [3, -1],
+                "recording.schedule.steps must be optimiser steps, 0 or later, got [3, -1]",
+            ),
+            (
+                "topology.maxdim",
+                2,
+                "topology.maxdim must be 1 (the protocol studies H0 and H1), got 2",
+            ),
+            ("trajectory.order", 0.5, "trajectory.order must be at least 1, got 0.5"),
+            ("trajectory.order", math.nan, "trajectory.order must be at least 1, got nan"),
+            ("seed", -1, "seed must be 0 to 4294967295, got -1"),
+            ("seed", 2**32, "seed must be 0 to 4294967295, got 4294967296"),
+        ],
+    )
+    def test_a_value_out_of_range_is_refused(self, path, value, message):
+        refused(with_value(path, value), message)
+
+    @pytest.mark.parametrize("of", [{}, {"helpful": 0.0}, {"helpful": 1.0, "harmless": -1.0}])
+    def test_a_mix_needs_parts_with_positive_shares(self, of):
+        refused(
+            with_value("objective.mixed.of", of),
+            f"objective.mixed.of must hold at least one objective with a positive share, got {of}",
+        )
+
+    @pytest.mark.parametrize("share", [math.nan, math.inf])
+    def test_a_share_must_be_a_number_that_can_be_divided(self, share):
+        with pytest.raises(ValueError, match=r"objective\.mixed\.of must hold .* positive share"):
+            parse_params(with_value("objective.mixed.of", {"helpful": share, "harmless": 1.0}))
+
+    def test_a_subsample_has_at_most_as_many_points_as_there_are_prompts(self):
+        exact = with_value("prompts.n_prompts", 160)
+        assert parse_params(exact).topology.subsample_size == 160
+        refused(
+            with_value("topology.subsample_size", 161, exact),
+            "topology.subsample_size must be at most prompts.n_prompts (160), got 161",
+        )
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("path", "kinds"),
+        [
+            ("model.tiny", "embedded, folder, hub, package"),
+            ("objective.helpful", "file, hub, mix, samples"),
+            ("prompts", "file, hub, mix, samples"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["zip", None, 3, ["hub"]])
+    def test_an_unknown_source_is_answered_with_the_known_ones(self, path, kinds, source):
+        refused(with_value(f"{path}.source", source), f"{path}.source must be one of {kinds}, got {source!r}")
+
+    @pytest.mark.parametrize("name", ["a.b", "a/b", "../a", "", "-a", "a b", "é", "a" * 65, "a\n"])
+    @pytest.mark.parametrize("kind", ["model", "objective"])
+    def test_a_name_that_could_not_be_a_folder_and_a_stage_is_refused(self, kind, name):
+        mapping = copy.deepcopy(MINIMAL)
+        mapping[kind][name] = next(iter(mapping[kind].values()))
+        refused(mapping, f"{kind} names are letters, digits, _ and -, got {name!r}")
+
+    @pytest.mark.parametrize("name", ["a", "A-b_9", "7b", "a" * 64])
+    def test_other_names_are_taken(self, name):
+        mapping = copy.deepcopy(MINIMAL)
+        mapping["objective"][name] = {"source": "samples", "name": "helpful"}
+        mapping["objectives"] = [name]
+        assert parse_params(mapping).objective_text(name) == config.SampleText("helpful")
+
+    def test_the_study_lists_models_and_objectives_that_there_are(self):
+        refused(
+            with_value("models", ["tiny", "huge"]),
+            "model must be one of folder, hub, package, tiny, got 'huge'",
+        )
+        refused(
+            with_value("objectives", ["mean"]),
+            "objective must be one of file, harmless, helpful, hub, mixed, got 'mean'",
+        )
+
+    def test_asking_for_an_unknown_model_or_objective_lists_the_known_ones(self):
+        params = parse_params(MINIMAL)
+        with pytest.raises(ValueError, match=r"^model must be one of folder, hub, .* got 'helpful'$"):
+            params.model_source("helpful")
+        with pytest.raises(ValueError, match=r"^objective must be one of file, .* got 'tiny'$"):
+            params.objective_text("tiny")
+
+    def test_a_mix_is_made_of_known_plain_objectives(self):
+        refused(
+            with_value("objective.more", {"source": "mix", "of": {"helpful": 1, "mixed": 1}}),
+            "a mix is made of plain objectives, got the mix 'mixed'",
+        )
+        refused(
+            with_value("objective.mixed.of", {"mixed": 1.0}),
+            "a mix is made of plain objectives, got the mix 'mixed'",
+        )
+        with pytest.raises(ValueError, match=r"^objective must be one of .* got 'helpfull'$"):
+            parse_params(with_value("objective.mixed.of", {"helpfull": 1.0}))
+
+
+class TestOverrides:
+    @pytest.mark.parametrize(
+        ("override", "expected"),
+        [
+            ("seed=2", {"seed": 2, "finetune": {"max_steps": 48, "lora": {"r": 16, "alpha": 32}}}),
+            ("finetune.max_steps=40", {"finetune": {"max_steps": 40, "lora": {"r": 16, "alpha": 32}}}),
+            ("finetune.lora.r=4", {"finetune": {"max_steps": 48, "lora": {"r": 4, "alpha": 32}}}),
+            ("finetune.lora=null", {"finetune": {"max_steps": 48, "lora": None}}),
+            (
+                "recording.schedule.every=2",
+                {
+                    "finetune": {"max_steps": 48, "lora": {"r": 16, "alpha": 32}},
+                    "recording": {"schedule": {"every": 2}},
+                },
+            ),
+        ],
+    )
+    def test_one_value_changes_and_all_others_stay(self, override, expected):
+        mapping = {"finetune": {"max_steps": 48, "lora": {"r": 16, "alpha": 32}}}
+        assert apply_overrides(mapping, [override]) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("[0, 5]", [0, 5]),
+            ("{a: 1}", {"a": 1}),
+            ("true", True),
+            ("0.5", 0.5),
+            ("1e-3", "1e-3"),
+            ("", None),
+            ("a=b", "a=b"),
+            ('"3"', "3"),
+        ],
+    )
+    def test_values_are_read_as_yaml(self, text, value):
+        assert apply_overrides({}, [f"key={text}"]) == {"key": value}
+
+    def test_a_later_override_goes_over_an_earlier_one(self):
+        assert apply_overrides({}, ["a.b=1", "a.c=2", "a.b=3"]) == {"a": {"b": 3, "c": 2}}
+
+    def test_the_mapping_given_is_left_as_it_was_however_deep_the_change(self):
+        mapping = {"a": {"b": {"c": {"d": 1}}}, "list": [1, 2]}
+        before = copy.deepcopy(mapping)
+        changed = apply_overrides(mapping, ["a.b.c.d=2", "a.b.c.e=3", "a.f=4", "list=[3]", "g.h=5"])
+        assert changed == {"a": {"b": {"c": {"d": 2, "e": 3}}, "f": 4}, "list": [3], "g": {"h": 5}}
+        assert mapping == before
+
+    @pytest.mark.parametrize("override", ["foo", "=3", "a..b=1", ".a=1", "a.=1", "", "  =1"])
+    def test_what_is_no_assignment_is_refused(self, override):
+        message = f"set must be like finetune.max_steps=40, got {override!r}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            apply_overrides({}, [override])
+
+    def test_a_value_that_is_no_yaml_is_refused_by_key(self):
+        message = "set: the value of recording.layers must be YAML, got '[1, 2'"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            apply_overrides({}, ["recording.layers=[1, 2"])
+
+    def test_they_are_checked_like_what_the_file_says(self, tmp_path):
+        path = params_file(tmp_path, yaml.safe_dump(MINIMAL))
+        params = load_params(path, ["finetune.learning_rate=1e-3", "recording.layers=[0, 5]", "seed=7"])
+        assert params.finetune.learning_rate == 0.001
+        assert isinstance(params.finetune.learning_rate, float)
+        assert params.recording.layers == (0, 5)
+        assert params.seed == 7
+        with pytest.raises(ValueError, match=r"^finetune has no key 'max_step'; did you mean 'max_steps'\?$"):
+            load_params(path, ["finetune.max_step=3"])
+        with pytest.raises(ValueError, match=r"^seed must be a whole number, got \{'x': 1\}$"):
+            load_params(path, ["seed.x=1"])
+
+
+class TestFiles:
+    def test_a_missing_file_is_named(self, tmp_path):
+        path = tmp_path / "params.yaml"
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(str(path))} must exist in the folder of the study"
+        ):
+            load_params(path)
+
+    @pytest.mark.parametrize(
+        ("text", "kind"), [("- a\n", "list"), ("just text\n", "str"), ("", "NoneType"), ("3\n", "int")]
+    )
+    def test_yaml_that_is_no_mapping_is_refused(self, tmp_path, text, kind):
+        path = params_file(tmp_path, text)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} must hold a mapping, got {kind}$"):
+            load_params(path)
+
+    @pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "a: !!python/object/apply:os.getcwd []\n"])
+    def test_what_is_no_plain_yaml_is_refused(self, tmp_path, text):
+        path = params_file(tmp_path, text)
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))} must be YAML: "):
+            load_params(path)

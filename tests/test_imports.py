@@ -1,0 +1,72 @@
+"""Imports flow one way, and `import topoflow` costs nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+import topoflow
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "mlflow",
+    "trl",
+    "peft",
+    "datasets",
+    "matplotlib",
+    "ripser",
+    "pandas",
+    "dvc",
+)
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "topoflow.topology.point_clouds",
+        "topoflow.topology.persistence",
+        "topoflow.topology.summaries",
+        "topoflow.topology.distances",
+        "topoflow.dynamics.velocity",
+    ],
+)
+def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
+    found = modules_after(f"import {module}")
+    assert not found & {"torch", "transformers", "mlflow", "trl", "datasets"}
+    package = module.split(".")[1]
+    above = {"stages", "cli", "config", "storage", "layout", "recording", "training", "tracking", "study"}
+    if package == "topology":
+        above |= {"dynamics"}
+    assert not {name.split(".")[1] for name in found if name.startswith("topoflow.")} & above
+
+
+@pytest.mark.parametrize("module", ["topoflow", "topoflow.cli", "topoflow.config", "topoflow.storage"])
+def test_the_light_modules_import_nothing_heavy(module):
+    assert not modules_after(f"import {module}") & set(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["recording.callback", "training.sft", "training.models"])
+def test_recording_and_training_do_not_know_mlflow(module):
+    found = modules_after(f"import topoflow.{module}")
+    assert not any(name.startswith("topoflow.tracking") or name == "topoflow.stages" for name in found)
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in topoflow.__all__:
+        assert getattr(topoflow, name).__doc__, name
+    assert set(topoflow.__all__) <= set(dir(topoflow))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = topoflow.nothing
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert topoflow.__version__ == version("topoflow")

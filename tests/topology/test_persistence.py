@@ -1,0 +1,342 @@
+import itertools
+import math
+import subprocess
+import sys
+import warnings
+
+import gudhi
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from topoflow.topology.distances import wasserstein_distance
+from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
+from topoflow.topology.point_clouds import distance_matrix, subsample_plan
+
+reproducible = settings(deadline=None, derandomize=True, max_examples=60)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def gudhi_diagrams(distances, maxdim, thresh=math.inf, coeff=2):
+    """The diagrams from GUDHI's simplex tree: no cohomology, no clearing, no enclosing radius.
+
+    On distances rounded to float32, as ripser rounds them, it must give the very same numbers.
+    """
+    distances = np.asarray(distances, dtype=np.float32).astype(float)
+    tree = gudhi.RipsComplex(distance_matrix=distances, max_edge_length=thresh).create_simplex_tree(
+        maxdim + 1
+    )
+    tree.compute_persistence(homology_coeff_field=coeff, persistence_dim_max=True)
+    diagrams = []
+    for dimension in range(maxdim + 1):
+        bars = np.reshape(tree.persistence_intervals_in_dimension(dimension), (-1, 2))
+        bars = [(b, d) for b, d in bars if d > b]
+        diagrams.append(np.array(sorted(bars), dtype=float).reshape(-1, 2))
+    return diagrams
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float64
+        assert np.array_equal(one, other), (one, other)
+
+
+@st.composite
+def grids(draw):
+    """Few points on a small grid: ties everywhere, duplicates often."""
+    n_points, n_coordinates = draw(st.integers(1, 14)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(seeds))
+    return rng.integers(0, draw(st.integers(1, 4)), size=(n_points, n_coordinates), endpoint=True).astype(
+        float
+    )
+
+
+@st.composite
+def clouds(draw):
+    return np.random.default_rng(draw(seeds)).normal(size=(draw(st.integers(1, 16)), draw(st.integers(1, 5))))
+
+
+@st.composite
+def dissimilarities(draw):
+    """Symmetric matrices without the triangle inequality, off-diagonal zeros included."""
+    n_points = draw(st.integers(2, 12))
+    rng = np.random.default_rng(draw(seeds))
+    upper = np.triu(rng.integers(0, 9, size=(n_points, n_points)) / 8, k=1)
+    return upper + upper.T
+
+
+def projective_plane():
+    """A distance whose Vietoris-Rips complex at 1 is the projective plane.
+
+    Points are the faces of its 6-vertex triangulation (the hemi-icosahedron), at distance 1 if one contains
+    the other and 2 if not: the barycentric subdivision is a flag complex.
+    """
+    triangles = ["012", "023", "034", "045", "051", "124", "235", "341", "452", "513"]
+    faces = {frozenset(part) for t in triangles for k in (1, 2, 3) for part in itertools.combinations(t, k)}
+    faces = sorted(faces, key=lambda face: (len(face), sorted(face)))
+    assert len(faces) == 6 + 15 + 10
+    comparable = np.array([[x < y or y < x for y in faces] for x in faces])
+    return np.where(comparable, 1.0, 2.0) - 2.0 * np.eye(len(faces))
+
+
+class TestKnownShapes:
+    def test_the_unit_square_has_three_components_to_join_and_one_loop(self):
+        h0, h1 = vietoris_rips_diagrams([[0, 0], [1, 0], [1, 1], [0, 1]])
+        assert h0.tolist() == [[0, 1], [0, 1], [0, 1], [0, math.inf]]
+        np.testing.assert_allclose(h1, [[1, math.sqrt(2)]], rtol=1e-7)
+
+    @pytest.mark.parametrize(
+        ("n_points", "radius"), [(100, 1.0), (100, 25.0), (31, 1.0), (32, 0.5), (33, 1.0)]
+    )
+    def test_a_circle_has_one_loop_from_the_side_to_the_inscribed_triangle(self, n_points, radius):
+        angle = 2 * np.pi * np.arange(n_points) / n_points
+        h0, h1 = vietoris_rips_diagrams(radius * np.column_stack([np.cos(angle), np.sin(angle)]))
+        side = 2 * radius * math.sin(math.pi / n_points)
+        death = 2 * radius * math.sin(math.pi * math.ceil(n_points / 3) / n_points)
+        np.testing.assert_allclose(h1, [[side, death]], rtol=1e-6)
+        assert len(finite_bars(h0)) == n_points - 1
+        np.testing.assert_allclose(finite_bars(h0)[:, 1], side, rtol=1e-6)
+
+    def test_two_distant_clusters_have_one_long_h0_bar(self):
+        cluster = np.random.default_rng(0).normal(size=(20, 3))
+        other = cluster + np.array([100, 0, 0])
+        h0, _ = vietoris_rips_diagrams(np.vstack([cluster, other]))
+        deaths = finite_bars(h0)[:, 1]
+        assert (deaths > 50).sum() == 1
+        assert deaths.max() == pytest.approx(cdist(cluster, other).min(), rel=1e-6)
+
+    def test_collinear_points_have_no_loop(self):
+        position = np.random.default_rng(1).normal(size=30)
+        h0, h1 = vietoris_rips_diagrams(position[:, None] * [1.0, 2.0, -2.0])
+        assert h1.shape == (0, 2)
+        np.testing.assert_allclose(finite_bars(h0)[:, 1], np.sort(3 * np.diff(np.sort(position))), rtol=1e-6)
+
+    def test_the_octahedron_has_a_void(self):
+        _, h1, h2 = vietoris_rips_diagrams(np.vstack([np.eye(3), -np.eye(3)]), maxdim=2)
+        assert h1.shape == (0, 2)
+        np.testing.assert_allclose(h2, [[math.sqrt(2), 2]], rtol=1e-6)
+
+    def test_coefficients_tell_the_projective_plane_from_a_disc(self):
+        over = {
+            coeff: vietoris_rips_diagrams(projective_plane(), 2, metric="precomputed", thresh=1, coeff=coeff)
+            for coeff in (2, 3, 127)
+        }
+        assert [over[2][k].tolist() for k in (1, 2)] == [[[1, math.inf]], [[1, math.inf]]]
+        for coeff in (3, 127):
+            assert [len(over[coeff][k]) for k in (1, 2)] == [0, 0]
+
+
+class TestConventions:
+    def test_twenty_points_and_seven_duplicates_have_nineteen_finite_h0_bars(self):
+        points = np.random.default_rng(2).normal(size=(20, 600)) + 5
+        h0, h1 = vietoris_rips_diagrams(np.vstack([points, points[:7]]))
+        assert len(finite_bars(h0)) == 19
+        assert_same([h0, h1], vietoris_rips_diagrams(points))
+
+    def test_one_point_has_one_component_and_nothing_else(self):
+        h0, h1, h2 = vietoris_rips_diagrams([[3.0, 4.0]], maxdim=2)
+        assert h0.tolist() == [[0, math.inf]]
+        assert h1.shape == h2.shape == (0, 2)
+
+    def test_a_constant_cloud_has_one_component_and_nothing_else(self):
+        h0, h1 = vietoris_rips_diagrams(np.full((12, 5), 0.1))
+        assert h0.tolist() == [[0, math.inf]]
+        assert h1.shape == (0, 2)
+
+    def test_maxdim_zero_gives_h0_alone(self):
+        points = np.random.default_rng(3).normal(size=(9, 2))
+        assert_same(vietoris_rips_diagrams(points, maxdim=0), vietoris_rips_diagrams(points)[:1])
+
+    def test_auto_is_ripser(self):
+        points = np.random.default_rng(4).normal(size=(30, 3))
+        assert_same(vietoris_rips_diagrams(points), vietoris_rips_diagrams(points, engine="ripser"))
+
+    def test_bars_are_sorted_by_birth_then_death(self):
+        for bars in vietoris_rips_diagrams(np.random.default_rng(5).normal(size=(60, 3))):
+            assert bars.tolist() == sorted(bars.tolist())
+            assert len(bars) > 5
+
+    def test_more_coordinates_than_points_are_no_reason_to_warn(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            vietoris_rips_diagrams(np.random.default_rng(6).normal(size=(10, 64)))
+            vietoris_rips_diagrams(np.random.default_rng(6).normal(size=(10, 10)))
+
+    def test_a_threshold_leaves_more_bars_that_never_die(self):
+        square = [[0, 0], [1, 0], [1, 1], [0, 1]]
+        h0, h1 = vietoris_rips_diagrams(square, thresh=1.2)
+        assert h0.tolist() == [[0, 1], [0, 1], [0, 1], [0, math.inf]]
+        assert h1.tolist() == [[1, math.inf]]
+        h0, h1 = vietoris_rips_diagrams(square, thresh=0.5)
+        assert h0.tolist() == [[0, math.inf]] * 4
+        assert h1.shape == (0, 2)
+
+    @pytest.mark.parametrize("exponent", [-1000, -140, 140, 1000])
+    def test_the_unit_of_length_neither_overflows_nor_vanishes_in_float32(self, exponent):
+        points = np.random.default_rng(7).normal(size=(25, 3))
+        expected = [np.ldexp(bars, exponent) for bars in vietoris_rips_diagrams(points, thresh=2.0)]
+        scaled = vietoris_rips_diagrams(np.ldexp(points, exponent), thresh=math.ldexp(2.0, exponent))
+        assert_same(scaled, expected)
+
+    def test_finite_bars_leaves_out_essential_bars_only(self):
+        diagram = [[0, math.inf], [0, 2], [1, math.inf], [3, 3]]
+        assert finite_bars(diagram).tolist() == [[0, 2], [3, 3]]
+        assert finite_bars(np.empty((0, 2))).shape == (0, 2)
+
+
+class TestAgainstGudhi:
+    @reproducible
+    @given(points=grids(), thresh=st.sampled_from([math.inf, 1.0, 1.5, 2.0]))
+    def test_ties_and_duplicates_give_gudhis_bars(self, points, thresh):
+        found = vietoris_rips_diagrams(points, thresh=thresh)
+        assert_same(found, gudhi_diagrams(cdist(points, points), 1, thresh))
+
+    @reproducible
+    @given(points=clouds(), maxdim=st.integers(0, 2), coeff=st.sampled_from([2, 3, 11]))
+    def test_random_clouds_give_gudhis_bars(self, points, maxdim, coeff):
+        found = vietoris_rips_diagrams(points, maxdim, coeff=coeff)
+        assert_same(found, gudhi_diagrams(distance_matrix(points), maxdim, coeff=coeff))
+
+    @reproducible
+    @given(distances=dissimilarities(), thresh=st.sampled_from([math.inf, 0.5, 1.0]))
+    def test_matrices_that_are_no_metric_give_gudhis_bars(self, distances, thresh):
+        found = vietoris_rips_diagrams(distances, metric="precomputed", thresh=thresh)
+        assert_same(found, gudhi_diagrams(distances, 1, thresh))
+
+    def test_a_subsample_of_the_papers_size_gives_gudhis_bars(self):
+        rng = np.random.default_rng(8)
+        points = (
+            rng.normal(size=(160, 64)) * np.arange(1, 65) ** -0.7
+            + rng.normal(size=(8, 64))[rng.integers(8, size=160)]
+        )
+        assert_same(vietoris_rips_diagrams(points), gudhi_diagrams(distance_matrix(points), 1))
+
+
+class TestInvariance:
+    @reproducible
+    @given(points=st.one_of(grids(), clouds()), seed=seeds)
+    def test_the_order_of_the_points_does_not_matter(self, points, seed):
+        distances = distance_matrix(points)
+        order = np.random.default_rng(seed).permutation(len(points))
+        shuffled = vietoris_rips_diagrams(distances[np.ix_(order, order)], metric="precomputed")
+        assert_same(shuffled, vietoris_rips_diagrams(distances, metric="precomputed"))
+
+    @reproducible
+    @given(points=clouds(), seed=seeds, scale=st.floats(1e-3, 1e3))
+    def test_diagrams_scale_with_the_cloud_and_ignore_where_it_lies(self, points, seed, scale):
+        rng = np.random.default_rng(seed)
+        turn, _ = np.linalg.qr(rng.normal(size=(points.shape[1],) * 2))
+        moved = scale * (points @ turn) + scale * rng.normal(size=points.shape[1])
+        for one, other in zip(vietoris_rips_diagrams(moved), vietoris_rips_diagrams(points), strict=True):
+            assert wasserstein_distance(one, scale * other) <= 1e-5 * scale
+
+
+class TestSubsamples:
+    def test_each_row_of_the_plan_gives_the_diagrams_of_its_points(self):
+        points = np.random.default_rng(9).normal(size=(60, 5))
+        plan = subsample_plan(60, 5, 25, seed=1)
+        found = subsample_diagrams(distance_matrix(points), plan)
+        assert len(found) == 5
+        for row, diagrams in zip(plan, found, strict=True):
+            expected = vietoris_rips_diagrams(cdist(points[row], points[row]), metric="precomputed")
+            for one, other in zip(diagrams, expected, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-6)
+
+    def test_options_reach_the_engine(self):
+        distances = projective_plane()
+        plan = [range(len(distances))]
+        for coeff in (2, 3):
+            options = {"maxdim": 2, "thresh": 1.0, "coeff": coeff}
+            expected = vietoris_rips_diagrams(distances, metric="precomputed", **options)
+            assert_same(subsample_diagrams(distances, plan, **options)[0], expected)
+
+    @pytest.mark.parametrize(
+        ("plan", "message"),
+        [
+            ([0, 1], r"plan must have shape \(n_subsamples, subsample_size\), got shape \(2,\)"),
+            (np.zeros((0, 3), dtype=int), r"plan must have shape.* got shape \(0, 3\)"),
+            ([[0.0, 1.0]], "plan must hold point indices, got dtype float64"),
+            ([[0, 4]], "plan must hold indices from 0 to 3, got 4"),
+            ([[0, -1]], "plan must hold indices from 0 to 3, got -1"),
+            ([[0, 1, 2], [2, 1, 2]], "plan must not hold a point twice in one row"),
+        ],
+    )
+    def test_a_malformed_plan_is_named(self, plan, message):
+        with pytest.raises(ValueError, match=message):
+            subsample_diagrams(np.ones((4, 4)) - np.eye(4), plan)
+
+    def test_a_malformed_matrix_is_named(self):
+        with pytest.raises(ValueError, match="distances must be symmetric"):
+            subsample_diagrams([[0, 1], [2, 0]], [[0, 1]])
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"engine": "gpu"}, "engine must be one of auto, ripser, got 'gpu'"),
+            ({"metric": "cosine"}, "metric must be one of euclidean, precomputed, got 'cosine'"),
+            ({"maxdim": -1}, "maxdim must be a whole number, 0 or more, got -1"),
+            ({"maxdim": 1.0}, "maxdim must be a whole number, 0 or more, got 1.0"),
+            ({"coeff": 4}, "coeff must be a prime, got 4"),
+            ({"coeff": 9}, "coeff must be a prime, got 9"),
+            ({"coeff": 1}, "coeff must be a whole number, 2 or more, got 1"),
+            ({"coeff": 131}, "coeff must be at most 127 for the ripser engine, got 131"),
+            ({"thresh": 0}, "thresh must be positive, got 0"),
+            ({"thresh": -1.0}, "thresh must be positive, got -1.0"),
+            ({"thresh": math.nan}, "thresh must be positive, got nan"),
+        ],
+    )
+    def test_options_out_of_range_are_named(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            vietoris_rips_diagrams(np.eye(5), **options)
+        if "metric" not in options:
+            with pytest.raises(ValueError, match=message):
+                subsample_diagrams(np.ones((5, 5)) - np.eye(5), [[0, 1]], **options)
+
+    def test_a_dimension_that_would_end_the_process_is_named(self):
+        points = np.random.default_rng(10).normal(size=(200, 2))
+        with pytest.raises(ValueError, match=r"maxdim must be low enough .* of 200 points, got 9"):
+            vietoris_rips_diagrams(points, maxdim=9, thresh=1e-6)
+        highest = vietoris_rips_diagrams(points, maxdim=8, thresh=1e-6)  # is still computed
+        assert len(highest) == 9
+        assert len(vietoris_rips_diagrams(points[:30], maxdim=40, thresh=1e-6)) == 41
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_nan_and_infinity_never_reach_the_engine(self, bad):
+        with pytest.raises(ValueError, match="points must be finite"):
+            vietoris_rips_diagrams([[0.0, 1.0], [bad, 2.0]])
+        with pytest.raises(ValueError, match="distances must be finite"):
+            vietoris_rips_diagrams([[0.0, bad], [bad, 0.0]], metric="precomputed")
+
+    @pytest.mark.parametrize(
+        ("diagram", "message"),
+        [
+            ([0.0, 1.0], r"diagram must have shape \(n_bars, 2\), got shape \(2,\)"),
+            ([[0.0, 1.0, 2.0]], r"diagram must have shape \(n_bars, 2\), got shape \(1, 3\)"),
+            ([], r"diagram must have shape \(n_bars, 2\), got shape \(0,\)"),
+            ([["0", "1"]], "diagram must hold real numbers"),
+            ([[0, 1], [0, math.nan]], r"diagram must not hold NaN, got the bar \(0.0, nan\) at row 1"),
+            ([[math.inf, math.inf]], "diagram must not hold an infinite birth"),
+            ([[-math.inf, 0]], "diagram must not hold an infinite birth"),
+            ([[0, -math.inf]], "diagram must not hold a death before its birth"),
+            ([[2, 1]], "diagram must not hold a death before its birth"),
+        ],
+    )
+    def test_a_malformed_diagram_is_named(self, diagram, message):
+        with pytest.raises(ValueError, match=message):
+            finite_bars(diagram)
+
+
+def test_the_pure_layer_imports_neither_torch_nor_transformers_nor_mlflow():
+    code = (
+        "import sys, topoflow.topology.persistence, topoflow.topology.summaries, topoflow.topology.distances;"
+        "import topoflow.topology.point_clouds, topoflow.dynamics.velocity;"
+        "topoflow.topology.persistence.vietoris_rips_diagrams([[0.0], [1.0]]);"
+        "print(sorted({'torch', 'transformers', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,462 @@
+"""The pictures: what is on them, that their bytes repeat, and that poor data make a plain picture."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from topoflow.tracking import figures
+
+STEPS = [*range(9), 16, 24, 32, 40, 48]
+LAYERS = [3, 6, 9, 12, 15]
+EMPTY = np.empty((0, 2))
+NAN = np.full(len(STEPS) - 1, np.nan)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def velocities(seed: int = 0) -> dict[int, np.ndarray]:
+    """A transient with its peak at step 4, higher in deep layers."""
+    noise = np.random.default_rng(seed).uniform(0, 0.01, (len(LAYERS), len(STEPS) - 1))
+    burst = np.exp(-((np.array(STEPS[1:]) - 4.0) ** 2) / 4)
+    return {layer: 0.2 + layer * burst + row for layer, row in zip(LAYERS, noise, strict=True)}
+
+
+def diagrams(seed: int, scale: float = 1.0) -> list[np.ndarray]:
+    """Diagrams like those of 160 points in many dimensions: H1 is small and far from the origin."""
+    rng = np.random.default_rng(seed)
+    deaths = scale * rng.uniform(10, 13, 160)
+    deaths[-1] = np.inf
+    births = scale * rng.uniform(11, 13, 60)
+    h1 = np.column_stack([births, births + rng.uniform(0.01, 0.8, 60)])
+    return [np.column_stack([np.zeros(160), deaths]), h1]
+
+
+PANELS = [("first: step 0", diagrams(0)), ("peak: step 4", diagrams(1, 1.2)), ("last: step 48", diagrams(2))]
+
+
+def velocity(**changes: object) -> Figure:
+    curves = velocities()
+    arguments: dict = {
+        "steps": STEPS,
+        "velocities": curves,
+        "spreads": {layer: 0.1 * line for layer, line in curves.items()},
+        "order": 2,
+        "title": "helpful",
+        "loss": (np.arange(49), np.linspace(3, 2, 49)),
+    }
+    return figures.velocity_figure(**{**arguments, **changes})
+
+
+def heatmap(values: object = None, steps: object = STEPS, layers: object = LAYERS) -> Figure:
+    values = np.array(list(velocities().values())) if values is None else values
+    return figures.heatmap_figure(
+        steps, layers, values, label="velocity (filtration distance)", title="helpful"
+    )
+
+
+def comparison(curves: object = None) -> Figure:
+    runs = ["helpful", "harmless", "mixed"]
+    curves = {run: (STEPS, velocities(k)) for k, run in enumerate(runs)} if curves is None else curves
+    return figures.comparison_figure(curves, order=2, title="objectives")
+
+
+EVERY: dict[str, Callable[[], Figure]] = {
+    "velocity": velocity,
+    "heatmap": heatmap,
+    "diagrams": lambda: figures.diagrams_figure(PANELS, title="helpful"),
+    "barcodes": lambda: figures.barcodes_figure(PANELS, title="helpful"),
+    "comparison": comparison,
+}
+
+
+@cache
+def drawn(name: str) -> Figure:
+    return EVERY[name]()
+
+
+@cache
+def expected_bytes(name: str) -> bytes:
+    return figures.png_bytes(drawn(name))
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def lines(axes: mpl.axes.Axes) -> list[str]:
+    """Labels of the labelled lines."""
+    return [str(line.get_label()) for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
+
+
+# --- every picture ---
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_same_figure_gives_the_same_bytes(name: str) -> None:
+    first = expected_bytes(name)
+    assert first.startswith(b"\x89PNG")
+    assert b"Software" not in first
+    assert figures.png_bytes(drawn(name)) == first
+
+
+def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
+    code = """
+import hashlib, runpy, sys
+module = runpy.run_path(sys.argv[1])
+for make in module["EVERY"].values():
+    print(hashlib.sha256(module["figures"].png_bytes(make())).hexdigest())
+print("matplotlib.pyplot" in sys.modules)
+"""
+    here = [hashlib.sha256(expected_bytes(name)).hexdigest() for name in EVERY]
+    command = [sys.executable, "-c", code, __file__]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert there == [*here, "False"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_same_data_give_the_same_bytes_whatever_the_global_settings_which_stay(name: str) -> None:
+    expected = expected_bytes(name)
+    odd = {"font.size": 20, "xtick.labelsize": 3, "savefig.bbox": "tight", "axes.facecolor": "red"}
+    with mpl.rc_context(odd):
+        before = dict(mpl.rcParams)
+        assert figures.png_bytes(EVERY[name]()) == expected
+        assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_text_is_smaller_than_nine_points_and_none_leaves_the_picture(name: str) -> None:
+    figure = drawn(name)
+    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 9
+    width, height = figure.canvas.get_width_height()
+    for text in [
+        figure._suptitle,
+        *(t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label)),
+    ]:
+        box = text.get_window_extent()
+        assert box.width == 0 or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height), text
+
+
+def test_dollars_and_underscores_in_names_are_shown_as_they_are() -> None:
+    figure = comparison({"_a$x_1$ {": (STEPS, velocities())})
+    figures.png_bytes(figure)
+    assert "_a$x_1$ {" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+# --- velocity ---
+
+
+def test_velocity_has_a_line_and_a_peak_for_every_layer() -> None:
+    top = drawn("velocity").axes[0]
+    assert lines(top) == [f"layer {layer}: peak at step 4" for layer in LAYERS]
+    stars = [line for line in top.get_lines() if line.get_marker() == "*"]
+    assert [float(star.get_xdata()[0]) for star in stars] == [4] * len(LAYERS)
+    curve = next(line for line in top.get_lines() if line.get_label() == "layer 9: peak at step 4")
+    assert curve.get_xdata().tolist() == STEPS[1:]
+    assert np.array_equal(curve.get_ydata(), velocities()[9])
+
+
+def test_velocity_names_order_ground_metric_units_and_what_the_band_is_not() -> None:
+    figure = velocity(order=1, dimension=0)
+    label = figure.axes[0].get_ylabel()
+    for words in ("H0", "order-1 Wasserstein", "Euclidean ground metric", "filtration distance"):
+        assert words in label
+    assert "not a confidence interval" in texts(figure).replace("\n", " ")
+    assert "bottleneck" in velocity(order=np.inf).axes[0].get_ylabel()
+
+
+def test_velocity_starts_at_zero_and_shades_a_third_of_the_steps() -> None:
+    top = drawn("velocity").axes[0]
+    assert top.get_ylim()[0] == 0
+    assert "first third of training, to step 16" in top.get_title(loc="left")
+    shade = next(patch for patch in top.patches if isinstance(patch, Rectangle))
+    assert (shade.get_x(), shade.get_width()) == (0, 16)
+
+
+def test_loss_panel_shares_the_step_axis_and_is_there_only_if_given() -> None:
+    top, beneath = drawn("velocity").axes
+    assert top.get_xlim() == beneath.get_xlim()
+    assert "nats/token" in beneath.get_ylabel()
+    assert "optimiser step" in beneath.get_xlabel()
+    (alone,) = velocity(loss=None).axes
+    assert "optimiser step" in alone.get_xlabel()
+
+
+def test_step_axis_is_linear_then_log_for_dense_early_schedules_only() -> None:
+    dense = drawn("velocity").axes[0]
+    assert dense.get_xscale() == "function"
+    places = dense.transData.transform([(step, 0) for step in (0, 4, 8, 16, 32)])[:, 0]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1])
+    assert places[3] - places[2] == pytest.approx(places[4] - places[3])
+    assert {*dense.get_xticks()} <= {*STEPS}
+    even = velocity(steps=range(0, 140, 10)).axes
+    assert even[0].get_xscale() == "linear"
+    assert even[1].get_xlabel() == "optimiser step"
+
+
+def test_layers_run_from_dark_to_light() -> None:
+    colours = [line.get_color() for line in drawn("velocity").axes[0].get_lines() if line.get_marker() == "o"]
+    light = [float(np.dot(colour[:3], [0.2126, 0.7152, 0.0722])) for colour in colours]
+    assert light == sorted(light)
+    assert light[-1] < 0.75
+
+
+@pytest.mark.parametrize(
+    ("steps", "curves", "words"),
+    [
+        (STEPS, {3: NAN, 6: NAN}, "no finite velocity"),
+        (STEPS, {3: np.zeros(13)}, "nothing moved"),
+        (STEPS, {3: NAN, 6: np.ones(13)}, "layer 3: missing"),
+        (STEPS, {}, "no layers recorded"),
+        ([0], {3: []}, "needs two checkpoints"),
+        ([], {}, "no layers recorded"),
+        ([0, 5], {3: [1.5]}, "layer 3: peak at step 5"),
+        (STEPS, {3: [np.inf] * 13}, "no finite velocity"),
+    ],
+)
+def test_poor_velocities_make_a_picture_that_says_so(steps: list, curves: dict, words: str) -> None:
+    figure = velocity(steps=steps, velocities=curves, spreads=curves, loss=None)
+    assert words in texts(figure)
+
+
+@pytest.mark.parametrize("loss", [([], []), ([1], [np.nan])])
+@pytest.mark.parametrize("steps", [STEPS, [0]])
+def test_an_empty_loss_is_said_to_be_empty(loss: tuple, steps: list) -> None:
+    figure = velocity(
+        steps=steps, velocities={3: np.ones(len(steps) - 1)}, spreads={3: NAN[: len(steps) - 1]}, loss=loss
+    )
+    assert "no finite training loss" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": [0, 2, 2]}, r"steps must be finite and strictly increasing, got \[0.0, 2.0, 2.0\]"),
+        ({"steps": [[0, 1]]}, r"steps must be one-dimensional, got shape \(1, 2\)"),
+        ({"velocities": {3: [1.0]}}, r"spreads must have the layers of velocities \(\[3\]\), got \[3, 6"),
+        (
+            {"velocities": {3: [1.0]}, "spreads": {3: NAN}},
+            r"velocities\[3\] must have shape \(13,\).*got \(1,\)",
+        ),
+        ({"velocities": {3: NAN}, "spreads": {3: [1.0]}}, r"spreads\[3\] must have shape \(13,\)"),
+        ({"loss": ([1, 2], [1.0])}, r"loss values must have shape \(2,\) \(one a step\), got \(1,\)"),
+    ],
+)
+def test_velocity_says_which_argument_is_wrong(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        velocity(**changes)
+
+
+# --- heat map ---
+
+
+def test_heatmap_labels_cells_by_real_steps_and_colours_by_unit() -> None:
+    axes, bar = drawn("heatmap").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == [str(step) for step in STEPS[1:]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [str(layer) for layer in LAYERS]
+    assert bar.get_ylabel() == "velocity (filtration distance)"
+    assert "gaps are unequal" in axes.get_xlabel()
+    assert axes.get_images()[0].get_cmap().name == "viridis"
+
+
+def test_heatmap_hatches_missing_cells() -> None:
+    values = np.array(list(velocities().values()))
+    values[1, 4] = np.nan
+    values[4, 12] = np.inf
+    figure = heatmap(values)
+    hatched = [(patch.get_x(), patch.get_y()) for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert hatched == [(3.5, 0.5), (11.5, 3.5)]
+    assert "missing" in texts(figure)
+    assert "missing" not in texts(drawn("heatmap"))
+
+
+def test_heatmap_of_a_long_schedule_keeps_its_labels_apart() -> None:
+    steps = [*range(41), *range(100, 1001, 50)]
+    axes = heatmap(np.ones((5, len(steps) - 1)) * np.arange(5)[:, None], steps).axes[0]
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert len(boxes) > 10
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "layers", "words"),
+    [
+        (np.full((5, 13), np.nan), STEPS, LAYERS, "no finite value in any cell"),
+        (np.zeros((5, 13)), STEPS, LAYERS, "every cell has the same value, 0"),
+        (np.full((1, 13), -2.5), STEPS, [4], "every cell has the same value, -2.5"),
+        ([[0.7]], [0, 1], [4], "filtration distance"),
+        (np.zeros((1, 0)), [0], [4], "needs a layer and two checkpoints"),
+        (np.zeros((0, 13)), STEPS, [], "needs a layer and two checkpoints"),
+    ],
+)
+def test_poor_heatmaps_say_so(values: object, steps: list, layers: list, words: str) -> None:
+    figure = heatmap(values, steps, layers)
+    assert words in texts(figure)
+
+
+def test_heatmap_names_the_expected_shape() -> None:
+    with pytest.raises(
+        ValueError, match=r"values must have shape \(5, 13\) \(n_layers, n_steps - 1\), got \(5, 14\)"
+    ):
+        heatmap(np.zeros((5, 14)))
+
+
+# --- diagrams and barcodes ---
+
+
+def test_diagrams_stand_on_common_axes_with_a_closeup_of_h1() -> None:
+    axes = drawn("diagrams").axes
+    assert [panel.get_title() for panel in axes[:3]] == [name for name, _ in PANELS]
+    for row in (axes[:3], axes[3:]):
+        assert len({(panel.get_xlim(), panel.get_ylim()) for panel in row}) == 1
+        assert row[0].get_xlim() == row[0].get_ylim()
+    low, high = axes[3].get_xlim()
+    assert low > 5
+    assert all(low < number < high for _, pair in PANELS for number in pair[1].ravel())
+    assert all("filtration distance" in panel.get_xlabel() for panel in axes[3:])
+
+
+def test_no_closeup_where_h1_fills_the_axes() -> None:
+    loop = [np.array([[0, 0.1], [0, np.inf]]), np.array([[0.1, 1.9]])]
+    figure = figures.diagrams_figure([("circle", loop)], title="circle")
+    assert len(figure.axes) == 1
+    assert "area of the lower row" not in texts(figure)
+
+
+def test_h0_and_h1_differ_in_colour_and_marker_and_the_infinite_bar_sits_on_the_dashed_line() -> None:
+    panel = drawn("diagrams").axes[0]
+    h0, essential, h1, _ = panel.collections
+    assert len(h0.get_offsets()) == 159
+    assert len(h1.get_offsets()) == 60
+    assert not np.array_equal(h0.get_facecolor()[0][:3], h1.get_facecolor()[0][:3])
+    assert h0.get_paths()[0].vertices.shape != h1.get_paths()[0].vertices.shape
+    (dashed,) = (line for line in panel.get_lines() if line.get_linestyle() == "--")
+    assert essential.get_offsets().tolist() == [[0, dashed.get_ydata()[0]]]
+
+
+def test_barcodes_are_sorted_longest_on_top_and_counted() -> None:
+    axes = drawn("barcodes").axes
+    h0, h1 = axes[:3], axes[3:]
+    assert [panel.get_title().splitlines()[-1] for panel in h0] == ["H0: 160 bars, 1 infinite"] * 3
+    assert [panel.get_title() for panel in h1] == ["H1: 60 bars"] * 3
+    for row in (h0, h1):
+        assert len({panel.get_xlim() for panel in row}) == 1
+    assert all(panel.get_xlabel() == "filtration distance" for panel in h1)
+    segments = np.array(h1[0].collections[0].get_segments())
+    lengths = segments[:, 1, 0] - segments[:, 0, 0]
+    assert (np.diff(lengths[np.argsort(segments[:, 0, 1])]) >= 0).all()
+    essential = np.array(h0[0].collections[0].get_segments())[-1]
+    assert essential[:, 0].tolist() == [0, h0[0].get_xlim()[1]]
+    assert essential[0, 1] == 159
+
+
+POOR_PANELS = [
+    ([], "to show"),
+    ([("a", [EMPTY, EMPTY])], "bars"),
+    ([("a", [diagrams(0)[0], EMPTY])], "no H1 bars"),
+    ([("a", [diagrams(0)[0], EMPTY]), ("b", diagrams(1))], "no H1 bars"),
+    ([("a", [diagrams(0)[0]])], "H0"),
+    ([("a", [diagrams(0)[0]]), ("b", diagrams(1))], "no H1 bars"),
+    ([("a", [[[0, np.inf]], []])], "no H1 bars"),
+    ([("a", [[[0, 0], [0, 0]], [[1, 1]]])], "H1"),
+    ([("a", [[[0, np.inf]], [[2, np.inf]]])], "H1"),
+]
+
+
+@pytest.mark.parametrize(("panels", "words"), POOR_PANELS)
+@pytest.mark.parametrize("draw", [figures.diagrams_figure, figures.barcodes_figure])
+def test_poor_diagrams_say_so(draw: Callable[..., Figure], panels: list, words: str) -> None:
+    figure = draw(panels, title="poor")
+    assert words in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ([], r"panels\['a'\] must have 1 or 2 diagrams \(H0, H1\), got 0"),
+        ([EMPTY] * 3, "got 3"),
+        ([np.zeros((4, 3))], r"panels\['a'\] H0 must have shape \(n_bars, 2\), got \(4, 3\)"),
+        (
+            [EMPTY, [[2, 1]]],
+            r"panels\['a'\] H1 must have finite births and deaths not before them, got \[2.0, 1.0\]",
+        ),
+        ([[[0, np.nan]]], "H0 must have finite births"),
+        ([[[-np.inf, 1]]], "H0 must have finite births"),
+    ],
+)
+@pytest.mark.parametrize("draw", [figures.diagrams_figure, figures.barcodes_figure])
+def test_wrong_diagrams_are_named(draw: Callable[..., Figure], pair: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw([("a", pair)], title="wrong")
+
+
+# --- comparison ---
+
+
+def test_comparison_has_a_panel_a_layer_a_line_a_run_and_one_legend() -> None:
+    figure = drawn("comparison")
+    assert [panel.get_title() for panel in figure.axes] == [f"layer {layer}" for layer in LAYERS]
+    assert all(lines(panel) == ["helpful", "harmless", "mixed"] for panel in figure.axes)
+    assert len({panel.get_ylim() for panel in figure.axes}) == 1
+    assert len({panel.get_xlim() for panel in figure.axes}) == 1
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["helpful", "harmless", "mixed"]
+    assert not any(panel.get_legend() for panel in figure.axes)
+    for words in ("order-2 Wasserstein", "Euclidean ground metric", "filtration distance"):
+        assert words in figure._supylabel.get_text()
+    assert all("optimiser step" in panel.get_xlabel() for panel in figure.axes[2:])
+
+
+def test_runs_differ_in_colour_and_marker_even_beyond_the_palette() -> None:
+    runs = {f"run {number}": (STEPS, {3: velocities()[3]}) for number in range(10)}
+    styles = comparison(runs).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in styles}) == 10
+
+
+def test_runs_may_differ_in_steps_and_layers() -> None:
+    figure = comparison({"a": (STEPS, {3: NAN + 1, 6: np.ones(13)}), "b": ([0, 100], {3: [2.0]})})
+    assert [panel.get_title() for panel in figure.axes] == ["layer 3 (missing: a)", "layer 6 (missing: b)"]
+    assert figure.axes[0].get_xlim()[1] > 100
+
+
+@pytest.mark.parametrize(
+    ("curves", "words"),
+    [
+        ({}, "no runs to compare"),
+        ({"a": (STEPS, {})}, "no runs to compare"),
+        ({"a": (STEPS, {3: NAN})}, "no finite velocity"),
+        ({"a": (STEPS, {3: np.zeros(13)})}, "nothing moved"),
+        ({"a": ([0, 1], {3: [1.0]})}, "layer 3"),
+        ({"a": ([0], {3: []})}, "needs two checkpoints"),
+    ],
+)
+def test_poor_comparisons_say_so(curves: dict, words: str) -> None:
+    figure = comparison(curves)
+    assert words in texts(figure)
+
+
+def test_comparison_names_run_and_layer_of_wrong_values() -> None:
+    with pytest.raises(ValueError, match=r"curves\['a'\]\[3\] must have shape \(13,\).*got \(2,\)"):
+        comparison({"a": (STEPS, {3: [1, 2]})})
+    with pytest.raises(ValueError, match=r"curves\['a'\] steps must be finite and strictly increasing"):
+        comparison({"a": ([1, 0], {3: [1]})})

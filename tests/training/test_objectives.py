@@ -1,0 +1,613 @@
+"""Text: what rows become, which are drawn, and that training never sees an evaluation prompt."""
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import SHARED_DATA
+
+from topoflow.config import parse_params
+from topoflow.training.objectives import (
+    evaluation_prompts,
+    jsonl_bytes,
+    parse_dialogue,
+    parse_rows,
+    read_jsonl,
+    training_rows,
+)
+
+reproducible = settings(deadline=None, derandomize=True, max_examples=100)
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+def system(content):
+    return {"role": "system", "content": content}
+
+
+def parsed(*rows):
+    return list(parse_rows(rows, "here"))
+
+
+def write_rows(path, rows):
+    path.write_bytes(jsonl_bytes(rows))
+    return path
+
+
+def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **objectives):
+    """Params whose texts are the .jsonl files of a folder: prompts.jsonl and one an objective."""
+    names = objectives or {path.stem: None for path in sorted(folder.glob("*.jsonl"))}
+    sources = {
+        name: source or {"source": "file", "path": str(folder / f"{name}.jsonl")}
+        for name, source in names.items()
+        if name != "prompts"
+    }
+    return parse_params(
+        {
+            "seed": seed,
+            "models": [],
+            "objectives": list(sources),
+            "model": {},
+            "objective": sources,
+            "prompts": {
+                **(prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}),
+                "n_prompts": n_prompts,
+            },
+            "prepare": {"n_rows": n_rows},
+            "topology": {"subsample_size": 2},
+        }
+    )
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Files with 20 rows of each of two objectives and 12 prompts."""
+    for name in ("helpful", "harmless"):
+        rows = [{"prompt": f"{name} {i}?", "completion": f"Answer {i}."} for i in range(20)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"Prompt {i}?"} for i in range(12)])
+    return tmp_path
+
+
+MIXED = {"helpful": None, "harmless": None, "mixed": {"source": "mix", "of": {"helpful": 1, "harmless": 1}}}
+
+
+class TestDialogues:
+    def test_the_last_answer_is_the_completion_and_all_before_it_the_prompt(self):
+        text = "\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: A joke?\n\nAssistant: No."
+        assert parsed({"chosen": text, "rejected": "\n\nHuman: Hi.\n\nAssistant: Bad."}) == [
+            {"prompt": [user("Hi."), assistant("Hello!"), user("A joke?")], "completion": [assistant("No.")]}
+        ]
+
+    def test_leading_newlines_may_lack_or_be_too_many(self):
+        wanted = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]
+        for start in ("", "\n", "\n\n", "\n\n\n\n"):
+            assert parsed({"chosen": f"{start}Human: Hi.\n\nAssistant: Hello!"}) == wanted
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            "He said Human: be kind.",
+            "A script:\nHuman: Hi.\nAssistant: Hello.",
+            "One.\n\nTwo.\n\nThe Human: a story.",
+            "One.\n\nHumans: all of us.",
+            "One.\n\n Human: indented.",
+            "Human: first.",
+        ],
+    )
+    def test_a_speaker_named_inside_an_answer_starts_no_turn(self, answer):
+        text = f"\n\nHuman: Write.\n\nAssistant: {answer}"
+        assert parsed({"chosen": text}) == [{"prompt": [user("Write.")], "completion": [assistant(answer)]}]
+
+    @pytest.mark.parametrize("ending", ["", " ", "\n", "\n\n"])
+    def test_a_dialogue_whose_last_answer_is_empty_is_left_out(self, ending):
+        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant:{ending}"}) == []
+        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant: A.\n\nHuman: B.\n\nAssistant:{ending}"}) == []
+
+    def test_an_empty_answer_in_between_joins_the_questions_around_it(self):
+        text = "\n\nHuman: One.\n\nAssistant: \n\nHuman: Two.\n\nAssistant: Both."
+        assert parsed({"chosen": text}) == [
+            {"prompt": [user("One.\n\nTwo.")], "completion": [assistant("Both.")]}
+        ]
+
+    def test_turns_of_one_speaker_in_a_row_are_joined_in_order(self):
+        text = "\n\nHuman: One.\n\nHuman: Two.\n\nHuman: Three.\n\nAssistant: A.\n\nAssistant: B."
+        assert parsed({"chosen": text}) == [
+            {"prompt": [user("One.\n\nTwo.\n\nThree.")], "completion": [assistant("A.\n\nB.")]}
+        ]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Bye.",
+            "\n\nHuman: Hi.",
+            "\n\nAssistant: Hello.",
+            "\n\nHuman: \n\nAssistant: Hello.",
+            "no dialogue at all",
+            "",
+        ],
+    )
+    def test_what_does_not_end_in_an_answer_to_something_is_left_out(self, text):
+        assert parsed({"chosen": text}) == []
+
+    def test_rows_left_out_do_not_hide_the_others(self):
+        good = "\n\nHuman: Hi.\n\nAssistant: Hello!"
+        assert len(parsed({"chosen": good}, {"chosen": "\n\nHuman: Hi."}, {"chosen": good})) == 2
+
+    @reproducible
+    @given(
+        turns=st.lists(
+            st.text(min_size=1).map(str.strip).filter(lambda text: text and "\n\n" not in text), min_size=1
+        )
+    )
+    def test_a_dialogue_written_in_this_form_is_read_back(self, turns):
+        speakers = ["Human", "Assistant"] * len(turns)
+        text = "".join(f"\n\n{who}: {turn}" for who, turn in zip(speakers, turns, strict=False))
+        found = parse_dialogue(text)
+        assert [message["content"] for message in found] == turns
+        roles = ["user", "assistant"] * len(turns)
+        assert [message["role"] for message in found] == roles[: len(turns)]
+
+
+class TestOtherForms:
+    WANTED: list = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"prompt": "Hi.", "completion": "Hello!"},
+            {"prompt": " Hi.\n", "completion": "\nHello! "},
+            {"prompt": [user("Hi.")], "completion": [assistant("Hello!")]},
+            {"prompt": "Hi.", "completion": [assistant("Hello!")]},
+            {"prompt": [user("Hi.")], "completion": "Hello!"},
+            {"messages": [user("Hi."), assistant("Hello!")]},
+            {"messages": [user(" Hi. "), assistant("Hello!\n")], "extra": 3},
+            {"chosen": [user("Hi."), assistant("Hello!")]},
+            {"chosen": "\n\nHuman: Hi.\n\nAssistant: Hello!"},
+            {"prompt": "Hi.", "completion": "Hello!", "subset": "helpful_base"},
+        ],
+    )
+    def test_one_dialogue_in_any_known_form_is_the_same_row(self, row):
+        assert parsed(row) == self.WANTED
+
+    def test_a_system_message_stays_in_the_prompt(self):
+        messages = [system("Be brief."), user("Hi."), assistant("Hello!")]
+        assert parsed({"messages": messages}) == [{"prompt": messages[:2], "completion": messages[2:]}]
+        assert parsed({"prompt": messages[:2], "completion": messages[2:]}) == parsed({"messages": messages})
+
+    def test_messages_are_split_before_the_last_answer(self):
+        messages = [user("A"), assistant("B"), user("C"), assistant("D")]
+        assert parsed({"messages": messages}) == [{"prompt": messages[:3], "completion": messages[3:]}]
+
+    def test_what_else_a_message_carries_is_dropped(self):
+        row = {"messages": [{**user("Hi."), "name": "x"}, {**assistant("Hello!"), "weight": 1}]}
+        assert parsed(row) == self.WANTED
+
+    def test_a_prompt_alone_has_an_empty_completion(self):
+        assert parsed({"prompt": "Hi."}) == [{"prompt": [user("Hi.")], "completion": []}]
+        messages = [user("A"), assistant("B"), user("C")]
+        assert parsed({"prompt": messages}) == [{"prompt": messages, "completion": []}]
+
+    def test_a_prompt_alone_has_its_turns_joined_like_any_other(self):
+        # or a training row with the same prompt would not be recognised as holding it
+        turns = [user("A"), user("B"), assistant(" "), user("C")]
+        (alone,) = parsed({"prompt": turns})
+        (answered,) = parsed({"prompt": turns, "completion": "D"})
+        assert alone["prompt"] == answered["prompt"] == [user("A\n\nB\n\nC")]
+
+    @pytest.mark.parametrize("prompt", ["", " \n", [], [user("")]])
+    def test_an_empty_prompt_is_left_out(self, prompt):
+        assert parsed({"prompt": prompt}) == []
+        assert parsed({"prompt": prompt, "completion": "Hello!"}) == []
+
+    @pytest.mark.parametrize("completion", ["", " ", [assistant("")], []])
+    def test_an_empty_completion_is_left_out(self, completion):
+        assert parsed({"prompt": "Hi.", "completion": completion}) == []
+
+    @pytest.mark.parametrize("role", ["tool", "Human", "", None, 3])
+    def test_an_unknown_role_is_refused_with_its_row(self, role):
+        rows = [{"prompt": "Hi."}, {"messages": [{"role": role, "content": "x"}]}]
+        message = f"row 2 of here must hold roles system, user and assistant, got {role!r}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            parsed(*rows)
+
+    @pytest.mark.parametrize("row", [{}, {"text": "Hi."}, {"completion": "x"}, {"rejected": "x"}])
+    def test_a_row_of_no_known_form_is_refused_with_its_keys(self, row):
+        message = f"row 1 of here must have 'chosen', 'messages' or 'prompt', got {sorted(row)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            parsed(row)
+
+    @pytest.mark.parametrize("key", ["chosen", "messages", "prompt"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None,
+            3,
+            ["Hi."],
+            [{"role": "user"}],
+            [{"content": "Hi."}],
+            {"role": "user", "content": "Hi."},
+            [{"role": "user", "content": None}],  # as of an assistant that only calls a tool
+            [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}],
+        ],
+    )
+    def test_what_is_neither_text_nor_messages_is_refused(self, key, value):
+        message = f"row 1 of here must hold text or messages with 'role' and 'content', got {value!r}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            parsed({key: value})
+
+
+class TestFiles:
+    ROWS = ({"prompt": "Grüße\u2028?", "completion": "Ja."}, {"prompt": "Zwei", "completion": "2"})
+
+    def test_plain_and_compressed_files_hold_the_same_rows(self, tmp_path):
+        data = jsonl_bytes(self.ROWS)
+        (tmp_path / "rows.jsonl").write_bytes(data)
+        (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(data))
+        for name in ("rows.jsonl", "rows.jsonl.gz"):
+            assert list(read_jsonl(tmp_path / name)) == list(self.ROWS)
+
+    def test_empty_lines_are_no_rows(self, tmp_path):
+        (tmp_path / "rows.jsonl").write_text('\n{"a": 1}\n\n  \n{"a": 2}')
+        assert list(read_jsonl(tmp_path / "rows.jsonl")) == [{"a": 1}, {"a": 2}]
+
+    @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+    @pytest.mark.parametrize("line", ["{", "{'a': 1}", "Hi.", '{"a": 1} {"b": 2}'])
+    def test_bad_json_is_refused_with_the_number_of_its_line(self, tmp_path, name, line):
+        data = f'{{"a": 1}}\n\n{line}\n'.encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        rows = read_jsonl(tmp_path / name)
+        assert next(rows) == {"a": 1}
+        with pytest.raises(ValueError, match=rf"{re.escape(name)} line 3 must be a JSON object: ."):
+            next(rows)
+
+    @pytest.mark.parametrize("line", ["[1]", '"text"', "3", "null"])
+    def test_json_that_is_no_object_is_refused_with_the_number_of_its_line(self, tmp_path, line):
+        (tmp_path / "rows.jsonl").write_text(line)
+        message = f"rows.jsonl line 1 must be a JSON object, got {json.loads(line)!r}"
+        with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+            list(read_jsonl(tmp_path / "rows.jsonl"))
+
+    def test_a_missing_file_is_refused(self, tmp_path):
+        with pytest.raises(
+            ValueError, match=r"^path must be a \.jsonl or \.jsonl\.gz file, and .*none\.jsonl"
+        ):
+            list(read_jsonl(tmp_path / "none.jsonl"))
+        with pytest.raises(ValueError, match=r"^path must be a \.jsonl"):
+            list(read_jsonl(tmp_path))
+
+    def test_equal_rows_have_equal_bytes_whatever_the_order_of_their_keys(self):
+        assert jsonl_bytes([{"b": 1, "a": "é"}]) == jsonl_bytes([{"a": "é", "b": 1}])
+        assert jsonl_bytes([{"a": "é"}, {"a": 2}]) == '{"a": "é"}\n{"a": 2}\n'.encode()
+        assert jsonl_bytes([]) == b""
+
+
+class TestEvaluationPrompts:
+    def test_they_are_as_many_as_asked_for_distinct_and_from_the_source(self, texts):
+        prompts = evaluation_prompts(file_params(texts, n_prompts=7))
+        contents = [message["content"] for (message,) in prompts]
+        assert len(contents) == len(set(contents)) == 7
+        assert set(contents) <= {f"Prompt {i}?" for i in range(12)}
+
+    def test_the_seed_alone_chooses_them(self, texts):
+        drawn = evaluation_prompts(file_params(texts, n_prompts=7, seed=1))
+        assert evaluation_prompts(file_params(texts, n_prompts=7, seed=1, n_rows=2)) == drawn
+        for other in (0, 2, 2**32 - 1):
+            assert evaluation_prompts(file_params(texts, n_prompts=7, seed=other)) != drawn
+
+    def test_they_are_not_just_the_first_of_the_source(self, texts):
+        contents = {p[0]["content"] for p in evaluation_prompts(file_params(texts, n_prompts=6))}
+        assert contents != {f"Prompt {i}?" for i in range(6)}
+
+    def test_they_are_the_same_for_every_objective(self, texts):
+        wanted = evaluation_prompts(file_params(texts))
+        assert evaluation_prompts(file_params(texts, helpful=None)) == wanted
+        assert evaluation_prompts(file_params(texts, **MIXED)) == wanted
+
+    def test_prompts_that_differ_in_case_and_white_space_count_once(self, texts):
+        alike = ["Hi there?", "hi  there?", " HI\nTHERE? ", "hi\tthere?"]
+        write_rows(texts / "prompts.jsonl", [{"prompt": text} for text in [*alike, "Hi, there?"]])
+        assert len(evaluation_prompts(file_params(texts, n_prompts=2))) == 2
+        message = (
+            "prompts.n_prompts must be at most the distinct prompts there are: 3 are wanted of 'prompts', "
+            "which has 2"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            evaluation_prompts(file_params(texts, n_prompts=3))
+
+    def test_all_prompts_there_are_may_be_taken(self, texts):
+        assert len(evaluation_prompts(file_params(texts, n_prompts=12))) == 12
+
+    def test_of_dialogues_the_prompt_is_taken_and_the_answer_is_not(self, texts):
+        messages = [user("A"), assistant("B"), user("C"), assistant("D")]
+        write_rows(texts / "prompts.jsonl", [{"messages": messages}, {"prompt": "E", "completion": "F"}])
+        prompts = evaluation_prompts(file_params(texts, n_prompts=2))
+        assert sorted(prompts, key=len) == [[user("E")], messages[:3]]
+
+
+class TestTrainingRows:
+    def test_they_are_as_many_as_asked_for_distinct_and_of_the_objective(self, texts):
+        rows = training_rows(file_params(texts, n_rows=15), "helpful", [])
+        prompts = [row["prompt"][0]["content"] for row in rows]
+        assert len(prompts) == len(set(prompts)) == 15
+        assert set(prompts) <= {f"helpful {i}?" for i in range(20)}
+        for row in rows:  # each with its own answer
+            (number,) = re.findall(r"\d+", row["prompt"][0]["content"])
+            assert row["completion"] == [assistant(f"Answer {number}.")]
+
+    def test_the_seed_chooses_them_and_their_order(self, texts):
+        drawn = training_rows(file_params(texts, seed=1), "helpful", [])
+        assert training_rows(file_params(texts, seed=1), "helpful", []) == drawn
+        assert training_rows(file_params(texts, seed=2), "helpful", []) != drawn
+        assert drawn != sorted(drawn, key=str)
+
+    def test_two_objectives_of_one_seed_are_drawn_apart(self, texts):
+        params = file_params(texts, n_rows=20)
+        orders = [
+            [
+                int(re.findall(r"\d+", row["prompt"][0]["content"])[0])
+                for row in training_rows(params, name, [])
+            ]
+            for name in ("helpful", "harmless")
+        ]
+        assert orders[0] != orders[1]
+
+    @reproducible
+    @given(data=st.data())
+    def test_no_evaluation_prompt_is_among_them_whatever_its_case_and_white_space(
+        self, tmp_path_factory, data
+    ):
+        folder = tmp_path_factory.mktemp("texts")
+        spaces = st.text(" \t\n\u00a0", min_size=1, max_size=3)
+
+        def disguised(text):
+            words = [data.draw(st.sampled_from([w, w.upper(), w.title()])) for w in text.split()]
+            return data.draw(spaces) + data.draw(spaces).join(words) + data.draw(spaces)
+
+        prompts = [f"is straße number {i} long?" for i in range(4)]
+        write_rows(folder / "prompts.jsonl", [{"prompt": text} for text in prompts])
+        rows = [{"prompt": disguised(text), "completion": "No."} for text in prompts]
+        rows += [{"prompt": f"other {i}", "completion": "Yes."} for i in range(3)]
+        write_rows(folder / "helpful.jsonl", rows)
+        params = file_params(folder, n_prompts=4, n_rows=3)
+        drawn = training_rows(params, "helpful", evaluation_prompts(params))
+        assert sorted(row["prompt"][0]["content"] for row in drawn) == ["other 0", "other 1", "other 2"]
+
+    def test_a_dialogue_that_goes_on_from_an_evaluation_prompt_holds_it_as_well(self, texts):
+        rows = [
+            {"messages": [user("Prompt 0?"), assistant("B"), user("C"), assistant("D")]},
+            {"messages": [user("X"), assistant("B"), user("Y"), assistant("D")]},
+        ]
+        write_rows(texts / "helpful.jsonl", rows)
+        prompts = [[user("prompt  0?")]]
+        drawn = training_rows(file_params(texts, n_rows=1), "helpful", prompts)
+        assert [row["prompt"][0] for row in drawn] == [user("X")]
+        with pytest.raises(ValueError, match=r"2 are wanted of 'helpful', which has 1$"):
+            training_rows(file_params(texts, n_rows=2), "helpful", prompts)
+
+    def test_another_role_or_another_turn_makes_another_prompt(self, texts):
+        write_rows(texts / "helpful.jsonl", [{"messages": [user("A"), assistant("B")]}])
+        params = file_params(texts, n_rows=1)
+        for prompt in ([system("A")], [user("A"), assistant("B"), user("C")], [user("A B")]):
+            assert len(training_rows(params, "helpful", [prompt])) == 1
+
+    def test_rows_that_differ_in_case_and_white_space_count_once(self, texts):
+        rows = [{"prompt": "Hi?", "completion": c} for c in ("Yes.", "yes.", " YES. ", "No.")]
+        write_rows(texts / "helpful.jsonl", rows)
+        assert len(training_rows(file_params(texts, n_rows=2), "helpful", [])) == 2
+        message = (
+            "prepare.n_rows must be at most the distinct rows without an evaluation prompt: 3 are wanted of "
+            "'helpful', which has 2"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            training_rows(file_params(texts, n_rows=3), "helpful", [])
+
+    def test_rows_that_hold_an_evaluation_prompt_do_not_count(self, texts):
+        prompts = [[user(f"helpful {i}?")] for i in range(15)]
+        assert len(training_rows(file_params(texts, n_rows=5), "helpful", prompts)) == 5
+        with pytest.raises(ValueError, match=r"6 are wanted of 'helpful', which has 5$"):
+            training_rows(file_params(texts, n_rows=6), "helpful", prompts)
+
+    def test_prompts_without_an_answer_are_no_training_rows(self, texts):
+        write_rows(texts / "helpful.jsonl", [{"prompt": "A"}, {"prompt": "B", "completion": "C"}])
+        rows = training_rows(file_params(texts, n_rows=1), "helpful", [])
+        assert rows == [{"prompt": [user("B")], "completion": [assistant("C")]}]
+        with pytest.raises(ValueError, match=r"2 are wanted of 'helpful', which has 1$"):
+            training_rows(file_params(texts, n_rows=2), "helpful", [])
+
+    def test_an_unknown_objective_is_refused(self, texts):
+        with pytest.raises(ValueError, match=r"^objective must be one of harmless, helpful, got 'mean'$"):
+            training_rows(file_params(texts), "mean", [])
+
+
+class TestMixes:
+    def test_half_of_each_comes_from_the_rows_that_the_objectives_draw_alone(self, texts):
+        params = file_params(texts, n_rows=10, **MIXED)
+        alone = {name: training_rows(params, name, []) for name in ("helpful", "harmless")}
+        mixed = training_rows(params, "mixed", [])
+        assert len(mixed) == 10
+        # of the 20 rows there are of each, every objective draws 10 alone: chance would hit others
+        assert [sum(row in rows for row in mixed) for rows in alone.values()] == [5, 5]
+
+    def test_the_parts_are_shuffled_together(self, texts):
+        params = file_params(texts, n_rows=20, **MIXED)
+        first = [row["prompt"][0]["content"].split()[0] for row in training_rows(params, "mixed", [])][:10]
+        assert set(first) == {"helpful", "harmless"}
+
+    @reproducible
+    @given(shares=st.lists(st.floats(0.01, 100), min_size=2, max_size=2), n_rows=st.integers(1, 20))
+    def test_shares_are_relative_and_the_rows_are_all_there(self, tmp_path_factory, shares, n_rows):
+        folder = tmp_path_factory.mktemp("texts")
+        for name in ("helpful", "harmless"):
+            rows = [{"prompt": f"{name} {i}", "completion": "x"} for i in range(20)]
+            write_rows(folder / f"{name}.jsonl", rows)
+        mix = {"source": "mix", "of": dict(zip(("helpful", "harmless"), shares, strict=True))}
+        params = file_params(folder, n_rows=n_rows, helpful=None, harmless=None, mixed=mix)
+        rows = training_rows(params, "mixed", [])
+        assert len(rows) == n_rows
+        n_helpful = sum(row["prompt"][0]["content"].startswith("helpful") for row in rows)
+        assert abs(n_helpful - n_rows * shares[0] / np.sum(shares)) <= 0.5 + 1e-9
+
+    def test_no_part_holds_an_evaluation_prompt(self, texts):
+        params = file_params(texts, n_rows=20, **MIXED)
+        prompts = [[user(f"{name} {i}?")] for i in range(10) for name in ("HELPFUL", "HARMLESS")]
+        rows = training_rows(params, "mixed", prompts)
+        assert {int(re.findall(r"\d+", row["prompt"][0]["content"])[0]) for row in rows} == set(range(10, 20))
+
+    def test_a_part_with_too_few_rows_is_named(self, texts):
+        write_rows(texts / "harmless.jsonl", [{"prompt": "A", "completion": "B"}])
+        params = file_params(texts, n_rows=10, **MIXED)
+        with pytest.raises(ValueError, match=r"^prepare\.n_rows .* 5 are wanted of 'harmless', which has 1$"):
+            training_rows(params, "mixed", [])
+
+    def test_prompts_drawn_from_a_mix_come_from_its_parts_in_their_shares(self, texts):
+        of = {"helpful": 3, "harmless": 1}
+        params = file_params(texts, n_prompts=20, n_rows=6, prompt_source={"source": "mix", "of": of})
+        prompts = evaluation_prompts(params)
+        sources = [prompt[0]["content"].split()[0] for prompt in prompts]
+        assert (sources.count("helpful"), sources.count("harmless")) == (15, 5)
+        with pytest.raises(ValueError, match=r"6 are wanted of 'helpful', which has 5$"):
+            training_rows(params, "helpful", prompts)
+
+    def test_prompts_that_two_parts_of_a_mix_share_count_once(self, texts):
+        for name in ("helpful", "harmless"):
+            write_rows(texts / f"{name}.jsonl", [{"prompt": f"{i}"} for i in range(4)])
+        of = {"helpful": 1, "harmless": 1}
+        prompts = evaluation_prompts(
+            file_params(texts, n_prompts=4, prompt_source={"source": "mix", "of": of})
+        )
+        assert sorted(prompt[0]["content"] for prompt in prompts) == ["0", "1", "2", "3"]
+
+
+class TestBundledText:
+    PARAMS = parse_params(
+        {
+            "seed": 3,
+            "models": [],
+            "objectives": ["helpful", "harmless", "mixed"],
+            "model": {},
+            "objective": {
+                "helpful": {"source": "samples", "name": "helpful"},
+                "harmless": {"source": "samples", "name": "harmless"},
+                "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
+            },
+            "prompts": {"source": "samples", "name": "prompts", "n_prompts": 200},
+            "prepare": {"n_rows": 100},
+        }
+    )
+    SCRIPT = """
+import sys, json
+from topoflow.config import parse_params
+from topoflow.training.objectives import evaluation_prompts, jsonl_bytes, training_rows
+from topoflow.storage import sha256
+params = parse_params(json.loads(sys.argv[1]))
+prompts = evaluation_prompts(params)
+print(sha256(jsonl_bytes(prompts)), sha256(jsonl_bytes(training_rows(params, "mixed", prompts))))
+"""
+
+    def test_it_has_prompts_and_rows_for_every_objective(self):
+        prompts = evaluation_prompts(self.PARAMS)
+        assert len(prompts) == 200
+        for objective in self.PARAMS.objectives:
+            rows = training_rows(self.PARAMS, objective, prompts)
+            assert len(rows) == 100
+            assert all(row["prompt"] not in prompts for row in rows)
+
+    def test_its_bytes_are_the_same_in_processes_that_hash_differently(self, texts):
+        mapping = {
+            "models": [],
+            "objectives": [],
+            "model": {},
+            "objective": {
+                name: {"source": "file", "path": str(texts / f"{name}.jsonl")}
+                for name in ("helpful", "harmless")
+            }
+            | {"mixed": MIXED["mixed"]},
+            "prompts": {"source": "file", "path": str(texts / "prompts.jsonl"), "n_prompts": 8},
+            "prepare": {"n_rows": 12},
+            "topology": {"subsample_size": 2},
+        }
+        printed = {
+            subprocess.run(
+                [sys.executable, "-c", self.SCRIPT, json.dumps(mapping)],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for seed in ("1", "2")
+        }
+        assert len(printed) == 1
+
+
+class TestHub:
+    def test_a_dataset_is_asked_for_by_id_folder_revision_and_split(self, texts, monkeypatch):
+        calls = []
+
+        def load_dataset(*args, **kwargs):
+            calls.append((args, kwargs))
+            return [{"chosen": f"\n\nHuman: {i}?\n\nAssistant: {i}."} for i in range(3)]
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        source = {"source": "hub", "id": "Anthropic/hh-rlhf", "data_dir": "helpful-base", "revision": "abc"}
+        rows = training_rows(file_params(texts, n_rows=3, helpful=source), "helpful", [])
+        assert sorted(row["prompt"][0]["content"] for row in rows) == ["0?", "1?", "2?"]
+        keywords = {"data_dir": "helpful-base", "revision": "abc", "split": "train"}
+        assert calls == [(("Anthropic/hh-rlhf",), keywords)]
+
+
+def real_rows(*parts):
+    path = SHARED_DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    raw = list(read_jsonl(path))
+    return raw, list(parse_rows(raw, path.name))
+
+
+def assert_well_formed(rows):
+    for row in rows:
+        (answer,) = row["completion"]
+        assert answer["role"] == "assistant"
+        turns = [*row["prompt"], answer]
+        assert all(message["content"] == message["content"].strip() != "" for message in turns)
+        assert [message["role"] for message in turns] == ["user", "assistant"] * (len(turns) // 2)
+
+
+@pytest.mark.real
+def test_hh_rlhf_as_published_parses():
+    raw, rows = real_rows("hh-rlhf", "harmless-base", "test.jsonl.gz")
+    assert_well_formed(rows)
+    assert len(rows) > 2000
+    # all that is left out are dialogues that end without an answer
+    unanswered = [row for row in raw if not row["chosen"].rpartition("Assistant:")[2].strip()]
+    assert len(raw) - len(rows) == len(unanswered) < 10
+    # nothing of an answer gets lost on the way
+    answered = [row for row in raw if row["chosen"].rpartition("Assistant:")[2].strip()]
+    for before, after in zip(answered, rows, strict=True):
+        last_turn = before["chosen"].rpartition("\n\nAssistant:")[2].strip()
+        assert after["completion"][0]["content"].endswith(last_turn)
+
+
+@pytest.mark.real
+def test_alpaca_eval_parses():
+    raw, rows = real_rows("alpaca-eval", "helpful.jsonl.gz")
+    assert_well_formed(rows)
+    empty = [row for row in raw if not row["completion"].strip()]
+    assert len(raw) - len(rows) == len(empty) < 10
+    assert [row["prompt"][0]["content"] for row in rows] == [
+        row["prompt"].strip() for row in raw if row["completion"].strip()
+    ]

@@ -1,0 +1,52 @@
+"""topoflow: what happens inside a language model while it is aligned, and when.
+
+Follows the topology of hidden states through fine-tuning (arXiv:2606.19542): text -> hidden states at
+checkpoints -> point clouds -> persistence diagrams -> summaries, distances, trajectories -> MLflow.
+
+The names below are the public API; each is imported when it is first used, so that `import topoflow`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.velocity import concentration
+    from topoflow.recording.callback import TopologyCallback
+    from topoflow.recording.schedule import Schedule
+    from topoflow.topology.distances import wasserstein_distance
+    from topoflow.topology.persistence import vietoris_rips_diagrams
+    from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SUMMARY_NAMES": "topoflow.topology.summaries",
+    "Schedule": "topoflow.recording.schedule",
+    "TopologyCallback": "topoflow.recording.callback",
+    "barcode_summary": "topoflow.topology.summaries",
+    "concentration": "topoflow.dynamics.velocity",
+    "vietoris_rips_diagrams": "topoflow.topology.persistence",
+    "wasserstein_distance": "topoflow.topology.distances",
+}
+__all__ = [
+    "SUMMARY_NAMES",
+    "Schedule",
+    "TopologyCallback",
+    "barcode_summary",
+    "concentration",
+    "vietoris_rips_diagrams",
+    "wasserstein_distance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'topoflow' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

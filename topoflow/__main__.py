@@ -1,0 +1,3 @@
+from topoflow.cli import main
+
+main(prog_name="topoflow")

@@ -1,0 +1,125 @@
+"""The command line: parse, call a stage, turn its ValueError into a message."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from topoflow import stages
+from topoflow.config import PARAMS_FILE, load_params
+
+_model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
+_objective = click.option(
+    "--objective", required=True, metavar="NAME", help="A key under `objective` in params.yaml."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="topoflow")
+def main() -> None:
+    """Follow the topology of a language model's hidden states through fine-tuning.
+
+    Run one objective with `topoflow run`, or the whole study with `dvc repro`, in a folder that holds
+    params.yaml and dvc.yaml. The other commands are the stages that DVC calls.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault(
+            "TQDM_DISABLE", "1"
+        )  # every library's progress bars; read when tqdm is imported
+
+
+def _command(function: Callable[..., Any]) -> click.Command:
+    """A subcommand whose ValueErrors, which name an argument of the user's, are shown without a traceback."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+    return main.command()(guarded)
+
+
+@_command
+@_objective
+@click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override params.yaml for this run; several may stand in one, separated by spaces. "
+    "Example: --set 'finetune.max_steps=40 topology.n_subsamples=16'.",
+)
+def run(objective: str, model: str, overrides: tuple[str, ...]) -> None:
+    """Run one objective end to end through DVC, into one MLflow run."""
+    from topoflow import study
+
+    run_id = study.run(model, objective, [item for text in overrides for item in shlex.split(text)])
+    click.echo(f"MLflow run {run_id} holds the training and its topology.")
+
+
+@_command
+@_model
+def model(model: str) -> None:
+    """Find or build a model; write models/NAME.json, which says exactly which weights it has."""
+    stages.model(load_params(PARAMS_FILE), model)
+
+
+@_command
+def prompts() -> None:
+    """Draw the evaluation prompts; write data/prompts.jsonl."""
+    stages.prompts(load_params(PARAMS_FILE))
+
+
+@_command
+@_objective
+def prepare(objective: str) -> None:
+    """Draw an objective's training rows; write data/NAME.jsonl."""
+    stages.prepare(load_params(PARAMS_FILE), objective)
+
+
+@_command
+@_model
+@_objective
+def finetune(model: str, objective: str) -> None:
+    """Fine-tune and record hidden states; write activations/, tuned/ and loss.csv."""
+    stages.finetune(load_params(PARAMS_FILE), model, objective)
+
+
+@_command
+@_model
+@_objective
+def diagrams(model: str, objective: str) -> None:
+    """Compute persistence diagrams of the recorded states; write diagrams/."""
+    stages.diagrams(load_params(PARAMS_FILE), model, objective)
+
+
+@_command
+@_model
+@_objective
+def trajectory(model: str, objective: str) -> None:
+    """Compute summaries, velocities and concentration; write results/."""
+    stages.trajectory(load_params(PARAMS_FILE), model, objective)
+
+
+@_command
+@_model
+@_objective
+@click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
+def track(model: str, objective: str, run_id: str | None) -> None:
+    """Log the topology to the MLflow run of its training."""
+    click.echo(f"MLflow run {stages.track(load_params(PARAMS_FILE), model, objective, run_id)}")
+
+
+@_command
+def compare() -> None:
+    """Set all runs of the study side by side; write comparison/."""
+    stages.compare(load_params(PARAMS_FILE))

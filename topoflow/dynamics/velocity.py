@@ -1,0 +1,200 @@
+"""How fast topology changes along one run, and when: in optimiser steps, never in checkpoints.
+
+A run has T checkpoints at optimiser steps ``steps`` (T,), and T - 1 velocities: ``velocity[t]`` is the
+distance between the diagrams of checkpoints t and t + 1, that is, over the interval from ``steps[t]`` to
+``steps[t + 1]``.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
+    r"""Compute the share of all topological change that falls into the first third of training.
+
+    .. math:: C = \sum_{t \in \text{first third}} v_t \Big/ \sum_t v_t
+
+    (arXiv:2606.19542, Eq. 2). The first third is a third of the optimiser steps, not of the checkpoints: an
+    interval belongs to it if it ends at or before ``steps[0] + (steps[-1] - steps[0]) / 3``. An interval
+    across that bound counts as late.
+
+    Parameters
+    ----------
+    velocity : array_like, shape (T - 1,)
+        Non-negative velocities, in filtration distance or, from `velocity_per_step`, per optimiser step.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; NaN when all velocities are 0: nothing moved, so no share of it is defined.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two checkpoints, ``steps`` are not strictly increasing integers, or
+        ``velocity`` is not one finite, non-negative number for each interval.
+
+    See Also
+    --------
+    expected_concentration : what C would be, on average, if the order of the velocities meant nothing.
+
+    Examples
+    --------
+    >>> concentration([6.0, 2.0, 1.0, 1.0], steps=[0, 10, 20, 40, 60])
+    0.8
+    """
+    speed, checkpoints = _check_run(velocity, steps)
+    largest = speed.max()
+    if largest == 0:
+        return math.nan
+    speed = np.ldexp(speed, -math.frexp(largest)[1])  # at most 1: no digit changes, and no sum overflows
+    # fsum is exact, so it does not depend on the order: in a permutation null equal sums stay equal.
+    return math.fsum(speed[_ends_in_first_third(checkpoints)]) / math.fsum(speed)
+
+
+def expected_concentration(steps: ArrayLike) -> float:
+    """Compute the concentration to expect if early and late velocities were exchangeable.
+
+    It is the share of intervals that end within the first third of the optimiser steps, which equals the
+    mean of `concentration` over all permutations of the velocities. On a schedule with dense early
+    checkpoints it is well above 1/3: a large C alone is no evidence of an early burst.
+
+    Parameters
+    ----------
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two checkpoints or ``steps`` are not strictly increasing integers.
+
+    Examples
+    --------
+    >>> expected_concentration([0, 1, 2, 4, 30])
+    0.75
+    """
+    return float(_ends_in_first_third(_check_steps(steps)).mean())
+
+
+def velocity_per_step(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> NDArray[np.float64]:
+    r"""Divide velocities by the optimiser steps between their checkpoints, after taking out the noise floor.
+
+    .. math:: u_t = \sqrt{\max(0, v_t^2 - f^2)} \, / \, (s_{t+1} - s_t)
+
+    Checkpoints are often unevenly spaced, dense early and sparse late, so velocities are not comparable
+    until each is divided by its gap. But a distance between diagrams has a floor f (matching noise, weight
+    jitter) that does not shrink with the gap. Divided by the gap, that constant floor is largest where the
+    checkpoints are densest, and LOOKS like an early burst where there is none. So the floor is removed
+    first; in squares, because independent noise and change add in squares: a change at constant rate r
+    gives v_t = sqrt((r gap)^2 + f^2), and u_t = r.
+
+    Parameters
+    ----------
+    velocity : array_like, shape (T - 1,)
+        Non-negative velocities, in filtration distance.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+    floor
+        Velocity that noise alone would give, in filtration distance. Velocities at or below it become 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (T - 1,)
+        Filtration distance per optimiser step.
+
+    Raises
+    ------
+    ValueError
+        As `concentration` does, or if ``floor`` is not a finite, non-negative number.
+
+    Examples
+    --------
+    >>> velocity_per_step([5.0, 5.0, 3.0], steps=[0, 1, 5, 6], floor=3.0)
+    array([4., 1., 0.])
+    """
+    speed, checkpoints = _check_run(velocity, steps)
+    if not 0 <= floor < math.inf:  # NaN as well
+        raise ValueError(f"floor must be a finite, non-negative number, got {floor!r}")
+    above = np.maximum(speed - floor, 0.0) * (speed + floor)  # v^2 - f^2 without its cancellation
+    return np.asarray(np.sqrt(above) / np.diff(checkpoints), dtype=np.float64)
+
+
+def peak_step(velocity: ArrayLike, steps: ArrayLike) -> int:
+    """Return the optimiser step at which the interval of the largest velocity ends.
+
+    Parameters
+    ----------
+    velocity : array_like, shape (T - 1,)
+        Non-negative velocities.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+
+    Returns
+    -------
+    int
+        In optimiser steps. Of equal velocities the first counts, so where all are 0 this is ``steps[1]``; the
+        `concentration` is NaN then.
+
+    Raises
+    ------
+    ValueError
+        As `concentration` does.
+
+    Examples
+    --------
+    >>> peak_step([1.0, 3.0, 3.0], steps=[0, 2, 4, 8])
+    4
+    """
+    speed, checkpoints = _check_run(velocity, steps)
+    return int(checkpoints[np.argmax(speed) + 1])
+
+
+def _ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    # In whole numbers, so that no rounding decides about an interval that ends exactly on the bound.
+    return np.asarray(3 * (steps[1:] - steps[0]) <= steps[-1] - steps[0])
+
+
+def _check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    checkpoints = _check_steps(steps)
+    speed = np.asarray(velocity)
+    if speed.shape != (len(checkpoints) - 1,):
+        raise ValueError(
+            f"velocity must hold one number for each of the {len(checkpoints) - 1} intervals between steps,"
+            f" got shape {speed.shape}"
+        )
+    if speed.dtype.kind not in "fiu":
+        raise ValueError(f"velocity must hold real numbers, got dtype {speed.dtype}")
+    speed = speed.astype(np.float64, copy=False)
+    wrong = ~(np.isfinite(speed) & (speed >= 0))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"velocity must be finite and non-negative, got {speed[at]} at position {at}")
+    return speed, checkpoints
+
+
+def _check_steps(steps: ArrayLike) -> NDArray[np.int64]:
+    checkpoints = np.asarray(steps)
+    if checkpoints.ndim != 1 or len(checkpoints) < 2:
+        raise ValueError(
+            f"steps must be a list of at least two optimiser steps, got shape {checkpoints.shape}"
+        )
+    if checkpoints.dtype.kind not in "iu":
+        raise ValueError(f"steps must be integers, got dtype {checkpoints.dtype}")
+    checkpoints = checkpoints.astype(np.int64)
+    falls = np.diff(checkpoints) <= 0
+    if falls.any():
+        at = int(np.argmax(falls))
+        raise ValueError(
+            f"steps must be strictly increasing, got {checkpoints[at]} before {checkpoints[at + 1]}"
+        )
+    return checkpoints

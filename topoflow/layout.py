@@ -1,0 +1,74 @@
+"""Where the files of a study stand, and how its small tables are read and written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow.storage import write_file
+
+PROMPTS_FILE = Path("data/prompts.jsonl")
+COMPARISON_FOLDER = Path("comparison")
+LOSS_FILE = "loss.csv"
+VELOCITY_FILE = "velocity.csv"
+SUMMARIES_FILE = "summaries.csv"
+TRAJECTORY_FILE = "trajectory.json"
+
+
+def model_file(model: str) -> Path:
+    return Path("models") / f"{model}.json"
+
+
+def run_folder(kind: str, model: str, objective: str) -> Path:
+    """Where the outs of one run stand: kind is activations, tuned, diagrams or results."""
+    return Path(kind) / model / objective
+
+
+def rows_file(objective: str) -> Path:
+    return PROMPTS_FILE.with_name(f"{objective}.jsonl")
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} must have been prepared; make it with: dvc repro prepare")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file; a missing value (None or NaN) is an empty field, a float its shortest exact form."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(["" if value is None or value != value else _plain(value) for value in row])
+    write_file(path, buffer.getvalue().encode())
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows of a table of numbers; an empty field, a missing value, is NaN."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def read_velocity(
+    path: Path, column: str
+) -> tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[np.float64]]]:
+    """The checkpoints of a velocity table, and one column of it a layer."""
+    rows = read_table(path)
+    layers = sorted({int(row["layer"]) for row in rows})
+    per_layer = {layer: [row for row in rows if row["layer"] == layer] for layer in layers}
+    first = per_layer[layers[0]]
+    steps = np.array([first[0]["previous_step"], *(row["step"] for row in first)], dtype=np.int64)
+    return steps, {layer: np.array([row[column] for row in per_layer[layer]], float) for layer in layers}

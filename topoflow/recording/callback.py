@@ -1,0 +1,161 @@
+"""The hook that records hidden states while any Hugging Face Trainer trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import TrainerCallback
+
+from topoflow.recording.hidden_states import record_states, resolve_layers
+from topoflow.recording.schedule import Schedule
+from topoflow.storage import array_bytes, cell_name, write_file
+
+Messages = Sequence[dict[str, str]]
+
+
+class TopologyCallback(TrainerCallback):
+    """Record the last-token hidden states of fixed prompts at checkpoints of a training.
+
+    Recording leaves the training as it was: losses and final weights are equal to the bit with and
+    without the callback.
+
+    Parameters
+    ----------
+    prompts : sequence of str, or of lists of messages
+        The evaluation prompts, the same at every checkpoint. Messages (`{"role", "content"}`) are
+        rendered with the tokenizer's chat template.
+    layers : int or sequence of int
+        A number of layers spaced evenly over 1..L, or the layers themselves (0 is the embedding, L the
+        last block after the final norm). Under a chat template all prompts end in the same token, so
+        layer 0 is one and the same point for all of them and says nothing.
+    schedule : Schedule
+        The checkpoints, in optimiser steps; step 0 and the last step are always among them.
+    folder : path, optional
+        Where to write one .npy a checkpoint and layer (`step_000016/layer_03.npy`) as soon as it is
+        recorded. Without it the clouds are kept in memory, in `clouds`.
+    batch_size : int
+        Prompts a forward pass.
+    max_length : int
+        Tokens kept of a prompt: its end, since the last token is the one recorded.
+    dtype : str
+        Of the recorded states.
+    on_record : callable, optional
+        Called with the step after each recording.
+
+    Attributes
+    ----------
+    steps : list of int
+        The checkpoints recorded so far.
+    layers : tuple of int
+        The layers recorded, known once training has begun.
+    clouds : dict
+        step -> layer -> ndarray of shape (n_prompts, hidden_size), when there is no `folder`.
+
+    Examples
+    --------
+    >>> callback = TopologyCallback(["How do I boil an egg?", "Name a river."], layers=2)
+    >>> callback.steps
+    []
+
+    Then `trainer.add_callback(callback)` and `trainer.train()`.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str] | Sequence[Messages],
+        layers: int | Sequence[int] = 5,
+        schedule: Schedule = Schedule(every=8, dense_until=8),  # noqa: B008 (frozen)
+        *,
+        folder: str | Path | None = None,
+        batch_size: int = 64,
+        max_length: int = 512,
+        dtype: str = "float32",
+        on_record: Callable[[int], None] | None = None,
+    ) -> None:
+        if len(prompts) < 2:
+            raise ValueError(f"prompts must be at least 2 (a point cloud), got {len(prompts)}")
+        self.prompts = prompts
+        self.schedule = schedule
+        self.folder = None if folder is None else Path(folder)
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.dtype = dtype
+        self.on_record = on_record
+        self.steps: list[int] = []
+        self.layers: tuple[int, ...] = ()
+        self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
+        self._requested_layers = layers
+        self._token_ids: list[list[int]] = []
+        self._pad_token_id = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        tokenizer, model = kwargs["processing_class"], kwargs["model"]
+        self.layers = resolve_layers(model, self._requested_layers)
+        self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
+        self._pad_token_id = tokenizer.pad_token_id or 0
+        self._record(state.global_step, model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.schedule.is_due(state.global_step):
+            self._record(state.global_step, kwargs["model"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._record(state.global_step, kwargs["model"])
+
+    def _record(self, step: int, model: Any) -> None:
+        if step in self.steps:
+            return
+        clouds = record_states(
+            model,
+            self._token_ids,
+            self.layers,
+            pad_token_id=self._pad_token_id,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+        )
+        if self.folder is None:
+            self.clouds[step] = clouds
+        else:
+            for layer, cloud in clouds.items():
+                write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
+        self.steps.append(step)
+        if self.on_record is not None:
+            self.on_record(step)
+
+
+def tokenize_prompts(
+    tokenizer: Any, prompts: Sequence[str] | Sequence[Messages], max_length: int
+) -> list[list[int]]:
+    """The token ids of each prompt as the model would meet it before answering, its end kept.
+
+    Messages are rendered by the tokenizer's chat template with the generation prompt; where it has no
+    template, by `plain_text`.
+    """
+    token_ids = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids = tokenizer(prompt)["input_ids"]
+        elif tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has put its own
+        else:
+            ids = tokenizer(plain_text(prompt))["input_ids"]
+        token_ids.append(list(ids)[-max_length:])
+        if not token_ids[-1]:
+            raise ValueError(f"prompts must have at least one token each, got {prompt!r}")
+    return token_ids
+
+
+def plain_text(messages: Messages) -> str:
+    """A dialogue as text for models without a chat template, in the form of Anthropic's HH-RLHF.
+
+    >>> plain_text([{"role": "user", "content": "Hello?"}])
+    '\\n\\nHuman: Hello?\\n\\nAssistant:'
+    """
+    speakers = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    turns = [f"\n\n{speakers[message['role']]}: {message['content']}" for message in messages]
+    return "".join(turns) + "\n\nAssistant:"

@@ -1,0 +1,349 @@
+"""The stages of a study, in order: each reads files, computes, and writes its outs whole.
+
+    model, prompts, prepare -> finetune -> diagrams -> trajectory -> track; then compare
+
+DVC decides when a stage runs (dvc.yaml); `topoflow.study` asks DVC for one objective.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import read_json_lines, run_folder, write_table
+
+# --- text and models ----------------------------------------------------------------------------
+
+
+def model(params: Params, model: str) -> None:
+    """Find or build a model and write down exactly which weights it has: models/<model>.json."""
+    from topoflow.training.models import describe
+
+    source = params.model_source(model)
+    storage.write_file(layout.model_file(model), storage.json_bytes(describe(model, source, params.seed)))
+
+
+def prompts(params: Params) -> None:
+    """Draw the evaluation prompts: data/prompts.jsonl, one list of messages a line."""
+    from topoflow.training.objectives import evaluation_prompts, jsonl_bytes
+
+    storage.write_file(layout.PROMPTS_FILE, jsonl_bytes(evaluation_prompts(params)))
+
+
+def prepare(params: Params, objective: str) -> None:
+    """Draw an objective's training rows: data/<objective>.jsonl."""
+    from topoflow.training.objectives import jsonl_bytes, training_rows
+
+    rows = training_rows(params, objective, read_json_lines(layout.PROMPTS_FILE))
+    storage.write_file(layout.rows_file(objective), jsonl_bytes(rows))
+
+
+# --- activations --------------------------------------------------------------------------------
+
+
+def finetune(params: Params, model: str, objective: str) -> None:
+    """Fine-tune and record: activations/, tuned/ (the trained weights) and loss.csv.
+
+    Joins the MLflow run it finds itself in, or starts one, and tags it with the activation set.
+    """
+    from topoflow.recording.callback import TopologyCallback
+    from topoflow.recording.hidden_states import FINAL_NORM, POOLING
+    from topoflow.tracking.runs import training_run
+    from topoflow.training import models, sft
+
+    description = json.loads(layout.model_file(model).read_text(encoding="utf-8"))
+    rows = read_json_lines(layout.rows_file(objective))
+    evaluation = read_json_lines(layout.PROMPTS_FILE)
+    made_from = {
+        "model": model,
+        "revision": description["revision"],
+        "weights_sha256": description["sha256"],
+        "objective": objective,
+        "rows_sha256": storage.sha256_of_file(layout.rows_file(objective)),
+        "prompts_sha256": storage.sha256_of_file(layout.PROMPTS_FILE),
+        "n_prompts": len(evaluation),
+        "seed": params.seed,
+        "finetune": asdict(params.finetune),
+        "recording": asdict(params.recording),
+        "pooling": POOLING,
+        "final_norm": FINAL_NORM,
+        "versions": _versions("torch", "transformers", "trl", "peft"),
+    }
+    recording = params.recording
+    folder = run_folder("activations", model, objective)
+    with training_run(f"{model}-{objective}") as tracked:
+        network, tokenizer = models.load(description, params.model_source(model), params.seed)
+        with storage.writing(folder, storage.sha256(storage.json_bytes(made_from))) as work:
+            callback = TopologyCallback(
+                evaluation,
+                recording.layers,
+                recording.schedule,
+                folder=work,
+                batch_size=recording.batch_size,
+                max_length=recording.max_length,
+                dtype=recording.dtype,
+            )
+            trained, log = sft.finetune(
+                network, tokenizer, rows, params.finetune, params.seed, work / "trainer", callback, "mlflow"
+            )
+            shutil.rmtree(work / "trainer", ignore_errors=True)
+            cells = [(step, layer) for step in callback.steps for layer in callback.layers]
+            manifest = {
+                "format": storage.ACTIVATIONS,
+                **made_from,
+                "steps": callback.steps,
+                "layers": list(callback.layers),
+                "hidden_size": description["hidden_size"],
+                "dtype": recording.dtype,
+            }
+            storage.seal(work, manifest, [f"{storage.cell_name(*cell)}.npy" for cell in cells])
+        _save_weights(trained, description, run_folder("tuned", model, objective))
+        _write_loss(log, run_folder("results", model, objective) / layout.LOSS_FILE)
+        tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
+
+
+def _save_weights(trained: Any, description: Mapping[str, Any], folder: Path) -> None:
+    """The trained weights (the adapter under LoRA): no path of this machine in them, the same bytes each time."""
+    for config in getattr(trained, "peft_config", {}).values():
+        config.base_model_name_or_path = f"{description['source']} ({description['revision']})"
+        config.target_modules = sorted(config.target_modules)  # a set, which would be written in random order
+    with storage.writing(folder, "weights") as work:
+        trained.save_pretrained(work)
+        (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
+
+
+def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:
+    """The trainer's log of each step, without what depends on the machine's speed."""
+    rows = [entry for entry in log if "loss" in entry]
+    names = [name for name in rows[0] if name not in ("step", "train_runtime")]
+    write_table(path, ["step", *names], ([row["step"], *(row.get(n) for n in names)] for row in rows))
+
+
+# --- topology -----------------------------------------------------------------------------------
+
+
+def diagrams(params: Params, model: str, objective: str) -> None:
+    """Persistence diagrams of every subsample of every cell: diagrams/."""
+    from topoflow.topology.point_clouds import is_constant, subsample_plan
+
+    activations = storage.open_set(run_folder("activations", model, objective), storage.ACTIVATIONS)
+    topology, n_prompts = params.topology, activations.manifest["n_prompts"]
+    plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
+    cells = [(step, layer) for step in activations.steps for layer in activations.layers]
+    manifest = {
+        "format": storage.DIAGRAMS,
+        "model": model,
+        "objective": objective,
+        "activations": activations.sha256,
+        "prompts_sha256": activations.manifest["prompts_sha256"],
+        "steps": list(activations.steps),
+        "layers": list(activations.layers),
+        "n_subsamples": topology.n_subsamples,
+        "subsample_size": topology.subsample_size,
+        "plan_sha256": storage.sha256(plan.tobytes()),
+        "seed": params.seed,
+        "maxdim": topology.maxdim,
+        "engine": "ripser",
+        "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
+        "versions": _versions("ripser"),
+    }
+    folder = run_folder("diagrams", model, objective)
+    with storage.writing(folder, storage.sha256(storage.json_bytes(manifest))) as work:
+        tasks = [(activations, cell, plan, topology.maxdim, topology.engine, work) for cell in cells]
+        _parallel(_write_cell_diagrams, tasks, params.compute.n_jobs, f"diagrams {model}-{objective}")
+        constant = [list(cell) for cell in cells if is_constant(activations.point_cloud(*cell))]
+        files = [f"{storage.cell_name(*cell)}.npz" for cell in cells]
+        storage.seal(work, {**manifest, "constant_cells": constant}, files)
+
+
+def _write_cell_diagrams(
+    activations: storage.StoredSet,
+    cell: tuple[int, int],
+    plan: npt.NDArray[np.int64],
+    maxdim: int,
+    engine: str,
+    work: Path,
+) -> None:
+    from topoflow.topology.persistence import subsample_diagrams
+    from topoflow.topology.point_clouds import distance_matrix
+
+    path = work / f"{storage.cell_name(*cell)}.npz"
+    if path.exists():  # left whole by an interrupted run of the same inputs
+        return
+    distances = distance_matrix(activations.point_cloud(*cell))
+    storage.write_file(path, storage.diagram_bytes(subsample_diagrams(distances, plan, maxdim, engine)))
+
+
+def trajectory(params: Params, model: str, objective: str) -> None:
+    """Summaries, velocities and what they say: results/<model>/<objective>/."""
+    from topoflow.topology.summaries import SUMMARY_NAMES
+
+    stored = storage.open_set(run_folder("diagrams", model, objective), storage.DIAGRAMS)
+    steps, layers, order = stored.steps, stored.layers, params.trajectory.order
+    summaries = _parallel(
+        _cell_summary,
+        [(stored, step, layer) for layer in layers for step in steps],
+        params.compute.n_jobs,
+        f"summaries {model}-{objective}",
+    )
+    moves = [(stored, layer, before, step, order) for layer in layers for before, step in _intervals(steps)]
+    distances = _parallel(_cell_distances, moves, params.compute.n_jobs, f"distances {model}-{objective}")
+
+    folder = run_folder("results", model, objective)
+    keys = [(layer, step) for layer in layers for step in steps]
+    write_table(
+        folder / layout.SUMMARIES_FILE,
+        ["layer", "step", *SUMMARY_NAMES],
+        ([*key, *row] for key, row in zip(keys, summaries, strict=True)),
+    )
+    columns = list(distances[0])
+    write_table(
+        folder / layout.VELOCITY_FILE,
+        ["layer", "previous_step", "step", *columns],
+        ([m[1], m[2], m[3], *d.values()] for m, d in zip(moves, distances, strict=True)),
+    )
+    table = {name: np.array([d[name] for d in distances]).reshape(len(layers), -1) for name in columns}
+    findings = {
+        f"layer_{layer:02d}": {
+            key: value
+            for h in ("h0", "h1")
+            for key, value in _findings(
+                h, table[f"{h}_velocity"][row], table[f"{h}_displacement"][row], steps
+            ).items()
+        }
+        for row, layer in enumerate(layers)
+    }
+    facts = {
+        "order": order,
+        "diagrams": stored.sha256,
+        "activations": stored.manifest["activations"],
+        "constant_cells": stored.manifest["constant_cells"],
+        "definitions": DEFINITIONS,
+        "layers": findings,
+    }
+    storage.write_file(folder / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
+
+
+DEFINITIONS = {
+    "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
+    "same subsample at consecutive checkpoints; mean over subsamples; filtration distance",
+    "displacement": "likewise between the first checkpoint and this one; filtration distance",
+    "concentration": "share of the summed velocities that falls to intervals ending within the first third of "
+    "the optimiser steps",
+    "concentration_per_step": "likewise with each velocity divided by the optimiser steps of its interval; no "
+    "noise floor is subtracted",
+    "concentration_expected": "share of the intervals that end within the first third: the mean of the "
+    "concentration when the velocities are permuted",
+    "peak_step": "optimiser step at which the interval with the largest velocity ends",
+}
+
+
+def _findings(
+    h: str, velocity: npt.NDArray[np.float64], displacement: npt.NDArray[np.float64], steps: Sequence[int]
+) -> dict[str, float | int | None]:
+    """The numbers of one layer and dimension; None where nothing moved and so no share is defined."""
+    from topoflow.dynamics.velocity import concentration, expected_concentration, peak_step, velocity_per_step
+
+    moved = bool(velocity.any())
+    return {
+        f"{h}_concentration": concentration(velocity, steps) if moved else None,
+        f"{h}_concentration_per_step": concentration(velocity_per_step(velocity, steps), steps)
+        if moved
+        else None,
+        f"{h}_concentration_expected": expected_concentration(steps),
+        f"{h}_peak_step": peak_step(velocity, steps) if moved else None,
+        f"{h}_peak_velocity": float(velocity.max()),
+        f"{h}_path_length": float(velocity.sum()),
+        f"{h}_displacement": float(displacement[-1]),
+    }
+
+
+def _intervals(steps: Sequence[int]) -> list[tuple[int, int]]:
+    return list(pairwise(steps))
+
+
+def _cell_summary(stored: storage.StoredSet, step: int, layer: int) -> npt.NDArray[np.float64]:
+    from topoflow.topology.summaries import barcode_summary, cell_summary
+
+    return cell_summary(np.array([barcode_summary(pair) for pair in stored.diagrams(step, layer)]))
+
+
+def _cell_distances(
+    stored: storage.StoredSet, layer: int, before: int, step: int, order: float
+) -> dict[str, float]:
+    """Velocity and displacement of one layer at one checkpoint: mean and spread over subsamples."""
+    from topoflow.topology.distances import wasserstein_distance
+
+    here, there, start = (stored.diagrams(s, layer) for s in (step, before, stored.steps[0]))
+    row = {}
+    for dimension in (1, 0):
+        for name, other in (("velocity", there), ("displacement", start)):
+            distances = [
+                wasserstein_distance(a[dimension], b[dimension], order)
+                for a, b in zip(other, here, strict=True)
+            ]
+            row[f"h{dimension}_{name}"] = float(np.mean(distances))
+            row[f"h{dimension}_{name}_std"] = float(np.std(distances))
+    return row
+
+
+def _parallel(function: Any, tasks: Sequence[tuple[Any, ...]], n_jobs: int, label: str) -> list[Any]:
+    """`function(*task)` for each task, in order, with a progress bar where there is a terminal.
+
+    Processes and not threads: ripser holds the interpreter's lock.
+    """
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    workers = Parallel(n_jobs=n_jobs, return_as="generator")
+    results = workers(delayed(function)(*task) for task in tasks)
+    return list(tqdm(results, total=len(tasks), desc=label, unit="cell", disable=None))
+
+
+# --- tracking and comparison --------------------------------------------------------------------
+
+
+def track(params: Params, model: str, objective: str, run_id: str | None = None) -> str:
+    """Log the topology of one run to MLflow; returns the id of the run that holds it."""
+    from topoflow.tracking.runs import log_topology
+
+    return log_topology(params, model, objective, run_id)
+
+
+def compare(params: Params) -> None:
+    """All runs of the study side by side: comparison/."""
+    from topoflow.tracking import figures
+
+    facts, rows, curves = {}, [], {}
+    for model in params.models:
+        for objective in params.objectives:
+            folder = run_folder("results", model, objective)
+            findings = json.loads((folder / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+            facts[f"{model}-{objective}"] = findings["layers"]
+            rows += [
+                [model, objective, layer, *values.values()] for layer, values in findings["layers"].items()
+            ]
+            steps, velocities = layout.read_velocity(folder / layout.VELOCITY_FILE, "h1_velocity")
+            curves[f"{model} {objective}"] = (steps, velocities)
+    names = list(next(iter(next(iter(facts.values())).values())))
+    write_table(layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "layer", *names], rows)
+    storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
+    title = "H1 velocity of every run of the study"
+    picture = figures.comparison_figure(curves, order=params.trajectory.order, title=title)
+    storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", figures.png_bytes(picture))
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {package: version(package).split("+")[0] for package in packages}

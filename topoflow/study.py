@@ -1,0 +1,120 @@
+"""Run one objective through the DVC stages and hold the result in one MLflow run.
+
+What the study of params.yaml lists runs in place, so that a later `dvc repro` finds it done. A run with
+overrides, or of a model or objective that the study does not list, gets a folder of its own under
+.topoflow/studies with the params.yaml that ran; params.yaml itself is never touched, and both share
+DVC's cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from topoflow import stages, storage
+from topoflow.config import PARAMS_FILE, Params, apply_overrides, load_params, parse_params, read_mapping
+
+# What MLflow calls a run that nobody named, such as treasured-wolf-569
+_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+
+
+def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
+    """Fine-tune, record, compute and track one objective; returns the MLflow run's id.
+
+    Everything is checked before anything is computed or logged.
+
+    Raises
+    ------
+    ValueError
+        When the model, the objective or an override is not known, or a stage fails.
+    """
+    import mlflow
+
+    params = load_params(PARAMS_FILE, overrides)
+    params.model_source(model)
+    params.objective_text(objective)
+    folder = _study_folder(params, model, objective, overrides)
+    os.environ["MLFLOW_TRACKING_URI"] = _absolute(mlflow.get_tracking_uri())
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+
+    mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
+    with mlflow.start_run() as active:
+        run_id = active.info.run_id
+        if _RANDOM_NAME.fullmatch(active.info.run_name):  # the user gave none
+            mlflow.MlflowClient().update_run(run_id, name=f"{model}-{objective}")
+        home = Path.cwd()
+        os.chdir(folder)
+        try:
+            _reproduce(f"trajectory@{model}-{objective}", run_id)
+            stages.track(load_params(), model, objective, run_id)
+        finally:
+            os.chdir(home)
+    return str(run_id)
+
+
+def _study_folder(params: Params, model: str, objective: str, overrides: Sequence[str]) -> Path:
+    """The folder to run in: here, or one made for what params.yaml does not say."""
+    listed = model in params.models and objective in params.objectives
+    if listed and not overrides:
+        return Path.cwd()
+    mapping = apply_overrides(read_mapping(PARAMS_FILE), overrides)
+    mapping.update(models=[model], objectives=[objective])
+    for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
+        if "path" in section:  # relative to this folder, and the run's is another
+            section["path"] = str(Path(section["path"]).resolve())
+    parse_params(mapping)
+    key = storage.sha256(storage.json_bytes(mapping))[:12]
+    folder = Path.cwd() / ".topoflow" / "studies" / f"{model}-{objective}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
+    for name in ("dvc.yaml", ".dvcignore"):
+        if Path(name).exists():
+            shutil.copyfile(name, folder / name)
+    code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
+    if Path("topoflow").is_dir() and not code.exists():
+        code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)
+    if not (folder / ".dvc").is_dir():
+        _dvc("init", "--no-scm", "--quiet", cwd=folder)
+        _dvc("config", "core.analytics", "false", cwd=folder)
+        _dvc("config", "core.check_update", "false", cwd=folder)
+        _dvc("config", "cache.type", "hardlink,copy", cwd=folder)
+        _dvc("cache", "dir", "--local", str(_cache_folder()), cwd=folder)
+    return folder
+
+
+def _cache_folder() -> Path:
+    result = _dvc("cache", "dir", cwd=Path.cwd(), capture_output=True, text=True)
+    return Path(Path.cwd(), str(result.stdout).strip()).resolve()
+
+
+def _reproduce(target: str, run_id: str) -> None:
+    """Let DVC bring `target` up to date, its stages logging into the MLflow run."""
+    # the stages say `python`: it must be this one, whatever the shell's is
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id}
+    _dvc("--wait-for-lock", "repro", target, cwd=Path.cwd(), env=environment)
+
+
+def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    # DVC writes to standard output what belongs on a progress log
+    result = subprocess.run(command, cwd=cwd, **options)  # noqa: S603 (names are checked, no shell)
+    if result.returncode:
+        raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
+    return result
+
+
+def _absolute(uri: str) -> str:
+    """A tracking URI that means the same store in every folder."""
+    for prefix in ("sqlite:///",):
+        if uri.startswith(prefix) and not uri.startswith(f"{prefix}/"):
+            return prefix + str(Path(uri.removeprefix(prefix)).resolve())
+    return uri

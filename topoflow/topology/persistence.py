@@ -1,0 +1,249 @@
+"""Vietoris-Rips persistence diagrams of point clouds and of their subsamples.
+
+A diagram is an array of shape (n_bars, 2), one row (birth, death) a bar, in units of filtration distance:
+an edge enters the filtration at its length. Diagrams are canonical, so that equal topology gives equal
+arrays:
+
+- bars of length zero are no bars. 20 distinct points and 7 duplicates of them have 19 finite H0 bars;
+- rows are sorted by birth, then by death;
+- H0 keeps its essential bar (0, inf), the component that never dies. `finite_bars` leaves it out.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.topology.point_clouds import check_distance_matrix, check_whole_number, distance_matrix
+
+Diagram = NDArray[np.float64]
+
+ENGINES = ("auto", "ripser")
+METRICS = ("euclidean", "precomputed")
+
+# Limits of ripser 0.6, which does not check them: it packs a simplex number and a signed 8-bit coefficient
+# into one 64-bit word. A larger field hangs or crashes it; a simplex number out of range ends the whole
+# process.
+_RIPSER_LARGEST_COEFF = 127
+_RIPSER_SIMPLICES = 2**55
+
+
+def vietoris_rips_diagrams(
+    points: ArrayLike,
+    maxdim: int = 1,
+    engine: str = "auto",
+    *,
+    metric: str = "euclidean",
+    thresh: float = math.inf,
+    coeff: int = 2,
+) -> list[Diagram]:
+    """Compute the Vietoris-Rips persistence diagrams of a point cloud.
+
+    Parameters
+    ----------
+    points : array_like, shape (n_points, n_coordinates) or (n_points, n_points)
+        The cloud, or with ``metric="precomputed"`` its distance matrix, metric or not.
+    maxdim
+        Highest homology dimension.
+    engine
+        "ripser" or "auto", which chooses it. Values carry float32 precision, as ripser computes in it.
+    metric
+        "euclidean" or "precomputed".
+    thresh
+        Longest edge of the filtration, in filtration distance. When it is finite, whatever has not died by
+        then is essential: further bars with infinite death may stand in every diagram.
+    coeff
+        A prime: homology is taken with coefficients in Z/coeff.
+
+    Returns
+    -------
+    list of ndarray of float64, shape (n_bars, 2)
+        The diagrams of H0, ..., H_maxdim. H0 holds one essential bar (0, inf); one point gives [[0, inf]] and
+        nothing above. Bars of length zero are left out; rows are sorted by birth, then death.
+
+    Raises
+    ------
+    ValueError
+        If the cloud or matrix is malformed (see `distance_matrix`, `check_distance_matrix`), ``engine`` or
+        ``metric`` is unknown, ``maxdim`` is negative or too high for the number of points, ``thresh`` is not
+        positive, or ``coeff`` is not a prime that the engine can hold.
+
+    Notes
+    -----
+    arXiv:2606.19542 uses ``maxdim=1`` and ``coeff=2`` on subsamples of 160 points; see `subsample_diagrams`.
+
+    Examples
+    --------
+    >>> h0, h1 = vietoris_rips_diagrams([[0, 0], [1, 0], [1, 1], [0, 1]])
+    >>> h0.tolist()
+    [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, inf]]
+    >>> h1.round(6).tolist()
+    [[1.0, 1.414214]]
+    """
+    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    distances = distance_matrix(points) if metric == "euclidean" else check_distance_matrix(points)
+    return _ripser_diagrams(distances, maxdim, thresh, coeff)
+
+
+def subsample_diagrams(
+    distances: ArrayLike,
+    plan: ArrayLike,
+    maxdim: int = 1,
+    engine: str = "auto",
+    *,
+    thresh: float = math.inf,
+    coeff: int = 2,
+) -> list[list[Diagram]]:
+    """Compute the diagrams of every subsample of a cell from the one distance matrix of the cell.
+
+    Parameters
+    ----------
+    distances : array_like, shape (n_points, n_points)
+        All distances of the cell's cloud, as `distance_matrix` gives them: computed once, read by each
+        subsample.
+    plan : array_like of int, shape (n_subsamples, subsample_size)
+        Point indices of each subsample, as `subsample_plan` gives them.
+    maxdim, engine, thresh, coeff
+        As for `vietoris_rips_diagrams`.
+
+    Returns
+    -------
+    list of list of ndarray
+        One list [H0, ..., H_maxdim] for each row of ``plan``, in order.
+
+    Raises
+    ------
+    ValueError
+        If ``plan`` is no matrix of distinct point indices row by row, and as `vietoris_rips_diagrams` does.
+
+    Examples
+    --------
+    >>> square = distance_matrix([[0, 0], [1, 0], [1, 1], [0, 1]])
+    >>> [len(h1) for h0, h1 in subsample_diagrams(square, [[0, 1, 2, 3]])]
+    [1]
+    >>> [len(h1) for h0, h1 in subsample_diagrams(square, [[0, 1, 2], [1, 2, 3]])]
+    [0, 0]
+    """
+    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
+    matrix = check_distance_matrix(distances)
+    rows = _check_plan(plan, len(matrix))
+    return [_ripser_diagrams(matrix[np.ix_(row, row)], maxdim, thresh, coeff) for row in rows]
+
+
+def finite_bars(diagram: ArrayLike) -> Diagram:
+    """Return the bars of a diagram that die, in their order.
+
+    Parameters
+    ----------
+    diagram : array_like, shape (n_bars, 2)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_finite_bars, 2)
+
+    Raises
+    ------
+    ValueError
+        As `check_diagram` does.
+
+    Examples
+    --------
+    >>> finite_bars([[0.0, 1.5], [0.0, float("inf")]])
+    array([[0. , 1.5]])
+    """
+    bars = check_diagram("diagram", diagram)
+    return bars[bars[:, 1] < np.inf]
+
+
+def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
+    """Return a diagram as float64, or say what is wrong with it, calling it ``name``.
+
+    Shape (n_bars, 2), no NaN, finite births, each death at or after its birth; deaths may be infinite.
+    Anything else raises ValueError.
+
+    Examples
+    --------
+    >>> check_diagram("h0", [[2.0, 1.0]])
+    Traceback (most recent call last):
+    ...
+    ValueError: h0 must not hold a death before its birth, got the bar (2.0, 1.0) at row 0
+    """
+    bars = np.asarray(diagram)
+    if bars.ndim != 2 or bars.shape[1] != 2:
+        raise ValueError(f"{name} must have shape (n_bars, 2), got shape {bars.shape}")
+    if bars.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must hold real numbers, got dtype {bars.dtype}")
+    bars = bars.astype(np.float64, copy=False)
+    birth, death = bars[:, 0], bars[:, 1]
+    for fault, where in (
+        ("NaN", np.isnan(bars).any(axis=1)),
+        ("an infinite birth", np.isinf(birth)),
+        ("a death before its birth", death < birth),
+    ):
+        if where.any():
+            row = int(np.argmax(where))
+            bar = f"({birth[row]}, {death[row]})"
+            raise ValueError(f"{name} must not hold {fault}, got the bar {bar} at row {row}")
+    return bars
+
+
+def _ripser_diagrams(distances: Diagram, maxdim: int, thresh: float, coeff: int) -> list[Diagram]:
+    """Compute diagrams with the reference engine, ripser."""
+    from ripser import ripser  # imports scikit-learn: about a second
+
+    n_points = len(distances)
+    if coeff > _RIPSER_LARGEST_COEFF:
+        raise ValueError(f"coeff must be at most {_RIPSER_LARGEST_COEFF} for the ripser engine, got {coeff}")
+    if math.comb(n_points, min(n_points // 2, maxdim + 2)) >= _RIPSER_SIMPLICES:
+        raise ValueError(
+            f"maxdim must be low enough for the ripser engine to number all simplices of {n_points} points,"
+            f" got {maxdim}"
+        )
+    if n_points == 1:  # ripser reads the first edge, and there is none
+        return [np.array([[0.0, np.inf]]), *(np.empty((0, 2)) for _ in range(maxdim))]
+
+    # ripser casts to float32. A power of two changes no digit and keeps every unit of length within its
+    # range.
+    exponent = int(np.frexp(distances.max())[1])
+    result = ripser(
+        np.ldexp(distances, -exponent),
+        distance_matrix=True,
+        maxdim=maxdim,
+        thresh=math.ldexp(thresh, -exponent) if thresh < distances.max() else math.inf,
+        coeff=coeff,
+    )
+    return [_canonical(np.ldexp(bars, exponent)) for bars in result["dgms"]]
+
+
+def _canonical(bars: Diagram) -> Diagram:
+    """Drop bars of length zero, whether or not the engine has, and sort by birth, then death."""
+    bars = bars[bars[:, 1] > bars[:, 0]]
+    return bars[np.lexsort((bars[:, 1], bars[:, 0]))]
+
+
+def _check_options(maxdim: int, engine: str, thresh: float, coeff: int) -> tuple[int, int]:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    maxdim = check_whole_number("maxdim", maxdim, at_least=0)
+    coeff = check_whole_number("coeff", coeff, at_least=2)
+    if any(coeff % divisor == 0 for divisor in range(2, math.isqrt(coeff) + 1)):
+        raise ValueError(f"coeff must be a prime, got {coeff}")
+    if not thresh > 0:  # NaN as well
+        raise ValueError(f"thresh must be positive, got {thresh}")
+    return maxdim, coeff
+
+
+def _check_plan(plan: ArrayLike, n_points: int) -> NDArray[np.int64]:
+    rows = np.asarray(plan)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"plan must have shape (n_subsamples, subsample_size), got shape {rows.shape}")
+    if rows.dtype.kind not in "iu":
+        raise ValueError(f"plan must hold point indices, got dtype {rows.dtype}")
+    if rows.min() < 0 or rows.max() >= n_points:
+        wrong = rows.min() if rows.min() < 0 else rows.max()
+        raise ValueError(f"plan must hold indices from 0 to {n_points - 1}, got {wrong}")
+    if (np.diff(np.sort(rows, axis=1), axis=1) == 0).any():
+        raise ValueError("plan must not hold a point twice in one row")
+    return rows.astype(np.int64)

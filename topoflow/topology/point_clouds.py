@@ -1,0 +1,228 @@
+"""Point clouds before any topology: which points to take, and how far apart they are."""
+
+import operator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# A Gram product leaves a squared distance d^2 an absolute error of some 1e-16 (|x|^2 + |y|^2). Pairs nearer
+# than this share of |x|^2 + |y|^2 are computed again by differences, so every distance keeps nine or more
+# digits.
+_NEAR_PAIR = 1e-6
+
+
+def subsample_plan(
+    n_points: int, n_subsamples: int = 64, subsample_size: int = 160, seed: int = 0
+) -> NDArray[np.int64]:
+    """Choose which points make up each subsample of a cell.
+
+    One plan serves every checkpoint, layer and objective, so that distances between their diagrams are paired
+    (arXiv:2606.19542: 64 subsamples of 160 out of 750 points). Points are drawn without replacement within a
+    subsample; the subsamples overlap one another, so they are not independent observations.
+
+    Parameters
+    ----------
+    n_points
+        Number of points of the cloud.
+    n_subsamples
+        Number of rows of the plan. A plan with more rows starts with the rows of the shorter one.
+    subsample_size
+        Number of points in each subsample.
+    seed
+        A whole number, 0 or more. The same arguments give the same plan.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_subsamples, subsample_size)
+        Point indices, increasing within each row.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not a whole number in its range, or ``subsample_size`` exceeds ``n_points``.
+
+    Examples
+    --------
+    >>> plan = subsample_plan(n_points=750, n_subsamples=64, subsample_size=160, seed=0)
+    >>> plan.shape
+    (64, 160)
+    >>> subsample_plan(n_points=4, n_subsamples=2, subsample_size=4, seed=0).tolist()
+    [[0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    n_points = check_whole_number("n_points", n_points, at_least=1)
+    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1)
+    subsample_size = check_whole_number("subsample_size", subsample_size, at_least=1)
+    seed = check_whole_number("seed", seed, at_least=0)
+    if subsample_size > n_points:
+        raise ValueError(
+            f"subsample_size must be at most the number of points ({n_points}), got {subsample_size}"
+        )
+    # The number of subsamples is not part of the seed: a longer plan then extends a shorter one.
+    rng = np.random.default_rng([seed, n_points, subsample_size])
+    rows = [rng.choice(n_points, size=subsample_size, replace=False) for _ in range(n_subsamples)]
+    return np.sort(np.array(rows, dtype=np.int64), axis=1)
+
+
+def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
+    """Compute all Euclidean distances within a point cloud, in float64.
+
+    One matrix product of the centred cloud gives the squared distances, ``d_ij^2 = g_ii + g_jj - 2 g_ij``
+    with ``g`` the Gram matrix. Nearly coincident pairs, where this form loses its digits, are computed
+    again by differences: duplicate points are at distance exactly 0, which decides how many bars a
+    persistence diagram has.
+
+    Parameters
+    ----------
+    points : array_like, shape (n_points, n_coordinates)
+        Finite real numbers of any float or integer type.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_points, n_points)
+        Exactly symmetric, exactly 0 on the diagonal.
+
+    Raises
+    ------
+    ValueError
+        If ``points`` is not 2-dimensional, is empty, is not real, or holds NaN or infinity; if a distance
+        exceeds the range of float64.
+
+    Examples
+    --------
+    >>> distance_matrix([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    array([[0., 5., 0.],
+           [5., 0., 5.],
+           [0., 5., 0.]])
+    """
+    cloud = _check_cloud(points)
+    n_points = len(cloud)
+    if is_constant(cloud):  # every pair would be a near pair, at the price of n^2 differences
+        return np.zeros((n_points, n_points))
+
+    # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
+    exponent = int(np.frexp(np.abs(cloud).max())[1])
+    cloud = np.ldexp(cloud, -exponent)
+    centred = cloud - cloud.mean(axis=0)
+    gram = centred @ centred.T
+    norms = np.diagonal(gram)
+    scale = norms[:, None] + norms[None, :]
+    squares = np.maximum(scale - 2.0 * gram, 0.0)
+
+    near_pairs = np.triu(squares <= _NEAR_PAIR * scale, k=1)
+    for i in np.flatnonzero(near_pairs.any(axis=1)):  # row by row: never more than one more copy of the cloud
+        near = np.flatnonzero(near_pairs[i])
+        differences = cloud[near] - cloud[i]
+        squares[i, near] = np.einsum("ij,ij->i", differences, differences)
+
+    upper = np.triu(np.sqrt(squares), k=1)
+    with np.errstate(over="ignore"):  # reported below, by name
+        distances = np.ldexp(upper + upper.T, exponent)
+    if not np.isfinite(distances).all():
+        raise ValueError("points must lie near enough for float64, got distances above 1.8e308")
+    return np.asarray(distances, dtype=np.float64)
+
+
+def check_distance_matrix(distances: ArrayLike) -> NDArray[np.float64]:
+    """Return a precomputed distance matrix as float64, or say what is wrong with it.
+
+    The triangle inequality is not asked for: a Vietoris-Rips filtration needs none.
+
+    Parameters
+    ----------
+    distances : array_like, shape (n_points, n_points)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_points, n_points)
+
+    Raises
+    ------
+    ValueError
+        If ``distances`` is not a square matrix of finite, non-negative numbers that is exactly symmetric with
+        an exactly zero diagonal.
+
+    Examples
+    --------
+    >>> check_distance_matrix([[0, 1], [1, 0]])
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    matrix = np.asarray(distances)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ValueError(
+            f"distances must be a square matrix of shape (n_points, n_points), got shape {matrix.shape}"
+        )
+    matrix = _check_real("distances", matrix)
+    if matrix.min() < 0:
+        raise ValueError(f"distances must be non-negative, got {matrix.min():g}")
+    if np.diagonal(matrix).any():
+        raise ValueError(f"distances must be 0 on the diagonal, got {np.diagonal(matrix).max():g}")
+    if not np.array_equal(matrix, matrix.T):
+        gap = np.abs(matrix - matrix.T).max()
+        raise ValueError(
+            f"distances must be symmetric, got entries that differ from their mirror image by up to {gap:g}"
+            " (if that is rounding, pass (distances + distances.T) / 2)"
+        )
+    return matrix
+
+
+def is_constant(points: ArrayLike) -> bool:
+    """Tell whether all points of a cloud are exactly one and the same point.
+
+    The embedding of the last token is such a cloud whenever all prompts end in the same token.
+
+    Parameters
+    ----------
+    points : array_like, shape (n_points, n_coordinates)
+
+    Returns
+    -------
+    bool
+        True for a single point.
+
+    Raises
+    ------
+    ValueError
+        If ``points`` is not 2-dimensional, is empty, is not real, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> is_constant([[1.0, 2.0], [1.0, 2.0]])
+    True
+    >>> is_constant([[1.0, 2.0], [1.0, 2.0000001]])
+    False
+    """
+    cloud = _check_cloud(points)
+    return bool((cloud == cloud[0]).all())
+
+
+def check_whole_number(name: str, value: int, *, at_least: int) -> int:
+    """Return ``value`` as an int, or raise a ValueError that calls it ``name``: not whole, or too small."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < at_least:
+        raise ValueError(f"{name} must be a whole number, {at_least} or more, got {value!r}")
+    return number
+
+
+def _check_cloud(points: ArrayLike) -> NDArray[np.float64]:
+    cloud = np.asarray(points)
+    if cloud.ndim != 2 or cloud.size == 0:
+        raise ValueError(
+            "points must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
+            f" got shape {cloud.shape}"
+        )
+    return _check_real("points", cloud)
+
+
+def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    numbers = array.astype(np.float64, copy=False)
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad):
+        i, j = (int(index) for index in bad[0])
+        raise ValueError(f"{name} must be finite, got {numbers[i, j]} at row {i}, column {j}")
+    return numbers

@@ -1,0 +1,1 @@
+"""From results to MLflow: metrics, artifacts, tags, pictures."""

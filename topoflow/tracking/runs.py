@@ -1,0 +1,330 @@
+"""One MLflow run a fine-tuning: the training logs into it live, the topology is added when it is known.
+
+The activation set's SHA-256 is the thread between the processes: training tags its run with it, and
+`log_topology` finds the run by that tag. No run id stands in any file that DVC versions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.tracking.note import write_note
+
+logger = logging.getLogger(__name__)
+
+ACTIVATIONS_TAG = "topoflow.activations"
+TRAJECTORY_TAG = "topoflow.trajectory"
+NOTE_TAG = "mlflow.note.content"
+# MLflow takes at most this many metrics in one request
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """An MLflow run that training logs into."""
+
+    run_id: str
+
+    def tag_activations(self, sha256: str) -> None:
+        """Say which activation set the training left, once it is whole."""
+        import mlflow
+
+        mlflow.MlflowClient().set_tag(self.run_id, ACTIVATIONS_TAG, sha256)
+
+
+@contextmanager
+def training_run(name: str) -> Iterator[TrackedRun]:
+    """Join the run of `MLFLOW_RUN_ID` (as under `mlflow run`), or start one called `name`.
+
+    A joined run belongs to the process that started it: it is left running here, also after an error.
+    """
+    import mlflow
+
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    mlflow.search_experiments(max_results=1)  # creates a fresh store's tables before anything is at stake
+    try:
+        # a bare start_run joins the run of the environment and removes it there: with run_id= it would stay,
+        # and Hugging Face's callback would try to start the run again
+        with mlflow.start_run(run_name=None if joined else name) as run:
+            yield TrackedRun(run.info.run_id)
+    finally:
+        if joined:
+            mlflow.MlflowClient().update_run(joined, status="RUNNING")
+
+
+def log_topology(params: Params, model: str, objective: str, run_id: str | None = None) -> str:
+    """Add the topology of one fine-tuning to its MLflow run.
+
+    Parameters
+    ----------
+    params : Params
+        The study.
+    model, objective : str
+        Which run of it.
+    run_id : str, optional
+        The MLflow run to fill. Without it, the newest run with the same activation set that has no
+        topology yet; where one has this very topology, nothing is logged; else a new run.
+
+    Returns
+    -------
+    str
+        The id of the run that holds the topology.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    results = layout.run_folder("results", model, objective)
+    activations = storage.open_set(layout.run_folder("activations", model, objective), storage.ACTIVATIONS)
+    trajectory_sha256 = storage.sha256_of_file(results / layout.TRAJECTORY_FILE)
+    started_here = False
+    if run_id is None:
+        run_id, done = _find_run(client, activations.sha256, trajectory_sha256)
+        if done:
+            return run_id  # type: ignore[return-value]
+        if run_id is None:
+            run_id = client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id
+            started_here = True
+    run = client.get_run(run_id)
+    if ACTIVATIONS_TAG not in run.data.tags:
+        # the activations were restored by DVC: this run has not seen the training, so it is replayed
+        _log_metrics(client, run_id, _loss_metrics(results / layout.LOSS_FILE))
+    _log_params(client, run_id, params, model, objective, run.data.params)
+    _log_metrics(client, run_id, _topology_metrics(params, results))
+    _log_dataset(client, run_id, activations)
+    with tempfile.TemporaryDirectory() as folder:
+        note = _write_artifacts(Path(folder), params, model, objective, activations)
+        client.log_artifacts(run_id, folder, "topology")
+    tags = _tags(model, objective, activations, results, trajectory_sha256)
+    for key, value in {**tags, NOTE_TAG: note}.items():
+        client.set_tag(run_id, key, value)
+    if started_here:
+        client.set_terminated(run_id)
+    return run_id
+
+
+def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
+    """The run to fill and whether it is full already."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"tags.`{ACTIVATIONS_TAG}` = '{activations}'"
+    runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"])
+    for run in runs:
+        if TRAJECTORY_TAG not in run.data.tags:
+            return run.info.run_id, False
+    for run in runs:
+        if run.data.tags[TRAJECTORY_TAG] == trajectory:
+            return run.info.run_id, True
+    return None, False
+
+
+def _experiment_id() -> str:
+    """The experiment that a bare `mlflow.start_run()` would use."""
+    from mlflow.tracking.fluent import _get_experiment_id
+
+    return str(_get_experiment_id())
+
+
+# --- parameters and tags ------------------------------------------------------------------------
+
+
+def _log_params(
+    client: Any, run_id: str, params: Params, model: str, objective: str, present: Mapping[str, str]
+) -> None:
+    """Every parameter that decided this run, as `section.key`."""
+    from mlflow.entities import Param
+
+    sections = asdict(params)
+    chosen = {
+        "model": model,
+        "objective": objective,
+        "seed": params.seed,
+        **_flat("model_source", sections["model"][model]),
+        **_flat("text", sections["objective"][objective]),
+    }
+    for section in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
+        chosen.update(_flat(section, sections[section]))
+    wanted = {key: str(value)[:6000] for key, value in chosen.items()}
+    for key, value in wanted.items():
+        if present.get(key, value) != value:
+            raise ValueError(
+                f"run {run_id} has the parameter {key}={present[key]}, and {key}={value} is what ran"
+            )
+    client.log_batch(run_id, params=[Param(k, v) for k, v in wanted.items() if k not in present])
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: inner for name in value for key, inner in _flat(f"{prefix}.{name}", value[name]).items()}
+
+
+def _tags(
+    model: str, objective: str, activations: storage.StoredSet, results: Path, trajectory_sha256: str
+) -> dict[str, str]:
+    facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    tags = {
+        "topoflow.model": model,
+        "topoflow.objective": objective,
+        "topoflow.weights_sha256": activations.manifest["weights_sha256"],
+        "topoflow.prompts_sha256": activations.manifest["prompts_sha256"],
+        ACTIVATIONS_TAG: activations.sha256,
+        "topoflow.diagrams": facts["diagrams"],
+        TRAJECTORY_TAG: trajectory_sha256,
+    }
+    if commit := git_commit():
+        tags["topoflow.git_commit"] = commit
+    if revision := _dvc_revision(activations.folder):
+        tags["topoflow.dvc_activations_md5"] = revision
+    return tags
+
+
+def git_commit() -> str | None:
+    """The commit of the study's folder, with `+changes` where the tree differs from it."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
+def _dvc_revision(folder: Path) -> str | None:
+    """The hash under which dvc.lock has a folder, and a remote would hold it."""
+    try:
+        lock = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    for stage in lock.get("stages", {}).values():
+        for out in stage.get("outs", []):
+            if out["path"] == folder.as_posix():
+                return str(out["md5"])
+    return None
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+_Metric = tuple[str, float, int]
+
+
+def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
+    """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
+    for row in layout.read_table(results / layout.VELOCITY_FILE):
+        layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
+        for name in ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement"):
+            yield f"topology/{name}/{layer}", row[name], step
+    for row in layout.read_table(results / layout.SUMMARIES_FILE):
+        layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
+        for name in params.track.summaries:
+            yield f"summary/{name}/{layer}", row[name], step
+    facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    for layer, findings in facts["layers"].items():
+        for name, value in findings.items():
+            if value is not None:
+                yield f"trajectory/{name}/{layer}", value, step
+
+
+def _loss_metrics(path: Path) -> Iterator[_Metric]:
+    """The training's own metrics under the names that Hugging Face's MLflow callback gives them."""
+    for row in layout.read_table(path):
+        for name, value in row.items():
+            if name != "step":
+                yield name, value, int(row["step"])
+
+
+def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    # a missing value is no metric: neither 0 nor NaN
+    entities = [Metric(key, value, now, step) for key, value, step in metrics if math.isfinite(value)]
+    for start in range(0, len(entities), _BATCH):
+        client.log_batch(run_id, metrics=entities[start : start + _BATCH])
+
+
+# --- dataset and artifacts ----------------------------------------------------------------------
+
+
+def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> None:
+    """The activation set as a dataset input of the run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    manifest = activations.manifest
+    profile = {key: manifest[key] for key in ("n_prompts", "hidden_size", "layers", "steps", "dtype")}
+    dataset = Dataset(
+        name=f"activations {manifest['model']} {manifest['objective']}",
+        digest=activations.sha256[:32],
+        source_type="local",
+        source=json.dumps({"uri": activations.folder.as_posix()}),
+        schema=None,
+        profile=json.dumps(profile),
+    )
+    tags = [InputTag("mlflow.data.context", "topology")]
+    client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+
+def _write_artifacts(
+    folder: Path, params: Params, model: str, objective: str, activations: storage.StoredSet
+) -> str:
+    """Pictures, tables and the note, into a folder; returns the note."""
+    results = layout.run_folder("results", model, objective)
+    for name in (layout.SUMMARIES_FILE, layout.VELOCITY_FILE, layout.TRAJECTORY_FILE, layout.LOSS_FILE):
+        (folder / name).write_bytes((results / name).read_bytes())
+    for name, picture in _pictures(params, model, objective, results).items():
+        (folder / name).write_bytes(picture)
+    note = write_note(model, objective, results, activations.manifest)
+    (folder / "note.md").write_text(note, encoding="utf-8")
+    return note
+
+
+def _pictures(params: Params, model: str, objective: str, results: Path) -> dict[str, bytes]:
+    from topoflow.tracking import figures
+
+    order, title = params.trajectory.order, f"{model}, {objective}"
+    steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
+    _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
+    loss = layout.read_table(results / layout.LOSS_FILE)
+    losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
+    layers = list(velocity)
+    stored = storage.open_set(layout.run_folder("diagrams", model, objective), storage.DIAGRAMS)
+    # the layer that moves most shows best what moving means
+    busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
+    peak = int(steps[1 + int(np.argmax(velocity[busiest]))])
+    panels = [
+        (f"{name}, step {step}", stored.diagrams(step, busiest)[0])
+        for name, step in (("first", int(steps[0])), ("peak", peak), ("last", int(steps[-1])))
+    ]
+    shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
+    drawn = {
+        "velocity.png": figures.velocity_figure(
+            steps, velocity, spread, order=order, title=f"H1 velocity, {title}", loss=losses
+        ),
+        "heatmap.png": figures.heatmap_figure(
+            steps,
+            layers,
+            np.array([velocity[layer] for layer in layers]),
+            label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
+            title=f"H1 velocity by layer, {title}",
+        ),
+        "diagrams.png": figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
+        "barcodes.png": figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+    }
+    return {name: figures.png_bytes(figure) for name, figure in drawn.items()}

@@ -1,0 +1,109 @@
+"""The embedded model: a small Llama that needs no network, made from the seed on one thread.
+
+It is a base model: pretrained briefly, as plain text, on what the bundled samples say, so that
+fine-tuning on one objective has something to reorganise. It shows how a study runs; nobody should
+conclude anything about language models from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from topoflow.config import EmbeddedModel
+from topoflow.training.samples import load_samples
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_WINDOW = 128  # tokens, which here are bytes, of one pretraining sequence
+
+
+def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
+    """Build, pretrain and save the model and its tokenizer; equal arguments give equal bytes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=source.hidden_size,
+        intermediate_size=source.intermediate_size,
+        num_hidden_layers=source.n_layers,
+        num_attention_heads=source.n_heads,
+        num_key_value_heads=source.n_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with one_thread(), torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        _pretrain(model, tokenizer, source)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer whose tokens are the 256 bytes and three special ones, with a ChatML template.
+
+    >>> byte_tokenizer()("héllo")["input_ids"].__len__()
+    6
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core, pad_token=PAD, eos_token=END
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [START]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _pretrain(model: Any, tokenizer: Any, source: EmbeddedModel) -> None:
+    """Next-byte prediction on windows of the bundled text."""
+    text = "\n\n".join(
+        f"{row['prompt']}\n{row['completion']}"
+        for name in ("helpful", "harmless")
+        for row in load_samples(name)
+    )
+    stream = torch.tensor(tokenizer(text)["input_ids"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=source.pretrain_learning_rate)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, source.pretrain_learning_rate, total_steps=max(1, source.pretrain_steps), pct_start=0.1
+    )
+    model.train()
+    for _ in range(source.pretrain_steps):
+        starts = torch.randint(len(stream) - _WINDOW, (source.pretrain_batch_size,))
+        batch = torch.stack([stream[start : start + _WINDOW] for start in starts])
+        model(input_ids=batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of arithmetic: the order of summation, and so the bytes, depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

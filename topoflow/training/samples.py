@@ -1,0 +1,162 @@
+"""Bundled sample rows: hand-written prompt templates and their answers, expanded from YAML."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+
+SAMPLE_NAMES = ("helpful", "harmless", "prompts")
+
+
+def load_samples(name: str) -> list[dict[str, str]]:
+    """Load one bundled sample set, expanded to plain rows.
+
+    Parameters
+    ----------
+    name : {"helpful", "harmless", "prompts"}
+        Which set to load. ``"prompts"`` is for evaluation only and shares no prompt with the other two.
+
+    Returns
+    -------
+    list of dict
+        Rows ``{"prompt": ..., "completion": ...}``, or ``{"prompt": ...}`` for ``"prompts"``. The order is
+        always the same: families as in the file, then prompt templates, then items.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown, or if the bundled file holds a malformed family.
+
+    Examples
+    --------
+    >>> rows = load_samples("helpful")
+    >>> rows[0]["prompt"]
+    'How do I cook brown rice so that it turns out well?'
+    >>> sorted(rows[0])
+    ['completion', 'prompt']
+    """
+    if name not in SAMPLE_NAMES:
+        raise ValueError(f"name: expected one of {', '.join(SAMPLE_NAMES)}, got {name!r}")
+    text = (resources.files("topoflow") / "samples" / f"{name}.yaml").read_text(encoding="utf-8")
+    # libyaml is some ten times faster, but PyYAML may have been built without it; both loaders are safe.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return expand_families(yaml.load(text, Loader=loader), answered=name != "prompts")  # noqa: S506
+
+
+def expand_families(families: Any, answered: bool = True) -> list[dict[str, str]]:
+    """Expand parsed families to rows, prompt templates outermost within a family.
+
+    Parameters
+    ----------
+    families : list of dict
+        Families with the keys ``name``, ``prompts``, ``items`` and, if `answered`, ``completions``.
+    answered : bool, default True
+        Whether rows carry a completion. Prompt ``j`` with item ``i`` gets the completion template
+        ``(i + j) mod n``, so that one item is not always answered in the same words.
+
+    Returns
+    -------
+    list of dict
+        One row per pair of prompt template and item.
+
+    Raises
+    ------
+    ValueError
+        If a family lacks a key, has an empty list or a value of another type, or uses an unknown slot.
+
+    Examples
+    --------
+    >>> tea = {"name": "tea", "prompts": ["A cup of {tea}?"], "items": [{"tea": "mint tea"}]}
+    >>> expand_families([tea], answered=False)
+    [{'prompt': 'A cup of mint tea?'}]
+    """
+    if not isinstance(families, list) or not families:
+        raise ValueError(f"families: expected a non-empty list of families, got {families!r}")
+    rows = []
+    for position, family in enumerate(families):
+        label = _check_family(family, position, answered)
+        for j, prompt in enumerate(family["prompts"]):
+            for i, item in enumerate(family["items"]):
+                row = {"prompt": _fill(prompt, item, label)}
+                if answered:
+                    completions = family["completions"]
+                    row["completion"] = _fill(completions[(i + j) % len(completions)], item, label)
+                rows.append(row)
+    return rows
+
+
+def _check_family(family: Any, position: int, answered: bool) -> str:
+    """Return how error messages call a family, after checking its keys and lists.
+
+    Parameters
+    ----------
+    family : Any
+        What the file holds at `position`.
+    position : int
+        Index of the family in its file.
+    answered : bool
+        Whether the family needs completions; without them, completions are not allowed.
+
+    Returns
+    -------
+    str
+        The label, such as ``"families[0] (houseplant care)"``.
+
+    Raises
+    ------
+    ValueError
+        If the family is malformed.
+    """
+    expected = {"name", "prompts", "items"} | ({"completions"} if answered else set())
+    if not isinstance(family, dict) or set(family) != expected:
+        got = sorted(map(str, family)) if isinstance(family, dict) else repr(family)
+        raise ValueError(f"families[{position}]: expected the keys {sorted(expected)}, got {got}")
+    label = f"families[{position}] ({family['name']})"
+    for key in sorted(expected - {"name"}):
+        kind = dict if key == "items" else str
+        entries = family[key]
+        if not isinstance(entries, list) or not entries or not all(isinstance(e, kind) for e in entries):
+            raise ValueError(
+                f"{label}: expected {key} to be a non-empty list of {kind.__name__}, got {entries!r}"
+            )
+    return label
+
+
+def _fill(template: str, item: Mapping[str, Any], label: str) -> str:
+    """Fill the slots of one template with the values of one item.
+
+    Parameters
+    ----------
+    template : str
+        Text with named slots such as ``"How do I cook {food}?"``.
+    item : mapping of str to str
+        Slot values that belong together.
+    label : str
+        The family, for error messages.
+
+    Returns
+    -------
+    str
+        The text without slots.
+
+    Raises
+    ------
+    ValueError
+        If a brace is unpaired, or a slot has no value in `item`, or its value is not text.
+    """
+    try:
+        slots = {slot for _, slot, _, _ in string.Formatter().parse(template) if slot is not None}
+    except ValueError as error:
+        raise ValueError(f"{label}: expected paired braces, got {template!r}") from error
+    for slot in sorted(slots):
+        # YAML reads a bare 35 or yes as a number or a boolean, which would silently change the wording.
+        if not isinstance(item.get(slot), str):
+            raise ValueError(
+                f"{label}: expected text for the slot {{{slot}}} of {template!r}, "
+                f"got {item.get(slot)!r} among the slots {sorted(item)}"
+            )
+    return template.format_map(item)
