@@ -199,6 +199,9 @@ class Finetune:
     def __post_init__(self) -> None:
         _check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
         _check_least(self, 1, "max_length", "n_threads")
+        _check_least(self, 0, "warmup_steps")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,9 @@ class Topology:
     def __post_init__(self) -> None:
         _check_least(self, 1, "n_subsamples")
         _check_least(self, 2, "subsample_size")
+        from topoflow.topology.persistence import ENGINES  # not at import: NumPy would slow the command line
+
+        _known(self.engine, dict.fromkeys(ENGINES), "engine")
         if self.maxdim != 1:
             raise ValueError(f"maxdim must be 1 (the protocol studies H0 and H1), got {self.maxdim}")
 
@@ -253,12 +259,22 @@ class Track:
 
     summaries: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        from topoflow.topology.summaries import SUMMARY_NAMES
+
+        for name in self.summaries:
+            _known(name, dict.fromkeys(SUMMARY_NAMES), "summaries")
+
 
 @dataclass(frozen=True)
 class Compute:
     """How results are computed, which never changes them: worker processes, -1 for one a core."""
 
     n_jobs: int = -1
+
+    def __post_init__(self) -> None:
+        if self.n_jobs == 0:
+            raise ValueError("n_jobs must be a number of processes, or -1 for one a core, got 0")
 
 
 @dataclass(frozen=True)
@@ -287,6 +303,8 @@ class Params:
             ("objective", self.objectives, self.objective),
         ):
             for name in known:
+                if name == "prompts":
+                    raise ValueError(f"{kind} names must not be 'prompts', which is a file of every study")
                 if not NAME_PATTERN.fullmatch(name):
                     raise ValueError(f"{kind} names are letters, digits, _ and -, got {name!r}")
             for name in listed:

@@ -65,6 +65,7 @@ def finetune(params: Params, model: str, objective: str) -> None:
     rows = read_json_lines(layout.rows_file(objective))
     evaluation = read_json_lines(layout.PROMPTS_FILE)
     made_from = {
+        "format": storage.ACTIVATIONS,
         "model": model,
         "revision": description["revision"],
         "weights_sha256": description["sha256"],
@@ -79,11 +80,12 @@ def finetune(params: Params, model: str, objective: str) -> None:
         "final_norm": FINAL_NORM,
         "versions": _versions("torch", "transformers", "trl", "peft"),
     }
+    key = storage.sha256(storage.json_bytes(made_from))
     recording = params.recording
     folder = run_folder("activations", model, objective)
     with training_run(f"{model}-{objective}") as tracked:
         network, tokenizer = models.load(description, params.model_source(model), params.seed)
-        with storage.writing(folder, storage.sha256(storage.json_bytes(made_from))) as work:
+        with storage.writing(folder, key) as work:
             callback = TopologyCallback(
                 evaluation,
                 recording.layers,
@@ -99,7 +101,6 @@ def finetune(params: Params, model: str, objective: str) -> None:
             shutil.rmtree(work / "trainer", ignore_errors=True)
             cells = [(step, layer) for step in callback.steps for layer in callback.layers]
             manifest = {
-                "format": storage.ACTIVATIONS,
                 **made_from,
                 "steps": callback.steps,
                 "layers": list(callback.layers),
@@ -107,19 +108,19 @@ def finetune(params: Params, model: str, objective: str) -> None:
                 "dtype": recording.dtype,
             }
             storage.seal(work, manifest, [f"{storage.cell_name(*cell)}.npy" for cell in cells])
-        _save_weights(trained, description, run_folder("tuned", model, objective))
+        with storage.writing(run_folder("tuned", model, objective), key) as work:
+            _save_weights(trained, description, work)
         _write_loss(log, run_folder("results", model, objective) / layout.LOSS_FILE)
         tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
 
 
-def _save_weights(trained: Any, description: Mapping[str, Any], folder: Path) -> None:
+def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> None:
     """The trained weights (the adapter under LoRA): no path of this machine in them, the same bytes each time."""
     for config in getattr(trained, "peft_config", {}).values():
         config.base_model_name_or_path = f"{description['source']} ({description['revision']})"
         config.target_modules = sorted(config.target_modules)  # a set, which would be written in random order
-    with storage.writing(folder, "weights") as work:
-        trained.save_pretrained(work)
-        (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
+    trained.save_pretrained(work)
+    (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
 
 
 def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:

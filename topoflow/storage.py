@@ -158,9 +158,10 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
     import fcntl
 
     folder = Path(folder)
-    work = WORK_FOLDER / "writing" / f"{'-'.join(folder.parts[-3:])}-{key[:16]}"
+    name = "+".join(folder.parts[-3:])  # a sign that no name of params.yaml may hold
+    work = WORK_FOLDER / "writing" / f"{name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{work}.lock", "w") as lock:
+    with open(work.with_name(f"{name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

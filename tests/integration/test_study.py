@@ -176,13 +176,15 @@ def test_mlflow_run_refuses_what_does_not_exist_before_any_training(study, param
 
 
 def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
-    output = study("topoflow", "run", "--objective", "mixed", "--set", "topology.engine=abacus", check=False)
-    assert "engine must be one of" in output
+    output = study(
+        "topoflow", "run", "--objective", "mixed", "--set", "finetune.lr_scheduler_type=x", check=False
+    )
+    assert "'x' is not a valid SchedulerType" in output
     assert "finished stages are kept" in output
     assert study.runs()[0].info.status == "FAILED"
     (aside,) = study.folder.glob(".topoflow/studies/tiny-mixed-*")
-    assert (aside / "activations/tiny/mixed/manifest.json").is_file()
-    assert not (aside / "diagrams").exists()
+    assert (aside / "data/mixed.jsonl").is_file()
+    assert not (aside / "activations/tiny/mixed").exists()
 
 
 def test_an_entry_point_runs_its_stage_alone(study):

@@ -611,3 +611,17 @@ def test_alpaca_eval_parses():
     assert [row["prompt"][0]["content"] for row in rows] == [
         row["prompt"].strip() for row in raw if row["completion"].strip()
     ]
+
+
+def test_a_preference_with_its_prompt_apart_is_read_as_prompt_and_chosen_answer():
+    row = {"prompt": "Hi?", "chosen": "Hello!", "rejected": "Go away."}
+    (parsed,) = parse_rows([row], "x")
+    assert parsed["prompt"] == [{"role": "user", "content": "Hi?"}]
+    assert parsed["completion"] == [{"role": "assistant", "content": "Hello!"}]
+
+
+@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b'{"prompt": "a"}\n' * 999)[:-9]])
+def test_a_broken_archive_is_named(tmp_path, data):
+    (tmp_path / "rows.jsonl.gz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz must be whole UTF-8 text"):
+        list(read_jsonl(tmp_path / "rows.jsonl.gz"))

@@ -116,18 +116,25 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """
     if not Path(path).is_file():
         raise ValueError(f"path must be a .jsonl or .jsonl.gz file, and {path} is none")
-    opener: Any = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} must be a JSON object: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} line {number} must be a JSON object, got {row!r}")
-            yield row
+    for number, line in enumerate(_lines(Path(path)), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} must be a JSON object: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path} line {number} must be a JSON object, got {row!r}")
+        yield row
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be whole UTF-8 text, gzipped if it is called .gz: {error}") from None
 
 
 def jsonl_bytes(rows: Iterable[Any]) -> bytes:
@@ -149,6 +156,8 @@ def parse_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Iterator[Row]:
     """
     for number, row in enumerate(rows, 1):
         where = f"row {number} of {origin}"
+        if "prompt" in row and "chosen" in row:  # a preference with its prompt apart
+            row = {"prompt": row["prompt"], "completion": row["chosen"]}
         if "chosen" in row:
             chosen = row["chosen"]
             messages = parse_dialogue(chosen) if isinstance(chosen, str) else _check_messages(chosen, where)
