@@ -113,7 +113,7 @@ def test_the_run_is_finished_and_holds_training_and_topology_at_real_steps(study
     assert run.info.status == "FINISHED"
     assert [step for step, _ in history(run_id, "loss")] == [1, 2, 3, 4]
     assert [step for step, _ in history(run_id, "topology/h1_velocity/layer_02")] == [1, 2, 4]
-    assert [step for step, _ in history(run_id, "summary/h0_entropy/layer_01")] == [0, 1, 2, 4]
+    assert [step for step, _ in history(run_id, "topology/h0_entropy/layer_01")] == [0, 1, 2, 4]
 
 
 def test_metrics_equal_the_tables_and_none_is_nan(study):
@@ -125,7 +125,7 @@ def test_metrics_equal_the_tables_and_none_is_nan(study):
     assert all(math.isfinite(value) for value in metrics.values())
     assert "trajectory/h1_concentration/layer_01" in metrics
     assert "trajectory/h1_concentration/layer_00" not in metrics  # nothing moved: missing, not zero
-    assert "summary/h1_persistence_max/layer_00" not in metrics
+    assert "topology/h1_persistence_max/layer_00" not in metrics
 
 
 def test_parameters_and_tags_say_what_ran(study):

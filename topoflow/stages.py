@@ -116,11 +116,15 @@ def finetune(params: Params, model: str, objective: str) -> None:
 
 def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> None:
     """The trained weights (the adapter under LoRA): no path of this machine in them, the same bytes each time."""
-    for config in getattr(trained, "peft_config", {}).values():
-        config.base_model_name_or_path = f"{description['source']} ({description['revision']})"
-        config.target_modules = sorted(config.target_modules)  # a set, which would be written in random order
     trained.save_pretrained(work)
     (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
+    adapter = work / "adapter_config.json"
+    if adapter.exists():
+        config = json.loads(adapter.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = f"{description['source']} ({description['revision']})"
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()  # PEFT writes a set, in random order
+        storage.write_file(adapter, storage.json_bytes(config))
 
 
 def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:
@@ -323,7 +327,7 @@ def track(params: Params, model: str, objective: str, run_id: str | None = None)
 
 def compare(params: Params) -> None:
     """All runs of the study side by side: comparison/."""
-    from topoflow.tracking import figures
+    from topoflow.tracking import figures, style
 
     facts, rows, curves = {}, [], {}
     for model in params.models:
@@ -341,7 +345,7 @@ def compare(params: Params) -> None:
     storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
     title = "H1 velocity of every run of the study"
     picture = figures.comparison_figure(curves, order=params.trajectory.order, title=title)
-    storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", figures.png_bytes(picture))
+    storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", style.png_bytes(picture))
 
 
 def _versions(*packages: str) -> dict[str, str]:

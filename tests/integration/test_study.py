@@ -148,6 +148,20 @@ def test_an_override_runs_aside_and_is_what_is_recorded(study):
     assert "Data and pipelines are up to date." in study("dvc", "repro")
 
 
+def test_all_weights_can_be_trained_and_are_kept_whole(study):
+    study(
+        "topoflow", "run", "--objective", "helpful", "--set", "finetune.lora=null finetune.learning_rate=1e-4"
+    )
+    newest = study.runs()[0]
+    assert newest.data.params["finetune.lora"] == "None"
+    (aside,) = [
+        path
+        for path in study.folder.glob(".topoflow/studies/*")
+        if (path / "tuned/tiny/helpful/model.safetensors").is_file()
+    ]
+    assert str(study.cache) not in (aside / "tuned/tiny/helpful/config.json").read_text()
+
+
 def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study):
     study("topoflow", "run", "--model", "second", "--objective", "tale", "--set", "recording.layers='[1]'")
     newest = study.runs()[0]

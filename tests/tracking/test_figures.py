@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from topoflow.tracking import figures
+from topoflow.tracking import figures, persistence_figures, style
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]
@@ -80,8 +80,8 @@ def comparison(curves: object = None) -> Figure:
 EVERY: dict[str, Callable[[], Figure]] = {
     "velocity": velocity,
     "heatmap": heatmap,
-    "diagrams": lambda: figures.diagrams_figure(PANELS, title="helpful"),
-    "barcodes": lambda: figures.barcodes_figure(PANELS, title="helpful"),
+    "diagrams": lambda: persistence_figures.diagrams_figure(PANELS, title="helpful"),
+    "barcodes": lambda: persistence_figures.barcodes_figure(PANELS, title="helpful"),
     "comparison": comparison,
 }
 
@@ -93,7 +93,7 @@ def drawn(name: str) -> Figure:
 
 @cache
 def expected_bytes(name: str) -> bytes:
-    return figures.png_bytes(drawn(name))
+    return style.png_bytes(drawn(name))
 
 
 def texts(figure: Figure) -> str:
@@ -113,7 +113,7 @@ def test_the_same_figure_gives_the_same_bytes(name: str) -> None:
     first = expected_bytes(name)
     assert first.startswith(b"\x89PNG")
     assert b"Software" not in first
-    assert figures.png_bytes(drawn(name)) == first
+    assert style.png_bytes(drawn(name)) == first
 
 
 def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
@@ -121,7 +121,7 @@ def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
 import hashlib, runpy, sys
 module = runpy.run_path(sys.argv[1])
 for make in module["EVERY"].values():
-    print(hashlib.sha256(module["figures"].png_bytes(make())).hexdigest())
+    print(hashlib.sha256(module["style"].png_bytes(make())).hexdigest())
 print("matplotlib.pyplot" in sys.modules)
 """
     here = [hashlib.sha256(expected_bytes(name)).hexdigest() for name in EVERY]
@@ -139,7 +139,7 @@ def test_the_same_data_give_the_same_bytes_whatever_the_global_settings_which_st
     odd = {"font.size": 20, "xtick.labelsize": 3, "savefig.bbox": "tight", "axes.facecolor": "red"}
     with mpl.rc_context(odd):
         before = dict(mpl.rcParams)
-        assert figures.png_bytes(EVERY[name]()) == expected
+        assert style.png_bytes(EVERY[name]()) == expected
         assert dict(mpl.rcParams) == before
 
 
@@ -159,7 +159,7 @@ def test_no_text_is_smaller_than_nine_points_and_none_leaves_the_picture(name: s
 
 def test_dollars_and_underscores_in_names_are_shown_as_they_are() -> None:
     figure = comparison({"_a$x_1$ {": (STEPS, velocities())})
-    figures.png_bytes(figure)
+    style.png_bytes(figure)
     assert "_a$x_1$ {" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
@@ -338,7 +338,7 @@ def test_diagrams_stand_on_common_axes_with_a_closeup_of_h1() -> None:
 
 def test_no_closeup_where_h1_fills_the_axes() -> None:
     loop = [np.array([[0, 0.1], [0, np.inf]]), np.array([[0.1, 1.9]])]
-    figure = figures.diagrams_figure([("circle", loop)], title="circle")
+    figure = persistence_figures.diagrams_figure([("circle", loop)], title="circle")
     assert len(figure.axes) == 1
     assert "area of the lower row" not in texts(figure)
 
@@ -384,7 +384,7 @@ POOR_PANELS = [
 
 
 @pytest.mark.parametrize(("panels", "words"), POOR_PANELS)
-@pytest.mark.parametrize("draw", [figures.diagrams_figure, figures.barcodes_figure])
+@pytest.mark.parametrize("draw", [persistence_figures.diagrams_figure, persistence_figures.barcodes_figure])
 def test_poor_diagrams_say_so(draw: Callable[..., Figure], panels: list, words: str) -> None:
     figure = draw(panels, title="poor")
     assert words in texts(figure)
@@ -404,7 +404,7 @@ def test_poor_diagrams_say_so(draw: Callable[..., Figure], panels: list, words: 
         ([[[-np.inf, 1]]], "H0 must have finite births"),
     ],
 )
-@pytest.mark.parametrize("draw", [figures.diagrams_figure, figures.barcodes_figure])
+@pytest.mark.parametrize("draw", [persistence_figures.diagrams_figure, persistence_figures.barcodes_figure])
 def test_wrong_diagrams_are_named(draw: Callable[..., Figure], pair: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw([("a", pair)], title="wrong")

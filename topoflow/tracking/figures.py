@@ -1,122 +1,43 @@
-"""Static pictures of a run: velocities, heat maps, persistence diagrams, barcodes, comparisons.
+"""Static pictures of velocities: by step, by layer and step, and of several runs.
 
 Every function is pure: data in, a :class:`matplotlib.figure.Figure` out, on an Agg canvas, without pyplot and
-with matplotlib's global settings as they were. :func:`png_bytes` gives the same bytes for the same data.
-Pictures are 7 inches wide, so that text of 9 points stays readable on a card of 700 pixels.
-
-Colours are safe for colour-blind readers: Okabe-Ito for runs and for H0/H1 (which differ in marker too),
-viridis without its pale end for layers from shallow to deep.
+with matplotlib's global settings as they were. :func:`topoflow.tracking.style.png_bytes` gives the same bytes for
+the same data.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "barcodes_figure",
-    "comparison_figure",
-    "diagrams_figure",
-    "heatmap_figure",
-    "png_bytes",
-    "velocity_figure",
-]
+from topoflow.tracking.style import (
+    DISTANCE,
+    GREY,
+    RUN_COLOURS,
+    RUN_DASHES,
+    RUN_MARKERS,
+    SHADE,
+    WIDTH,
+    Floats,
+    blank,
+    new_figure,
+    note,
+    styled,
+)
 
-Floats = NDArray[np.float64]
-Panels = Sequence[tuple[str, Sequence[ArrayLike]]]
-P = ParamSpec("P")
-
-DPI = 150
-WIDTH = 7.0
-# Okabe-Ito without the yellow, which is too pale for a line on white.
-RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RUN_DASHES = ("-", "--", ":", "-.")
-DIAGRAM_COLOURS = ("#0072B2", "#D55E00")
-DIAGRAM_MARKERS = ("o", "^")
-GREY = "#6e6e6e"
-SHADE = "#ececec"
-DISTANCE = "filtration distance"
-
-# The defaults come first so that a user's matplotlibrc cannot change the bytes. Without the `backend` keys:
-# setting one switches the backend.
-STYLE: dict[Any, Any] = {
-    **{key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")},
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "figure.titlesize": 11,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.title_fontsize": 9,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "hatch.linewidth": 0.6,
-    "text.parse_math": False,  # a "$" in a run's name is a dollar
-}
+__all__ = ["comparison_figure", "heatmap_figure", "velocity_figure"]
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """Render a figure as PNG, the same bytes for the same figure.
-
-    Parameters
-    ----------
-    figure : Figure
-        Any figure of this module.
-
-    Returns
-    -------
-    bytes
-        A PNG of 150 dots per inch, without time stamp or software version.
-
-    Examples
-    --------
-    >>> label = "H1 velocity (filtration distance)"
-    >>> figure = heatmap_figure([0, 1, 2], [3], [[0.5, 0.2]], label=label, title="a run")
-    >>> png_bytes(figure)[1:4]
-    b'PNG'
-    """
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run ``draw`` under ``STYLE`` and settle the layout.
-
-    Ticks read the settings when they are first drawn, and the constrained layout is solved at every draw.
-    Both happen here once, so that whoever saves the figure later (MLflow, say) gets this picture.
-    """
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(STYLE):
-            figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-        return figure
-
-    return drawn
-
-
-@_styled
+@styled
 def velocity_figure(
     steps: ArrayLike,
     velocities: Mapping[int, ArrayLike],
@@ -165,7 +86,7 @@ def velocity_figure(
     losses = None if loss is None else _loss(loss)
 
     legend = 0.18 * max(0, -(-len(layers) // 3) - 2)  # rows of the legend beyond those of five layers
-    figure = _figure(legend + (4.3 if losses is None else 5.4), title)
+    figure = new_figure(legend + (4.3 if losses is None else 5.4), title)
     panels = (
         [figure.subplots()]
         if losses is None
@@ -179,7 +100,7 @@ def velocity_figure(
     top.set_ylabel(_velocity_label(dimension, order))
     _from_zero(top, [curves[layer] + np.nan_to_num(bands[layer]) for layer in layers])
     remark = _velocity_remark(marks, list(curves.values()))
-    _note(top, remark)
+    note(top, remark)
     if third is not None:
         shaded = f"shaded: first third of training, to step {third:.4g}"
         top.set_title(shaded, loc="left", fontsize=9, color="#505050")
@@ -222,10 +143,10 @@ def _loss_panel(axes: Axes, steps: Floats, values: Floats) -> None:
     axes.locator_params(axis="y", nbins=4)
     if not np.isfinite(values).any():
         axes.set_ylim(0, 1)
-        _note(axes, "no finite training loss recorded")
+        note(axes, "no finite training loss recorded")
 
 
-@_styled
+@styled
 def heatmap_figure(
     steps: ArrayLike, layers: Sequence[int], values: ArrayLike, *, label: str, title: str
 ) -> Figure:
@@ -261,14 +182,14 @@ def heatmap_figure(
     shape = (len(layers), max(marks.size - 1, 0))
     if cells.shape != shape:
         raise ValueError(f"values must have shape {shape} (n_layers, n_steps - 1), got {cells.shape}")
-    figure = _figure(min(1.9 + 0.36 * max(len(layers), 3), 9), title)
+    figure = new_figure(min(1.9 + 0.36 * max(len(layers), 3), 9), title)
     axes = figure.subplots()
     axes.set_ylabel("layer")
     unequal = np.unique(np.diff(marks)).size > 1
     axes.set_xlabel("interval, by the optimiser step at its end" + (" (gaps are unequal)" if unequal else ""))
     if cells.size == 0:
         axes.set(xticks=[], yticks=[])
-        _note(axes, "no interval to show: needs a layer and two checkpoints")
+        note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
     _cells(figure, axes, np.ma.masked_invalid(cells), label)
     columns = _thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
@@ -297,204 +218,12 @@ def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label
     if finite.size < cells.size:
         axes.legend([Patch(**missing)], ["missing"], loc="lower right", bbox_to_anchor=(1, 0.98))
     if not finite.size:
-        _note(axes, "no finite value in any cell")
+        note(axes, "no finite value in any cell")
     elif finite.min() == finite.max() and finite.size > 1:
-        _note(axes, f"every cell has the same value, {finite[0]:.4g}")
+        note(axes, f"every cell has the same value, {finite[0]:.4g}")
 
 
-@_styled
-def diagrams_figure(panels: Panels, *, title: str) -> Figure:
-    """Persistence diagrams side by side on common axes.
-
-    In many dimensions H1 is a small cloud far from the origin; then a second row, on common axes too, shows
-    it closer.
-
-    Parameters
-    ----------
-    panels : sequence of (name, diagrams)
-        For each panel, its name and the diagrams of H0 and, where computed, H1: arrays of shape (n_bars, 2),
-        birth and death in units of filtration distance. Infinite deaths are drawn on a dashed line.
-    title : str
-        Title of the picture.
-
-    Returns
-    -------
-    Figure
-        A column a panel, a row or two.
-
-    Raises
-    ------
-    ValueError
-        If a diagram is not of shape (n_bars, 2), has a death before its birth, a NaN or an infinite birth, or
-        if a panel has no diagram or more than two.
-    """
-    named = _panels(panels)
-    if not named:
-        return _blank(title, "no diagrams to show")
-    low, high = _extent([diagram for _, pair in named for diagram in pair])
-    window = _h1_window(named, low, high)
-    rows = 1 if window is None else 2
-    column = max(WIDTH / len(named), 2.2)
-    figure = _figure(0.9 + (min(column, 3.5) + 0.1) * rows, title, width=column * len(named))
-    grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, (name, pair) in enumerate(named):
-        _diagram_panel(grid[0, index], pair, low, high)
-        grid[0, index].set_title(textwrap.fill(name, 26))
-        if window is not None:
-            _diagram_closeup(grid[0, index], grid[1, index], pair[1:], *window)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(f"death\n({DISTANCE})")
-    for axes in grid[-1]:
-        axes.set_xlabel(f"birth\n({DISTANCE})")
-    _diagram_legend(figure, named, window is not None)
-    return figure
-
-
-def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) -> None:
-    """Draw H0 and H1 with the diagonal and the line of infinity.
-
-    Not ``persim.plot_diagrams`` (0.4.1), although it takes ``ax``: it resets matplotlib's global settings by
-    ``plt.style.use``, imports pyplot, gives H0 and H1 one marker, and fails where no bar is finite.
-    """
-    span = high - low
-    limits = (low - 0.06 * span, high + 0.16 * span)
-    infinity = high + 0.1 * span
-    axes.plot(limits, limits, color=GREY, linewidth=0.8, zorder=1)
-    if any(np.isinf(diagram).any() for diagram in pair):
-        axes.axhline(infinity, color="black", linestyle="--", linewidth=0.9, zorder=1)
-    for dimension, diagram in enumerate(pair):
-        finite = np.isfinite(diagram[:, 1])
-        _points(axes, diagram[finite], dimension)
-        _points(axes, np.minimum(diagram[~finite], infinity), dimension, alpha=1.0)
-    axes.set(xlim=limits, ylim=limits, box_aspect=1)
-    axes.locator_params(nbins=5)
-    if not sum(map(len, pair)):
-        _note(axes, "no bars")
-    elif len(pair) > 1 and not len(pair[1]):
-        axes.text(0.96, 0.06, "no H1 bars", ha="right", fontsize=9, transform=axes.transAxes)
-
-
-def _diagram_closeup(whole: Axes, axes: Axes, h1: Sequence[Floats], low: float, high: float) -> None:
-    side = high - low
-    whole.add_patch(Rectangle((low, low), side, side, fill=False, edgecolor="black", linewidth=0.8, zorder=4))
-    axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=1)
-    for diagram in h1:
-        _points(axes, diagram, 1)
-    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
-    axes.locator_params(nbins=5)
-    if not sum(map(len, h1)):
-        _note(axes, "no H1 bars")
-
-
-def _points(axes: Axes, diagram: Floats, dimension: int, alpha: float = 0.55) -> None:
-    axes.scatter(
-        diagram[:, 0],
-        diagram[:, 1],
-        s=16,
-        marker=DIAGRAM_MARKERS[dimension],
-        facecolor=DIAGRAM_COLOURS[dimension],
-        edgecolor="none",
-        alpha=alpha,
-        zorder=3,
-    )
-
-
-def _diagram_legend(figure: Figure, named: Sequence[tuple[str, Sequence[Floats]]], closeup: bool) -> None:
-    dimensions = max(len(pair) for _, pair in named)
-    handles: list[Any] = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=6)
-        for marker, colour in zip(DIAGRAM_MARKERS[:dimensions], DIAGRAM_COLOURS, strict=False)
-    ]
-    labels = [f"H{dimension}" for dimension in range(dimensions)]
-    if any(np.isinf(diagram).any() for _, pair in named for diagram in pair):
-        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.9))
-        labels.append("infinite death")
-    if closeup:
-        handles.append(Patch(fill=False, edgecolor="black", linewidth=0.8))
-        labels.append("area of the lower row")
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-
-
-@_styled
-def barcodes_figure(panels: Panels, *, title: str) -> Figure:
-    """Barcodes side by side: H0 above, H1 beneath, longest bar on top, common filtration axes.
-
-    Where H1 is a narrow range far from 0, its row shows that range only, and the row of H0 has it shaded.
-
-    Parameters
-    ----------
-    panels : sequence of (name, diagrams)
-        As for :func:`diagrams_figure`. An infinite bar runs off the right edge, with an arrowhead.
-    title : str
-        Title of the picture.
-
-    Returns
-    -------
-    Figure
-        A column a panel, a row a dimension.
-
-    Raises
-    ------
-    ValueError
-        As for :func:`diagrams_figure`.
-    """
-    named = _panels(panels)
-    if not named:
-        return _blank(title, "no barcodes to show")
-    low, high = _extent([diagram for _, pair in named for diagram in pair])
-    edge = high + 0.08 * (high - low)
-    window = _h1_window(named, low, high)
-    rows = max(len(pair) for _, pair in named)
-    column = max(WIDTH / len(named), 2.2)
-    figure = _figure(1.2 + 2.7 * rows, title, width=column * len(named))
-    grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, (name, pair) in enumerate(named):
-        for dimension in range(rows):
-            axes = grid[dimension, index]
-            bars = pair[dimension] if dimension < len(pair) else None
-            most = max(len(other[dimension]) for _, other in named if dimension < len(other))
-            limits = (low, edge) if window is None or dimension == 0 else window
-            _bars(axes, bars, dimension, limits, most)
-        if window is not None:
-            grid[0, index].axvspan(*window, color=SHADE, linewidth=0, zorder=0)
-        grid[0, index].set_title(f"{textwrap.fill(name, 26)}\n{grid[0, index].get_title()}")
-        grid[-1, index].set_xlabel(DISTANCE)
-    for dimension in range(rows):
-        grid[dimension, 0].set_ylabel(f"H{dimension} bars, longest on top")
-    if window is not None:
-        handle = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5)
-        figure.legend([handle], ["range of the H1 row"], loc="outside lower center")
-    return figure
-
-
-def _bars(axes: Axes, bars: Floats | None, dimension: int, limits: tuple[float, float], most: int) -> None:
-    """Draw the bars of one diagram in order of length; ``most`` is the row's largest count."""
-    axes.set(xlim=limits, ylim=(-1, max(most, 1)), yticks=[])
-    axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=5)
-    if bars is None or not len(bars):
-        axes.set_title(f"H{dimension}: {'not computed' if bars is None else '0 bars'}")
-        _note(axes, f"no H{dimension} bars")
-        return
-    bars = bars[np.lexsort((bars[:, 0], bars[:, 1] - bars[:, 0]))]
-    essential = np.isinf(bars[:, 1])
-    rank = (
-        np.arange(len(bars)) + most - len(bars)
-    )  # hung from the top, so that the longest align across panels
-    ends = np.where(essential, limits[1], bars[:, 1])
-    colour = DIAGRAM_COLOURS[dimension]
-    width = float(np.clip(75 / most, 0.4, 2.5))
-    axes.hlines(
-        rank, bars[:, 0], ends, color=colour, linewidth=width, snap=False
-    )  # snapping to pixels makes moiré
-    count = f"H{dimension}: {len(bars)} bar{'s' * (len(bars) != 1)}"
-    if essential.any():
-        axes.plot(ends[essential], rank[essential], ">", color=colour, markersize=5, clip_on=False, zorder=4)
-        count += f", {essential.sum()} infinite"
-    axes.set_title(count)
-
-
-@_styled
+@styled
 def comparison_figure(
     curves: Mapping[str, tuple[ArrayLike, Mapping[int, ArrayLike]]], *, order: float, title: str
 ) -> Figure:
@@ -527,10 +256,10 @@ def comparison_figure(
     }
     layers = sorted({layer for lines in runs.values() for layer in lines})
     if not layers:
-        return _blank(title, "no runs to compare")
+        return blank(title, "no runs to compare")
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
-    figure = _figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
+    figure = new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
     every = np.unique(np.concatenate(list(marks.values())))
     step_label = _step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
@@ -539,7 +268,7 @@ def comparison_figure(
             if layer in lines:
                 axes.plot(marks[name][1:], lines[layer], label=name, **_run_style(number))
         _from_zero(axes, [line for lines in runs.values() for line in lines.values()])
-        _note(axes, _velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
+        note(axes, _velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
         axes.set_title(_layer_title(layer, runs))
         axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(layers))
     for axes in panels[-columns:]:
@@ -564,28 +293,6 @@ def _run_style(number: int) -> dict[str, Any]:
         "linestyle": RUN_DASHES[number // len(RUN_COLOURS) % len(RUN_DASHES)],
         "linewidth": 1.3,
     }
-
-
-def _figure(height: float, title: str, width: float = WIDTH) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, int(width * 10)))
-    return figure
-
-
-def _blank(title: str, remark: str) -> Figure:
-    figure = _figure(2.5, title)
-    axes = figure.subplots()
-    axes.set_axis_off()
-    _note(axes, remark)
-    return figure
-
-
-def _note(axes: Axes, remark: str) -> None:
-    """Say in the middle of a panel why there is little to see; nothing for an empty remark."""
-    if remark:
-        box = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.6, "boxstyle": "round"}
-        axes.text(0.5, 0.5, remark, ha="center", va="center", transform=axes.transAxes, bbox=box, zorder=6)
 
 
 def _velocity_label(dimension: int, order: float) -> str:
@@ -711,43 +418,3 @@ def _loss(loss: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
     if values.shape != steps.shape:
         raise ValueError(f"loss values must have shape {steps.shape} (one a step), got {values.shape}")
     return steps, np.where(np.isfinite(values), values, np.nan)
-
-
-def _panels(panels: Panels) -> list[tuple[str, list[Floats]]]:
-    named = []
-    for name, diagrams in panels:
-        if not 1 <= len(diagrams) <= 2:
-            raise ValueError(f"panels[{name!r}] must have 1 or 2 diagrams (H0, H1), got {len(diagrams)}")
-        named.append((name, [_diagram(d, f"panels[{name!r}] H{k}") for k, d in enumerate(diagrams)]))
-    return named
-
-
-def _diagram(diagram: ArrayLike, name: str) -> Floats:
-    bars = np.asarray(diagram, dtype=np.float64)
-    if bars.size == 0:
-        return np.empty((0, 2))
-    if bars.ndim != 2 or bars.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (n_bars, 2), got {bars.shape}")
-    if not np.isfinite(bars[:, 0]).all() or not (bars[:, 1] >= bars[:, 0]).all():
-        wrong = bars[~np.isfinite(bars[:, 0]) | ~(bars[:, 1] >= bars[:, 0])][0].tolist()
-        raise ValueError(f"{name} must have finite births and deaths not before them, got {wrong}")
-    return bars
-
-
-def _extent(diagrams: Sequence[Floats]) -> tuple[float, float]:
-    """Smallest and largest finite number of all diagrams, 0 included; never of zero length."""
-    numbers = np.concatenate([np.zeros(1), *[diagram.ravel() for diagram in diagrams]])
-    numbers = numbers[np.isfinite(numbers)]
-    return float(numbers.min()), float(numbers.max()) if np.ptp(numbers) else 1.0
-
-
-def _h1_window(
-    named: Sequence[tuple[str, Sequence[Floats]]], low: float, high: float
-) -> tuple[float, float] | None:
-    """Range of all finite H1 bars, with a margin, where it is a small part of the whole axis; else None."""
-    bars = np.concatenate([np.zeros(0), *[pair[1].ravel() for _, pair in named if len(pair) > 1]])
-    bars = bars[np.isfinite(bars)]
-    if not bars.size or np.ptp(bars) > 0.45 * (high - low):
-        return None
-    margin = 0.06 * float(np.ptp(bars)) or 0.02 * (high - low)
-    return float(bars.min()) - margin, float(bars.max()) + margin

@@ -234,7 +234,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     for row in layout.read_table(results / layout.SUMMARIES_FILE):
         layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
         for name in params.track.summaries:
-            yield f"summary/{name}/{layer}", row[name], step
+            yield f"topology/{name}/{layer}", row[name], step
     facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
     for layer, findings in facts["layers"].items():
         for name, value in findings.items():
@@ -296,7 +296,7 @@ def _write_artifacts(
 
 
 def _pictures(params: Params, model: str, objective: str, results: Path) -> dict[str, bytes]:
-    from topoflow.tracking import figures
+    from topoflow.tracking import figures, persistence_figures, style
 
     order, title = params.trajectory.order, f"{model}, {objective}"
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
@@ -324,7 +324,7 @@ def _pictures(params: Params, model: str, objective: str, results: Path) -> dict
             label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
             title=f"H1 velocity by layer, {title}",
         ),
-        "diagrams.png": figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
-        "barcodes.png": figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+        "diagrams.png": persistence_figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
+        "barcodes.png": persistence_figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
     }
-    return {name: figures.png_bytes(figure) for name, figure in drawn.items()}
+    return {name: style.png_bytes(figure) for name, figure in drawn.items()}

@@ -53,7 +53,7 @@ def finetune(
     """
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    from transformers import set_seed
+    from transformers import PrinterCallback, set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     torch.set_num_threads(settings.n_threads)
@@ -90,6 +90,7 @@ def finetune(
         peft_config=_lora(settings),
         callbacks=[callback] if callback else None,
     )
+    trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
     trainer.train()
     return trainer.model, trainer.state.log_history
 
