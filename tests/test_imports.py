@@ -35,6 +35,7 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.topology.summaries",
         "topoflow.topology.distances",
         "topoflow.dynamics.velocity",
+        "topoflow.dynamics.cells",
     ],
 )
 def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from topoflow.config import Topology
     from topoflow.dynamics.velocity import concentration
     from topoflow.recording.callback import TopologyCallback
     from topoflow.recording.schedule import Schedule
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "SUMMARY_NAMES": "topoflow.topology.summaries",
     "Schedule": "topoflow.recording.schedule",
+    "Topology": "topoflow.config",
     "TopologyCallback": "topoflow.recording.callback",
     "barcode_summary": "topoflow.topology.summaries",
     "concentration": "topoflow.dynamics.velocity",
@@ -34,6 +36,7 @@ _HOME = {
 __all__ = [
     "SUMMARY_NAMES",
     "Schedule",
+    "Topology",
     "TopologyCallback",
     "barcode_summary",
     "concentration",

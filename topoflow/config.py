@@ -268,13 +268,24 @@ class Track:
 
 @dataclass(frozen=True)
 class Compute:
-    """How results are computed, which never changes them: worker processes, -1 for one a core."""
+    """Where results are computed, which never changes them.
 
+    `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core; `address`
+    that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
+    """
+
+    backend: str = "processes"
     n_jobs: int = -1
+    address: str | None = None
 
     def __post_init__(self) -> None:
+        _known(self.backend, dict.fromkeys(("threads", "processes", "dask", "ray")), "backend")
+        if self.address is not None and self.backend not in ("dask", "ray"):
+            raise ValueError(
+                f"address must be left out unless the backend is dask or ray, got {self.address!r}"
+            )
         if self.n_jobs == 0:
-            raise ValueError("n_jobs must be a number of processes, or -1 for one a core, got 0")
+            raise ValueError("n_jobs must be a number of workers, or -1 for one a core, got 0")
 
 
 @dataclass(frozen=True)

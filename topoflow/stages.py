@@ -13,14 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from topoflow import layout, storage
+from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.layout import read_json_lines, run_folder, write_table
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.cells import CellDiagrams
 
 # --- text and models ----------------------------------------------------------------------------
 
@@ -164,48 +168,45 @@ def diagrams(params: Params, model: str, objective: str) -> None:
     }
     folder = run_folder("diagrams", model, objective)
     with storage.writing(folder, storage.sha256(storage.json_bytes(manifest))) as work:
-        tasks = [(activations, cell, plan, topology.maxdim, topology.engine, work) for cell in cells]
-        _parallel(_write_cell_diagrams, tasks, params.compute.n_jobs, f"diagrams {model}-{objective}")
+        files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
+        missing = [
+            cell for cell in cells if not files[cell].exists()
+        ]  # others an interrupted run has left whole
+        tasks = ((activations.point_cloud(*cell), plan, topology.engine) for cell in missing)
+        label = f"diagrams {model}-{objective}"
+        results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
+        for cell, data in zip(missing, results, strict=True):
+            storage.write_file(files[cell], data)
         constant = [list(cell) for cell in cells if is_constant(activations.point_cloud(*cell))]
-        files = [f"{storage.cell_name(*cell)}.npz" for cell in cells]
-        storage.seal(work, {**manifest, "constant_cells": constant}, files)
+        names = [path.relative_to(work).as_posix() for path in files.values()]
+        storage.seal(work, {**manifest, "constant_cells": constant}, names)
 
 
-def _write_cell_diagrams(
-    activations: storage.StoredSet,
-    cell: tuple[int, int],
-    plan: npt.NDArray[np.int64],
-    maxdim: int,
-    engine: str,
-    work: Path,
-) -> None:
-    from topoflow.topology.persistence import subsample_diagrams
-    from topoflow.topology.point_clouds import distance_matrix
+def _diagram_bytes(cloud: npt.NDArray[np.floating[Any]], plan: npt.NDArray[np.int64], engine: str) -> bytes:
+    from topoflow.dynamics.cells import cell_diagrams
 
-    path = work / f"{storage.cell_name(*cell)}.npz"
-    if path.exists():  # left whole by an interrupted run of the same inputs
-        return
-    distances = distance_matrix(activations.point_cloud(*cell))
-    storage.write_file(path, storage.diagram_bytes(subsample_diagrams(distances, plan, maxdim, engine)))
+    return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
 
 
 def trajectory(params: Params, model: str, objective: str) -> None:
     """Summaries, velocities and what they say: results/<model>/<objective>/."""
+    from topoflow.dynamics.cells import summarise_cell
     from topoflow.topology.summaries import SUMMARY_NAMES
 
     stored = storage.open_set(run_folder("diagrams", model, objective), storage.DIAGRAMS)
     steps, layers, order = stored.steps, stored.layers, params.trajectory.order
-    summaries = _parallel(
-        _cell_summary,
-        [(stored, step, layer) for layer in layers for step in steps],
-        params.compute.n_jobs,
-        f"summaries {model}-{objective}",
+    keys = [(layer, step) for layer in layers for step in steps]
+    moves = [(layer, before, step) for layer in layers for before, step in pairwise(steps)]
+    label = f"{model}-{objective}"
+    cells = ((stored.diagrams(step, layer),) for layer, step in keys)
+    summaries = list(map_cells(summarise_cell, cells, len(keys), params.compute, f"summaries {label}"))
+    triples = (
+        (*(stored.diagrams(s, layer) for s in (step, before, steps[0])), order)
+        for layer, before, step in moves
     )
-    moves = [(stored, layer, before, step, order) for layer in layers for before, step in _intervals(steps)]
-    distances = _parallel(_cell_distances, moves, params.compute.n_jobs, f"distances {model}-{objective}")
+    distances = list(map_cells(_distances, triples, len(moves), params.compute, f"distances {label}"))
 
     folder = run_folder("results", model, objective)
-    keys = [(layer, step) for layer in layers for step in steps]
     write_table(
         folder / layout.SUMMARIES_FILE,
         ["layer", "step", *SUMMARY_NAMES],
@@ -215,7 +216,7 @@ def trajectory(params: Params, model: str, objective: str) -> None:
     write_table(
         folder / layout.VELOCITY_FILE,
         ["layer", "previous_step", "step", *columns],
-        ([m[1], m[2], m[3], *d.values()] for m, d in zip(moves, distances, strict=True)),
+        ([*move, *row.values()] for move, row in zip(moves, distances, strict=True)),
     )
     table = {name: np.array([d[name] for d in distances]).reshape(len(layers), -1) for name in columns}
     findings = {
@@ -273,46 +274,19 @@ def _findings(
     }
 
 
-def _intervals(steps: Sequence[int]) -> list[tuple[int, int]]:
-    return list(pairwise(steps))
-
-
-def _cell_summary(stored: storage.StoredSet, step: int, layer: int) -> npt.NDArray[np.float64]:
-    from topoflow.topology.summaries import barcode_summary, cell_summary
-
-    return cell_summary(np.array([barcode_summary(pair) for pair in stored.diagrams(step, layer)]))
-
-
-def _cell_distances(
-    stored: storage.StoredSet, layer: int, before: int, step: int, order: float
+def _distances(
+    here: CellDiagrams, before: CellDiagrams, start: CellDiagrams, order: float
 ) -> dict[str, float]:
-    """Velocity and displacement of one layer at one checkpoint: mean and spread over subsamples."""
-    from topoflow.topology.distances import wasserstein_distance
+    """Velocity and displacement of a cell: mean and spread over its subsamples."""
+    from topoflow.dynamics.cells import cell_distances
 
-    here, there, start = (stored.diagrams(s, layer) for s in (step, before, stored.steps[0]))
     row = {}
     for dimension in (1, 0):
-        for name, other in (("velocity", there), ("displacement", start)):
-            distances = [
-                wasserstein_distance(a[dimension], b[dimension], order)
-                for a, b in zip(other, here, strict=True)
-            ]
-            row[f"h{dimension}_{name}"] = float(np.mean(distances))
-            row[f"h{dimension}_{name}_std"] = float(np.std(distances))
+        for name, other in (("velocity", before), ("displacement", start)):
+            distances = cell_distances(other, here, dimension, order)
+            row[f"h{dimension}_{name}"] = float(distances.mean())
+            row[f"h{dimension}_{name}_std"] = float(distances.std())
     return row
-
-
-def _parallel(function: Any, tasks: Sequence[tuple[Any, ...]], n_jobs: int, label: str) -> list[Any]:
-    """`function(*task)` for each task, in order, with a progress bar where there is a terminal.
-
-    Processes and not threads: ripser holds the interpreter's lock.
-    """
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
-
-    workers = Parallel(n_jobs=n_jobs, return_as="generator")
-    results = workers(delayed(function)(*task) for task in tasks)
-    return list(tqdm(results, total=len(tasks), desc=label, unit="cell", disable=None))
 
 
 # --- tracking and comparison --------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,50 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
         TopologyCallback(["one"])
     with pytest.raises(ValueError, match="prompts must have at least one token each"):
         tokenize_prompts(tokenizer, ["", "a"], 5)
+
+
+def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(model, tokenizer, tmp_path):
+    import mlflow
+
+    from topoflow.config import Topology
+    from topoflow.dynamics.cells import cell_diagrams, cell_distances
+    from topoflow.topology.point_clouds import subsample_plan
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    callback = TopologyCallback(
+        PROMPTS, [2, 4], Schedule(every=2), topology=Topology(n_subsamples=3, subsample_size=5), seed=11
+    )
+    try:
+        with mlflow.start_run() as run:
+            train(model, tokenizer, tmp_path, callback)
+        logged = {
+            m.step: m.value
+            for m in mlflow.MlflowClient().get_metric_history(
+                run.info.run_id, "topology/h0_velocity/layer_04"
+            )
+        }
+    finally:
+        mlflow.set_tracking_uri(before)
+    plan = subsample_plan(len(PROMPTS), 3, 5, 11)
+    cells = [cell_diagrams(callback.clouds[step][4], plan) for step in callback.steps]
+    expected = [float(cell_distances(a, b, 0).mean()) for a, b in itertools.pairwise(cells)]
+    assert logged == dict(zip(callback.steps[1:], expected, strict=True))
+    assert callback.metrics[2]["topology/h0_velocity/layer_04"] == expected[0]
+    assert "topology/h0_velocity/layer_04" not in callback.metrics[0]
+    displacement = callback.metrics[5]["topology/h0_displacement/layer_04"]
+    assert displacement == float(cell_distances(cells[0], cells[-1], 0).mean())
+
+
+def test_live_topology_needs_no_mlflow_and_more_prompts_than_a_subsample_has_points(
+    model, tokenizer, tmp_path
+):
+    from topoflow.config import Topology
+
+    callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
+    train(model, tokenizer, tmp_path, callback)
+    assert set(callback.metrics) == set(callback.steps)
+    with pytest.raises(
+        ValueError, match=r"subsample_size must be at most the number of points \(6\), got 160"
+    ):
+        TopologyCallback(PROMPTS, topology=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainerCallback
 
+from topoflow.config import Topology
 from topoflow.recording.hidden_states import record_states, resolve_layers
+from topoflow.recording.live import LiveTopology
 from topoflow.recording.schedule import Schedule
 from topoflow.storage import array_bytes, cell_name, write_file
 
@@ -43,6 +46,11 @@ class TopologyCallback(TrainerCallback):
         Tokens kept of a prompt: its end, since the last token is the one recorded.
     dtype : str
         Of the recorded states.
+    topology : bool or Topology
+        Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
+        MLflow run that is active, if any. True stands for 64 subsamples of 160 prompts.
+    seed : int
+        Of the subsample plan.
     on_record : callable, optional
         Called with the step after each recording.
 
@@ -54,6 +62,9 @@ class TopologyCallback(TrainerCallback):
         The layers recorded, known once training has begun.
     clouds : dict
         step -> layer -> ndarray of shape (n_prompts, hidden_size), when there is no `folder`.
+    metrics : dict
+        step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
+        distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
 
     Examples
     --------
@@ -74,6 +85,8 @@ class TopologyCallback(TrainerCallback):
         batch_size: int = 64,
         max_length: int = 512,
         dtype: str = "float32",
+        topology: bool | Topology = False,
+        seed: int = 0,
         on_record: Callable[[int], None] | None = None,
     ) -> None:
         if len(prompts) < 2:
@@ -88,6 +101,8 @@ class TopologyCallback(TrainerCallback):
         self.steps: list[int] = []
         self.layers: tuple[int, ...] = ()
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
+        self.metrics: dict[int, dict[str, float]] = {}
+        self._live = _live_topology(topology, len(prompts), seed)
         self._requested_layers = layers
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
@@ -123,8 +138,27 @@ class TopologyCallback(TrainerCallback):
             for layer, cloud in clouds.items():
                 write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
         self.steps.append(step)
+        if self._live is not None:
+            self.metrics[step] = self._live.update(clouds)
+            _log_to_active_run(self.metrics[step], step)
         if self.on_record is not None:
             self.on_record(step)
+
+
+def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> LiveTopology | None:
+    if topology is False:
+        return None
+    settings = Topology() if topology is True else topology
+    return LiveTopology(
+        n_prompts, settings.n_subsamples, settings.subsample_size, seed, engine=settings.engine
+    )
+
+
+def _log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
+    """Log to MLflow where the training does: only if it has been imported and a run is active."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and (run := mlflow.active_run()):
+        mlflow.log_metrics(dict(metrics), step=step, run_id=run.info.run_id)
 
 
 def tokenize_prompts(

@@ -1,0 +1,99 @@
+"""One function over many cells, on this machine's cores or on a cluster; where never changes the result.
+
+joblib does the work, so its backends are the choice: threads, processes, and the clusters that Dask and Ray
+make of many machines. Cells travel as arrays and results as bytes or numbers: workers need no shared disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from topoflow.config import Compute
+
+
+def map_cells(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], total: int, compute: Compute, label: str
+) -> Iterator[Any]:
+    """`function(*task)` for each task, yielded in the order of the tasks as soon as they are known.
+
+    Tasks are drawn as workers become free, so a lazy iterable of `tasks` bounds the memory. BLAS is held to
+    one thread a worker: cells run side by side, and nested threads would only fight for the cores.
+
+    Parameters
+    ----------
+    function : callable
+        Pure and importable: other processes must find it.
+    tasks : iterable of tuple
+        The arguments of each call.
+    total : int
+        How many tasks there are, for the progress bar (shown where there is a terminal).
+    compute : Compute
+        Backend, number of workers and the cluster's address.
+    label : str
+        Names the work in the progress bar.
+
+    Examples
+    --------
+    >>> list(map_cells(pow, [(2, 3), (3, 2)], 2, Compute(n_jobs=1), "powers"))
+    [8, 9]
+    """
+    from joblib import Parallel, delayed
+    from tqdm import tqdm
+
+    with _backend(compute):
+        # Ray's backend cannot hand out results one by one
+        workers = Parallel(return_as="list" if compute.backend == "ray" else "generator")
+        # the arguments go as one tuple: arrays of their own, joblib would scatter into the memory of one Dask
+        # worker, and with that worker they would be lost
+        results = workers(delayed(_one_blas_thread)(function, task) for task in tasks)
+        yield from tqdm(results, total=total, desc=label, unit="cell", disable=None)
+
+
+def _one_blas_thread(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        return function(*task)
+
+
+@contextmanager
+def _backend(compute: Compute) -> Iterator[None]:
+    """joblib's configuration for `compute`, connected to its cluster where there is one."""
+    from joblib import parallel_config
+    from threadpoolctl import threadpool_limits
+
+    if compute.backend == "threads":
+        # the limit is the process's: set here too, so that no worker's end lifts it for the others
+        with (
+            threadpool_limits(1, user_api="blas"),
+            parallel_config(backend="threading", n_jobs=compute.n_jobs),
+        ):
+            yield
+    elif compute.backend == "processes":
+        with parallel_config(backend="loky", n_jobs=compute.n_jobs):
+            yield
+    elif compute.backend == "dask":
+        distributed = _require("distributed", "dask")
+        # without an address, a cluster of this machine's cores
+        client = distributed.Client(compute.address) if compute.address else distributed.Client()
+        with client, parallel_config(backend="dask", n_jobs=compute.n_jobs):
+            yield
+    else:
+        ray = _require("ray", "ray")
+        _require("ray.util.joblib", "ray").register_ray()
+        ray.init(address=compute.address, ignore_reinit_error=True, log_to_driver=False)
+        with parallel_config(backend="ray", n_jobs=compute.n_jobs):
+            yield
+
+
+def _require(module: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ValueError(
+            f"compute.backend {extra!r} needs a package that is not installed: pip install 'topoflow[{extra}]'"
+        ) from None

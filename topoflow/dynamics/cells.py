@@ -1,0 +1,109 @@
+"""What one cell (one checkpoint and layer) says: its diagrams, its summary, and how far it is from another.
+
+A cell's diagrams are a list over its subsamples of [H0, H1]; two cells compare subsample by subsample, which is
+why the same plan must have drawn them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.topology.distances import wasserstein_distance
+from topoflow.topology.persistence import Diagram, subsample_diagrams
+from topoflow.topology.point_clouds import distance_matrix
+from topoflow.topology.summaries import barcode_summary, cell_summary
+
+CellDiagrams = Sequence[Sequence[Diagram]]
+
+
+def cell_diagrams(cloud: ArrayLike, plan: ArrayLike, engine: str = "auto") -> list[list[Diagram]]:
+    """Compute H0 and H1 of every subsample of a cloud, from one distance matrix.
+
+    Parameters
+    ----------
+    cloud : array_like, shape (n_points, n_coordinates)
+        The hidden states of one checkpoint and layer.
+    plan : array_like of int, shape (n_subsamples, subsample_size)
+        As `subsample_plan` gives it, the same for all cells of a study.
+    engine
+        As for `vietoris_rips_diagrams`.
+
+    Returns
+    -------
+    list of [H0, H1]
+        One pair a subsample.
+
+    Raises
+    ------
+    ValueError
+        As `distance_matrix` and `subsample_diagrams` do.
+
+    Examples
+    --------
+    >>> (h0, h1), = cell_diagrams([[0, 0], [1, 0], [1, 1], [0, 1]], [[0, 1, 2, 3]])
+    >>> h1.round(3).tolist()
+    [[1.0, 1.414]]
+    """
+    return subsample_diagrams(distance_matrix(cloud), plan, 1, engine)
+
+
+def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
+    """Average the 41-number summaries of a cell's subsamples; missing stays missing (NaN).
+
+    Parameters
+    ----------
+    cell : sequence of [H0, H1]
+
+    Returns
+    -------
+    ndarray of float64, shape (41,)
+        In the order of `SUMMARY_NAMES`.
+
+    Examples
+    --------
+    >>> summarise_cell([[[[0, 1]], np.empty((0, 2))], [[[0, 3]], np.empty((0, 2))]])[0]
+    np.float64(2.0)
+    """
+    return cell_summary(np.array([barcode_summary(pair) for pair in cell]))
+
+
+def cell_distances(
+    a: CellDiagrams, b: CellDiagrams, dimension: int, order: float = 2.0
+) -> NDArray[np.float64]:
+    """Compute the Wasserstein distance between two cells, subsample by subsample.
+
+    Between consecutive checkpoints its mean is the topological velocity, from the first checkpoint the
+    displacement (arXiv:2606.19542).
+
+    Parameters
+    ----------
+    a, b : sequence of [H0, H1]
+        Two cells under one plan.
+    dimension
+        Of homology, 0 or 1.
+    order
+        Of the Wasserstein distance; the ground metric is Euclidean.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_subsamples,)
+        In filtration distance.
+
+    Raises
+    ------
+    ValueError
+        If the cells have different numbers of subsamples, and as `wasserstein_distance` does.
+
+    Examples
+    --------
+    >>> cell, later = [[[[0, 1]], [[1, 2]]]], [[[[0, 1]], [[1, 2.5]]]]
+    >>> cell_distances(cell, later, dimension=1)
+    array([0.5])
+    """
+    if len(a) != len(b):
+        raise ValueError(f"b must have the subsamples of a ({len(a)}), got {len(b)}")
+    pairs = zip(a, b, strict=True)
+    return np.array([wasserstein_distance(one[dimension], other[dimension], order) for one, other in pairs])

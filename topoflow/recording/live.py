@@ -1,0 +1,72 @@
+"""Topology while training runs: summaries and velocities of each checkpoint as soon as it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
+from topoflow.topology.point_clouds import subsample_plan
+from topoflow.topology.summaries import SUMMARY_NAMES
+
+
+class LiveTopology:
+    """Keeps the diagrams of the first and the last checkpoint of each layer, and compares the next with them.
+
+    Parameters
+    ----------
+    n_prompts : int
+        Points of every cloud.
+    n_subsamples, subsample_size, seed, order, engine
+        As in the sections `topology` and `trajectory` of params.yaml. A `subsample_size` above `n_prompts`
+        is a ValueError.
+
+    Examples
+    --------
+    >>> live = LiveTopology(4, n_subsamples=1, subsample_size=4)
+    >>> square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    >>> live.update({5: square})["topology/h1_count/layer_05"]
+    1.0
+    >>> live.update({5: 3 * square})["topology/h1_velocity/layer_05"].__round__(3)
+    0.926
+    """
+
+    def __init__(
+        self,
+        n_prompts: int,
+        n_subsamples: int = 64,
+        subsample_size: int = 160,
+        seed: int = 0,
+        order: float = 2.0,
+        engine: str = "auto",
+    ) -> None:
+        self.plan = subsample_plan(n_prompts, n_subsamples, subsample_size, seed)
+        self.order = order
+        self.engine = engine
+        self._first: dict[int, CellDiagrams] = {}
+        self._last: dict[int, CellDiagrams] = {}
+
+    def update(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[str, float]:
+        """The metrics of one checkpoint, under the names that they have in MLflow; missing ones are left out.
+
+        Parameters
+        ----------
+        clouds : mapping of layer to ndarray of shape (n_prompts, hidden_size)
+        """
+        metrics: dict[str, float] = {}
+        for layer, cloud in clouds.items():
+            cell = cell_diagrams(cloud, self.plan, self.engine)
+            found = dict(zip(SUMMARY_NAMES, summarise_cell(cell).tolist(), strict=True))
+            if layer in self._last:
+                for h in (0, 1):
+                    for name, other in (("velocity", self._last), ("displacement", self._first)):
+                        found[f"h{h}_{name}"] = float(
+                            cell_distances(other[layer], cell, h, self.order).mean()
+                        )
+            self._first.setdefault(layer, cell)
+            self._last[layer] = cell
+            metrics.update({f"topology/{name}/layer_{layer:02d}": value for name, value in found.items()})
+        return {key: value for key, value in metrics.items() if np.isfinite(value)}
