@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,14 @@ def test_pictures_tables_and_note_are_artifacts(study):
     _, _, run_id = study
     found = {Path(item.path).name for item in mlflow.MlflowClient().list_artifacts(run_id, "topology")}
     pictures = {"velocity.png", "heatmap.png", "diagrams.png", "barcodes.png"}
-    assert found == pictures | {"velocity.csv", "summaries.csv", "loss.csv", "trajectory.json", "note.md"}
+    assert found == pictures | {
+        "velocity.csv",
+        "summaries.csv",
+        "loss.csv",
+        "trajectory.json",
+        "definitions.json",
+        "note.md",
+    }
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/summaries.csv")
     assert Path(path).read_text().splitlines()[0].split(",") == ["layer", "step", *SUMMARY_NAMES]
 
@@ -185,6 +193,13 @@ def test_a_run_with_another_parameter_is_refused(study):
     with pytest.raises(ValueError, match="objective=harmless, and objective=helpful is what ran"):
         log_topology(params, "tiny", "helpful", other.info.run_id)
     mlflow.delete_run(other.info.run_id)
+
+
+def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
+    _, params, run_id = study
+    for change in ({"seed": 1}, {"finetune": replace(params.finetune, max_steps=9)}):
+        with pytest.raises(ValueError, match=r"params\.yaml says .* were made with .* dvc repro"):
+            stages.track(replace(params, **change), "tiny", "helpful", run_id)
 
 
 def test_the_trained_weights_are_kept_without_a_path_of_this_machine(study):

@@ -274,7 +274,7 @@ class Compute:
     that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
     """
 
-    backend: str = "processes"
+    backend: str = "threads"
     n_jobs: int = -1
     address: str | None = None
 

@@ -143,6 +143,7 @@ def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:
 
 def diagrams(params: Params, model: str, objective: str) -> None:
     """Persistence diagrams of every subsample of every cell: diagrams/."""
+    from topoflow.topology.persistence import choose_engine
     from topoflow.topology.point_clouds import is_constant, subsample_plan
 
     activations = storage.open_set(run_folder("activations", model, objective), storage.ACTIVATIONS)
@@ -162,9 +163,9 @@ def diagrams(params: Params, model: str, objective: str) -> None:
         "plan_sha256": storage.sha256(plan.tobytes()),
         "seed": params.seed,
         "maxdim": topology.maxdim,
-        "engine": "ripser",
+        "engine": choose_engine(topology.engine, topology.maxdim),
         "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
-        "versions": _versions("ripser"),
+        "versions": _versions("ripser", "numba"),
     }
     folder = run_folder("diagrams", model, objective)
     with storage.writing(folder, storage.sha256(storage.json_bytes(manifest))) as work:
@@ -229,29 +230,8 @@ def trajectory(params: Params, model: str, objective: str) -> None:
         }
         for row, layer in enumerate(layers)
     }
-    facts = {
-        "order": order,
-        "diagrams": stored.sha256,
-        "activations": stored.manifest["activations"],
-        "constant_cells": stored.manifest["constant_cells"],
-        "definitions": DEFINITIONS,
-        "layers": findings,
-    }
+    facts = {"order": order, "ground_metric": "euclidean", "layers": findings}
     storage.write_file(folder / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
-
-
-DEFINITIONS = {
-    "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
-    "same subsample at consecutive checkpoints; mean over subsamples; filtration distance",
-    "displacement": "likewise between the first checkpoint and this one; filtration distance",
-    "concentration": "share of the summed velocities that falls to intervals ending within the first third of "
-    "the optimiser steps",
-    "concentration_per_step": "likewise with each velocity divided by the optimiser steps of its interval; no "
-    "noise floor is subtracted",
-    "concentration_expected": "share of the intervals that end within the first third: the mean of the "
-    "concentration when the velocities are permuted",
-    "peak_step": "optimiser step at which the interval with the largest velocity ends",
-}
 
 
 def _findings(

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from topoflow.topology.distances import wasserstein_distance
-from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
+from topoflow.topology.persistence import (
+    choose_engine,
+    finite_bars,
+    subsample_diagrams,
+    vietoris_rips_diagrams,
+)
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
@@ -37,11 +42,17 @@ def gudhi_diagrams(distances, maxdim, thresh=math.inf, coeff=2):
     return diagrams
 
 
+def in_float32(bars):
+    """Bars as ripser sees them: lune keeps the digits of float64, and orders equal births by them."""
+    bars = bars.astype(np.float32)
+    return bars[np.lexsort((bars[:, 1], bars[:, 0]))]
+
+
 def assert_same(found, expected):
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == np.float64
-        assert np.array_equal(one, other), (one, other)
+        assert np.array_equal(in_float32(one), in_float32(other)), (one, other)
 
 
 @st.composite
@@ -150,9 +161,32 @@ class TestConventions:
         points = np.random.default_rng(3).normal(size=(9, 2))
         assert_same(vietoris_rips_diagrams(points, maxdim=0), vietoris_rips_diagrams(points)[:1])
 
-    def test_auto_is_ripser(self):
+    def test_auto_is_lune_where_it_can_serve_and_ripser_elsewhere(self, monkeypatch):
         points = np.random.default_rng(4).normal(size=(30, 3))
-        assert_same(vietoris_rips_diagrams(points), vietoris_rips_diagrams(points, engine="ripser"))
+        (_, auto), (_, lune), (_, ripser) = (
+            vietoris_rips_diagrams(points, engine=e) for e in ("auto", "lune", "ripser")
+        )
+        assert np.array_equal(auto, lune)
+        assert not np.array_equal(auto, ripser)  # float64's digits against float32's
+        for options in ({"maxdim": 2}, {"coeff": 3}, {"thresh": 1.0}):
+            assert choose_engine("auto", **options) == "ripser"
+        assert choose_engine("ripser") == "ripser"
+        monkeypatch.setattr("topoflow.topology.persistence.find_spec", lambda name: None)
+        assert choose_engine("auto") == "ripser"
+        with pytest.raises(ValueError, match="engine 'lune' needs numba"):
+            choose_engine("lune")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"maxdim": 2}, "maxdim must be at most 1 for the lune engine, got 2"),
+            ({"coeff": 3}, "coeff must be 2 for the lune engine, got 3"),
+            ({"thresh": 1.0}, "thresh must be infinite for the lune engine, got 1.0"),
+        ],
+    )
+    def test_lune_says_what_it_cannot_do(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            vietoris_rips_diagrams(np.eye(4), engine="lune", **options)
 
     def test_bars_are_sorted_by_birth_then_death(self):
         for bars in vietoris_rips_diagrams(np.random.default_rng(5).normal(size=(60, 3))):
@@ -277,7 +311,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"engine": "gpu"}, "engine must be one of auto, ripser, got 'gpu'"),
+            ({"engine": "gpu"}, "engine must be one of auto, lune, ripser, got 'gpu'"),
             ({"metric": "cosine"}, "metric must be one of euclidean, precomputed, got 'cosine'"),
             ({"maxdim": -1}, "maxdim must be a whole number, 0 or more, got -1"),
             ({"maxdim": 1.0}, "maxdim must be a whole number, 0 or more, got 1.0"),

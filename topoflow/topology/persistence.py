@@ -10,6 +10,7 @@ arrays:
 """
 
 import math
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,7 @@ from topoflow.topology.point_clouds import check_distance_matrix, check_whole_nu
 
 Diagram = NDArray[np.float64]
 
-ENGINES = ("auto", "ripser")
+ENGINES = ("auto", "lune", "ripser")
 METRICS = ("euclidean", "precomputed")
 
 # Limits of ripser 0.6, which does not check them: it packs a simplex number and a signed 8-bit coefficient
@@ -46,7 +47,9 @@ def vietoris_rips_diagrams(
     maxdim
         Highest homology dimension.
     engine
-        "ripser" or "auto", which chooses it. Values carry float32 precision, as ripser computes in it.
+        "lune", exact and fast, serves H0 and H1 over Z/2 without a threshold; "ripser", the reference, serves all,
+        with values of float32 precision; "auto" takes the first that can (see `choose_engine`). Both give the same
+        bars: two lengths that are one float32 number are a tie for either.
     metric
         "euclidean" or "precomputed".
     thresh
@@ -80,11 +83,11 @@ def vietoris_rips_diagrams(
     >>> h1.round(6).tolist()
     [[1.0, 1.414214]]
     """
-    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     distances = distance_matrix(points) if metric == "euclidean" else check_distance_matrix(points)
-    return _ripser_diagrams(distances, maxdim, thresh, coeff)
+    every_point = [range(len(distances))]
+    return _cell_diagrams(distances, np.array(every_point), maxdim, engine, thresh, coeff)[0]
 
 
 def subsample_diagrams(
@@ -126,10 +129,51 @@ def subsample_diagrams(
     >>> [len(h1) for h0, h1 in subsample_diagrams(square, [[0, 1, 2], [1, 2, 3]])]
     [0, 0]
     """
-    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
     matrix = check_distance_matrix(distances)
-    rows = _check_plan(plan, len(matrix))
-    return [_ripser_diagrams(matrix[np.ix_(row, row)], maxdim, thresh, coeff) for row in rows]
+    return _cell_diagrams(matrix, _check_plan(plan, len(matrix)), maxdim, engine, thresh, coeff)
+
+
+def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff: int = 2) -> str:
+    """Return the engine that computes: "lune" or "ripser".
+
+    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold) and numba is installed, else ripser.
+
+    Parameters
+    ----------
+    engine, maxdim, thresh, coeff
+        As for `vietoris_rips_diagrams`.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range, or ``engine="lune"`` is asked for what it cannot do.
+
+    Examples
+    --------
+    >>> choose_engine("auto", maxdim=1), choose_engine("auto", maxdim=2)
+    ('lune', 'ripser')
+    """
+    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
+    if engine == "ripser":
+        return engine
+    hindrance = next(
+        (
+            reason
+            for reason, stands in (
+                (f"maxdim must be at most 1 for the lune engine, got {maxdim}", maxdim > 1),
+                (f"coeff must be 2 for the lune engine, got {coeff}", coeff != 2),
+                (f"thresh must be infinite for the lune engine, got {thresh}", thresh < math.inf),
+                ("engine 'lune' needs numba, which is not installed", find_spec("numba") is None),
+            )
+            if stands
+        ),
+        None,
+    )
+    if hindrance is None:
+        return "lune"
+    if engine == "lune":
+        raise ValueError(hindrance)
+    return "ripser"
 
 
 def finite_bars(diagram: ArrayLike) -> Diagram:
@@ -187,6 +231,18 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
             bar = f"({birth[row]}, {death[row]})"
             raise ValueError(f"{name} must not hold {fault}, got the bar {bar} at row {row}")
     return bars
+
+
+def _cell_diagrams(
+    distances: Diagram, plan: NDArray[np.int64], maxdim: int, engine: str, thresh: float, coeff: int
+) -> list[list[Diagram]]:
+    """Compute the diagrams of each subsample of a checked matrix with the engine that serves."""
+    if choose_engine(engine, maxdim, thresh, coeff) == "lune":
+        from topoflow.topology.lune import diagrams_h0_h1  # imports numba: half a second
+
+        return [diagrams[: maxdim + 1] for diagrams in diagrams_h0_h1(distances, plan)]
+    maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
+    return [_ripser_diagrams(distances[np.ix_(row, row)], maxdim, thresh, coeff) for row in plan]
 
 
 def _ripser_diagrams(distances: Diagram, maxdim: int, thresh: float, coeff: int) -> list[Diagram]:

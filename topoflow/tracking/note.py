@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from topoflow import layout
+# Beside every number that a run holds: what it is, with its unit.
+DEFINITIONS = {
+    "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
+    "same subsample at consecutive checkpoints; mean over subsamples; filtration distance",
+    "displacement": "likewise between the first checkpoint and this one; filtration distance",
+    "concentration": "share of the summed velocities that falls to intervals ending within the first third of "
+    "the optimiser steps",
+    "concentration_per_step": "likewise with each velocity divided by the optimiser steps of its interval; no "
+    "noise floor is subtracted",
+    "concentration_expected": "share of the intervals that end within the first third: the mean of the "
+    "concentration when the velocities are permuted",
+    "peak_step": "optimiser step at which the interval with the largest velocity ends",
+}
 
 
-def write_note(model: str, objective: str, results: Path, manifest: Mapping[str, Any]) -> str:
+def write_note(
+    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any]
+) -> str:
     """Markdown for the run's page.
 
     Parameters
     ----------
-    model, objective : str
-        Which run.
-    results : Path
-        Its folder under results/.
-    manifest : mapping
-        Of its activation set.
+    findings : mapping
+        What trajectory.json holds: `order`, and `layers` with the numbers of each.
+    activations, diagrams : mapping
+        The manifests of the two sets.
     """
-    facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
-    steps = manifest["steps"]
+    steps = activations["steps"]
     lines = [
-        f"### Topology of `{model}` fine-tuned on `{objective}`",
+        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`",
         "",
-        f"{manifest['n_prompts']} evaluation prompts, last-token states of layers "
-        f"{', '.join(map(str, manifest['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
-        f"Distances are order-{facts['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of the "
-        "same subsample, in units of the filtration (Euclidean distance of hidden states).",
+        f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
+        f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
+        f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
+        "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
         "",
         "| layer | peak at step | peak velocity | concentration | expected if order did not matter "
         "| per step | from first to last checkpoint |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [_row(name, found) for name, found in facts["layers"].items()]
-    lines += ["", *_caveats(facts)]
+    lines += [_row(name, found) for name, found in findings["layers"].items()]
+    lines += ["", *_caveats(diagrams["constant_cells"])]
     return "\n".join(lines) + "\n"
 
 
@@ -58,8 +67,8 @@ def _number(value: float | None, spec: str) -> str:
     return "nothing moved" if value is None else format(value, spec)
 
 
-def _caveats(facts: Mapping[str, Any]) -> list[str]:
-    constant = sorted({layer for _, layer in facts["constant_cells"]})
+def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
+    constant = sorted({layer for _, layer in constant_cells})
     lines = [
         "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "
         "optimiser steps; it says *early* only where it is well above the expected share beside it.",

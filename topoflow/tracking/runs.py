@@ -24,7 +24,7 @@ import yaml
 
 from topoflow import layout, storage
 from topoflow.config import Params
-from topoflow.tracking.note import write_note
+from topoflow.tracking.note import DEFINITIONS, write_note
 
 logger = logging.getLogger(__name__)
 
@@ -89,33 +89,73 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
     import mlflow
 
     client = mlflow.MlflowClient()
-    results = layout.run_folder("results", model, objective)
-    activations = storage.open_set(layout.run_folder("activations", model, objective), storage.ACTIVATIONS)
-    trajectory_sha256 = storage.sha256_of_file(results / layout.TRAJECTORY_FILE)
+    done = _Done.open(model, objective)
+    done.check_parameters(params)
     started_here = False
     if run_id is None:
-        run_id, done = _find_run(client, activations.sha256, trajectory_sha256)
-        if done:
-            return run_id  # type: ignore[return-value]
+        run_id, full = _find_run(client, done.activations.sha256, done.sha256)
+        if full:
+            return str(run_id)
         if run_id is None:
-            run_id = client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id
+            run_id = str(client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id)
             started_here = True
     run = client.get_run(run_id)
+    _log_params(client, run_id, params, done, run.data.params)
     if ACTIVATIONS_TAG not in run.data.tags:
         # the activations were restored by DVC: this run has not seen the training, so it is replayed
-        _log_metrics(client, run_id, _loss_metrics(results / layout.LOSS_FILE))
-    _log_params(client, run_id, params, model, objective, run.data.params)
-    _log_metrics(client, run_id, _topology_metrics(params, results))
-    _log_dataset(client, run_id, activations)
+        _log_metrics(client, run_id, _loss_metrics(done.results / layout.LOSS_FILE))
+    _log_metrics(client, run_id, _topology_metrics(params, done.results))
+    _log_dataset(client, run_id, done.activations)
     with tempfile.TemporaryDirectory() as folder:
-        note = _write_artifacts(Path(folder), params, model, objective, activations)
+        note = _write_artifacts(Path(folder), params, done)
         client.log_artifacts(run_id, folder, "topology")
-    tags = _tags(model, objective, activations, results, trajectory_sha256)
-    for key, value in {**tags, NOTE_TAG: note}.items():
+    for key, value in {**_tags(done), NOTE_TAG: note}.items():
         client.set_tag(run_id, key, value)
     if started_here:
         client.set_terminated(run_id)
     return run_id
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What the stages have left of one run: two verified sets and the folder of results."""
+
+    model: str
+    objective: str
+    activations: storage.StoredSet
+    diagrams: storage.StoredSet
+    results: Path
+
+    @classmethod
+    def open(cls, model: str, objective: str) -> _Done:
+        return cls(
+            model,
+            objective,
+            storage.open_set(layout.run_folder("activations", model, objective), storage.ACTIVATIONS),
+            storage.open_set(layout.run_folder("diagrams", model, objective), storage.DIAGRAMS),
+            layout.run_folder("results", model, objective),
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the topology: the diagrams and what was made of them."""
+        findings = (self.results / layout.TRAJECTORY_FILE).read_bytes()
+        return storage.sha256(self.diagrams.sha256.encode() + findings)
+
+    def check_parameters(self, params: Params) -> None:
+        """Refuse to log parameters that are not those of the sets: what is recorded is what ran."""
+        sections = json.loads(storage.json_bytes(asdict(params)))
+        made = {**self.diagrams.manifest, **self.activations.manifest}
+        wanted = {key: sections[key] for key in ("seed", "finetune", "recording")}
+        wanted.update(
+            {key: sections["topology"][key] for key in ("n_subsamples", "subsample_size", "maxdim")}
+        )
+        for key, value in wanted.items():
+            if made[key] != value:
+                raise ValueError(
+                    f"params.yaml says {key} = {value}, and {self.activations.folder} and "
+                    f"{self.diagrams.folder} were made with {made[key]}; bring them up to date with: dvc repro"
+                )
 
 
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
@@ -142,19 +182,17 @@ def _experiment_id() -> str:
 # --- parameters and tags ------------------------------------------------------------------------
 
 
-def _log_params(
-    client: Any, run_id: str, params: Params, model: str, objective: str, present: Mapping[str, str]
-) -> None:
+def _log_params(client: Any, run_id: str, params: Params, done: _Done, present: Mapping[str, str]) -> None:
     """Every parameter that decided this run, as `section.key`."""
     from mlflow.entities import Param
 
     sections = asdict(params)
     chosen = {
-        "model": model,
-        "objective": objective,
+        "model": done.model,
+        "objective": done.objective,
         "seed": params.seed,
-        **_flat("model_source", sections["model"][model]),
-        **_flat("text", sections["objective"][objective]),
+        **_flat("model_source", sections["model"][done.model]),
+        **_flat("text", sections["objective"][done.objective]),
     }
     for section in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
         chosen.update(_flat(section, sections[section]))
@@ -173,22 +211,20 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
     return {key: inner for name in value for key, inner in _flat(f"{prefix}.{name}", value[name]).items()}
 
 
-def _tags(
-    model: str, objective: str, activations: storage.StoredSet, results: Path, trajectory_sha256: str
-) -> dict[str, str]:
-    facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+def _tags(done: _Done) -> dict[str, str]:
+    manifest = done.activations.manifest
     tags = {
-        "topoflow.model": model,
-        "topoflow.objective": objective,
-        "topoflow.weights_sha256": activations.manifest["weights_sha256"],
-        "topoflow.prompts_sha256": activations.manifest["prompts_sha256"],
-        ACTIVATIONS_TAG: activations.sha256,
-        "topoflow.diagrams": facts["diagrams"],
-        TRAJECTORY_TAG: trajectory_sha256,
+        "topoflow.model": done.model,
+        "topoflow.objective": done.objective,
+        "topoflow.weights_sha256": manifest["weights_sha256"],
+        "topoflow.prompts_sha256": manifest["prompts_sha256"],
+        ACTIVATIONS_TAG: done.activations.sha256,
+        "topoflow.diagrams": done.diagrams.sha256,
+        TRAJECTORY_TAG: done.sha256,
     }
     if commit := git_commit():
         tags["topoflow.git_commit"] = commit
-    if revision := _dvc_revision(activations.folder):
+    if revision := _dvc_revision(done.activations.folder):
         tags["topoflow.dvc_activations_md5"] = revision
     return tags
 
@@ -281,30 +317,33 @@ def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> No
     client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
 
-def _write_artifacts(
-    folder: Path, params: Params, model: str, objective: str, activations: storage.StoredSet
-) -> str:
-    """Pictures, tables and the note, into a folder; returns the note."""
-    results = layout.run_folder("results", model, objective)
+def _write_artifacts(folder: Path, params: Params, done: _Done) -> str:
+    """Pictures, tables, definitions and the note, into a folder; returns the note."""
     for name in (layout.SUMMARIES_FILE, layout.VELOCITY_FILE, layout.TRAJECTORY_FILE, layout.LOSS_FILE):
-        (folder / name).write_bytes((results / name).read_bytes())
-    for name, picture in _pictures(params, model, objective, results).items():
+        (folder / name).write_bytes((done.results / name).read_bytes())
+    for name, picture in _pictures(params, done).items():
         (folder / name).write_bytes(picture)
-    note = write_note(model, objective, results, activations.manifest)
+    (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
+    findings = json.loads((done.results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    note = write_note(findings, done.activations.manifest, done.diagrams.manifest)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
 
 
-def _pictures(params: Params, model: str, objective: str, results: Path) -> dict[str, bytes]:
+def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     from topoflow.tracking import figures, persistence_figures, style
 
-    order, title = params.trajectory.order, f"{model}, {objective}"
+    order, title, results, stored = (
+        params.trajectory.order,
+        f"{done.model}, {done.objective}",
+        done.results,
+        done.diagrams,
+    )
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
     _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
     loss = layout.read_table(results / layout.LOSS_FILE)
     losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
     layers = list(velocity)
-    stored = storage.open_set(layout.run_folder("diagrams", model, objective), storage.DIAGRAMS)
     # the layer that moves most shows best what moving means
     busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
     peak = int(steps[1 + int(np.argmax(velocity[busiest]))])
