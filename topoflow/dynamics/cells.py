@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.topology.distances import wasserstein_distance
+from topoflow.topology.distances import wasserstein_distances
 from topoflow.topology.persistence import Diagram, subsample_diagrams
 from topoflow.topology.point_clouds import distance_matrix
-from topoflow.topology.summaries import barcode_summary, cell_summary
+from topoflow.topology.summaries import barcode_summaries, cell_summary
 
 CellDiagrams = Sequence[Sequence[Diagram]]
 
@@ -67,7 +67,7 @@ def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
     >>> summarise_cell([[[[0, 1]], np.empty((0, 2))], [[[0, 3]], np.empty((0, 2))]])[0]
     np.float64(2.0)
     """
-    return cell_summary(np.array([barcode_summary(pair) for pair in cell]))
+    return cell_summary(barcode_summaries(cell))
 
 
 def cell_distances(
@@ -95,7 +95,7 @@ def cell_distances(
     Raises
     ------
     ValueError
-        If the cells have different numbers of subsamples, and as `wasserstein_distance` does.
+        If the cells have different numbers of subsamples, and as `wasserstein_distances` does.
 
     Examples
     --------
@@ -105,5 +105,4 @@ def cell_distances(
     """
     if len(a) != len(b):
         raise ValueError(f"b must have the subsamples of a ({len(a)}), got {len(b)}")
-    pairs = zip(a, b, strict=True)
-    return np.array([wasserstein_distance(one[dimension], other[dimension], order) for one, other in pairs])
+    return wasserstein_distances([pair[dimension] for pair in a], [pair[dimension] for pair in b], order)

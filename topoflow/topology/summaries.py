@@ -3,7 +3,10 @@
 From Fay et al., arXiv:2505.20435; arXiv:2606.19542 uses it too.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -58,16 +61,43 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
     >>> summary["h0_death_mean"], summary["h1_ratio_median"], summary["h0_count"]
     (2.0, 0.5, 2.0)
     """
-    if len(diagrams) < 2:
-        raise ValueError(f"diagrams must hold those of H0 and H1, got {len(diagrams)}")
-    h0, h1 = (_positive_finite_bars(f"diagrams[{k}]", diagrams[k]) for k in range(2))
-    birth, death = h1.T
-    return np.concatenate(
+    summary: NDArray[np.float64] = barcode_summaries([diagrams])[0]
+    return summary
+
+
+def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64]:
+    """Summarise the diagrams of every subsample of a cell, all at once: `barcode_summary` a row.
+
+    Parameters
+    ----------
+    cell : sequence of [H0, H1]
+        One pair of diagrams a subsample.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_subsamples, 41)
+
+    Raises
+    ------
+    ValueError
+        As `barcode_summary` does.
+
+    Examples
+    --------
+    >>> barcode_summaries([[[[0, 1]], [[2, 4]]], [[[0, 3]], [[2, 6]]]])[:, SUMMARY_NAMES.index("h1_ratio_max")]
+    array([0.5       , 0.33333333])
+    """
+    for diagrams in cell:
+        if len(diagrams) < 2:
+            raise ValueError(f"diagrams must hold those of H0 and H1, got {len(diagrams)}")
+    h0, h1 = (_Ragged.join(f"diagrams[{k}]", [diagrams[k] for diagrams in cell]) for k in range(2))
+    birth, death = h1.bars.T
+    return np.hstack(
         [
-            _statistics(h0[:, 1:]),
-            _statistics(np.column_stack([birth, death, death - birth, birth / death])),
-            _totals(h0),
-            _totals(h1),
+            h0.statistics(h0.bars[:, 1]),
+            *(h1.statistics(values) for values in (birth, death, death - birth, birth / death)),
+            h0.totals(),
+            h1.totals(),
         ]
     )
 
@@ -126,27 +156,53 @@ def _positive_finite_bars(name: str, diagram: ArrayLike) -> Diagram:
     return bars[bars[:, 1] > bars[:, 0]]
 
 
-def _statistics(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the seven statistics of each column, column after column."""
-    n_values, n_columns = values.shape
-    if n_values == 0:
-        return np.full(n_columns * len(_STATISTICS), np.nan)
-    # np.quantile gives the same numbers at several times the cost, which many thousand small diagrams would
-    # feel.
-    ordered = np.sort(values, axis=0)
-    place = _QUARTILES * (n_values - 1)
-    below = place.astype(np.int64)
-    above = np.minimum(below + 1, n_values - 1)
-    quartiles = ordered[below] + (place - below)[:, None] * (ordered[above] - ordered[below])
-    return np.vstack([values.mean(axis=0), quartiles, values.std(axis=0)]).T.ravel()
+@dataclass(frozen=True)
+class _Ragged:
+    """Bars of many diagrams, one diagram after another: NumPy then runs once a cell and not once a diagram."""
 
+    bars: Diagram  # (n_bars of all, 2)
+    count: NDArray[np.int64]  # of bars in each diagram
+    begin: NDArray[np.int64]  # where each diagram's bars begin
+    diagram: NDArray[np.int64]  # to which diagram each bar belongs
 
-def _totals(bars: Diagram) -> NDArray[np.float64]:
-    """Total persistence, number of bars, persistent entropy in nats."""
-    if len(bars) == 0:
-        return np.zeros(len(_TOTALS))
-    lengths = bars[:, 1] - bars[:, 0]
-    total = lengths.sum()
-    share = lengths / total
-    share = share[share > 0]  # x ln x tends to 0: a bar too short for float64 beside the others adds nothing
-    return np.array([total, len(bars), abs(np.sum(share * np.log(share)))])  # abs: one bar has 0, not -0
+    @classmethod
+    def join(cls, name: str, diagrams: Sequence[ArrayLike]) -> _Ragged:
+        kept = [_positive_finite_bars(name, diagram) for diagram in diagrams]
+        count = np.array([len(bars) for bars in kept], dtype=np.int64)
+        begin = np.cumsum(count) - count
+        return cls(
+            np.concatenate([np.empty((0, 2)), *kept]), count, begin, np.repeat(np.arange(len(kept)), count)
+        )
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum the values of each diagram; 0 where it has none."""
+        sums: NDArray[np.float64] = np.bincount(self.diagram, values, minlength=len(self.count))  # type: ignore[assignment]
+        return sums
+
+    def statistics(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Compute the seven statistics of one value a bar, for each diagram; NaN where it has no bar."""
+        present = self.count > 0
+        statistics = np.full((len(self.count), len(_STATISTICS)), np.nan)
+        count, begin = self.count[present], self.begin[present]
+        mean = self.sums(values)[present] / count
+        deviation = values - np.repeat(mean, count)
+        ordered = values[np.lexsort((values, self.diagram))]
+        place = _QUARTILES * (count - 1)[:, None]
+        below = place.astype(np.int64)
+        above = np.minimum(below + 1, (count - 1)[:, None])
+        low, high = ordered[begin[:, None] + below], ordered[begin[:, None] + above]
+        statistics[present, 0] = mean
+        statistics[present, 1:6] = low + (place - below) * (high - low)
+        statistics[present, 6] = np.sqrt(self.sums(deviation**2)[present] / count)
+        return statistics
+
+    def totals(self) -> NDArray[np.float64]:
+        """Total persistence, number of bars and persistent entropy (nats) of each diagram; 0 where it has no bar."""
+        lengths = self.bars[:, 1] - self.bars[:, 0]
+        total = self.sums(lengths)
+        share = lengths / np.repeat(total, self.count)
+        # x ln x tends to 0: a bar too short for float64 beside the others adds nothing
+        information = share * np.log(share, out=np.zeros_like(share), where=share > 0)
+        return np.column_stack(
+            [total, self.count, np.abs(self.sums(information))]
+        )  # abs: one bar has 0, not -0
