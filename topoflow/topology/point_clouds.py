@@ -101,22 +101,28 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
 
     # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
     exponent = int(np.frexp(np.abs(cloud).max())[1])
-    cloud = np.ldexp(cloud, -exponent)
+    cloud = _times_power_of_two(cloud, -exponent)
     centred = cloud - cloud.mean(axis=0)
     gram = centred @ centred.T
-    norms = np.diagonal(gram)
-    scale = norms[:, None] + norms[None, :]
-    squares = np.maximum(scale - 2.0 * gram, 0.0)
+    norms = np.diagonal(gram).copy()
+    squares = np.add.outer(norms, norms)
+    gram *= 2.0
+    squares -= gram
+    np.maximum(squares, 0.0, out=squares)
 
-    near_pairs = np.triu(squares <= _NEAR_PAIR * scale, k=1)
-    for i in np.flatnonzero(near_pairs.any(axis=1)):  # row by row: never more than one more copy of the cloud
-        near = np.flatnonzero(near_pairs[i])
+    # The largest norm bounds every pair's scale: one pass finds the few pairs worth a closer look.
+    candidates = squares <= _NEAR_PAIR * 2.0 * norms.max()
+    for i in np.flatnonzero(
+        candidates.sum(axis=1) > 1
+    ):  # row by row: never more than one more copy of the cloud
+        near = i + 1 + np.flatnonzero(candidates[i, i + 1 :])
+        near = near[squares[i, near] <= _NEAR_PAIR * (norms[i] + norms[near])]
         differences = cloud[near] - cloud[i]
         squares[i, near] = np.einsum("ij,ij->i", differences, differences)
 
-    upper = np.triu(np.sqrt(squares), k=1)
+    upper = np.triu(np.sqrt(squares, out=squares), k=1)
     with np.errstate(over="ignore"):  # reported below, by name
-        distances = np.ldexp(upper + upper.T, exponent)
+        distances = _times_power_of_two(upper + upper.T, exponent)
     if not np.isfinite(distances).all():
         raise ValueError("points must lie near enough for float64, got distances above 1.8e308")
     return np.asarray(distances, dtype=np.float64)
@@ -226,3 +232,10 @@ def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
         i, j = (int(index) for index in bad[0])
         raise ValueError(f"{name} must be finite, got {numbers[i, j]} at row {i}, column {j}")
     return numbers
+
+
+def _times_power_of_two(array: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    """Multiply exactly by 2**exponent; as one product where that is a normal number, which is much faster."""
+    if abs(exponent) < 1000:
+        return array * 2.0**exponent
+    return np.ldexp(array, exponent)
