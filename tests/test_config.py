@@ -183,7 +183,7 @@ class TestUnknownKeys:
         refused(with_value(path, 1), f"{label} has no key {key!r}; did you mean {nearest!r}?")
 
     def test_one_that_is_near_to_none_is_answered_with_all_there_are(self):
-        refused(with_value("compute.zzz", 1), "compute has no key 'zzz'; it has n_jobs")
+        refused(with_value("compute.zzz", 1), "compute has no key 'zzz'; it has address, backend, n_jobs")
 
     def test_a_key_that_is_no_text_is_refused_like_any_other(self):
         mapping = {**MINIMAL, "prepare": {7: 1}}

@@ -81,18 +81,20 @@ def _study_folder(params: Params, model: str, objective: str, overrides: Sequenc
     code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
     if Path("topoflow").is_dir() and not code.exists():
         code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)
-    if not (folder / ".dvc").is_dir():
-        _dvc("init", "--no-scm", "--quiet", cwd=folder)
-        _dvc("config", "core.analytics", "false", cwd=folder)
-        _dvc("config", "core.check_update", "false", cwd=folder)
-        _dvc("config", "cache.type", "hardlink,copy", cwd=folder)
-        _dvc("cache", "dir", "--local", str(_cache_folder()), cwd=folder)
+    _share_cache(folder)
     return folder
 
 
-def _cache_folder() -> Path:
-    result = _dvc("cache", "dir", cwd=Path.cwd(), capture_output=True, text=True)
-    return Path(Path.cwd(), str(result.stdout).strip()).resolve()
+def _share_cache(folder: Path) -> None:
+    """Make `folder` a DVC repository of its own, whose cache is this one's: neither computes what the other has."""
+    config = folder / ".dvc" / "config.local"
+    if config.is_file():
+        return
+    cache = _dvc("cache", "dir", cwd=Path.cwd(), capture_output=True, text=True).stdout.strip()
+    _dvc("init", "--no-scm", "--force", "--quiet", cwd=folder)
+    settings = "[core]\n    analytics = false\n    check_update = false\n"
+    settings += f'[cache]\n    type = "hardlink,copy"\n    dir = {Path(Path.cwd(), cache).resolve()}\n'
+    storage.write_file(config, settings.encode())
 
 
 def _reproduce(target: str, run_id: str) -> None:
@@ -105,7 +107,6 @@ def _reproduce(target: str, run_id: str) -> None:
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
     command = [sys.executable, "-m", "dvc", *arguments]
-    # DVC writes to standard output what belongs on a progress log
     result = subprocess.run(command, cwd=cwd, **options)  # noqa: S603 (names are checked, no shell)
     if result.returncode:
         raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
@@ -114,7 +115,5 @@ def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProc
 
 def _absolute(uri: str) -> str:
     """A tracking URI that means the same store in every folder."""
-    for prefix in ("sqlite:///",):
-        if uri.startswith(prefix) and not uri.startswith(f"{prefix}/"):
-            return prefix + str(Path(uri.removeprefix(prefix)).resolve())
-    return uri
+    scheme = "sqlite:///"
+    return scheme + str(Path(uri.removeprefix(scheme)).resolve()) if uri.startswith(scheme) else uri

@@ -193,7 +193,7 @@ def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
     output = study(
         "topoflow", "run", "--objective", "mixed", "--set", "finetune.lr_scheduler_type=x", check=False
     )
-    assert "'x' is not a valid SchedulerType" in output
+    assert "Error: x is not a valid SchedulerType" in output
     assert "finished stages are kept" in output
     assert study.runs()[0].info.status == "FAILED"
     (aside,) = study.folder.glob(".topoflow/studies/tiny-mixed-*")
