@@ -267,15 +267,17 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
         for name in ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement"):
             yield f"topology/{name}/{layer}", row[name], step
-    for row in layout.read_table(results / layout.SUMMARIES_FILE):
+    summaries = layout.read_table(results / layout.SUMMARIES_FILE)
+    for row in summaries:
         layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
         for name in params.track.summaries:
             yield f"topology/{name}/{layer}", row[name], step
     facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    last_step = max(int(row["step"]) for row in summaries)
     for layer, findings in facts["layers"].items():
         for name, value in findings.items():
             if value is not None:
-                yield f"trajectory/{name}/{layer}", value, step
+                yield f"trajectory/{name}/{layer}", value, last_step
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
@@ -309,7 +311,7 @@ def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> No
         name=f"activations {manifest['model']} {manifest['objective']}",
         digest=activations.sha256[:32],
         source_type="local",
-        source=json.dumps({"uri": activations.folder.as_posix()}),
+        source=json.dumps({"uri": activations.folder.resolve().as_posix()}),
         schema=None,
         profile=json.dumps(profile),
     )
