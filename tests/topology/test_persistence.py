@@ -44,7 +44,8 @@ def gudhi_diagrams(distances, maxdim, thresh=math.inf, coeff=2):
 
 def in_float32(bars):
     """Bars as ripser sees them: lune keeps the digits of float64, and orders equal births by them."""
-    bars = bars.astype(np.float32)
+    exponent = int(np.frexp(np.max(bars, where=np.isfinite(bars), initial=0.0))[1])  # any unit of length
+    bars = np.ldexp(bars, -exponent).astype(np.float32)
     return bars[np.lexsort((bars[:, 1], bars[:, 0]))]
 
 

@@ -262,34 +262,39 @@ def unit_of(diameter):
 
 @compiled
 def sort_edges(lengths, pairs, unit, longest):
-    """Sort edges by length, in place and in linear time: a radix sort by the first 22 bits of length / longest, then
-    an insertion sort. Where lengths crowd so closely that it would take long, a merge sort takes over.
+    """Sort edges by length, in place.
+
+    A radix sort by the first 22 bits of length / longest, low digit first, leaves little to an insertion sort. Where
+    lengths crowd so closely that this is not so, a merge sort takes over.
     """
     scale = (_BUCKETS * _BUCKETS - 1) / longest if longest > 0.0 else 0.0
-    other_lengths, other_pairs = np.empty_like(lengths), np.empty_like(pairs)
-    sort_by_digit(lengths, pairs, other_lengths, other_pairs, unit, scale, 0)
-    sort_by_digit(other_lengths, other_pairs, lengths, pairs, unit, scale, _DIGIT)
+    begins = np.zeros((2, _BUCKETS), np.int64)
+    for length in lengths:
+        begins[0, bucket(length * unit * scale, 0)] += 1
+        begins[1, bucket(length * unit * scale, _DIGIT)] += 1
+    for digit in range(2):
+        begin = 0
+        for number in range(_BUCKETS):
+            size = begins[digit, number]
+            begins[digit, number] = begin
+            begin += size
+    half_sorted, their_pairs = np.empty_like(lengths), np.empty_like(pairs)
+    for edge in range(len(lengths)):
+        low = bucket(lengths[edge] * unit * scale, 0)
+        half_sorted[begins[0, low]], their_pairs[begins[0, low]] = lengths[edge], pairs[edge]
+        begins[0, low] += 1
+    for edge in range(len(lengths)):
+        high = bucket(half_sorted[edge] * unit * scale, _DIGIT)
+        lengths[begins[1, high]], pairs[begins[1, high]] = half_sorted[edge], their_pairs[edge]
+        begins[1, high] += 1
     if not insertion_sort(lengths, pairs, 8 * len(lengths)):
         order = np.argsort(lengths, kind="mergesort")
         lengths[:], pairs[:] = lengths[order], pairs[order]
 
 
-@compiled
-def sort_by_digit(lengths, pairs, other_lengths, other_pairs, unit, scale, shift):
-    """Move the edges into the order of one digit of their lengths, keeping their order where it is equal."""
-    begins = np.zeros(_BUCKETS, np.int64)
-    for length in lengths:
-        begins[(np.int64(length * unit * scale) >> shift) & (_BUCKETS - 1)] += 1
-    begin = 0
-    for bucket in range(_BUCKETS):
-        size = begins[bucket]
-        begins[bucket] = begin
-        begin += size
-    for edge in range(len(lengths)):
-        bucket = (np.int64(lengths[edge] * unit * scale) >> shift) & (_BUCKETS - 1)
-        place = begins[bucket]
-        other_lengths[place], other_pairs[place] = lengths[edge], pairs[edge]
-        begins[bucket] = place + 1
+@inlined
+def bucket(number, shift):
+    return (np.int64(number) >> shift) & (_BUCKETS - 1)
 
 
 @compiled
@@ -498,7 +503,7 @@ def chain(edge, pairs, chain_of, entry, column, n_columns, begins, members):
     Finds the chains of all edges on the way, too. A stack of edges stands in for the recursion; it ends because av and
     vb entered before ab.
     """
-    stack = np.empty(64, np.int32)
+    stack = np.empty(8, np.int32)
     stack[0] = edge
     depth = 1
     while depth > 0:
