@@ -1,5 +1,6 @@
 """Point clouds before any topology: which points to take, and how far apart they are."""
 
+import math
 import operator
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 # than this share of |x|^2 + |y|^2 are computed again by differences, so every distance keeps nine or more
 # digits.
 _NEAR_PAIR = 1e-6
+_ROWS = 256  # of the matrix in work at a time
 
 
 def subsample_plan(
@@ -96,33 +98,34 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
     """
     cloud = _check_cloud(points)
     n_points = len(cloud)
-    if is_constant(cloud):  # every pair would be a near pair, at the price of n^2 differences
+    if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
         return np.zeros((n_points, n_points))
 
     # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
-    exponent = int(np.frexp(np.abs(cloud).max())[1])
-    cloud = _times_power_of_two(cloud, -exponent)
+    exponent = max(int(np.frexp(np.abs(cloud).max())[1]), -1022)
+    cloud = cloud * math.ldexp(1.0, -exponent)
     centred = cloud - cloud.mean(axis=0)
-    gram = centred @ centred.T
-    norms = np.diagonal(gram).copy()
-    squares = np.add.outer(norms, norms)
-    gram *= 2.0
-    squares -= gram
-    np.maximum(squares, 0.0, out=squares)
-
-    # The largest norm bounds every pair's scale: one pass finds the few pairs worth a closer look.
-    candidates = squares <= _NEAR_PAIR * 2.0 * norms.max()
-    for i in np.flatnonzero(
-        candidates.sum(axis=1) > 1
-    ):  # row by row: never more than one more copy of the cloud
-        near = i + 1 + np.flatnonzero(candidates[i, i + 1 :])
-        near = near[squares[i, near] <= _NEAR_PAIR * (norms[i] + norms[near])]
-        differences = cloud[near] - cloud[i]
-        squares[i, near] = np.einsum("ij,ij->i", differences, differences)
-
-    upper = np.triu(np.sqrt(squares, out=squares), k=1)
-    with np.errstate(over="ignore"):  # reported below, by name
-        distances = _times_power_of_two(upper + upper.T, exponent)
+    distances = centred @ centred.T  # the Gram matrix, turned into distances in place, some rows at a time
+    norms = np.diagonal(distances).copy()
+    for begin in range(0, n_points, _ROWS):
+        rows = distances[begin : begin + _ROWS]
+        scale = norms[begin : begin + _ROWS, None] + norms
+        rows *= -2.0
+        rows += scale
+        np.maximum(rows, 0.0, out=rows)
+        near_pairs = np.triu(rows <= _NEAR_PAIR * scale, k=begin + 1)
+        for i in np.flatnonzero(near_pairs.any(axis=1)):
+            near = np.flatnonzero(near_pairs[i])
+            differences = cloud[near] - cloud[begin + i]
+            rows[i, near] = np.einsum("ij,ij->i", differences, differences)
+        np.sqrt(rows, out=rows)
+        with np.errstate(over="ignore"):  # reported below, by name
+            rows *= 2.0
+            rows *= math.ldexp(1.0, exponent - 1)  # twice, as 2^1024 is no float
+        # Only what is above the diagonal counts, and below stands its mirror image.
+        square = np.triu(rows[:, begin : begin + _ROWS], k=1)
+        rows[:, begin : begin + _ROWS] = square + square.T
+        rows[:, :begin] = distances[:begin, begin : begin + _ROWS].T
     if not np.isfinite(distances).all():
         raise ValueError("points must lie near enough for float64, got distances above 1.8e308")
     return np.asarray(distances, dtype=np.float64)
@@ -198,8 +201,11 @@ def is_constant(points: ArrayLike) -> bool:
     >>> is_constant([[1.0, 2.0], [1.0, 2.0000001]])
     False
     """
-    cloud = _check_cloud(points)
-    return bool((cloud == cloud[0]).all())
+    return _is_one_point(_check_cloud(points))
+
+
+def _is_one_point(cloud: NDArray[np.float64]) -> bool:
+    return all(np.array_equal(point, cloud[0]) for point in cloud)  # ends at the first other point
 
 
 def check_whole_number(name: str, value: int, *, at_least: int) -> int:
@@ -227,15 +233,7 @@ def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
     numbers = array.astype(np.float64, copy=False)
-    bad = np.argwhere(~np.isfinite(numbers))
-    if len(bad):
-        i, j = (int(index) for index in bad[0])
+    if not np.isfinite(numbers).all():
+        i, j = (int(index) for index in np.argwhere(~np.isfinite(numbers))[0])
         raise ValueError(f"{name} must be finite, got {numbers[i, j]} at row {i}, column {j}")
     return numbers
-
-
-def _times_power_of_two(array: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
-    """Multiply exactly by 2**exponent; as one product where that is a normal number, which is much faster."""
-    if abs(exponent) < 1000:
-        return array * 2.0**exponent
-    return np.ldexp(array, exponent)
