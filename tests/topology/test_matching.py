@@ -1,11 +1,16 @@
-"""The compiled matching against SciPy's, POT's and the augmented square: exact, whatever the diagrams."""
+"""The compiled matching against SciPy's assignment on the augmented square, and against optimal transport."""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
+os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # a witness needs no tensors, and saves the import
+
+import gudhi.wasserstein
 import numpy as np
-import ot
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,109 +24,186 @@ from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=150)
 seeds = st.integers(0, 2**32 - 1)
-orders = st.sampled_from([1.0, 1.5, 2.0, 3.0])
+NO_BARS = np.empty((0, 2))
+
+
+def augmented_square(a, b, order):
+    """The definition: every bar has a place on the diagonal, and places on the diagonal match for nothing."""
+    costs = np.zeros((len(a) + len(b), len(b) + len(a)))
+    costs[: len(a), : len(b)] = cdist(a, b) ** order
+    costs[: len(a), len(b) :] = (((a[:, 1] - a[:, 0]) / math.sqrt(2)) ** order)[:, None]
+    costs[len(a) :, : len(b)] = ((b[:, 1] - b[:, 0]) / math.sqrt(2)) ** order
+    return costs[linear_sum_assignment(costs)].sum() ** (1 / order)
 
 
 @st.composite
-def diagrams(draw):
-    """Bars anywhere, on a grid (ties, bars on the diagonal, equal bars), or all born at one time as in H0."""
+def pairs_of_diagrams(draw):
+    """Crowded diagrams of unequal size: near matches, ties, bars on the diagonal, all born or dead at one time."""
     rng = np.random.default_rng(draw(seeds))
-    n_bars = draw(st.integers(0, 14))
-    kind = draw(st.sampled_from(["anywhere", "grid", "h0", "equal deaths"]))
-    birth, length = rng.random(n_bars), rng.random(n_bars)
-    if kind == "grid":
-        birth, length = rng.integers(0, 4, (2, n_bars)).astype(float)
-    if kind == "h0":
-        birth = np.zeros(n_bars)
-    if kind == "equal deaths":
-        length = 2 - birth
-    return np.column_stack([birth, birth + length])
+    kind = draw(st.sampled_from(["anywhere", "grid", "one birth", "one death", "one birth, grid"]))
+
+    def diagram(n_bars):
+        births, lengths = 3 * rng.random(n_bars), rng.exponential(1, n_bars)
+        if "grid" in kind:
+            births, lengths = rng.integers(0, (6, 5), (n_bars, 2)).T
+        if "one birth" in kind:
+            births = np.full(n_bars, 0.5)
+        if kind == "one death":
+            lengths = 4 - births
+        return np.column_stack([births, births + lengths])
+
+    a, b = (diagram(draw(st.integers(0, 40))) for _ in range(2))
+    if draw(st.booleans()) and len(a):
+        b = np.vstack([b, a + [0, 0.05] * rng.random((len(a), 1))])
+    return a, b
 
 
-def squared_augmentation(a, b, order):
-    """The textbook way: every bar beside every diagonal place, in one square."""
-    n, m = len(a), len(b)
-    square = np.zeros((n + m, n + m))
-    square[:n, :m] = cdist(a, b) ** order
-    square[:n, m:] = (((a[:, 1] - a[:, 0]) / math.sqrt(2)) ** order)[:, None]
-    square[n:, :m] = (((b[:, 1] - b[:, 0]) / math.sqrt(2)) ** order)[None, :]
-    return square
+@pytest.fixture(scope="module")
+def two_checkpoints():
+    """H1 of a cell of noise before and after a small move: 60 bars and more each, and no obvious matches."""
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(150, 40))
+    plan = subsample_plan(150, 10, 80, seed=0)
+    cells = [
+        subsample_diagrams(distance_matrix(cloud + step * rng.normal(size=cloud.shape)), plan)
+        for step in (0, 0.2)
+    ]
+    return [[h1 for _, h1 in cell] for cell in cells]
 
 
-@reproducible
-@given(a=diagrams(), b=diagrams(), order=orders)
-def test_the_compiled_distance_is_that_of_the_augmented_square(a, b, order):
-    square = squared_augmentation(a, b, order)
-    expected = square[linear_sum_assignment(square)].sum() ** (1 / order)
-    (found,) = wasserstein_distances([a], [b], order)
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert found == pytest.approx(wasserstein_distance(a, b, order), rel=1e-12, abs=1e-15)
+class TestWitnesses:
+    @reproducible
+    @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 1.5, 2.0, 3.0, 7.0]))
+    def test_the_augmented_square_gives_the_same(self, pair, order):
+        expected = augmented_square(*pair, order)
+        assert wasserstein_distance(*pair, order) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    @settings(reproducible, max_examples=60)
+    @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 2.0, 3.0]))
+    def test_optimal_transport_gives_the_same(self, pair, order):
+        expected = gudhi.wasserstein.wasserstein_distance(*pair, order=order, internal_p=2)
+        assert wasserstein_distance(*pair, order) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+    def test_diagrams_of_noise_at_two_checkpoints(self, two_checkpoints, order):
+        before, after = two_checkpoints
+        assert min(map(len, before)) > 50
+        found = wasserstein_distances(before, after, order)
+        expected = [augmented_square(a, b, order) for a, b in zip(before, after, strict=True)]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        transport = gudhi.wasserstein.wasserstein_distance(before[0], after[0], order=order, internal_p=2)
+        assert found[0] == pytest.approx(transport, rel=1e-9)
+
+    @reproducible
+    @given(seed=seeds, order=st.sampled_from([1.0, 2.0, 3.0, 10.0]), n_bars=st.integers(2, 20))
+    def test_a_move_far_below_the_length_of_the_bars_is_matched_rightly(self, seed, order, n_bars):
+        # In one column of the plane, where sorting matches best; and too near for bars and moves in one sum.
+        rng = np.random.default_rng(seed)
+        deaths, moved = (np.sort(1e-7 * rng.random(n_bars)) for _ in range(2))
+        a, b = (np.column_stack([np.zeros(n_bars), 1 + x]) for x in (deaths, moved))
+        expected = np.linalg.norm((1 + deaths) - (1 + moved), order)
+        assert wasserstein_distance(rng.permutation(a), rng.permutation(b), order) == pytest.approx(
+            expected, rel=1e-7
+        )
+
+    @reproducible
+    @given(seed=seeds, n_rows=st.integers(0, 25), n_columns=st.integers(1, 25), whole=st.booleans())
+    def test_the_assignment_has_the_least_total_of_any(self, seed, n_rows, n_columns, whole):
+        rng = np.random.default_rng(seed)
+        weights = np.minimum(rng.normal(size=(n_rows, n_columns)), 0)
+        if whole:
+            weights = np.floor(2 * weights)
+        columns = assign(weights)
+        matched = columns >= 0
+        assert len(set(columns[matched])) == matched.sum()
+        expected = weights[linear_sum_assignment(weights)].sum()
+        assert weights[matched, columns[matched]].sum() == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
-@given(a=diagrams(), b=diagrams(), order=st.sampled_from([1.0, 2.0, 3.0]))
-def test_optimal_transport_agrees(a, b, order):
-    if len(a) + len(b) == 0:
-        return
-    square = squared_augmentation(a, b, order)
-    weights = np.ones(len(square))
-    expected = ot.emd2(weights, weights, square) ** (1 / order)
-    assert wasserstein_distances([a], [b], order)[0] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+class TestWithoutNumba:
+    @reproducible
+    @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 2.0, 3.0, 50.0]))
+    def test_scipys_assignment_serves_and_gives_the_same(self, pair, order):
+        compiled = wasserstein_distance(*pair, order)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("topoflow.topology.distances.find_spec", lambda name: None)
+            patch.setitem(sys.modules, "topoflow.topology.matching", None)  # no import, either
+            assert wasserstein_distance(*pair, order) == pytest.approx(compiled, rel=1e-9, abs=1e-12)
+            assert wasserstein_distances([pair[0]], [pair[1]], order)[0] == pytest.approx(
+                compiled, rel=1e-9, abs=1e-12
+            )
+
+    def test_essential_bars_are_treated_alike(self, monkeypatch):
+        a = [[0.0, math.inf], [10.0, math.inf], [1.0, 3.0]]
+        b = [[14.0, math.inf], [3.0, math.inf], [2.0, 8.0]]
+        compiled = wasserstein_distances([a, a], [b, NO_BARS])
+        monkeypatch.setattr("topoflow.topology.distances.find_spec", lambda name: None)
+        np.testing.assert_allclose(wasserstein_distances([a, a], [b, NO_BARS]), compiled, rtol=1e-12)
 
 
-@reproducible
-@given(seed=seeds, rows=st.integers(1, 12), more=st.integers(0, 6), ties=st.booleans())
-def test_an_assignment_is_as_cheap_as_scipys(seed, rows, more, ties):
-    rng = np.random.default_rng(seed)
-    cost = rng.normal(size=(rows, rows + more))
-    saving = np.minimum(np.round(cost) if ties else cost, 0.0)
-    column_of = assign(saving)
-    used = column_of[column_of >= 0]
-    assert len(set(used)) == len(used)
-    total = sum(saving[row, column] for row, column in enumerate(column_of) if column >= 0)
-    assert total == pytest.approx(saving[linear_sum_assignment(saving)].sum(), rel=1e-12, abs=1e-12)
+class TestManyPairs:
+    def test_each_distance_is_that_of_its_pair_to_the_last_bit(self, two_checkpoints):
+        before, after = two_checkpoints
+        before, after = [NO_BARS, *before, NO_BARS], [after[-1], *after[:-1], NO_BARS, NO_BARS]
+        expected = [wasserstein_distance(a, b, 3) for a, b in zip(before, after, strict=True)]
+        assert wasserstein_distances(before, after, 3).tolist() == expected
+        assert expected[-1] == 0 < min(expected[:-1])
 
+    def test_the_order_of_the_bars_changes_no_bit(self, two_checkpoints):
+        before, after = two_checkpoints
+        rng = np.random.default_rng(1)
+        shuffled = [rng.permutation(diagram) for diagram in before]
+        assert np.array_equal(wasserstein_distances(shuffled, after), wasserstein_distances(before, after))
+        assert wasserstein_distances(shuffled, before).tolist() == [0] * len(before)
 
-@pytest.mark.parametrize("dimension", [0, 1])
-def test_real_diagrams_of_a_cell_have_the_distances_of_one_pair_at_a_time(dimension):
-    rng = np.random.default_rng(7)
-    cloud = rng.normal(size=(90, 20)) * np.arange(1, 21) ** -0.5
-    plan = subsample_plan(90, 5, 60, seed=1)
-    one, other = (
-        [pair[dimension] for pair in subsample_diagrams(distance_matrix(points), plan)]
-        for points in (cloud, cloud + 0.1 * rng.normal(size=cloud.shape))
+    def test_the_default_order_is_two(self, two_checkpoints):
+        before, after = two_checkpoints
+        assert np.array_equal(wasserstein_distances(before, after), wasserstein_distances(before, after, 2))
+        assert not np.allclose(wasserstein_distances(before, after), wasserstein_distances(before, after, 1))
+
+    def test_threads_change_no_byte(self, two_checkpoints):
+        expected = wasserstein_distances(*two_checkpoints)
+        with ThreadPoolExecutor(2) as pool:
+            for again in pool.map(lambda _: wasserstein_distances(*two_checkpoints), range(8)):
+                assert np.array_equal(again, expected)
+
+    @pytest.mark.parametrize("unit", [1e-250, 1e-9, 1e9, 1e150, 1e250])
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_distances_scale_with_the_unit_of_length(self, two_checkpoints, unit, order):
+        before, after = two_checkpoints
+        found = wasserstein_distances([unit * x for x in before], [unit * x for x in after], order)
+        np.testing.assert_allclose(found, unit * wasserstein_distances(before, after, order), rtol=1e-9)
+
+    def test_no_pair_has_no_distance(self):
+        assert wasserstein_distances([], []).shape == (0,)
+
+    def test_the_diagrams_are_left_as_they_were(self):
+        a = np.array([[2.0, 3.0], [0.0, 1.0]])
+        a.flags.writeable = False
+        wasserstein_distances([a], [a + 1])
+        assert a.tolist() == [[2, 3], [0, 1]]
+
+    @pytest.mark.parametrize(
+        ("bars", "message"),
+        [
+            ([[0.0, math.nan]], "must not hold NaN"),
+            ([[math.nan, 1.0]], "must not hold NaN"),
+            ([[-math.inf, 1.0]], "must not hold an infinite birth"),
+            ([[1.0, 0.5]], r"must not hold a death before its birth, got the bar \(1.0, 0.5\) at row 0"),
+            ([1.0], r"must have shape \(n_bars, 2\), got shape \(1,\)"),
+            (3.0, r"must have shape \(n_bars, 2\), got shape \(\)"),
+            ([["a", "b"]], "must hold real numbers"),
+        ],
     )
-    expected = [wasserstein_distance(a, b) for a, b in zip(one, other, strict=True)]
-    np.testing.assert_allclose(wasserstein_distances(one, other), expected, rtol=1e-12)
-    assert min(expected) > 0
-    assert wasserstein_distances(one, one).tolist() == [0.0] * 5
+    def test_a_malformed_diagram_is_named_by_its_place(self, bars, message):
+        fine = [[0.0, 1.0]]
+        with pytest.raises(ValueError, match=rf"^diagrams_a\[1\] {message}"):
+            wasserstein_distances([fine, bars], [fine, fine])
+        with pytest.raises(ValueError, match=rf"^diagrams_b\[2\] {message}"):
+            wasserstein_distances([fine] * 3, [fine, fine, bars])
 
-
-@pytest.mark.parametrize("unit", [1e-200, 1e-9, 1e9, 1e150])
-def test_distances_scale_with_the_unit_of_length(unit):
-    rng = np.random.default_rng(8)
-    a, b = (np.cumsum(rng.random((9, 2)), axis=1) for _ in range(2))
-    found = wasserstein_distances([unit * a], [unit * b], 3.0)[0]
-    assert found == pytest.approx(unit * wasserstein_distance(a, b, 3.0), rel=1e-12)
-
-
-def test_essential_bars_cost_the_difference_of_their_births():
-    a, b = [[0.0, math.inf], [1.0, 2.0]], [[3.0, math.inf], [1.0, 2.0]]
-    assert wasserstein_distances([a, a], [b, a]).tolist() == [3.0, 0.0]
-    assert wasserstein_distances([a], [[[1.0, 2.0]]]).tolist() == [math.inf]
-
-
-def test_without_numba_the_distances_are_the_same(monkeypatch):
-    a, b = [[[0.0, 1.0], [2.0, 5.0]]], [[[0.5, 1.0]]]
-    compiled = wasserstein_distances(a, b)
-    monkeypatch.setattr("topoflow.topology.distances.find_spec", lambda name: None)
-    np.testing.assert_allclose(wasserstein_distances(a, b), compiled, rtol=1e-14)
-
-
-def test_malformed_cells_are_named():
-    with pytest.raises(ValueError, match=r"b must hold as many diagrams as a \(1\), got 2"):
-        wasserstein_distances([[[0, 1]]], [[[0, 1]], [[0, 1]]])
-    with pytest.raises(ValueError, match="a must not hold a death before its birth"):
-        wasserstein_distances([[[1, 0]]], [[[0, 1]]])
-    with pytest.raises(ValueError, match="order must be a finite number of at least 1"):
-        wasserstein_distances([], [], order=0.5)
+    def test_unequal_numbers_and_a_wrong_order_are_named(self):
+        with pytest.raises(ValueError, match=r"as many diagrams as diagrams_a \(1\), got 2"):
+            wasserstein_distances([NO_BARS], [NO_BARS, NO_BARS])
+        with pytest.raises(ValueError, match=r"order must be a finite number of at least 1, got 0.5"):
+            wasserstein_distances([NO_BARS], [NO_BARS], 0.5)

@@ -5,6 +5,7 @@ Euclidean ground metric, `gudhi.hera` by default takes the l-infinity ground met
 order and metric beside every number.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from topoflow.topology.persistence import Diagram, check_diagram
+from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 
 def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> float:
@@ -57,103 +58,101 @@ def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> floa
     >>> wasserstein_distance([[0.0, float("inf")]], np.empty((0, 2)))
     inf
     """
-    _check_order(order)
     bars_a, bars_b = check_diagram("a", a), check_diagram("b", b)
-    essential_a, essential_b = _essential_births(bars_a), _essential_births(bars_b)
-    if len(essential_a) != len(essential_b):
-        return math.inf
-    finite_a, finite_b = (bars[np.isfinite(bars[:, 1])] for bars in (bars_a, bars_b))
-    costs = np.concatenate([np.abs(essential_a - essential_b), _matched_lengths(finite_a, finite_b, order)])
-    largest = costs.max(initial=0.0)
-    if largest == 0:
-        return 0.0
-    # Powers of ratios of at most 1 cannot overflow, whatever the order.
-    return float(largest * np.sum((costs / largest) ** order) ** (1.0 / order))
+    return float(_distances(bars_a, np.array([0, len(bars_a)]), bars_b, np.array([0, len(bars_b)]), order)[0])
 
 
 def wasserstein_distances(
-    a: Sequence[ArrayLike], b: Sequence[ArrayLike], order: float = 2.0
+    diagrams_a: Sequence[ArrayLike], diagrams_b: Sequence[ArrayLike], order: float = 2.0
 ) -> NDArray[np.float64]:
-    """Compute `wasserstein_distance` of many pairs of diagrams at once, compiled where numba is installed.
+    """Compute the exact Wasserstein distance of each diagram to its partner: of one cell's to another's.
 
     Parameters
     ----------
-    a, b : sequence of array_like, each of shape (n_bars, 2)
-        Diagram k of ``a`` is compared with diagram k of ``b``.
+    diagrams_a, diagrams_b : sequence of array_like, each of shape (n_bars, 2)
+        The k-th of one is compared with the k-th of the other.
     order
         As for `wasserstein_distance`.
 
     Returns
     -------
     ndarray of float64, shape (n_pairs,)
-        In units of filtration distance; equal to one call a pair up to rounding.
+        In units of filtration distance: `wasserstein_distance` of each pair, to the last bit.
 
     Raises
     ------
     ValueError
-        If ``a`` and ``b`` differ in length, and as `wasserstein_distance` does.
+        If the numbers of diagrams differ, and as `wasserstein_distance` does.
 
     Examples
     --------
-    >>> wasserstein_distances([[[1.0, 2.0]], [[0.0, 1.0]]], [[[1.0, 2.5]], [[0.0, 1.0]]])
+    >>> wasserstein_distances([[[1.0, 2.0]], [[0.0, 3.0]]], [[[1.0, 2.5]], [[0.0, 3.0]]])
     array([0.5, 0. ])
     """
-    if len(a) != len(b):
-        raise ValueError(f"b must hold as many diagrams as a ({len(a)}), got {len(b)}")
-    _check_order(order)
-    bars_a, bars_b = ([check_diagram(name, d) for d in cell] for name, cell in (("a", a), ("b", b)))
-    simple = find_spec("numba") is not None and all(
-        _essential_births(one).tolist() == _essential_births(other).tolist()
-        for one, other in zip(bars_a, bars_b, strict=True)
-    )
-    if not simple:  # essential bars that cost something, or no numba
-        return np.array(
-            [wasserstein_distance(one, other, order) for one, other in zip(bars_a, bars_b, strict=True)]
+    if len(diagrams_a) != len(diagrams_b):
+        raise ValueError(
+            f"diagrams_b must hold as many diagrams as diagrams_a ({len(diagrams_a)}), got {len(diagrams_b)}"
         )
-    from topoflow.topology.matching import cell_distances  # imports numba: half a second
-
-    return np.asarray(cell_distances(*_finite_cell(bars_a), *_finite_cell(bars_b), float(order)))
-
-
-def _finite_cell(cell: Sequence[Diagram]) -> tuple[Diagram, NDArray[np.int64]]:
-    """Join the finite bars of all diagrams, each sorted, and say where each diagram begins."""
-    finite = [bars[np.isfinite(bars[:, 1])] for bars in cell]
-    finite = [bars[np.lexsort((bars[:, 1], bars[:, 0]))] for bars in finite]
-    offsets = np.cumsum([0, *map(len, finite)], dtype=np.int64)
-    return np.concatenate([np.empty((0, 2)), *finite]), offsets
+    a, a_offsets = check_diagrams("diagrams_a", diagrams_a)
+    b, b_offsets = check_diagrams("diagrams_b", diagrams_b)
+    return _distances(a, a_offsets, b, b_offsets, order)
 
 
-def _essential_births(bars: Diagram) -> NDArray[np.float64]:
-    return np.sort(bars[np.isinf(bars[:, 1]), 0])
-
-
-def _check_order(order: float) -> None:
+def _distances(
+    a: Diagram, a_offsets: NDArray[np.int64], b: Diagram, b_offsets: NDArray[np.int64], order: float
+) -> NDArray[np.float64]:
+    """Distances between the k-th diagrams of two ragged lists."""
     if not 1 <= order < math.inf:  # NaN as well
         raise ValueError(f"order must be a finite number of at least 1, got {order!r}")
+    if find_spec("numba"):
+        from topoflow.topology.matching import wasserstein_of_pairs  # imports numba: half a second
+
+        # One layout, contiguous and writable, so that the kernel is compiled once.
+        a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])
+        return np.asarray(wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order)))
+    ends = zip(itertools.pairwise(a_offsets), itertools.pairwise(b_offsets), strict=True)
+    return np.array([_distance_by_scipy(a[slice(*of_a)], b[slice(*of_b)], order) for of_a, of_b in ends])
 
 
-def _matched_lengths(a: Diagram, b: Diagram, order: float) -> NDArray[np.float64]:
-    """Return the lengths of the optimal matching's edges, diagonal ones included."""
+def _distance_by_scipy(a: Diagram, b: Diagram, order: float) -> float:
+    """Do what `topoflow.topology.matching` does, and explains, where numba is missing."""
     a, b = (bars[np.lexsort((bars[:, 1], bars[:, 0]))] for bars in (a, b))
-    if np.array_equal(a, b):
-        return np.zeros(0)
+    births_a, births_b = (bars[np.isinf(bars[:, 1]), 0] for bars in (a, b))
+    if len(births_a) != len(births_b):
+        return math.inf
+    finite_a, finite_b = (bars[np.isfinite(bars[:, 1])] for bars in (a, b))
+    lengths = [np.abs(births_a - births_b)]
+    if not np.array_equal(finite_a, finite_b):
+        lengths += _matched_lengths(finite_a, finite_b, order)
+    return _norm(lengths, order)
+
+
+def _matched_lengths(a: Diagram, b: Diagram, order: float) -> list[NDArray[np.float64]]:
+    """Return the lengths of the optimal matching's edges: of pairs, and of bars sent to the diagonal."""
     pair = cdist(a, b)
     diagonal_a, diagonal_b = ((bars[:, 1] - bars[:, 0]) / math.sqrt(2) for bars in (a, b))
-    largest = max(diagonal_a.max(initial=0.0), diagonal_b.max(initial=0.0))
-    if largest == 0:
-        return np.zeros(0)
+    scale = max(diagonal_a.max(initial=0.0), diagonal_b.max(initial=0.0))
+    lengths = [diagonal_a, diagonal_b]
+    while scale > 0:
+        # Never above 0: what a pair costs beyond sending both to the diagonal, in powers of the scale.
+        saving = np.minimum(pair / scale, 4 ** (1 / order)) ** order
+        saving -= np.add.outer(
+            *(np.minimum(way / scale, 2 ** (1 / order)) ** order for way in (diagonal_a, diagonal_b))
+        )
+        i, j = linear_sum_assignment(np.minimum(saving, 0.0))
+        i, j = (index[saving[i, j] < 0] for index in (i, j))  # the rest only because a rectangle must be full
+        lengths = [pair[i, j], np.delete(diagonal_a, i), np.delete(diagonal_b, j)]
+        bound = _norm(lengths, order)
+        if bound >= scale * 1e-5 ** (1 / order):
+            break
+        scale = bound  # so small that rounding has hidden it beside the bars: look again on its own scale
+    return lengths
 
-    # Send every bar to the diagonal, then ask which pairs save cost: c^p < a^p + b^p. The diagonal has
-    # dropped out, so a small rectangular assignment of the bars that can save at all replaces the augmented
-    # square of all. The cap keeps c^p finite at high orders; beyond it nothing saves, since a^p + b^p <= 2.
-    pair_power = np.minimum(pair / largest, 4 ** (1 / order)) ** order
-    all_to_diagonal = ((diagonal_a / largest) ** order)[:, None] + ((diagonal_b / largest) ** order)[None, :]
-    saving = np.minimum(pair_power - all_to_diagonal, 0.0)
-    rows, columns = np.flatnonzero((saving < 0).any(axis=1)), np.flatnonzero((saving < 0).any(axis=0))
-    i, j = linear_sum_assignment(saving[np.ix_(rows, columns)])
-    i, j = rows[i], columns[j]
-    saves = saving[i, j] < 0  # the rest was assigned only because a rectangle must be
-    i, j = i[saves], j[saves]
-    # Lengths of the matching itself, not a total minus savings: that would lose the digits of small
-    # distances.
-    return np.concatenate([pair[i, j], np.delete(diagonal_a, i), np.delete(diagonal_b, j)])
+
+def _norm(lengths: list[NDArray[np.float64]], order: float) -> float:
+    numbers = np.concatenate(lengths)
+    longest = numbers.max(initial=0.0)
+    if longest == 0:
+        return 0.0
+    # Powers of ratios of at most 1 cannot overflow, whatever the order.
+    return float(longest * np.sum((numbers / longest) ** order) ** (1.0 / order))

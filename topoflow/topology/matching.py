@@ -1,16 +1,19 @@
-r"""Exact optimal matchings between the finite bars of many pairs of diagrams, compiled.
+r"""Optimal matchings of persistence diagrams: the assignment problem behind the Wasserstein distance, exactly.
 
-Matching two bars instead of sending both to the diagonal saves cost where
-:math:`c^p < a^p + b^p`, with c the distance of the bars and a, b their distances to the diagonal. A matching of least
-cost is therefore an assignment of rows (bars of one diagram) to columns (bars of the other) of least
-:math:`c^p - a^p - b^p`, in which a row may also stay on the diagonal, at 0. It is found by shortest augmenting paths:
-rows are assigned one by one, each along the cheapest chain of reassignments, and prices keep all reduced costs
-non-negative, so that Dijkstra's algorithm finds the chain (Crouse, "On implementing 2D rectangular assignment
-algorithms", 2016). Most bars of a diagram are short and stay on the diagonal, where their chains end at once.
-H0 is easier still: all its bars are born at 0, and sorted bars can be aligned (see `align`).
+Send every bar to the diagonal first, at the cost :math:`\alpha_i^p` or :math:`\beta_j^p`. A pair (i, j) then pays if
+its own cost :math:`c_{ij}^p` is less, and what is left is to choose disjoint pairs of least total
 
-This is our own because a cell has 64 pairs of small diagrams: SciPy's solver is as exact, and stays the reference in
-`distances`, but around it NumPy spends several times what the matching needs.
+.. math:: w_{ij} = \min(0,\; c_{ij}^p - \alpha_i^p - \beta_j^p),
+
+a small rectangle instead of the square of all bars and all their places on the diagonal. It is solved by shortest
+augmenting paths (Jonker and Volgenant, 1987) with prices, the dual solution, on rows and columns. A row may also stay
+alone, at weight 0, which is written as a path that ends at a row instead of a free column. As no weight is positive
+and no column has to be taken, rows that save nothing are never looked at again. Where all bars have one birth, as in
+H0, they are points on a line, and a recursion matches them.
+
+Small distances between long bars, as consecutive checkpoints give, would lose their digits twice in this form. So the
+distance is summed from the lengths in the matching, not as a total minus savings; and where it is so small that the
+weights did not resolve it, the assignment is solved again with the costs of the diagonal cut down to its size.
 
 This module needs numba; `distances` imports it only where it is used.
 """
@@ -20,199 +23,254 @@ import math
 import numpy as np
 from numba import njit
 
-_DIAGONAL = -1
+compiled = njit(nogil=True, cache=True)
+# Minima in any order, so that they can be taken of whole vectors. No number here is NaN.
+vectorised = njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "nnan"})
+
+_LARGEST = np.finfo(np.float64).max
+_ALONE, _UNDECIDED = -1, -2
+_SQRT_TWO = math.sqrt(2.0)
+_RESOLVED = 1e-5  # share of the unit, in powers of the order, of which rounding leaves eleven digits
 
 
-@njit(nogil=True, cache=True)
-def cell_distances(bars_a, offsets_a, bars_b, offsets_b, order):
-    """Wasserstein distances between diagrams k of two cells, for all k; bars stand one diagram after another."""
-    distances = np.empty(len(offsets_a) - 1)
-    for k in range(len(distances)):
-        a = bars_a[offsets_a[k] : offsets_a[k + 1]]
-        b = bars_b[offsets_b[k] : offsets_b[k + 1]]
-        distances[k] = distance(a, b, order) if len(a) <= len(b) else distance(b, a, order)
+@compiled
+def wasserstein_of_pairs(a, a_offsets, b, b_offsets, order):
+    """Distances between the k-th diagrams of two lists; the bars of each list one after another, with offsets."""
+    n_pairs = len(a_offsets) - 1
+    distances = np.empty(n_pairs)
+    for k in range(n_pairs):
+        one = a[a_offsets[k] : a_offsets[k + 1]]
+        other = b[b_offsets[k] : b_offsets[k + 1]]
+        distances[k] = wasserstein(one, other, order)
     return distances
 
 
-@njit(nogil=True, cache=True)
-def distance(a, b, order):
-    """Wasserstein distance between two diagrams of finite bars, the first not the longer one."""
-    if len(a) == len(b) and (a == b).all():  # diagrams are canonical: equal topology, equal arrays
-        return 0.0
-    to_diagonal_a, to_diagonal_b = to_diagonal(a), to_diagonal(b)
-    largest = 0.0
-    for length in to_diagonal_a:
-        largest = max(largest, length)
-    for length in to_diagonal_b:
-        largest = max(largest, length)
-    if largest == 0.0:
-        return 0.0
-    a, b = a / largest, b / largest  # squares and powers of what is left can neither overflow nor vanish
-    to_diagonal_a, to_diagonal_b = to_diagonal_a / largest, to_diagonal_b / largest
-    if born_together(a, b):
-        return largest * align(a[:, 1] - a[0, 0], b[:, 1] - a[0, 0], order)
-    column_of = assign(savings(a, b, to_diagonal_a, to_diagonal_b, order))
+@compiled
+def wasserstein(a, b, order):
+    """Distance of order p between two diagrams; essential bars match each other in order of birth."""
+    a, b = sorted_bars(a), sorted_bars(b)
+    finite_a, finite_b = a[a[:, 1] < np.inf], b[b[:, 1] < np.inf]
+    n_essential = len(a) - len(finite_a)
+    if n_essential != len(b) - len(finite_b):
+        return np.inf
+    lengths = np.zeros(n_essential + len(finite_a) + len(finite_b))
+    if n_essential > 0:
+        births_a, births_b = a[a[:, 1] == np.inf, 0], b[b[:, 1] == np.inf, 0]
+        lengths[:n_essential] = np.abs(births_a - births_b)
+    matched_lengths(finite_a, finite_b, order, lengths[n_essential:])
+    return norm(lengths, order)
 
-    # The lengths of the matching itself, not a total minus savings: that would lose the digits of small distances.
+
+@compiled
+def norm(lengths, order):
+    longest = lengths.max() if len(lengths) > 0 else 0.0
+    if longest == 0.0:
+        return 0.0
     total = 0.0
-    matched = np.zeros(len(b), np.bool_)
-    for row in range(len(a)):
-        column = column_of[row]
-        if column == _DIAGONAL:
-            total += power(to_diagonal_a[row] ** 2, order)
-        else:
-            matched[column] = True
-            total += power(squared_between(a, row, b, column), order)
-    for column in range(len(b)):
-        if not matched[column]:
-            total += power(to_diagonal_b[column] ** 2, order)
-    return largest * total ** (1.0 / order)
+    for length in lengths:  # powers of ratios of at most 1 cannot overflow, whatever the order
+        total += power(length / longest, order)
+    return longest * total ** (1.0 / order)
 
 
-@njit(nogil=True, cache=True)
+@compiled
+def sorted_bars(bars):
+    """Copy a diagram in order of birth, then death: an insertion sort, as it is nearly always sorted already."""
+    bars = bars.copy()
+    for k in range(1, len(bars)):
+        birth, death = bars[k, 0], bars[k, 1]
+        place = k
+        while place > 0 and (
+            bars[place - 1, 0] > birth or (bars[place - 1, 0] == birth and bars[place - 1, 1] > death)
+        ):
+            bars[place, 0], bars[place, 1] = bars[place - 1, 0], bars[place - 1, 1]
+            place -= 1
+        bars[place, 0], bars[place, 1] = birth, death
+    return bars
+
+
+@compiled
+def power(base, order):
+    if order == 2.0:
+        return base * base
+    return base if order == 1.0 else base**order
+
+
+@compiled
+def matched_lengths(a, b, order, lengths):
+    """Write the lengths of the optimal matching's edges, diagonal ones included, over the leading zeros."""
+    if len(a) > len(b):
+        a, b = b, a
+    if len(b) == 0 or (len(a) == len(b) and (a == b).all()):
+        return
+    to_diagonal_a = (a[:, 1] - a[:, 0]) / _SQRT_TWO
+    to_diagonal_b = (b[:, 1] - b[:, 0]) / _SQRT_TWO
+    longest = to_diagonal_b.max()
+    if len(a) > 0:
+        longest = max(longest, to_diagonal_a.max())
+    if longest == 0.0:
+        return
+
+    # Where the distance turns out to be far below the longest bar, its power has drowned in rounding beside the powers
+    # of the bars. Then a second look, in units of the distance found.
+    scale, bound = longest, 0.0
+    while bound < scale * _RESOLVED ** (1.0 / order):
+        if bound > 0.0:
+            scale = bound
+        weights = savings(a, b, to_diagonal_a, to_diagonal_b, scale, order)
+        column_of = align(weights) if born_together(a, b) else assign(weights)
+        lengths[: len(a)], lengths[len(a) :] = to_diagonal_a, to_diagonal_b
+        for i in range(len(a)):
+            j = column_of[i]
+            if j >= 0 and weights[i, j] < 0.0:
+                lengths[i] = math.hypot(a[i, 0] - b[j, 0], a[i, 1] - b[j, 1])
+                lengths[len(a) + j] = 0.0
+        bound = norm(lengths, order)
+        if bound == 0.0:
+            return
+
+
+@compiled
 def born_together(a, b):
-    """Whether all bars of both diagrams have one birth, as in H0; then none may be empty."""
-    return len(a) > 0 and (a[:, 0] == a[0, 0]).all() and (b[:, 0] == a[0, 0]).all()
+    return len(a) > 0 and (a[:, 0] == b[0, 0]).all() and (b[:, 0] == b[0, 0]).all()
 
 
-@njit(nogil=True, cache=True)
-def align(lengths_a, lengths_b, order):
-    """The distance of diagrams whose bars are all born together, from the bars' lengths.
+@compiled
+def savings(a, b, to_diagonal_a, to_diagonal_b, scale, order):
+    """What a pair costs beyond sending both to the diagonal, or 0 where that is better: never above 0.
 
-    Such bars are points on a line, where for an order of at least 1 some optimal matching crosses nowhere. So the
-    sorted lengths are aligned as two words are: the last bar of either goes to the diagonal, or they match.
+    In powers of ``scale``, which is the longest way to the diagonal or else no less than the distance. In the latter
+    case no way to the diagonal that costs more than 1 can be taken, and 2 stands for its cost; and a pair that costs 4
+    saves nothing.
     """
-    a, b = np.sort(lengths_a), np.sort(lengths_b)
-    alone_a = np.array([power(0.5 * length * length, order) for length in a])
-    alone_b = np.array([power(0.5 * length * length, order) for length in b])
-    cost = np.zeros(len(b) + 1)  # of aligning the bars of a so far with the first j of b
-    cost[1:] = np.cumsum(alone_b)
+    unit = min(1.0 / scale, _LARGEST)
+    farthest_diagonal, farthest_pair = 2.0 ** (1.0 / order), 4.0 ** (1.0 / order)
+    births, deaths = b[:, 0].copy(), b[:, 1].copy()
+    powers_b = np.empty(len(b))
+    for j in range(len(b)):
+        powers_b[j] = power(min(to_diagonal_b[j] * unit, farthest_diagonal), order)
+    weights = np.empty((len(a), len(b)))
     for i in range(len(a)):
-        diagonal = cost[0]
-        cost[0] += alone_a[i]
+        birth, death = a[i, 0], a[i, 1]
+        power_a = power(min(to_diagonal_a[i] * unit, farthest_diagonal), order)
+        costs = weights[i]
         for j in range(len(b)):
-            difference = a[i] - b[j]
-            matched = diagonal + power(difference * difference, order)
-            diagonal = cost[j + 1]
-            cost[j + 1] = min(matched, min(diagonal + alone_a[i], cost[j] + alone_b[j]))
-    return cost[len(b)] ** (1.0 / order)
+            x, y = (birth - births[j]) * unit, (death - deaths[j]) * unit
+            costs[j] = x * x + y * y
+        if order == 1.0:
+            for j in range(len(b)):
+                costs[j] = math.sqrt(costs[j])
+        elif order != 2.0:
+            for j in range(len(b)):
+                costs[j] = power(min(math.sqrt(costs[j]), farthest_pair), order)
+        for j in range(len(b)):
+            costs[j] = min(costs[j] - (power_a + powers_b[j]), 0.0)
+    return weights
 
 
-@njit(nogil=True, cache=True)
-def to_diagonal(bars):
-    return (bars[:, 1] - bars[:, 0]) / math.sqrt(2.0)
+@compiled
+def assign(weights):
+    """Match rows to columns at least total weight, where any row or column may stay alone at weight 0.
 
+    Prices u_i <= 0 of rows and v_j <= 0 of columns always satisfy u_i + v_j <= weight, with equality along the
+    matching, and v_j = 0 for a column left alone: at the end they prove the matching optimal.
 
-@njit(nogil=True, cache=True)
-def squared_between(a, row, b, column):
-    birth, death = a[row, 0] - b[column, 0], a[row, 1] - b[column, 1]
-    return birth * birth + death * death
-
-
-@njit(nogil=True, cache=True)
-def power(square, order):
-    """A length to the given order, from its square; for the usual order there is nothing to do."""
-    return square if order == 2.0 else square ** (0.5 * order)
-
-
-@njit(nogil=True, cache=True)
-def savings(a, b, to_diagonal_a, to_diagonal_b, order):
-    """What matching each pair adds to the cost of sending both to the diagonal: negative where it saves, else 0.
-
-    No bar is longer than 1 to the diagonal.
+    Returns the column of each row, or a negative number.
     """
-    power_a = np.array([power(length * length, order) for length in to_diagonal_a])
-    power_b = np.array([power(length * length, order) for length in to_diagonal_b])
-    saving = np.zeros((len(a), len(b)))
-    for row in range(len(a)):
-        for column in range(len(b)):
-            square = squared_between(a, row, b, column)
-            if square < 4.0:  # beyond, nothing saves, and the power could overflow
-                saving[row, column] = min(power(square, order) - power_a[row] - power_b[column], 0.0)
-    return saving
+    n_rows, n_columns = weights.shape
+    row_prices, column_prices = np.zeros(n_rows), np.zeros(n_columns)
+    column_of, row_of = np.full(n_rows, _ALONE), np.full(n_columns, _ALONE)
+    for i in range(n_rows):  # first come, first served
+        j = np.argmin(weights[i])
+        row_prices[i] = weights[i, j]
+        if weights[i, j] < 0.0:
+            if row_of[j] == _ALONE:
+                column_of[i], row_of[j] = j, i
+            else:
+                column_of[i] = _UNDECIDED
 
-
-@njit(nogil=True, cache=True)
-def assign(saving):
-    """Assign rows to columns at the least sum; `_DIAGONAL` for a row that is better off without a column."""
-    n_rows, n_columns = saving.shape
-    row_price, column_price = np.zeros(n_rows), np.zeros(n_columns)
-    column_of = np.full(n_rows, _DIAGONAL, np.int64)
-    row_of = np.full(n_columns, _DIAGONAL, np.int64)
-    waiting = np.empty(n_rows, np.int64)
-    n_waiting = 0
-    for row in range(n_rows):  # a first guess: each row its best column, as long as that is free
-        column = np.argmin(saving[row])
-        row_price[row] = saving[row, column]
-        if saving[row, column] == 0.0:
+    way = np.empty(n_columns)  # shortest way to each column not visited yet, in reduced weights
+    came_from = np.empty(n_columns, np.int32)  # the row before the column on it
+    open_prices = np.empty(n_columns)
+    rows, row_ways = np.empty(n_rows, np.int32), np.empty(n_rows)
+    columns, column_ways = np.empty(n_columns, np.int32), np.empty(n_columns)
+    for start in range(n_rows):
+        if column_of[start] != _UNDECIDED:
             continue
-        if row_of[column] == _DIAGONAL:
-            column_of[row], row_of[column] = column, row
+        way[:], open_prices[:] = np.inf, column_prices
+        n_visited = 0  # columns, and one row more
+        row, here = start, 0.0
+        way_alone, row_alone = np.inf, start
+        while True:
+            rows[n_visited], row_ways[n_visited] = row, here
+            if here - row_prices[row] < way_alone:
+                way_alone, row_alone = here - row_prices[row], row
+            nearest = relax(weights, row, here - row_prices[row], open_prices, way, came_from)
+            if way_alone <= nearest:
+                here = way_alone
+                n_visited += 1
+                break
+            here = nearest
+            column = 0
+            while way[column] != nearest:
+                column += 1
+            if row_of[column] == _ALONE:
+                n_visited += 1
+                break
+            columns[n_visited], column_ways[n_visited] = column, nearest
+            n_visited += 1
+            way[column], open_prices[column] = np.inf, -np.inf
+            row = row_of[column]
+
+        for k in range(n_visited):
+            row_prices[rows[k]] += here - row_ways[k]
+        for k in range(n_visited - 1):
+            column_prices[columns[k]] -= here - column_ways[k]
+        if way_alone <= nearest:  # that row gives its column up, and the others move up
+            row, column = row_alone, column_of[row_alone]
+            column_of[row] = _ALONE
         else:
-            waiting[n_waiting] = row
-            n_waiting += 1
-    for row in waiting[:n_waiting]:
-        augment(row, saving, row_price, column_price, column_of, row_of)
+            row = _ALONE
+        while row != start:
+            row = came_from[column]
+            row_of[column] = row
+            column, column_of[row] = column_of[row], column
     return column_of
 
 
-@njit(nogil=True, cache=True)
-def augment(start, saving, row_price, column_price, column_of, row_of):
-    """Assign one more row along the cheapest chain, which ends at a free column or leaves a row on the diagonal."""
-    n_rows, n_columns = saving.shape
-    cost = np.full(n_columns, np.inf)  # of the cheapest chain found to a column
-    came_from = np.full(n_columns, _DIAGONAL, np.int64)
-    # A column that is done must be neither improved nor chosen. Prices of -inf and penalties of +inf see to it without
-    # a branch, so that the two loops over all columns, which are the work, run on whole vectors.
-    price, penalty = column_price.copy(), np.zeros(n_columns)
-    rows, cost_of_row = np.empty(n_rows, np.int64), np.empty(n_rows)
-    n_seen = 0
-    row, so_far = start, 0.0
-    last_row, leaving = start, np.inf  # the cheapest chain that ends on the diagonal
-    while True:
-        rows[n_seen], cost_of_row[n_seen] = row, so_far
-        n_seen += 1
-        if so_far - row_price[row] < leaving:
-            last_row, leaving = row, so_far - row_price[row]
-        relax(saving[row], price, so_far - row_price[row], cost, came_from, row)
-        nearest = cheapest(cost, penalty)
-        if leaving <= nearest:
-            so_far, column = leaving, column_of[last_row]
-            column_of[last_row] = _DIAGONAL
-            row = last_row
-            break
-        so_far, column = nearest, 0
-        while cost[column] + penalty[column] != nearest:
-            column += 1
-        if row_of[column] == _DIAGONAL:
-            row = _DIAGONAL
-            break
-        price[column], penalty[column] = -np.inf, np.inf
-        row = row_of[column]
+@compiled
+def align(weights):
+    """`assign` for bars on one line, as those of H0 are: there a best matching crosses nowhere, from order 1 on.
 
-    for k in range(n_seen):
-        row_price[rows[k]] += so_far - cost_of_row[k]
-    for j in range(n_columns):
-        if penalty[j] > 0.0:
-            column_price[j] -= so_far - cost[j]
-    while row != start:  # back along the chain, each row taking the column it was reached for
-        row = came_from[column]
-        column_of[row], row_of[column], column = column, row, column_of[row]
+    The least total of the first i rows and the first j columns follows from those of fewer: the last of either stays
+    alone, or the two match.
+    """
+    n_rows, n_columns = weights.shape
+    least = np.zeros((n_rows + 1, n_columns + 1))
+    for i in range(1, n_rows + 1):
+        for j in range(1, n_columns + 1):
+            alone = min(least[i - 1, j], least[i, j - 1])
+            least[i, j] = min(alone, least[i - 1, j - 1] + weights[i - 1, j - 1])
+    column_of = np.full(n_rows, _ALONE)
+    i, j = n_rows, n_columns
+    while i > 0 and j > 0:  # back the way that the last total came
+        if least[i, j] == least[i - 1, j]:
+            i -= 1
+        elif least[i, j] == least[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            column_of[i] = j
+    return column_of
 
 
-@njit(nogil=True, cache=True, fastmath={"nsz", "reassoc"})
-def relax(saving, price, so_far, cost, came_from, row):
-    """Improve the chains to all columns by those that end with ``row``."""
-    for column in range(len(cost)):
-        reduced = so_far + saving[column] - price[column]
-        better = reduced < cost[column]
-        cost[column] = reduced if better else cost[column]
-        came_from[column] = row if better else came_from[column]
-
-
-@njit(nogil=True, cache=True, fastmath={"nsz", "reassoc", "nnan"})
-def cheapest(cost, penalty):
-    least = np.inf
-    for column in range(len(cost)):
-        least = min(least, cost[column] + penalty[column])
-    return least
+@vectorised
+def relax(weights, row, base, open_prices, way, came_from):
+    """Shorten the ways to the open columns by going through a row; return the length of the shortest of all."""
+    nearest = np.inf
+    for column in range(len(way)):
+        length = base + weights[row, column] - open_prices[column]
+        shorter = length < way[column]
+        way[column] = length if shorter else way[column]
+        came_from[column] = row if shorter else came_from[column]
+        nearest = min(nearest, way[column])
+    return nearest

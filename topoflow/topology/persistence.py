@@ -10,6 +10,7 @@ arrays:
 """
 
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -231,6 +232,27 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
             bar = f"({birth[row]}, {death[row]})"
             raise ValueError(f"{name} must not hold {fault}, got the bar {bar} at row {row}")
     return bars
+
+
+def check_diagrams(name: str, diagrams: Sequence[ArrayLike]) -> tuple[Diagram, NDArray[np.int64]]:
+    """Return many diagrams one after another, and the offsets at which each begins and the last ends.
+
+    What is wrong with one of them is said as `check_diagram` says it, calling the k-th ``name[k]``.
+
+    Examples
+    --------
+    >>> bars, offsets = check_diagrams("a", [[[0.0, 1.0], [0.0, 2.0]], np.empty((0, 2)), [[3.0, 4.0]]])
+    >>> len(bars), offsets.tolist()
+    (3, [0, 2, 2, 3])
+    """
+    arrays = [np.asarray(diagram) for diagram in diagrams]
+    offsets = np.cumsum([0, *(array.shape[0] if array.ndim else 0 for array in arrays)])
+    if all(array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "fiu" for array in arrays):
+        bars = np.concatenate([np.empty((0, 2)), *arrays])
+        birth, death = bars.T
+        if np.isfinite(birth).all() and (birth <= death).all():  # nearly always so, and seen at once
+            return bars, offsets
+    return np.concatenate([check_diagram(f"{name}[{k}]", array) for k, array in enumerate(arrays)]), offsets
 
 
 def _cell_diagrams(
