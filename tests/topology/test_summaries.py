@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from topoflow.topology.persistence import vietoris_rips_diagrams
-from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary, cell_summary
+from topoflow.topology.persistence import subsample_diagrams, vietoris_rips_diagrams
+from topoflow.topology.point_clouds import distance_matrix, subsample_plan
+from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries, barcode_summary, cell_summary
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 NO_BARS = np.empty((0, 2))
@@ -169,6 +170,34 @@ class TestBarcodeSummary:
     def test_errors_name_the_diagram(self, given_diagrams, message):
         with pytest.raises(ValueError, match=message):
             barcode_summary(given_diagrams)
+
+
+class TestBarcodeSummaries:
+    @reproducible
+    @given(cell=st.lists(st.tuples(h0_diagrams, h1_diagrams), min_size=1, max_size=9))
+    def test_each_row_is_the_summary_of_its_subsample_to_the_last_bit(self, cell):
+        expected = np.array([barcode_summary(pair) for pair in cell])
+        assert np.array_equal(barcode_summaries(cell), expected, equal_nan=True)
+
+    def test_the_cells_of_a_cloud_have_numpys_and_scipys_numbers(self):
+        distances = distance_matrix(np.random.default_rng(0).normal(size=(120, 30)))
+        cell = subsample_diagrams(distances, subsample_plan(120, 8, 60))
+        expected = [list(recomputed(*pair).values()) for pair in cell]
+        np.testing.assert_allclose(barcode_summaries(cell), expected, rtol=1e-11, atol=1e-13)
+
+    @pytest.mark.parametrize(
+        ("cell", "message"),
+        [
+            ([], "cell must hold at least one subsample, got none"),
+            ([[NO_BARS, NO_BARS], [NO_BARS]], r"cell\[1\] must hold the diagrams of H0 and H1, got 1"),
+            ([[NO_BARS, [[0, math.nan]]]], r"the H1 diagrams of cell\[0\] must not hold NaN"),
+            ([[NO_BARS, NO_BARS], [[[1, 2, 3]], NO_BARS]], r"H0 diagrams of cell\[1\] must have shape"),
+            ([[NO_BARS, [[-2, 0]]]], "the H1 diagrams of cell must hold no bar born before 0, got .* -2"),
+        ],
+    )
+    def test_errors_name_the_subsample(self, cell, message):
+        with pytest.raises(ValueError, match=message):
+            barcode_summaries(cell)
 
 
 class TestCellSummary:

@@ -3,16 +3,13 @@
 From Fay et al., arXiv:2505.20435; arXiv:2606.19542 uses it too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.topology.persistence import Diagram, check_diagram, finite_bars
+from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 _STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
 _MEASURES = ("h0_death", "h1_birth", "h1_death", "h1_persistence", "h1_ratio")
@@ -61,45 +58,49 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
     >>> summary["h0_death_mean"], summary["h1_ratio_median"], summary["h0_count"]
     (2.0, 0.5, 2.0)
     """
-    summary: NDArray[np.float64] = barcode_summaries([diagrams])[0]
-    return summary
+    if len(diagrams) < 2:
+        raise ValueError(f"diagrams must hold those of H0 and H1, got {len(diagrams)}")
+    h0, h1 = (check_diagram(f"diagrams[{k}]", diagrams[k]) for k in range(2))
+    (row,) = _summaries(
+        *_positive_finite_bars("diagrams[0]", h0, np.array([0, len(h0)])),
+        *_positive_finite_bars("diagrams[1]", h1, np.array([0, len(h1)])),
+    )
+    return np.asarray(row)
 
 
 def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64]:
-    """Summarise the diagrams of every subsample of a cell, all at once: `barcode_summary` a row.
+    """Summarise each subsample of a cell, all at once: `barcode_summary` of each, to the last bit.
 
     Parameters
     ----------
-    cell : sequence of [H0, H1]
-        One pair of diagrams a subsample.
+    cell : sequence of sequences of array_like
+        One pair [H0, H1] a subsample, as `subsample_diagrams` gives them.
 
     Returns
     -------
     ndarray of float64, shape (n_subsamples, 41)
+        One `barcode_summary` a row; see `cell_summary` for their mean.
 
     Raises
     ------
     ValueError
-        As `barcode_summary` does.
+        If there is no subsample, and as `barcode_summary` does.
 
     Examples
     --------
-    >>> barcode_summaries([[[[0, 1]], [[2, 4]]], [[[0, 3]], [[2, 6]]]])[:, SUMMARY_NAMES.index("h1_ratio_max")]
-    array([0.5       , 0.33333333])
+    >>> barcode_summaries([[[[0, 1]], [[1, 2]]], [[[0, 1], [0, 3]], np.empty((0, 2))]]).shape
+    (2, 41)
     """
-    for diagrams in cell:
-        if len(diagrams) < 2:
-            raise ValueError(f"diagrams must hold those of H0 and H1, got {len(diagrams)}")
-    h0, h1 = (_Ragged.join(f"diagrams[{k}]", [diagrams[k] for diagrams in cell]) for k in range(2))
-    birth, death = h1.bars.T
-    return np.hstack(
-        [
-            h0.statistics(h0.bars[:, 1]),
-            *(h1.statistics(values) for values in (birth, death, death - birth, birth / death)),
-            h0.totals(),
-            h1.totals(),
-        ]
+    if len(cell) == 0:
+        raise ValueError("cell must hold at least one subsample, got none")
+    if min(len(diagrams) for diagrams in cell) < 2:
+        k = [len(diagrams) < 2 for diagrams in cell].index(True)
+        raise ValueError(f"cell[{k}] must hold the diagrams of H0 and H1, got {len(cell[k])}")
+    of_h0, of_h1 = (
+        _positive_finite_bars(name, *check_diagrams(name, [diagrams[k] for diagrams in cell]))
+        for k, name in enumerate(("the H0 diagrams of cell", "the H1 diagrams of cell"))
     )
+    return _summaries(*of_h0, *of_h1)
 
 
 def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
@@ -149,60 +150,68 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
     return mean
 
 
-def _positive_finite_bars(name: str, diagram: ArrayLike) -> Diagram:
-    bars = finite_bars(check_diagram(name, diagram))
-    if (bars[:, 0] < 0).any():  # cannot come from distances, and a death at 0 would leave no ratio
-        raise ValueError(f"{name} must hold no bar born before 0, got a birth at {bars[:, 0].min():g}")
-    return bars[bars[:, 1] > bars[:, 0]]
+def _positive_finite_bars(
+    name: str, bars: Diagram, offsets: NDArray[np.int64]
+) -> tuple[Diagram, NDArray[np.int64]]:
+    """Return the bars that count, and how many of them each diagram has."""
+    birth, death = bars.T
+    if (birth < 0).any():  # cannot come from distances, and a death at 0 would leave no ratio
+        raise ValueError(f"{name} must hold no bar born before 0, got a birth at {birth.min():g}")
+    kept = (birth < death) & (death < np.inf)
+    return bars[kept], np.diff(np.concatenate([[0], np.cumsum(kept)])[offsets])
 
 
-@dataclass(frozen=True)
-class _Ragged:
-    """Bars of many diagrams, one diagram after another: NumPy then runs once a cell and not once a diagram."""
+def _summaries(
+    h0: Diagram, h0_counts: NDArray[np.int64], h1: Diagram, h1_counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Summaries of many diagram pairs, whose bars stand one after another."""
+    birth, death = h1.T
+    return np.column_stack(
+        [
+            _statistics(h0[:, 1], h0_counts),
+            *(_statistics(values, h1_counts) for values in (birth, death, death - birth, birth / death)),
+            _totals(h0, h0_counts),
+            _totals(h1, h1_counts),
+        ]
+    )
 
-    bars: Diagram  # (n_bars of all, 2)
-    count: NDArray[np.int64]  # of bars in each diagram
-    begin: NDArray[np.int64]  # where each diagram's bars begin
-    diagram: NDArray[np.int64]  # to which diagram each bar belongs
 
-    @classmethod
-    def join(cls, name: str, diagrams: Sequence[ArrayLike]) -> _Ragged:
-        kept = [_positive_finite_bars(name, diagram) for diagram in diagrams]
-        count = np.array([len(bars) for bars in kept], dtype=np.int64)
-        begin = np.cumsum(count) - count
-        return cls(
-            np.concatenate([np.empty((0, 2)), *kept]), count, begin, np.repeat(np.arange(len(kept)), count)
-        )
-
-    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum the values of each diagram; 0 where it has none."""
-        sums: NDArray[np.float64] = np.bincount(self.diagram, values, minlength=len(self.count))  # type: ignore[assignment]
-        return sums
-
-    def statistics(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute the seven statistics of one value a bar, for each diagram; NaN where it has no bar."""
-        present = self.count > 0
-        statistics = np.full((len(self.count), len(_STATISTICS)), np.nan)
-        count, begin = self.count[present], self.begin[present]
-        mean = self.sums(values)[present] / count
-        deviation = values - np.repeat(mean, count)
-        ordered = values[np.lexsort((values, self.diagram))]
-        place = _QUARTILES * (count - 1)[:, None]
-        below = place.astype(np.int64)
-        above = np.minimum(below + 1, (count - 1)[:, None])
-        low, high = ordered[begin[:, None] + below], ordered[begin[:, None] + above]
-        statistics[present, 0] = mean
-        statistics[present, 1:6] = low + (place - below) * (high - low)
-        statistics[present, 6] = np.sqrt(self.sums(deviation**2)[present] / count)
+def _statistics(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Compute the seven statistics of each group of ``counts`` values; NaN for an empty group."""
+    statistics = np.full((len(counts), len(_STATISTICS)), np.nan)
+    if len(values) == 0:
         return statistics
+    group, begin, size = _groups(counts)
+    ordered = np.full((len(size), size.max()), np.inf)  # one group a row
+    ordered[group, np.arange(len(values)) - begin[group]] = values
+    ordered.sort(axis=1)
+    place = _QUARTILES * (size[:, None] - 1)
+    below = place.astype(np.int64)
+    low = np.take_along_axis(ordered, below, axis=1)
+    high = np.take_along_axis(ordered, np.minimum(below + 1, size[:, None] - 1), axis=1)
+    mean = np.add.reduceat(values, begin) / size
+    variance = np.add.reduceat((values - mean[group]) ** 2, begin) / size
+    statistics[counts > 0] = np.column_stack([mean, low + (place - below) * (high - low), np.sqrt(variance)])
+    return statistics
 
-    def totals(self) -> NDArray[np.float64]:
-        """Total persistence, number of bars and persistent entropy (nats) of each diagram; 0 where it has no bar."""
-        lengths = self.bars[:, 1] - self.bars[:, 0]
-        total = self.sums(lengths)
-        share = lengths / np.repeat(total, self.count)
-        # x ln x tends to 0: a bar too short for float64 beside the others adds nothing
-        information = share * np.log(share, out=np.zeros_like(share), where=share > 0)
-        return np.column_stack(
-            [total, self.count, np.abs(self.sums(information))]
-        )  # abs: one bar has 0, not -0
+
+def _totals(bars: Diagram, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Total persistence, number of bars, persistent entropy in nats, of each group of ``counts`` bars."""
+    totals = np.zeros((len(counts), len(_TOTALS)))
+    if len(bars) == 0:
+        return totals
+    group, begin, size = _groups(counts)
+    lengths = bars[:, 1] - bars[:, 0]
+    total = np.add.reduceat(lengths, begin)
+    share = lengths / total[group]
+    # x ln x tends to 0: a bar too short for float64 beside the others adds nothing
+    surprise = share * np.log(share, where=share > 0, out=np.zeros_like(share))
+    entropy = np.abs(np.add.reduceat(surprise, begin))  # abs: one bar has 0, not -0
+    totals[counts > 0] = np.column_stack([total, size, entropy])
+    return totals
+
+
+def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of the groups that are not empty: the group of each value, where each group begins, and its size."""
+    size = counts[counts > 0]
+    return np.repeat(np.arange(len(size)), size), np.cumsum(size) - size, size
