@@ -1,16 +1,17 @@
-"""How fast the topology is, against the obvious way with public libraries: ratios within one run.
+"""How fast the topology is, against the obvious way with public libraries.
 
     OMP_NUM_THREADS=1 python benchmarks/topology.py [--quick]
 
-Writes benchmarks/topology.md and benchmarks/topology.png. CPU time is of this process; each figure is the best of
-several repeats, taken in turns so that a busy machine disturbs both sides alike. Real states are read from actopo
-where it is installed; gudhi, giotto-ph, POT and persim are left out where they are not.
+Writes benchmarks/topology.md and benchmarks/topology.png. Every ratio is of two times taken in turns within this run,
+each the best of several; CPU is that of the process. persim, gudhi, POT, giotto-ph and actopo (real hidden states) are
+left out, with a word, where they are not installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import os
 import subprocess
 import sys
 import time
@@ -22,278 +23,416 @@ from typing import Any
 
 import numpy as np
 from ripser import ripser
+from threadpoolctl import threadpool_limits
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
-from topoflow.topology.distances import wasserstein_distance, wasserstein_distances
-from topoflow.topology.persistence import finite_bars, subsample_diagrams
+from topoflow.topology.distances import wasserstein_distances
+from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 HERE = Path(__file__).parent
 N_SUBSAMPLES, SIZE = 64, 160
+WHOLE = {"lune": "topoflow", "ripser": "ripser.py", "gudhi": "gudhi", "gph": "giotto-ph"}
+
+Cloud = np.ndarray
+Timed = dict[str, tuple[float, float]]  # name -> best CPU and wall seconds
 
 
-def cloud(kind: str, n_points: int, dimension: int, seed: int = 0) -> np.ndarray:
-    """Isotropic noise, or a clustered cloud whose variances fall off by a power law, as hidden states' do."""
-    rng = np.random.default_rng(seed)
-    points = rng.standard_normal((n_points, dimension))
-    if kind == "aniso":
-        centres = rng.standard_normal((12, dimension))
-        points = (points + 1.5 * centres[rng.integers(0, 12, n_points)]) * np.arange(1, dimension + 1) ** -0.7
-    return points.astype(np.float32)
+def synthetic_cloud(kind: str, n_points: int, dimension: int) -> Cloud:
+    """Isotropic noise ("iso"), or clusters with a few strong directions far from 0, like hidden states ("aniso")."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((n_points, dimension))
+    if kind == "iso":
+        return noise.astype(np.float32)
+    directions = np.linalg.qr(rng.standard_normal((dimension, 20)))[0]
+    strength = 30.0 * np.arange(1, 21) ** -0.7
+    centres = 1.2 * strength * rng.standard_normal((12, 20))
+    strong = 0.5 * strength * rng.standard_normal((n_points, 20)) + centres[rng.integers(0, 12, n_points)]
+    weak = noise * (0.35 + 0.3 * rng.random(dimension))
+    return (strong @ directions.T + weak + 2.0 * rng.standard_normal(dimension)).astype(np.float32)
 
 
-def clouds(quick: bool) -> dict[str, np.ndarray]:
+def clouds(quick: bool) -> dict[str, Cloud]:
     found = {}
     if find_spec("actopo"):
         from actopo.data import load_example_cloud
 
-        for name in ("base", "instruct"):
-            found[f"qwen {name} 896"] = np.asarray(load_example_cloud(name), dtype=np.float32)
-    for kind in ("aniso", "iso"):
-        for dimension in (576,) if quick else (576, 2048, 4096):
-            found[f"{kind} {dimension}"] = cloud(kind, 600, dimension)
+        found |= {
+            f"Qwen2.5-0.5B {name}": np.asarray(load_example_cloud(name)) for name in ("base", "instruct")
+        }
+    for dimension in (576,) if quick else (576, 2048, 4096):
+        found |= {f"{kind} {dimension}": synthetic_cloud(kind, 750, dimension) for kind in ("aniso", "iso")}
     return found
 
 
-def obvious_cell(points: np.ndarray, plan: np.ndarray, before: list[Any]) -> list[Any]:
-    """ripser on each subsample, 41 numbers by NumPy, persim's distance (which is of order 1)."""
+def next_checkpoint(points: Cloud) -> Cloud:
+    moved = np.random.default_rng(1).standard_normal(points.shape) * (0.05 * points.std(axis=0))
+    return points + moved.astype(np.float32)
+
+
+def in_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> Timed:
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for name, function in functions.items():
+        if name == "topoflow":
+            function()  # compiled, or read from numba's cache
+    for _ in range(repeats):
+        for name, function in functions.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            function()
+            taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
+    return {name: tuple(min(column) for column in zip(*times, strict=True)) for name, times in taken.items()}  # type: ignore[misc]
+
+
+def against(timed: Timed, name: str, calls: int, our_calls: int) -> str:
+    """CPU milliseconds a call, and how many times ours that is."""
+    if name not in timed:
+        return "–"
+    theirs, ours = timed[name][0] / calls, timed["topoflow"][0] / our_calls
+    return f"{1e3 * theirs:.2f} ({theirs / ours:.1f} x)"
+
+
+# --- a whole cell ---------------------------------------------------------------------------------
+
+
+def obvious_subsample(points: Cloud, before: Cloud | None) -> Cloud:
+    """Diagrams by ripser.py from the points, 41 numbers by NumPy, distance by persim (which is of order 1)."""
     import persim
 
-    after = []
-    for k, row in enumerate(plan):
-        h0, h1 = ripser(points[row], maxdim=1)["dgms"]
-        lengths0, lengths1 = h0[:-1, 1], h1[:, 1] - h1[:, 0]
-        for values in (lengths0, h1[:, 0], h1[:, 1], lengths1, h1[:, 0] / h1[:, 1]):
-            values.mean(), values.min(), np.percentile(values, [25, 50, 75]), values.max(), values.std()
-        for lengths in (lengths0, lengths1):
-            share = lengths / lengths.sum()
-            lengths.sum(), len(lengths), -(share * np.log(share)).sum()
-        if before:
-            persim.wasserstein(before[k], h1)
-        after.append(h1)
-    return after
+    h0, h1 = ripser(points, maxdim=1)["dgms"]
+    deaths, lengths = h0[:-1, 1], h1[:, 1] - h1[:, 0]
+    numbers = []
+    for values in (deaths, h1[:, 0], h1[:, 1], lengths, h1[:, 0] / h1[:, 1]):
+        quartiles = np.percentile(values, [25, 50, 75])
+        numbers += [values.mean(), values.min(), *quartiles, values.max(), values.std()]
+    for values in (deaths, lengths):
+        share = values / values.sum()
+        numbers += [values.sum(), len(values), -(share * np.log(share)).sum()]
+    if before is not None:
+        persim.wasserstein(before, h1)
+    return h1
 
 
-def our_cell(points: np.ndarray, plan: np.ndarray, before: Any) -> Any:
+def our_cell(points: Cloud, plan: np.ndarray, before: Any = None) -> Any:
     cell = cell_diagrams(points, plan)
     summarise_cell(cell)
-    if before:
+    if before is not None:
         cell_distances(before, cell, dimension=1)
     return cell
 
 
-def best(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """CPU seconds of each function: the best of `repeats`, taken in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.process_time()
-            function()
-            taken[name].append(time.process_time() - start)
-    return {name: min(times) for name, times in taken.items()}
+def cell_rows(name: str, points: Cloud, quick: bool) -> list[str]:
+    plan, moved = subsample_plan(len(points), N_SUBSAMPLES, SIZE), next_checkpoint(points)
+    few = plan[: 8 if quick else 64]
+    ours, theirs = our_cell(points, plan), [obvious_subsample(points[row], None) for row in few]
+    timed = in_turns(
+        {
+            "topoflow": lambda: our_cell(moved, plan, ours),
+            "obvious": lambda: [
+                obvious_subsample(moved[row], h1) for row, h1 in zip(few, theirs, strict=True)
+            ],
+        },
+        repeats=3,
+    )
+    ms = {
+        key: [1e3 * t / (len(few) if key == "obvious" else 64) for t in times] for key, times in timed.items()
+    }
+    return [
+        name,
+        *(f"{number:.2f}" for key in ("obvious", "topoflow") for number in ms[key]),
+        f"{ms['obvious'][0] / ms['topoflow'][0]:.1f}",
+    ]
 
 
-def benchmark_cells(quick: bool) -> list[list[Any]]:
-    rows = []
-    for name, points in clouds(quick).items():
-        plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
-        rng = np.random.default_rng(1)
-        moved = points + (0.02 * points.std() * rng.standard_normal(points.shape)).astype(np.float32)
-        few = plan[: 8 if quick else 16]  # the obvious way is the same for each subsample
-        ours, theirs = our_cell(points, plan, None), obvious_cell(points, few, [])
-        cpu = best(
-            {
-                "ours": lambda m=moved, p=plan, b=ours: our_cell(m, p, b),
-                "obvious": lambda m=moved, p=few, b=theirs: obvious_cell(m, p, b),
-            },
-            3,
-        )
-        our_ms, obvious_ms = 1e3 * cpu["ours"] / len(plan), 1e3 * cpu["obvious"] / len(few)
-        rows.append([name, f"{obvious_ms:.2f}", f"{our_ms:.2f}", f"{obvious_ms / our_ms:.1f}"])
-    return rows
+def part_rows(name: str, points: Cloud) -> list[str]:
+    """Where our time goes."""
+    plan, moved = subsample_plan(len(points), N_SUBSAMPLES, SIZE), next_checkpoint(points)
+    matrix, before = distance_matrix(moved), cell_diagrams(points, plan)
+    cell = subsample_diagrams(matrix, plan)
+    timed = in_turns(
+        {
+            "distances": lambda: distance_matrix(moved),
+            "diagrams": lambda: subsample_diagrams(matrix, plan),
+            "41 numbers": lambda: summarise_cell(cell),
+            "W2 of H1": lambda: cell_distances(before, cell, dimension=1),
+            "W2 of H0": lambda: cell_distances(before, cell, dimension=0),
+        },
+        repeats=5,
+    )
+    return [name, *(f"{1e3 * cpu / N_SUBSAMPLES:.3f}" for cpu, _ in timed.values())]
 
 
-def benchmark_diagrams(quick: bool) -> list[list[Any]]:
-    """One diagram of 160 points from its distances, as each library takes them."""
-    rows = []
-    for name, points in clouds(quick).items():
-        matrix = distance_matrix(points)
-        plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
-        few = [matrix[np.ix_(row, row)] for row in plan[:8]]
-        functions: dict[str, Callable[[], Any]] = {
-            "lune": lambda m=matrix, p=plan: subsample_diagrams(m, p, engine="lune"),
-            "ripser": lambda f=few: [ripser(d, distance_matrix=True) for d in f],
-        }
-        if find_spec("gudhi"):
-            functions["gudhi"] = lambda f=few: gudhi_diagrams(f)
-        if find_spec("gph"):
-            from gph import ripser_parallel
+# --- a diagram, a distance ------------------------------------------------------------------------
 
-            functions["giotto-ph"] = lambda f=few: [ripser_parallel(d, metric="precomputed") for d in f]
-        functions["lune"]()
-        cpu = best(functions, 3)
-        ms = {key: 1e3 * value / (len(plan) if key == "lune" else len(few)) for key, value in cpu.items()}
-        others = [
-            f"{ms[key]:.2f} ({ms[key] / ms['lune']:.1f} x)" if key in ms else "-"
-            for key in ("ripser", "gudhi", "giotto-ph")
-        ]
-        rows.append([name, f"{ms['lune']:.2f}", *others])
-    return rows
+
+def diagram_rows(name: str, points: Cloud, quick: bool) -> list[str]:
+    """H0 and H1 of 160 points from their distances; and ripser.py from the points, which is how it is mostly called."""
+    matrix, plan = distance_matrix(points), subsample_plan(len(points), N_SUBSAMPLES, SIZE)
+    few = plan[: 8 if quick else 32]
+    matrices = [matrix[np.ix_(row, row)] for row in few]
+    functions: dict[str, Callable[[], Any]] = {
+        "topoflow": lambda: subsample_diagrams(matrix, plan, engine="lune"),
+        "ripser.py": lambda: [ripser(d, distance_matrix=True) for d in matrices],
+        "ripser.py, points": lambda: [ripser(points[row]) for row in few],
+    }
+    if find_spec("gudhi"):
+        functions["gudhi"] = lambda: gudhi_diagrams(matrices)
+    if find_spec("gph"):
+        from gph import ripser_parallel
+
+        functions["giotto-ph"] = lambda: [ripser_parallel(d, metric="precomputed") for d in matrices]
+    timed = in_turns(functions, repeats=3)
+    others = ("ripser.py", "ripser.py, points", "gudhi", "giotto-ph")
+    return [
+        name,
+        f"{1e3 * timed['topoflow'][0] / len(plan):.2f}",
+        *(against(timed, other, len(few), len(plan)) for other in others),
+    ]
 
 
 def gudhi_diagrams(matrices: list[np.ndarray]) -> Any:
-    """gudhi's fastest way: its own ripser, with the edges beyond the enclosing radius left out."""
+    """gudhi's own, faster version of ripser."""
     from gudhi.sklearn.rips_persistence import RipsPersistence
 
-    return [
-        RipsPersistence(
-            homology_dimensions=[0, 1],
-            threshold=matrix.max(axis=1).min(),
-            input_type="full distance matrix",
-            num_collapses=0,
-            homology_coeff_field=2,
-        ).fit_transform([matrix])
-        for matrix in matrices
-    ]
+    rips = RipsPersistence(
+        homology_dimensions=[0, 1], input_type="full distance matrix", homology_coeff_field=2
+    )
+    return rips.fit_transform(matrices)
 
 
-def benchmark_matching(quick: bool) -> list[list[Any]]:
-    rows = []
-    for name, points in clouds(quick).items():
-        plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
-        rng = np.random.default_rng(1)
-        moved = points + (0.02 * points.std() * rng.standard_normal(points.shape)).astype(np.float32)
-        cells = [subsample_diagrams(distance_matrix(x), plan) for x in (points, moved)]
-        for h in (1, 0):
-            a, b = ([finite_bars(pair[h]) for pair in cell] for cell in cells)
-            few = list(zip(a, b, strict=True))[:4]
-            functions: dict[str, Callable[[], Any]] = {
-                "ours": lambda a=a, b=b: wasserstein_distances(a, b),
-                "scipy": lambda f=few: [wasserstein_distance(*pair) for pair in f],
-            }
-            if find_spec("persim"):
-                import persim
-
-                functions["persim, order 1"] = lambda f=few: [persim.wasserstein(*pair) for pair in f]
-            if find_spec("ot") and find_spec("gudhi"):
-                from gudhi.wasserstein import wasserstein_distance as pot
-
-                functions["POT"] = lambda f=few: [pot(*pair, order=2, internal_p=2) for pair in f]
-            functions["ours"]()
-            cpu = best(functions, 3)
-            ms = {key: 1e3 * value / (len(a) if key == "ours" else len(few)) for key, value in cpu.items()}
-            others = [
-                f"{ms[key]:.2f} ({ms[key] / ms['ours']:.1f} x)" if key in ms else "-"
-                for key in ("scipy", "persim, order 1", "POT")
-            ]
-            rows.append([f"{name}, H{h}", f"{ms['ours']:.3f}", *others])
-    return rows
-
-
-WHOLE = """
-import sys, time, resource
-sys.path.insert(0, {here!r})
-from topology import cloud
-from topoflow.topology.point_clouds import distance_matrix
-from topoflow.topology.persistence import vietoris_rips_diagrams
-engine, n = {engine!r}, {n}
-matrix = distance_matrix(cloud("aniso", n, 64))
-vietoris_rips_diagrams(cloud("aniso", 50, 8), engine=engine if engine != "giotto-ph" else "ripser")
-if engine == "giotto-ph":
-    from gph import ripser_parallel
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.process_time()
-if engine == "giotto-ph":
-    ripser_parallel(matrix, metric="precomputed")
-else:
-    vietoris_rips_diagrams(matrix, engine=engine, metric="precomputed")
-cpu = time.process_time() - start
-print(cpu, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
-
-
-def benchmark_whole_clouds(quick: bool) -> list[list[Any]]:
-    """One filtration of a whole cloud, each in its own process: CPU seconds and memory on top of the matrix."""
-    rows = []
-    engines = ["lune", "ripser"] + (["giotto-ph"] if find_spec("gph") else [])
-    for n in (500, 1000) if quick else (500, 1000, 2000, 4000):
-        found = {}
-        for engine in engines:
-            code = WHOLE.format(here=str(HERE), engine=engine, n=n)
-            result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
-            found[engine] = [float(part) for part in result.stdout.split()]
-        rows.append([str(n), *(f"{found[e][0]:.2f} s, {found[e][1]:.0f} MB" for e in engines),
-                     f"{found['ripser'][0] / found['lune'][0]:.1f}"])  # fmt: skip
-    return rows
-
-
-def benchmark_threads() -> tuple[list[list[Any]], list[tuple[int, float]]]:
-    """A checkpoint of five layers on one thread and on two; and the cost against the number of subsamples."""
-    points = cloud("aniso", 750, 576)
+def matching_rows(name: str, points: Cloud, quick: bool) -> list[list[str]]:
     plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
-    before = our_cell(points, plan, None)
+    cells = [cell_diagrams(x, plan) for x in (points, next_checkpoint(points))]
+    rows = []
+    for dimension in (1, 0):
+        a, b = ([finite_bars(pair[dimension]) for pair in cell] for cell in cells)
+        few = list(zip(a, b, strict=True))[: 4 if quick else 16]
+        functions: dict[str, Callable[[], Any]] = {
+            "topoflow": lambda a=a, b=b: wasserstein_distances(a, b),
+            "SciPy": lambda few=few: [scipy_distance(*pair) for pair in few],
+        }
+        if find_spec("persim"):
+            import persim
 
-    def checkpoint(threads: int) -> float:
-        start = time.perf_counter()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda _: our_cell(points, plan, before), range(5)))
-        return time.perf_counter() - start
+            functions["persim"] = lambda few=few: [persim.wasserstein(*pair) for pair in few]
+        if find_spec("gudhi") and find_spec("ot"):
+            from gudhi.wasserstein import wasserstein_distance as pot
 
-    wall = {threads: min(checkpoint(threads) for _ in range(5)) for threads in (1, 2)}
-    rows = [[str(t), f"{w:.2f}", f"{wall[1] / w:.2f}"] for t, w in wall.items()]
-    growth = []
-    for count in (8, 16, 32, 64, 128):
-        plan = subsample_plan(len(points), count, SIZE)
-        growth.append((count, best({"cell": lambda p=plan: our_cell(points, p, None)}, 3)["cell"]))
-    return rows, growth
+            functions["POT"] = lambda few=few: [pot(*pair, order=2, internal_p=2) for pair in few]
+        if find_spec("gudhi"):
+            from gudhi.hera import wasserstein_distance as hera
+
+            functions["hera"] = lambda few=few: [
+                hera(*pair, order=2, internal_p=2, delta=0.01) for pair in few
+            ]
+        timed = in_turns(functions, repeats=3)
+        others = ("SciPy", "persim", "POT", "hera")
+        rows.append(
+            [
+                f"{name}, H{dimension}",
+                f"{sum(map(len, a)) / len(a):.0f}",
+                f"{1e3 * timed['topoflow'][0] / len(a):.3f}",
+                *(against(timed, other, len(few), len(a)) for other in others),
+            ]
+        )
+    return rows
 
 
-def table(header: list[str], rows: list[list[Any]]) -> str:
+def scipy_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Assign on the square of all bars and all their places on the diagonal: the textbook way."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    square = np.zeros((len(a) + len(b), len(b) + len(a)))
+    square[: len(a), : len(b)] = cdist(a, b, "sqeuclidean")
+    square[: len(a), len(b) :] = ((a[:, 1] - a[:, 0]) ** 2 / 2)[:, None]
+    square[len(a) :, : len(b)] = (b[:, 1] - b[:, 0]) ** 2 / 2
+    return float(np.sqrt(square[linear_sum_assignment(square)].sum()))
+
+
+# --- whole clouds, each in its own process --------------------------------------------------------
+
+
+def measure_whole_cloud(kind: str, n_points: int, engine: str) -> dict[str, float]:
+    """From points to diagrams: CPU and wall seconds, and the most memory used beyond that of the points and imports."""
+    from resource import RUSAGE_SELF, getrusage
+
+    points = synthetic_cloud(kind, n_points, 64)
+
+    def diagrams(x: Cloud) -> Any:
+        if engine == "lune":
+            return vietoris_rips_diagrams(x, engine="lune")
+        if engine == "ripser":
+            return ripser(x)
+        if engine == "gudhi":
+            return gudhi_diagrams([distance_matrix(x)])
+        from gph import ripser_parallel
+
+        return ripser_parallel(x, n_threads=1)
+
+    diagrams(points[:50])
+    before, cpu, wall = getrusage(RUSAGE_SELF).ru_maxrss, time.process_time(), time.perf_counter()
+    diagrams(points)
+    return {
+        "cpu": time.process_time() - cpu,
+        "wall": time.perf_counter() - wall,
+        "mb": (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
+
+
+def whole_cloud_rows(
+    kind: str, quick: bool
+) -> tuple[list[list[str]], dict[str, dict[int, dict[str, float]]]]:
+    engines = [engine for engine in WHOLE if engine == "lune" or find_spec(engine)]
+    found: dict[str, dict[int, dict[str, float]]] = {engine: {} for engine in engines}
+    sizes = (500, 1000) if quick else (500, 1000, 2000, 4000)
+    for n_points in sizes:
+        for engine in engines:
+            command = [sys.executable, __file__, "--whole-cloud", kind, str(n_points), engine]
+            result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+            found[engine][n_points] = json.loads(result.stdout)
+    rows = []
+    for n_points in sizes:
+        ours = found["lune"][n_points]
+        row = [f"{kind}, {n_points}"]
+        for engine in WHOLE:
+            if engine not in found:
+                row.append("–")
+                continue
+            it = found[engine][n_points]
+            ratio = "" if engine == "lune" else f" ({it['cpu'] / ours['cpu']:.1f} x)"
+            row.append(f"{it['cpu']:.2f} s{ratio}, {it['mb']:.0f} MB")
+        rows.append(row)
+    return rows, found
+
+
+# --- threads, and how the cost grows --------------------------------------------------------------
+
+
+def thread_rows() -> list[list[str]]:
+    """Eight cells side by side on one thread and on two, as `compute.backend: threads` runs them."""
+    rows = []
+    for kind, dimension in (("aniso", 576), ("iso", 576)):
+        points = synthetic_cloud(kind, 750, dimension)
+        plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
+        matrix, before = distance_matrix(points), our_cell(next_checkpoint(points), plan)
+
+        def on_threads(n_threads: int, function: Callable[[], Any]) -> None:
+            with ThreadPoolExecutor(n_threads) as pool:
+                list(pool.map(lambda _: function(), range(8)))
+
+        for what, function in (
+            ("diagrams", lambda m=matrix, p=plan: subsample_diagrams(m, p)),
+            ("whole cell", lambda x=points, p=plan, b=before: our_cell(x, p, b)),
+        ):
+            timed = in_turns({str(n): lambda n=n, f=function: on_threads(n, f) for n in (1, 2)}, repeats=5)
+            (cpu_1, wall_1), (cpu_2, wall_2) = timed["1"], timed["2"]
+            numbers = (cpu_1, cpu_2, wall_1, wall_2)
+            rows.append(
+                [
+                    f"{kind} {dimension}, {what}",
+                    *(f"{1e3 * x / 8 / N_SUBSAMPLES:.3f}" for x in numbers),
+                    f"{wall_1 / wall_2:.2f}",
+                ]
+            )
+    return rows
+
+
+def growth() -> dict[int, float]:
+    points = synthetic_cloud("aniso", 750, 576)
+    counts = (8, 16, 32, 64, 128, 256)
+    plans = {str(count): subsample_plan(len(points), count, SIZE) for count in counts}
+    timed = in_turns({name: lambda p=plan: our_cell(points, p) for name, plan in plans.items()}, repeats=5)
+    return {count: timed[str(count)][0] for count in counts}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def plot(growth: list[tuple[int, float]], path: Path) -> None:
+def plot(
+    found: dict[str, dict[int, dict[str, float]]], kind: str, seconds: dict[int, float], path: Path
+) -> None:
     from topoflow.tracking.style import new_figure, png_bytes
 
-    figure = new_figure(3.6, "Cost of a cell against the number of subsamples (750 points, 576 coordinates)")
-    axes = figure.subplots()
-    counts, seconds = zip(*growth, strict=True)
-    axes.plot(counts, seconds, "o-", label="diagrams and summaries")
-    axes.plot([0, counts[-1]], [0, seconds[-1]], "--", color="grey", label="proportional")
-    axes.set(xlabel="subsamples of 160 points", ylabel="CPU seconds a cell", xlim=0, ylim=0)
-    axes.legend()
+    figure = new_figure(3.6, "What topology costs")
+    left, right = figure.subplots(1, 2)
+    for engine, sizes in found.items():
+        left.loglog(list(sizes), [it["cpu"] for it in sizes.values()], "o-", label=WHOLE[engine])
+    left.set(xlabel=f"points of a whole cloud ({kind})", ylabel="CPU seconds")
+    left.legend()
+    counts = list(seconds)
+    slope, start = np.polyfit(counts, list(seconds.values()), 1)
+    right.plot(counts, list(seconds.values()), "o", label="diagrams and 41 numbers")
+    right.plot(
+        counts, start + slope * np.array(counts), "--", color="grey", label=f"{1e3 * slope:.2f} ms each"
+    )
+    right.set(xlabel="subsamples of a cell", ylabel="CPU seconds", xlim=0, ylim=0)
+    right.legend()
     path.write_bytes(png_bytes(figure))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer clouds and sizes")
-    quick = parser.parse_args().quick
-    threads, growth = benchmark_threads()
-    parts = [
-        "# Topology: cost and ratios",
-        "CPU milliseconds a subsample of 160 points. " + " ".join(sys.argv[1:]),
-        "## A whole cell: 64 subsamples, diagrams, 41 numbers, distance to the cell before",
-        table(["cloud", "obvious loop", "topoflow", "ratio"], benchmark_cells(quick)),
-        "## One diagram from its distances",
-        table(["cloud", "lune", "ripser.py", "gudhi", "giotto-ph"], benchmark_diagrams(quick)),
-        "## One distance, order 2 (persim: order 1)",
-        table(["diagrams", "topoflow", "SciPy", "persim", "POT"], benchmark_matching(quick)),
-        "## A whole cloud (aniso, 64 coordinates): CPU, and memory on top of the distance matrix",
-        table(
-            ["points", "lune", "ripser.py", *(["giotto-ph"] if find_spec("gph") else []), "ripser / lune"],
-            benchmark_whole_clouds(quick),
+def machine() -> str:
+    name = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
         ),
-        "## A checkpoint of five layers x 64 subsamples (aniso 576), wall seconds",
-        table(["threads", "wall", "speed-up"], threads),
-        f"Peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB.",
+        "unknown processor",
+    )
+    missing = [name for name in ("actopo", "persim", "gudhi", "ot", "gph") if not find_spec(name)]
+    left_out = f" Not installed, so left out: {', '.join(missing)}." if missing else ""
+    return f"{name}, {os.cpu_count()} cores, BLAS on one thread.{left_out}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer clouds, sizes and repeats")
+    parser.add_argument("--whole-cloud", nargs=3, help=argparse.SUPPRESS)  # how this starts itself
+    options = parser.parse_args()
+    if options.whole_cloud:
+        kind, n_points, engine = options.whole_cloud
+        print(json.dumps(measure_whole_cloud(kind, int(n_points), engine)))
+        return
+
+    quick, found = options.quick, clouds(options.quick)
+    cells = [cell_rows(name, points, quick) for name, points in found.items()]
+    parts = [part_rows(name, points) for name, points in found.items()]
+    diagrams = [diagram_rows(name, points, quick) for name, points in found.items()]
+    matchings = [row for name, points in found.items() for row in matching_rows(name, points, quick)]
+    whole, measured = whole_cloud_rows("aniso", quick)
+    whole += whole_cloud_rows("iso", quick)[0]
+    threads, seconds = thread_rows(), growth()
+    sections = [
+        "# What topology costs",
+        f"Written by `benchmarks/topology.py{' --quick' if quick else ''}`. {machine()} CPU milliseconds unless it says"
+        " otherwise; in brackets, how many times ours.",
+        "## A cell: 64 subsamples of 160 points, diagrams, 41 numbers, distance of H1 to the cell before",
+        "A subsample. Obvious: `ripser(X[s], maxdim=1)`, NumPy, `persim.wasserstein`.",
+        table(["cloud", "obvious", "wall", "topoflow", "wall", "CPU ratio"], cells),
+        "Where ours goes (the last column is not part of the above):",
+        table(["cloud", "distances", "diagrams", "41 numbers", "W2 of H1", "W2 of H0"], parts),
+        "## A diagram of 160 points",
+        table(["cloud", "topoflow", "ripser.py", "ripser.py from points", "gudhi", "giotto-ph"], diagrams),
+        "## A distance of order 2",
+        "persim's is of order 1; hera's is within one percent.",
+        table(["diagrams", "bars", "topoflow", "SciPy, augmented", "persim", "POT", "hera"], matchings),
+        "## A whole cloud (64 coordinates), from points to diagrams",
+        "Seconds of CPU, and memory beyond the points and the imports; each in its own process.",
+        table(["cloud, points", *WHOLE.values()], whole),
+        "## Eight cells on one thread and on two",
+        "A subsample.",
+        table(["what", "CPU, 1", "CPU, 2", "wall, 1", "wall, 2", "speed-up"], threads),
     ]
-    text = "\n\n".join(parts) + "\n"
+    text = "\n\n".join(sections) + "\n"
     (HERE / "topology.md").write_text(text, encoding="utf-8")
-    plot(growth, HERE / "topology.png")
+    plot(measured, "aniso", seconds, HERE / "topology.png")
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1, user_api="blas"):
+        main()
