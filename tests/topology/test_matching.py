@@ -113,7 +113,7 @@ class TestWitnesses:
         weights = np.minimum(rng.normal(size=(n_rows, n_columns)), 0)
         if whole:
             weights = np.floor(2 * weights)
-        columns = assign(weights)
+        columns = assign(weights, *(weights.min(axis=axis, initial=0.0) / 2 for axis in (1, 0)))
         matched = columns >= 0
         assert len(set(columns[matched])) == matched.sum()
         expected = weights[linear_sum_assignment(weights)].sum()

@@ -6,10 +6,10 @@ its own cost :math:`c_{ij}^p` is less, and what is left is to choose disjoint pa
 .. math:: w_{ij} = \min(0,\; c_{ij}^p - \alpha_i^p - \beta_j^p),
 
 a small rectangle instead of the square of all bars and all their places on the diagonal. It is solved by shortest
-augmenting paths (Jonker and Volgenant, 1987) with prices, the dual solution, on rows and columns. A row may also stay
-alone, at weight 0, which is written as a path that ends at a row instead of a free column. As no weight is positive
-and no column has to be taken, rows that save nothing are never looked at again. Where all bars have one birth, as in
-H0, they are points on a line, and a recursion matches them.
+augmenting paths (Jonker and Volgenant, 1987) with prices, the dual solution, on rows and columns; a path may also end
+at a row that stays alone. Prices start at the diagonal's costs, :math:`-\alpha_i^p` and :math:`-\beta_j^p`: bars that
+hardly moved since the checkpoint before then find each other at once. Rows are decided first, then the columns that
+are left. Where all bars have one birth, as in H0, they are points on a line, and a recursion matches them.
 
 Small distances between long bars, as consecutive checkpoints give, would lose their digits twice in this form. So the
 distance is summed from the lengths in the matching, not as a total minus savings; and where it is so small that the
@@ -116,8 +116,8 @@ def matched_lengths(a, b, order, lengths):
     while bound < scale * _RESOLVED ** (1.0 / order):
         if bound > 0.0:
             scale = bound
-        weights = savings(a, b, to_diagonal_a, to_diagonal_b, scale, order)
-        column_of = align(weights) if born_together(a, b) else assign(weights)
+        weights, powers_a, powers_b = savings(a, b, to_diagonal_a, to_diagonal_b, scale, order)
+        column_of = align(weights) if born_together(a, b) else assign(weights, -powers_a, -powers_b)
         lengths[: len(a)], lengths[len(a) :] = to_diagonal_a, to_diagonal_b
         for i in range(len(a)):
             j = column_of[i]
@@ -136,7 +136,7 @@ def born_together(a, b):
 
 @compiled
 def savings(a, b, to_diagonal_a, to_diagonal_b, scale, order):
-    """What a pair costs beyond sending both to the diagonal, or 0 where that is better: never above 0.
+    """What a pair costs beyond sending both to the diagonal, or 0 where that is better; and what the diagonal costs.
 
     In powers of ``scale``, which is the longest way to the diagonal or else no less than the distance. In the latter
     case no way to the diagonal that costs more than 1 can be taken, and 2 stands for its cost; and a pair that costs 4
@@ -145,13 +145,11 @@ def savings(a, b, to_diagonal_a, to_diagonal_b, scale, order):
     unit = min(1.0 / scale, _LARGEST)
     farthest_diagonal, farthest_pair = 2.0 ** (1.0 / order), 4.0 ** (1.0 / order)
     births, deaths = b[:, 0].copy(), b[:, 1].copy()
-    powers_b = np.empty(len(b))
-    for j in range(len(b)):
-        powers_b[j] = power(min(to_diagonal_b[j] * unit, farthest_diagonal), order)
+    powers_a = np.array([power(min(length * unit, farthest_diagonal), order) for length in to_diagonal_a])
+    powers_b = np.array([power(min(length * unit, farthest_diagonal), order) for length in to_diagonal_b])
     weights = np.empty((len(a), len(b)))
     for i in range(len(a)):
         birth, death = a[i, 0], a[i, 1]
-        power_a = power(min(to_diagonal_a[i] * unit, farthest_diagonal), order)
         costs = weights[i]
         for j in range(len(b)):
             x, y = (birth - births[j]) * unit, (death - deaths[j]) * unit
@@ -163,78 +161,113 @@ def savings(a, b, to_diagonal_a, to_diagonal_b, scale, order):
             for j in range(len(b)):
                 costs[j] = power(min(math.sqrt(costs[j]), farthest_pair), order)
         for j in range(len(b)):
-            costs[j] = min(costs[j] - (power_a + powers_b[j]), 0.0)
-    return weights
+            costs[j] = min(costs[j] - (powers_a[i] + powers_b[j]), 0.0)
+    return weights, powers_a, powers_b
 
 
 @compiled
-def assign(weights):
+def assign(weights, row_prices, column_prices):
     """Match rows to columns at least total weight, where any row or column may stay alone at weight 0.
 
-    Prices u_i <= 0 of rows and v_j <= 0 of columns always satisfy u_i + v_j <= weight, with equality along the
-    matching, and v_j = 0 for a column left alone: at the end they prove the matching optimal.
+    Prices u_i <= 0 of rows and v_j <= 0 of columns satisfy u_i + v_j <= weight from the start to the end, with equality
+    along the matching; once a row or column is decided to stay alone, its price is 0. When all are decided, the prices
+    prove the matching optimal.
 
     Returns the column of each row, or a negative number.
     """
     n_rows, n_columns = weights.shape
-    row_prices, column_prices = np.zeros(n_rows), np.zeros(n_columns)
     column_of, row_of = np.full(n_rows, _ALONE), np.full(n_columns, _ALONE)
-    for i in range(n_rows):  # first come, first served
-        j = np.argmin(weights[i])
-        row_prices[i] = weights[i, j]
-        if weights[i, j] < 0.0:
-            if row_of[j] == _ALONE:
-                column_of[i], row_of[j] = j, i
-            else:
-                column_of[i] = _UNDECIDED
-
-    way = np.empty(n_columns)  # shortest way to each column not visited yet, in reduced weights
-    came_from = np.empty(n_columns, np.int32)  # the row before the column on it
-    open_prices = np.empty(n_columns)
-    rows, row_ways = np.empty(n_rows, np.int32), np.empty(n_rows)
-    columns, column_ways = np.empty(n_columns, np.int32), np.empty(n_columns)
-    for start in range(n_rows):
-        if column_of[start] != _UNDECIDED:
-            continue
-        way[:], open_prices[:] = np.inf, column_prices
-        n_visited = 0  # columns, and one row more
-        row, here = start, 0.0
-        way_alone, row_alone = np.inf, start
-        while True:
-            rows[n_visited], row_ways[n_visited] = row, here
-            if here - row_prices[row] < way_alone:
-                way_alone, row_alone = here - row_prices[row], row
-            nearest = relax(weights, row, here - row_prices[row], open_prices, way, came_from)
-            if way_alone <= nearest:
-                here = way_alone
-                n_visited += 1
-                break
-            here = nearest
-            column = 0
-            while way[column] != nearest:
-                column += 1
+    undecided = np.zeros(n_rows, np.bool_)
+    for row in range(n_rows):  # first come, first served
+        column, row_prices[row] = cheapest(weights, row, column_prices)
+        if row_prices[row] < 0.0:
             if row_of[column] == _ALONE:
-                n_visited += 1
-                break
-            columns[n_visited], column_ways[n_visited] = column, nearest
-            n_visited += 1
-            way[column], open_prices[column] = np.inf, -np.inf
-            row = row_of[column]
-
-        for k in range(n_visited):
-            row_prices[rows[k]] += here - row_ways[k]
-        for k in range(n_visited - 1):
-            column_prices[columns[k]] -= here - column_ways[k]
-        if way_alone <= nearest:  # that row gives its column up, and the others move up
-            row, column = row_alone, column_of[row_alone]
-            column_of[row] = _ALONE
-        else:
-            row = _ALONE
-        while row != start:
-            row = came_from[column]
-            row_of[column] = row
-            column, column_of[row] = column_of[row], column
+                column_of[row], row_of[column] = column, row
+            else:
+                undecided[row] = True
+    for row in range(n_rows):
+        if undecided[row]:
+            augment(row, weights, row_prices, column_prices, column_of, row_of)
+    weights = weights.T.copy()  # the same for the columns that are left
+    for column in range(n_columns):
+        if row_of[column] == _ALONE:
+            _, column_prices[column] = cheapest(weights, column, row_prices)
+            if column_prices[column] < 0.0:
+                augment(column, weights, column_prices, row_prices, row_of, column_of)
     return column_of
+
+
+@compiled
+def cheapest(weights, row, column_prices):
+    """Return the column of least weight - price, and that number, or 0 if it is more."""
+    column, least = _ALONE, 0.0
+    for j in range(len(column_prices)):
+        reduced = weights[row, j] - column_prices[j]
+        if reduced < least:
+            column, least = j, reduced
+    return column, least
+
+
+@compiled
+def augment(start, weights, row_prices, column_prices, column_of, row_of):
+    """Decide one more row: find the way of least reduced weight from it, along which rows change their columns.
+
+    Ways go from a row to any column and from a column to the row that has it. They end at a column that nobody has, or
+    at a row that is left alone instead (Dijkstra's algorithm; reduced weights are weight - u_i - v_j, or -u_i).
+    """
+    n_columns = len(column_prices)
+    way = np.full(n_columns, np.inf)  # length of the shortest way to each column not visited yet
+    came_from = np.empty(n_columns, np.int32)  # the row before the column on it
+    open_prices = column_prices.copy()  # -inf once visited, so that no way is shorter
+    rows, row_ways = np.empty(n_columns + 1, np.int32), np.empty(n_columns + 1)
+    columns, column_ways = np.empty(n_columns, np.int32), np.empty(n_columns)
+    n_visited = 0
+    row, here = start, 0.0
+    way_alone, row_alone = np.inf, start
+    while True:
+        rows[n_visited], row_ways[n_visited] = row, here
+        if here - row_prices[row] < way_alone:
+            way_alone, row_alone = here - row_prices[row], row
+        nearest = relax(weights, row, here - row_prices[row], open_prices, way, came_from)
+        here = min(way_alone, nearest)
+        if way_alone <= nearest:
+            break
+        column = 0
+        while way[column] != nearest:
+            column += 1
+        if row_of[column] == _ALONE:
+            break
+        columns[n_visited], column_ways[n_visited] = column, here
+        n_visited += 1
+        way[column], open_prices[column] = np.inf, -np.inf
+        row = row_of[column]
+
+    for k in range(n_visited + 1):
+        row_prices[rows[k]] += here - row_ways[k]
+    for k in range(n_visited):
+        column_prices[columns[k]] -= here - column_ways[k]
+    row = _ALONE
+    if way_alone <= nearest:
+        row, column = row_alone, column_of[row_alone]
+        column_of[row] = _ALONE
+        row_prices[row] = 0.0  # but for rounding it is
+    while row != start:  # back along the way, each row takes the column after it
+        row = came_from[column]
+        row_of[column] = row
+        column, column_of[row] = column_of[row], column
+
+
+@vectorised
+def relax(weights, row, base, open_prices, way, came_from):
+    """Shorten the ways to the open columns by going through a row; return the length of the shortest of all."""
+    nearest = np.inf
+    for column in range(len(way)):
+        length = base + weights[row, column] - open_prices[column]
+        shorter = length < way[column]
+        way[column] = length if shorter else way[column]
+        came_from[column] = row if shorter else came_from[column]
+        nearest = min(nearest, way[column])
+    return nearest
 
 
 @compiled
@@ -261,16 +294,3 @@ def align(weights):
             i, j = i - 1, j - 1
             column_of[i] = j
     return column_of
-
-
-@vectorised
-def relax(weights, row, base, open_prices, way, came_from):
-    """Shorten the ways to the open columns by going through a row; return the length of the shortest of all."""
-    nearest = np.inf
-    for column in range(len(way)):
-        length = base + weights[row, column] - open_prices[column]
-        shorter = length < way[column]
-        way[column] = length if shorter else way[column]
-        came_from[column] = row if shorter else came_from[column]
-        nearest = min(nearest, way[column])
-    return nearest
