@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import gudhi
@@ -296,6 +299,11 @@ class TestBatches:
     def test_maxdim_zero_gives_h0_alone(self):
         points = np.random.default_rng(8).normal(size=(20, 2))
         assert_same(vietoris_rips_diagrams(points, 0, "lune"), vietoris_rips_diagrams(points, 1, "lune")[:1])
+
+    def test_an_installation_without_a_place_for_compiled_code_is_no_reason_to_fail(self):
+        code = "import topoflow.topology.lune, topoflow.topology.matching"
+        nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
+        subprocess.run([sys.executable, "-c", code], env=nowhere, check=True)
 
     def test_more_points_than_an_edge_can_name_are_refused(self):
         with pytest.raises(ValueError, match="must have at most 65536 points for the lune engine, got 65537"):

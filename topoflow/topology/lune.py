@@ -51,17 +51,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from topoflow.topology.compiled import compiled, inlined
+
 LARGEST_CLOUD = 2**16
 """Points that a filtration may have: edges are numbered with 32 bits, pairs of vertices with 16 and 16."""
-
-# numba counts the references to arrays passed on: in the innermost loops that would cost more than the work itself.
-compiled = njit(nogil=True, cache=True)
-inlined = njit(nogil=True, cache=True, inline="always")
 
 _NONE = -1
 _NO_CRITICAL_EDGE = 0  # number of the empty chain

@@ -21,11 +21,8 @@ This module needs numba; `distances` imports it only where it is used.
 import math
 
 import numpy as np
-from numba import njit
 
-compiled = njit(nogil=True, cache=True)
-# Minima in any order, so that they can be taken of whole vectors. No number here is NaN.
-vectorised = njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "nnan"})
+from topoflow.topology.compiled import compiled, reordered
 
 _LARGEST = np.finfo(np.float64).max
 _ALONE, _UNDECIDED = -1, -2
@@ -257,7 +254,7 @@ def augment(start, weights, row_prices, column_prices, column_of, row_of):
         column, column_of[row] = column_of[row], column
 
 
-@vectorised
+@reordered
 def relax(weights, row, base, open_prices, way, came_from):
     """Shorten the ways to the open columns by going through a row; return the length of the shortest of all."""
     nearest = np.inf
