@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 
-from topoflow.dynamics.velocity import concentration, expected_concentration, peak_step, velocity_per_step
+from topoflow.dynamics.velocity import (
+    concentration,
+    expected_concentration,
+    fitted_floor,
+    peak_step,
+    stabilised_at,
+    velocity_per_step,
+)
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=200)
 DENSE_EARLY = [0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256]
@@ -140,7 +148,81 @@ class TestPeakStep:
         assert peak_step([0.0, 0.0], [5, 6, 7]) == 6
 
 
-ON_A_RUN = [concentration, velocity_per_step, peak_step]
+class TestFittedFloor:
+    @reproducible
+    @given(rate=st.floats(0.01, 1e3), floor=st.floats(0.1, 10))
+    def test_a_uniform_change_gives_its_floor_and_then_its_rate(self, rate, floor):
+        assume(floor > 0.01 * rate)
+        velocity = np.hypot(floor, rate * np.diff(DENSE_EARLY))
+        found = fitted_floor(velocity, DENSE_EARLY)
+        assert found == pytest.approx(floor, rel=1e-4)
+        np.testing.assert_allclose(velocity_per_step(velocity, DENSE_EARLY, found), rate, rtol=1e-4)
+
+    @reproducible
+    @given(run=runs(), speed=st.floats(1e-250, 1e250), sign=st.sampled_from([-1, 0, 1]))
+    def test_a_constant_velocity_is_all_floor_whatever_its_rounding(self, run, speed, sign):
+        steps = run[1]
+        assume(len(set(np.diff(steps))) > 1)
+        velocity = np.full(len(steps) - 1, speed)
+        velocity[::2] *= 1 + sign * 1e-15
+        found = fitted_floor(velocity, steps)
+        assert found == pytest.approx(speed, rel=1e-9)
+        assert not velocity_per_step(velocity, steps, found).any()
+
+    def test_a_velocity_proportional_to_the_gap_has_no_floor(self):
+        assert fitted_floor(0.1 * np.diff(DENSE_EARLY), DENSE_EARLY) == 0
+
+    @pytest.mark.parametrize("velocity", [[1.0, 7.0, 2.0], [3.0, 3.0, 3.0]])
+    def test_equal_gaps_can_tell_no_floor_and_need_none(self, velocity):
+        assert fitted_floor(velocity, [0, 5, 10, 15]) == 0
+
+    def test_a_run_that_never_moved_has_none(self):
+        assert fitted_floor([0.0, 0.0], [0, 1, 5]) == 0
+
+    @reproducible
+    @given(run=runs(), scale=st.floats(1e-200, 1e200))
+    def test_it_scales_with_the_unit_of_length_and_never_exceeds_the_peak(self, run, scale):
+        velocity, steps = run
+        found = fitted_floor(velocity, steps)
+        assert 0 <= found <= velocity.max()
+        assert fitted_floor(scale * velocity, steps) == pytest.approx(scale * found, rel=1e-6, abs=0)
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_it_is_the_non_negative_least_squares_fit(self, seed):
+        rng = np.random.default_rng(seed)
+        velocity = rng.gamma(2, size=12) * (1, np.diff(DENSE_EARLY))[seed % 2]
+        model = np.stack([np.ones(12), np.diff(DENSE_EARLY) ** 2], axis=1)
+        (floor_squared, _), _ = nnls(model, velocity**2)
+        assert fitted_floor(velocity, DENSE_EARLY) == pytest.approx(math.sqrt(floor_squared), rel=1e-8)
+
+
+class TestStabilisedAt:
+    def test_it_is_the_end_of_the_last_interval_above_a_tenth_of_the_peak(self):
+        assert stabilised_at([10.0, 0.5, 2.0, 0.9, 0.8], [0, 1, 2, 4, 8, 16]) == 4
+
+    def test_a_tenth_of_the_peak_counts_as_stable(self):
+        assert stabilised_at([10.0, 1.0], [0, 1, 2]) == 1
+        assert stabilised_at([10.0, 1.001, 0.0], [0, 1, 2, 3]) == 2
+
+    def test_the_floor_is_allowed_for(self):
+        assert stabilised_at([10.0, 3.9, 3.0, 4.0], [0, 1, 2, 4, 8]) is None
+        assert stabilised_at([10.0, 3.9, 3.0, 4.0], [0, 1, 2, 4, 8], floor=3.0) == 1
+
+    def test_a_run_that_still_moves_at_the_end_has_not_stabilised(self):
+        assert stabilised_at([1.0, 2.0, 3.0], [0, 1, 2, 3]) is None
+        assert stabilised_at([1.0], [0, 1]) is None
+
+    def test_a_run_that_never_left_its_floor_was_stable_from_the_start(self):
+        assert stabilised_at([1.0, 1.1, 0.9], [5, 6, 7, 9], floor=1.0) == 5
+        assert stabilised_at([0.0, 0.0], [5, 6, 7]) == 5
+
+    @pytest.mark.parametrize("floor", [-0.1, math.nan, math.inf])
+    def test_a_floor_out_of_range_is_named(self, floor):
+        with pytest.raises(ValueError, match=f"floor must be a finite, non-negative number, got {floor}"):
+            stabilised_at([1.0], [0, 1], floor)
+
+
+ON_A_RUN = [concentration, fitted_floor, peak_step, stabilised_at, velocity_per_step]
 
 
 class TestErrors:

@@ -10,6 +10,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_ROUNDING = 1e-9  # a difference below this share of what it is a difference of is no difference
+_STABLE = 0.1  # a run has stabilised when no velocity exceeds the floor by more than this share of the peak
+
 
 def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
     r"""Compute the share of all topological change that falls into the first third of training.
@@ -47,13 +50,13 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
     >>> concentration([6.0, 2.0, 1.0, 1.0], steps=[0, 10, 20, 40, 60])
     0.8
     """
-    speed, checkpoints = _check_run(velocity, steps)
+    speed, checkpoints = check_run(velocity, steps)
     largest = speed.max()
     if largest == 0:
         return math.nan
     speed = np.ldexp(speed, -math.frexp(largest)[1])  # at most 1: no digit changes, and no sum overflows
     # fsum is exact, so it does not depend on the order: in a permutation null equal sums stay equal.
-    return math.fsum(speed[_ends_in_first_third(checkpoints)]) / math.fsum(speed)
+    return math.fsum(speed[ends_in_first_third(checkpoints)]) / math.fsum(speed)
 
 
 def expected_concentration(steps: ArrayLike) -> float:
@@ -83,7 +86,7 @@ def expected_concentration(steps: ArrayLike) -> float:
     >>> expected_concentration([0, 1, 2, 4, 30])
     0.75
     """
-    return float(_ends_in_first_third(_check_steps(steps)).mean())
+    return float(ends_in_first_third(check_steps(steps)).mean())
 
 
 def velocity_per_step(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> NDArray[np.float64]:
@@ -122,9 +125,8 @@ def velocity_per_step(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0)
     >>> velocity_per_step([5.0, 5.0, 3.0], steps=[0, 1, 5, 6], floor=3.0)
     array([4., 1., 0.])
     """
-    speed, checkpoints = _check_run(velocity, steps)
-    if not 0 <= floor < math.inf:  # NaN as well
-        raise ValueError(f"floor must be a finite, non-negative number, got {floor!r}")
+    speed, checkpoints = check_run(velocity, steps)
+    check_floor(floor)
     above = np.maximum(speed - floor, 0.0) * (speed + floor)  # v^2 - f^2 without its cancellation
     return np.asarray(np.sqrt(above) / np.diff(checkpoints), dtype=np.float64)
 
@@ -155,17 +157,112 @@ def peak_step(velocity: ArrayLike, steps: ArrayLike) -> int:
     >>> peak_step([1.0, 3.0, 3.0], steps=[0, 2, 4, 8])
     4
     """
-    speed, checkpoints = _check_run(velocity, steps)
+    speed, checkpoints = check_run(velocity, steps)
     return int(checkpoints[np.argmax(speed) + 1])
 
 
-def _ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+def fitted_floor(velocity: ArrayLike, steps: ArrayLike) -> float:
+    r"""Estimate the noise floor of a run from its uneven schedule: what is left of a velocity at gap zero.
+
+    .. math:: v_t^2 = f^2 + r^2 (s_{t+1} - s_t)^2, \qquad f, r \ge 0, \quad \text{by least squares}
+
+    This is the model of `velocity_per_step`: independent noise and change at a constant rate r add in
+    squares. A run that changes at a constant rate gets its floor exactly, a run of constant velocity is all
+    floor, and one whose velocity is proportional to the gap has none.
+
+    Where the rate is not constant the fit averages over it. An early burst on a dense-early schedule is read
+    as noise in part, so its per-step velocity comes out too small rather than too large.
+
+    Parameters
+    ----------
+    velocity : array_like, shape (T - 1,)
+        Non-negative velocities, in filtration distance.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+
+    Returns
+    -------
+    float
+        In filtration distance, for `velocity_per_step`. It is 0 where all gaps are equal: floor and change
+        cannot be told apart then, and need not be, as velocities are comparable without.
+
+    Raises
+    ------
+    ValueError
+        As `concentration` does.
+
+    Examples
+    --------
+    >>> fitted_floor([5.0, 5.0, 5.0], steps=[0, 1, 2, 9])
+    5.0
+    >>> steps = np.array([0, 1, 2, 4, 8, 16])
+    >>> floor = fitted_floor(np.hypot(3.0, 0.5 * np.diff(steps)), steps)
+    >>> round(floor, 9)
+    3.0
+    """
+    speed, checkpoints = check_run(velocity, steps)
+    gap = np.diff(checkpoints)
+    largest = float(speed.max())
+    if largest == 0 or (gap == gap[0]).all():
+        return 0.0
+    square, square_gap = (speed / largest) ** 2, (gap / gap.max()) ** 2
+    centred = square_gap - square_gap.mean()
+    growth = float(centred @ square / (centred @ centred))
+    if growth <= _ROUNDING:  # no more at long gaps than at short ones: the best fit has r = 0
+        floor = math.sqrt(square.mean())
+        all_alike = bool((np.abs(speed / largest - floor) <= _ROUNDING).all())
+        return largest if all_alike else largest * floor  # the largest, that nothing be left above it
+    intercept = float(square.mean() - growth * square_gap.mean())
+    return largest * math.sqrt(intercept) if intercept > _ROUNDING * square.min() else 0.0
+
+
+def stabilised_at(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> int | None:
+    """Return the optimiser step after which no velocity exceeds the floor by more than 10 % of the peak.
+
+    Parameters
+    ----------
+    velocity : array_like, shape (T - 1,)
+        Non-negative velocities, in filtration distance.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+    floor
+        Velocity that noise alone would give, in filtration distance.
+
+    Returns
+    -------
+    int or None
+        The end of the last interval whose velocity is above ``floor + 0.1 * max(velocity)``. It is the first
+        step if none is (the run never left its floor), and None if the last interval still is.
+
+    Raises
+    ------
+    ValueError
+        As `concentration` does, or if ``floor`` is not a finite, non-negative number.
+
+    Examples
+    --------
+    >>> stabilised_at([2.0, 9.0, 0.4, 0.5], steps=[0, 1, 2, 4, 8])
+    2
+    >>> stabilised_at([1.0, 2.0], steps=[0, 1, 2]) is None
+    True
+    """
+    speed, checkpoints = check_run(velocity, steps)
+    check_floor(floor)
+    above = np.flatnonzero(speed > floor + _STABLE * speed.max())
+    if not len(above):
+        return int(checkpoints[0])
+    return int(checkpoints[above[-1] + 1]) if above[-1] + 1 < len(speed) else None
+
+
+def ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell of each interval whether `concentration` counts it as early."""
     # In whole numbers, so that no rounding decides about an interval that ends exactly on the bound.
     return np.asarray(3 * (steps[1:] - steps[0]) <= steps[-1] - steps[0])
 
 
-def _check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    checkpoints = _check_steps(steps)
+def check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the velocities and steps of one run as arrays, or say what is wrong with them."""
+    checkpoints = check_steps(steps)
     speed = np.asarray(velocity)
     if speed.shape != (len(checkpoints) - 1,):
         raise ValueError(
@@ -182,7 +279,8 @@ def _check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float6
     return speed, checkpoints
 
 
-def _check_steps(steps: ArrayLike) -> NDArray[np.int64]:
+def check_steps(steps: ArrayLike) -> NDArray[np.int64]:
+    """Return optimiser steps as an array, or say what is wrong with them."""
     checkpoints = np.asarray(steps)
     if checkpoints.ndim != 1 or len(checkpoints) < 2:
         raise ValueError(
@@ -198,3 +296,9 @@ def _check_steps(steps: ArrayLike) -> NDArray[np.int64]:
             f"steps must be strictly increasing, got {checkpoints[at]} before {checkpoints[at + 1]}"
         )
     return checkpoints
+
+
+def check_floor(floor: float) -> None:
+    """Say what is wrong with a noise floor, if anything is."""
+    if not 0 <= floor < math.inf:  # NaN as well
+        raise ValueError(f"floor must be a finite, non-negative number, got {floor!r}")
