@@ -22,7 +22,7 @@ from topoflow.topology.point_clouds import subsample_plan
 
 CLOUDS = [np.random.default_rng(i).standard_normal((40, 8)).astype(np.float32) for i in range(12)]
 PLAN = subsample_plan(40, 6, 24, seed=3)
-TASKS = [(cloud, PLAN, "auto") for cloud in CLOUDS]
+TASKS = [(cloud, PLAN, "auto", (8, layer)) for layer, cloud in enumerate(CLOUDS)]
 
 
 def diagrams(compute: Compute) -> list[bytes]:
@@ -56,8 +56,8 @@ def test_results_come_one_by_one_and_tasks_are_drawn_as_needed():
 
 
 def test_an_error_of_a_cell_reaches_the_caller_whole():
-    bad = [(np.full((40, 8), np.nan), PLAN, "auto")]
-    with pytest.raises(ValueError, match="points must be finite"):
+    bad = [(np.full((40, 8), np.nan), PLAN, "auto", (8, 3))]
+    with pytest.raises(ValueError, match="at step 8, layer 3: points must be finite"):
         list(map_cells(_diagram_bytes, bad, 1, Compute(backend="processes", n_jobs=2), "bad"))
 
 
@@ -152,3 +152,13 @@ def test_a_dask_cluster_gives_the_same_bytes_when_a_worker_is_killed_halfway(clu
             cluster.kill(1)
     assert found == expected
     assert cluster.processes[2].poll() is None
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_bytes(expected):
+    """Ray is not in the lock file: it is heavy, and its extra is tested where it is installed."""
+    ray = pytest.importorskip("ray")
+    try:
+        assert diagrams(Compute(backend="ray", n_jobs=2)) == expected
+    finally:
+        ray.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -15,11 +16,12 @@ import yaml
 from support import small_params
 
 from topoflow import layout, stages, storage
-from topoflow.config import load_params
+from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
+from topoflow.dynamics.velocity import concentration
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
-from topoflow.topology.summaries import SUMMARY_NAMES
+from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
 from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
 
 
@@ -93,6 +95,59 @@ def test_velocity_and_displacement_are_the_mean_distances_between_the_same_subsa
         expected = np.mean([wasserstein_distance(a[h], b[h], 2) for a, b in pairs])
         assert row[column] == pytest.approx(expected, rel=1e-12)
     assert row["h0_velocity"] > 0
+
+
+def test_the_summaries_of_a_cell_are_the_means_over_its_subsamples_under_their_own_names(study):
+    folder, _, _ = study
+    rows = layout.read_table(folder / "results/tiny/helpful/summaries.csv")
+    row = next(row for row in rows if (row["layer"], row["step"]) == (2, 4))
+    each = np.array([barcode_summary(pair) for pair in diagrams(folder).diagrams(4, 2)])
+    for name, column in zip(SUMMARY_NAMES, each.T, strict=True):
+        present = column[~np.isnan(column)]
+        assert row[name] == pytest.approx(present.mean() if len(present) else math.nan, nan_ok=True), name
+
+
+def test_what_a_run_finds_follows_from_its_stored_diagrams_by_public_functions(study):
+    folder, _, run_id = study
+    stored, steps = diagrams(folder), [0, 1, 2, 4]
+    facts = json.loads((folder / "results/tiny/helpful/trajectory.json").read_text())
+    assert (facts["order"], facts["diagrams"]) == (2, stored.sha256)
+    metrics = mlflow.get_run(run_id).data.metrics
+    for h, dimension in (("h1", 1), ("h0", 0)):
+        cells = [[pair[dimension] for pair in stored.diagrams(step, 2)] for step in steps]
+        velocity = [
+            np.mean([wasserstein_distance(a, b, 2) for a, b in zip(*pair, strict=True)])
+            for pair in itertools.pairwise(cells)
+        ]
+        ends = [np.mean([wasserstein_distance(a, b, 2) for a, b in zip(cells[0], cells[-1], strict=True)])]
+        expected = {
+            "concentration": concentration(velocity, steps),
+            "concentration_expected": 1 / 3,  # of the intervals ending at 1, 2 and 4, the first
+            "peak_step": steps[1 + int(np.argmax(velocity))],
+            "peak_velocity": max(velocity),
+            "path_length": sum(velocity),
+            "displacement": ends[0],
+        }
+        found = facts["layers"]["layer_02"]
+        for name, value in expected.items():
+            assert found[f"{h}_{name}"] == pytest.approx(value, rel=1e-9), name
+            assert metrics[f"trajectory/{h}_{name}/layer_02"] == pytest.approx(value, rel=1e-9), name
+
+
+def test_the_note_has_the_numbers_of_each_layer_in_their_columns(study):
+    folder, _, run_id = study
+    facts = json.loads((folder / "results/tiny/helpful/trajectory.json").read_text())["layers"]["layer_02"]
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    header = next(line for line in note.splitlines() if line.startswith("| layer"))
+    row = next(line for line in note.splitlines() if line.startswith("| 2 |"))
+    cells = dict(
+        zip(*([c.strip() for c in line.strip("|").split("|")] for line in (header, row)), strict=True)
+    )
+    assert cells["concentration"] == f"{facts['h1_concentration']:.3f}"
+    assert cells["either, if order did not matter"] == "0.333"
+    assert cells["peak at step"] == str(facts["h1_peak_step"])
+    assert cells["peak velocity"] == f"{facts['h1_peak_velocity']:.4g}"
+    assert cells["from first to last checkpoint"] == f"{facts['h1_displacement']:.4g}"
 
 
 def test_a_constant_layer_is_named_and_its_missing_numbers_are_empty_fields(study):
@@ -177,6 +232,27 @@ def test_tracking_again_logs_nothing_twice(study):
     assert len(history(run_id, "topology/h1_velocity/layer_01")) == 3
 
 
+def test_further_summaries_are_added_to_the_run_that_holds_the_topology(study):
+    _, params, run_id = study
+    assert "topology/h1_birth_mean/layer_02" not in mlflow.get_run(run_id).data.metrics
+    more = replace(params, track=Track((*params.track.summaries, "h1_birth_mean")))
+    assert stages.track(more, "tiny", "helpful") == run_id
+    assert "topology/h1_birth_mean/layer_02" in mlflow.get_run(run_id).data.metrics
+    assert len(history(run_id, "topology/h1_velocity/layer_01")) == 3
+
+
+def test_a_run_that_failed_is_left_as_it_is(study):
+    folder, params, run_id = study
+    client = mlflow.MlflowClient()
+    failed = client.create_run("0", tags={ACTIVATIONS_TAG: activations(folder).sha256})
+    client.set_terminated(failed.info.run_id, "FAILED")
+    try:
+        assert stages.track(params, "tiny", "helpful") == run_id
+        assert not client.get_run(failed.info.run_id).data.metrics
+    finally:
+        client.delete_run(failed.info.run_id)
+
+
 def test_a_run_that_has_not_seen_the_training_gets_its_losses_replayed(study):
     _, params, run_id = study
     with mlflow.start_run() as fresh:
@@ -198,9 +274,65 @@ def test_a_run_with_another_parameter_is_refused(study):
 
 def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
     _, params, run_id = study
-    for change in ({"seed": 1}, {"finetune": replace(params.finetune, max_steps=9)}):
+    changes: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"finetune": replace(params.finetune, max_steps=9)},
+        {"prompts": replace(params.prompts, n_prompts=25)},
+        {"prepare": Prepare(17)},
+        {"objective": {**params.objective, "helpful": SampleText("harmless")}},
+        {"model": {**params.model, "tiny": replace(params.model["tiny"], pretrain_steps=1)}},
+        {"topology": replace(params.topology, engine="ripser")},
+        {"trajectory": Trajectory(order=1)},
+    ]
+    for change in changes:
         with pytest.raises(ValueError, match=r"params\.yaml says .* were made with .* dvc repro"):
             stages.track(replace(params, **change), "tiny", "helpful", run_id)
+
+
+def test_results_of_other_diagrams_are_refused(study):
+    folder, params, run_id = study
+    path = folder / "results/tiny/helpful/trajectory.json"
+    whole = path.read_text()
+    path.write_text(whole.replace(diagrams(folder).sha256, "0" * 64))
+    try:
+        with pytest.raises(
+            ValueError, match=r"results/tiny/helpful was made from another diagrams/tiny/helpful"
+        ):
+            stages.track(params, "tiny", "helpful", run_id)
+    finally:
+        path.write_text(whole)
+
+
+def test_states_that_are_not_finite_are_named_with_their_cell():
+    cloud = np.ones((4, 2))
+    cloud[2] = np.nan
+    with pytest.raises(ValueError, match="the states recorded at step 8, layer 3: "):
+        stages._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
+
+
+def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, monkeypatch):
+    folder, params, _ = study
+    sealed = diagrams(folder).sha256
+    calls = []
+    whole = stages._diagram_bytes
+
+    def interrupted(*task):
+        calls.append(task[3])
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(*task)
+
+    monkeypatch.setattr(stages, "_diagram_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stages.diagrams(params, "tiny", "helpful")
+    begun = len(calls) - 1
+    monkeypatch.setattr(stages, "_code_sha256", lambda *_: "other code")
+    calls[:] = ["never interrupted"] * 9
+    stages.diagrams(params, "tiny", "helpful")
+    assert begun > 0
+    assert len(calls) - 9 == 12  # every cell anew
+    assert diagrams(folder).sha256 == sealed
+    assert not list(Path(".topoflow/writing").glob("*-*"))  # what the other code began is gone
 
 
 def test_the_trained_weights_are_kept_without_a_path_of_this_machine(study):
@@ -225,7 +357,14 @@ def test_an_altered_activation_is_refused_before_any_diagram(study):
 
 def test_a_stage_without_its_inputs_says_what_to_make(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"data/prompts\.jsonl must have been prepared"):
-        layout.read_json_lines(layout.PROMPTS_FILE)
+    params = parse_params(small_params())
+    for stage, missing in (
+        (stages.prepare, r"data/prompts\.jsonl"),
+        (stages.finetune, r"models/tiny\.json"),
+        (stages.compare, r"results/tiny/helpful/trajectory\.json"),
+    ):
+        arguments = {stages.prepare: ["helpful"], stages.finetune: ["tiny", "helpful"], stages.compare: []}
+        with pytest.raises(ValueError, match=f"{missing} must have been made by an earlier stage"):
+            stage(params, *arguments[stage])
     with pytest.raises(ValueError, match=r"activations/tiny/helpful must be a whole set"):
         storage.open_set(layout.run_folder("activations", "tiny", "helpful"), storage.ACTIVATIONS)

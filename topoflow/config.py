@@ -338,6 +338,24 @@ class Params:
         """The text of the objective called `name`; ValueError that lists the objectives where there is none."""
         return typing.cast(TextSource, _known(name, self.objective, "objective"))
 
+    def sources(self, model: str, objective: str) -> dict[str, Any]:
+        """What a run's model and text are made from, as written here; of a local path its last name alone.
+
+        The rest of a path is the machine's; what stands there is vouched for by SHA-256s.
+        """
+        text = self.objective_text(objective)
+        names = list(text.of) if isinstance(text, MixedText) else []
+        sources = {
+            "model": dataclasses.asdict(self.model_source(model)),
+            "text": {name: dataclasses.asdict(self.objective[name]) for name in [objective, *names]},
+            "prompts": dataclasses.asdict(self.prompts),
+            "prepare": dataclasses.asdict(self.prepare),
+        }
+        for source in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
+            if "path" in source:
+                source["path"] = Path(source["path"]).name
+        return sources
+
 
 # --- reading ------------------------------------------------------------------------------------
 

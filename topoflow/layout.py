@@ -37,9 +37,18 @@ def rows_file(objective: str) -> Path:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} must have been prepared; make it with: dvc repro prepare")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [json.loads(line) for line in _read(path).split("\n") if line]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(_read(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro") from None
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -58,8 +67,8 @@ def _plain(value: Any) -> Any:
 
 def read_table(path: Path) -> list[dict[str, float]]:
     """The rows of a table of numbers; an empty field, a missing value, is NaN."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file)]
+    lines = io.StringIO(_read(path), newline="")
+    return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(lines)]
 
 
 def read_velocity(

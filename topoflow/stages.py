@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.layout import read_json_lines, run_folder, write_table
-
-if TYPE_CHECKING:
-    from topoflow.dynamics.cells import CellDiagrams
 
 # --- text and models ----------------------------------------------------------------------------
 
@@ -65,7 +62,7 @@ def finetune(params: Params, model: str, objective: str) -> None:
     from topoflow.tracking.runs import training_run
     from topoflow.training import models, sft
 
-    description = json.loads(layout.model_file(model).read_text(encoding="utf-8"))
+    description = layout.read_json(layout.model_file(model))
     rows = read_json_lines(layout.rows_file(objective))
     evaluation = read_json_lines(layout.PROMPTS_FILE)
     made_from = {
@@ -77,6 +74,7 @@ def finetune(params: Params, model: str, objective: str) -> None:
         "rows_sha256": storage.sha256_of_file(layout.rows_file(objective)),
         "prompts_sha256": storage.sha256_of_file(layout.PROMPTS_FILE),
         "n_prompts": len(evaluation),
+        "sources": params.sources(model, objective),
         "seed": params.seed,
         "finetune": asdict(params.finetune),
         "recording": asdict(params.recording),
@@ -168,12 +166,11 @@ def diagrams(params: Params, model: str, objective: str) -> None:
         "versions": _versions("ripser", "numba"),
     }
     folder = run_folder("diagrams", model, objective)
-    with storage.writing(folder, storage.sha256(storage.json_bytes(manifest))) as work:
+    key = {**manifest, "code": _code_sha256("topology", "dynamics")}  # never go on from what other code began
+    with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
         files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
-        missing = [
-            cell for cell in cells if not files[cell].exists()
-        ]  # others an interrupted run has left whole
-        tasks = ((activations.point_cloud(*cell), plan, topology.engine) for cell in missing)
+        missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
+        tasks = ((activations.point_cloud(*cell), plan, topology.engine, cell) for cell in missing)
         label = f"diagrams {model}-{objective}"
         results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
         for cell, data in zip(missing, results, strict=True):
@@ -183,15 +180,21 @@ def diagrams(params: Params, model: str, objective: str) -> None:
         storage.seal(work, {**manifest, "constant_cells": constant}, names)
 
 
-def _diagram_bytes(cloud: npt.NDArray[np.floating[Any]], plan: npt.NDArray[np.int64], engine: str) -> bytes:
+def _diagram_bytes(
+    cloud: npt.NDArray[np.floating[Any]], plan: npt.NDArray[np.int64], engine: str, cell: tuple[int, int]
+) -> bytes:
     from topoflow.dynamics.cells import cell_diagrams
 
-    return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
+    try:
+        return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
+    except ValueError as error:
+        raise ValueError(f"the states recorded at step {cell[0]}, layer {cell[1]}: {error}") from error
 
 
 def trajectory(params: Params, model: str, objective: str) -> None:
     """Summaries, velocities and what they say: results/<model>/<objective>/."""
     from topoflow.dynamics.cells import summarise_cell
+    from topoflow.dynamics.trajectory import cell_movement, describe_layer
     from topoflow.topology.summaries import SUMMARY_NAMES
 
     stored = storage.open_set(run_folder("diagrams", model, objective), storage.DIAGRAMS)
@@ -205,7 +208,7 @@ def trajectory(params: Params, model: str, objective: str) -> None:
         (*(stored.diagrams(s, layer) for s in (step, before, steps[0])), order)
         for layer, before, step in moves
     )
-    distances = list(map_cells(_distances, triples, len(moves), params.compute, f"distances {label}"))
+    distances = list(map_cells(cell_movement, triples, len(moves), params.compute, f"distances {label}"))
 
     folder = run_folder("results", model, objective)
     write_table(
@@ -222,51 +225,21 @@ def trajectory(params: Params, model: str, objective: str) -> None:
     table = {name: np.array([d[name] for d in distances]).reshape(len(layers), -1) for name in columns}
     findings = {
         f"layer_{layer:02d}": {
-            key: value
+            f"{h}_{key}": value
             for h in ("h0", "h1")
-            for key, value in _findings(
-                h, table[f"{h}_velocity"][row], table[f"{h}_displacement"][row], steps
+            for key, value in describe_layer(
+                table[f"{h}_velocity"][row], table[f"{h}_displacement"][row], steps
             ).items()
         }
         for row, layer in enumerate(layers)
     }
-    facts = {"order": order, "ground_metric": "euclidean", "layers": findings}
-    storage.write_file(folder / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
-
-
-def _findings(
-    h: str, velocity: npt.NDArray[np.float64], displacement: npt.NDArray[np.float64], steps: Sequence[int]
-) -> dict[str, float | int | None]:
-    """The numbers of one layer and dimension; None where nothing moved and so no share is defined."""
-    from topoflow.dynamics.velocity import concentration, expected_concentration, peak_step, velocity_per_step
-
-    moved = bool(velocity.any())
-    return {
-        f"{h}_concentration": concentration(velocity, steps) if moved else None,
-        f"{h}_concentration_per_step": concentration(velocity_per_step(velocity, steps), steps)
-        if moved
-        else None,
-        f"{h}_concentration_expected": expected_concentration(steps),
-        f"{h}_peak_step": peak_step(velocity, steps) if moved else None,
-        f"{h}_peak_velocity": float(velocity.max()),
-        f"{h}_path_length": float(velocity.sum()),
-        f"{h}_displacement": float(displacement[-1]),
+    facts = {
+        "diagrams": stored.sha256,
+        "order": order,
+        "ground_metric": "euclidean",
+        "layers": findings,
     }
-
-
-def _distances(
-    here: CellDiagrams, before: CellDiagrams, start: CellDiagrams, order: float
-) -> dict[str, float]:
-    """Velocity and displacement of a cell: mean and spread over its subsamples."""
-    from topoflow.dynamics.cells import cell_distances
-
-    row = {}
-    for dimension in (1, 0):
-        for name, other in (("velocity", before), ("displacement", start)):
-            distances = cell_distances(other, here, dimension, order)
-            row[f"h{dimension}_{name}"] = float(distances.mean())
-            row[f"h{dimension}_{name}_std"] = float(distances.std())
-    return row
+    storage.write_file(folder / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
 
 
 # --- tracking and comparison --------------------------------------------------------------------
@@ -287,7 +260,7 @@ def compare(params: Params) -> None:
     for model in params.models:
         for objective in params.objectives:
             folder = run_folder("results", model, objective)
-            findings = json.loads((folder / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+            findings = layout.read_json(folder / layout.TRAJECTORY_FILE)
             facts[f"{model}-{objective}"] = findings["layers"]
             rows += [
                 [model, objective, layer, *values.values()] for layer, values in findings["layers"].items()
@@ -298,8 +271,15 @@ def compare(params: Params) -> None:
     write_table(layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "layer", *names], rows)
     storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
     title = "H1 velocity of every run of the study"
-    picture = figures.comparison_figure(curves, order=params.trajectory.order, title=title)
+    picture = figures.comparison_figure(curves, order=findings["order"], title=title)
     storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", style.png_bytes(picture))
+
+
+def _code_sha256(*packages: str) -> str:
+    """Of the sources of topoflow's packages of these names."""
+    home = Path(__file__).parent
+    sources = sorted(path for package in packages for path in (home / package).glob("*.py"))
+    return storage.sha256("".join(storage.sha256_of_file(path) for path in sources).encode())
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -171,10 +171,16 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
         # not before the lock is held: the process that held it has just renamed the folder away
         work.mkdir(exist_ok=True)
         yield work
-        if folder.exists():
-            shutil.rmtree(folder)
+        replaced = work.with_name(f"{work.name}-replaced")
+        if folder.exists():  # set aside and not deleted first: a kill in between must leave one of the two
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(folder, replaced)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(work, folder)
+        for leftover in work.parent.glob(
+            f"{name}-*"
+        ):  # of this set, whose lock is held: what other keys began
+            shutil.rmtree(leftover)
 
 
 def seal(work: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:

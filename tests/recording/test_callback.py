@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import llama
 
-from topoflow.config import Finetune, Lora
+from topoflow.config import Finetune, Lora, Topology
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states
 from topoflow.recording.schedule import Schedule
@@ -59,6 +59,74 @@ def test_checkpoints_are_recorded_at_their_steps_and_the_first_is_the_untouched_
         assert np.array_equal(callback.clouds[0][layer], before[layer])
         assert np.array_equal(callback.clouds[5][layer], after[layer])
         assert not np.array_equal(callback.clouds[1][layer], before[layer])
+
+
+def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, tmp_path):
+    callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
+    trained, _ = train(model, tokenizer, tmp_path, callback)
+    first = callback.clouds
+    train(llama(len(tokenizer), num_hidden_layers=5), tokenizer, tmp_path, callback)
+    assert callback.steps == [0, *range(1, 6)]
+    assert not np.array_equal(callback.clouds[0][4], first[5][4])
+    assert not np.array_equal(callback.clouds[0][4], first[0][4])
+    assert "topology/h0_velocity/layer_04" not in callback.metrics[0]
+
+
+@pytest.mark.parametrize("stop", [None, 3], ids=["to the end", "stopped early"])
+def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, tokenizer, tmp_path, stop):
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Watch(TrainerCallback):  # the weights as each step leaves them
+        def on_step_end(self, args, state, control, model, **kwargs):
+            weights[state.global_step] = model.get_input_embeddings().weight.detach().clone()
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == stop
+
+    weights = {}
+    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
+    arguments = TrainingArguments(
+        str(tmp_path / "trainer"), max_steps=5, per_device_train_batch_size=2, learning_rate=5.0, eval_steps=1,
+        eval_strategy="steps", save_strategy="steps", save_steps=1, load_best_model_at_end=True,
+        report_to="none", use_cpu=True,
+    )  # fmt: skip
+    callback = TopologyCallback(PROMPTS, [0, 1], Schedule(), dtype="float64")
+    trainer = Trainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer,
+        callbacks=[Watch(), callback],
+    )  # fmt: skip
+    trainer.train()
+    last = stop or 5
+    assert callback.steps == [0, last]
+    final = model.get_input_embeddings().weight
+    assert not torch.equal(final, weights[last])  # the best model was another
+    token = tokenize_prompts(tokenizer, PROMPTS, 512)[0][-1]
+    assert np.array_equal(callback.clouds[last][0][0], weights[last][token].double().numpy())
+
+
+def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokenizer, tmp_path):
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = Finetune(max_steps=3, per_device_train_batch_size=2, lora=None)
+    with torch.no_grad():
+        model.lm_head.weight[5, 0] = torch.nan
+    try:
+        with mlflow.start_run() as run:
+            _, log = sft.finetune(model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, "mlflow")
+        logged = mlflow.get_run(run.info.run_id).data.metrics
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert all(np.isnan(entry["loss"]) for entry in log if "loss" in entry)
+    assert "learning_rate" in logged
+    assert "loss" not in logged
+    assert all(np.isfinite(value) for value in logged.values())
+
+
+def test_a_trainer_without_a_tokenizer_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"processing_class must be given to the Trainer"):
+        TopologyCallback(PROMPTS).on_train_begin(None, None, None, model=None, processing_class=None)
 
 
 def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(model, tokenizer, tmp_path):
@@ -115,7 +183,6 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
 def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(model, tokenizer, tmp_path):
     import mlflow
 
-    from topoflow.config import Topology
     from topoflow.dynamics.cells import cell_diagrams, cell_distances
     from topoflow.topology.point_clouds import subsample_plan
 
@@ -148,8 +215,6 @@ def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run
 def test_live_topology_needs_no_mlflow_and_more_prompts_than_a_subsample_has_points(
     model, tokenizer, tmp_path
 ):
-    from topoflow.config import Topology
-
     callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
     train(model, tokenizer, tmp_path, callback)
     assert set(callback.metrics) == set(callback.steps)

@@ -111,6 +111,19 @@ def test_recording_leaves_no_trace_on_the_model(model):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_model_that_draws_random_numbers_even_in_eval_mode_leaves_the_training_its_own(model):
+    def jitter(module, args, output):
+        return output + 1e-3 * torch.randn(output.shape)
+
+    model.get_input_embeddings().register_forward_hook(jitter)
+    torch.manual_seed(3)
+    undisturbed = torch.rand(4)
+    torch.manual_seed(3)
+    clouds = record_states(model, PROMPTS, [4], pad_token_id=0)
+    assert torch.equal(torch.rand(4), undisturbed)
+    assert not np.array_equal(clouds[4], record_states(model, PROMPTS, [4], pad_token_id=0)[4])
+
+
 def test_a_failing_forward_pass_leaves_the_model_in_training_mode_and_without_hooks(model):
     model.train()
     with pytest.raises(IndexError):

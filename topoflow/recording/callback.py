@@ -24,7 +24,8 @@ class TopologyCallback(TrainerCallback):
     """Record the last-token hidden states of fixed prompts at checkpoints of a training.
 
     Recording leaves the training as it was: losses and final weights are equal to the bit with and
-    without the callback.
+    without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
+    the attributes is dropped then.
 
     Parameters
     ----------
@@ -102,24 +103,35 @@ class TopologyCallback(TrainerCallback):
         self.layers: tuple[int, ...] = ()
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
-        self._live = _live_topology(topology, len(prompts), seed)
+        self._topology, self._seed = topology, seed
+        self._live = _live_topology(topology, len(prompts), seed)  # already here, to refuse a bad one early
         self._requested_layers = layers
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        tokenizer, model = kwargs["processing_class"], kwargs["model"]
+        tokenizer, model = kwargs.get("processing_class"), kwargs["model"]
+        if tokenizer is None:
+            raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
+        self.steps, self.clouds, self.metrics = [], {}, {}
+        self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
         self._pad_token_id = tokenizer.pad_token_id or 0
         self._record(state.global_step, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.schedule.is_due(state.global_step):
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if last or self.schedule.is_due(state.global_step):
+            self._record(state.global_step, kwargs["model"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if control.should_training_stop:  # as early stopping asks for it, after the step's own events
             self._record(state.global_step, kwargs["model"])
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._record(state.global_step, kwargs["model"])
+        if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
+            self._record(state.global_step, kwargs["model"])
 
     def _record(self, step: int, model: Any) -> None:
         if step in self.steps:

@@ -12,10 +12,12 @@ DEFINITIONS = {
     "displacement": "likewise between the first checkpoint and this one; filtration distance",
     "concentration": "share of the summed velocities that falls to intervals ending within the first third of "
     "the optimiser steps",
-    "concentration_per_step": "likewise with each velocity divided by the optimiser steps of its interval; no "
-    "noise floor is subtracted",
-    "concentration_expected": "share of the intervals that end within the first third: the mean of the "
-    "concentration when the velocities are permuted",
+    "concentration_per_step": "likewise with each velocity, its floor taken out in squares, divided by the "
+    "optimiser steps of its interval",
+    "concentration_expected": "share of the intervals that end within the first third: the mean of either "
+    "concentration when its terms are permuted, and what a steady change gives per step",
+    "floor": "f of the least-squares fit v^2 = f^2 + (rate x optimiser steps of the interval)^2 with neither "
+    "below 0; 0 where all intervals are equally long, which leaves it undetermined; filtration distance",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
 
@@ -41,8 +43,8 @@ def write_note(
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
         "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
         "",
-        "| layer | peak at step | peak velocity | concentration | expected if order did not matter "
-        "| per step | from first to last checkpoint |",
+        "| layer | peak at step | peak velocity | concentration | per step | either, if order did not matter "
+        "| from first to last checkpoint |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, found) for name, found in findings["layers"].items()]
@@ -56,8 +58,8 @@ def _row(name: str, found: Mapping[str, Any]) -> str:
         _number(found["h1_peak_step"], "d"),
         _number(found["h1_peak_velocity"], ".4g"),
         _number(found["h1_concentration"], ".3f"),
-        _number(found["h1_concentration_expected"], ".3f"),
         _number(found["h1_concentration_per_step"], ".3f"),
+        _number(found["h1_concentration_expected"], ".3f"),
         _number(found["h1_displacement"], ".4g"),
     ]
     return f"| {' | '.join(cells)} |"
@@ -73,9 +75,8 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
         "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "
         "optimiser steps; it says *early* only where it is well above the expected share beside it.",
         "",
-        "**What this does not show.** One run has no error bars: nothing here is tested against chance, and no noise "
-        "floor is subtracted, so small velocities may be jitter (the per-step column inflates it where checkpoints "
-        "are dense). Scale is not removed: a cloud that only grows moves too. Topology says nothing of how well "
+        "**What this does not show.** One run has no error bars: nothing here is tested against chance, and small "
+        "velocities may be jitter (the per-step column takes out only what a steady change cannot explain). Scale is not removed: a cloud that only grows moves too. Topology says nothing of how well "
         "the model answers.",
     ]
     if constant:

@@ -24,6 +24,7 @@ import yaml
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.topology.persistence import choose_engine
 from topoflow.tracking.note import DEFINITIONS, write_note
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,9 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
     model, objective : str
         Which run of it.
     run_id : str, optional
-        The MLflow run to fill. Without it, the newest run with the same activation set that has no
-        topology yet; where one has this very topology, nothing is logged; else a new run.
+        The MLflow run to fill. Without it, the run that holds this very topology, which then gets the metrics
+        it lacks (as after a change of `track.summaries`); else the newest whole run with the same activation
+        set and no topology yet; else a new run.
 
     Returns
     -------
@@ -95,6 +97,7 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
     if run_id is None:
         run_id, full = _find_run(client, done.activations.sha256, done.sha256)
         if full:
+            _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
             return str(run_id)
         if run_id is None:
             run_id = str(client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id)
@@ -143,32 +146,50 @@ class _Done:
         return storage.sha256(self.diagrams.sha256.encode() + findings)
 
     def check_parameters(self, params: Params) -> None:
-        """Refuse to log parameters that are not those of the sets: what is recorded is what ran."""
-        sections = json.loads(storage.json_bytes(asdict(params)))
-        made = {**self.diagrams.manifest, **self.activations.manifest}
-        wanted = {key: sections[key] for key in ("seed", "finetune", "recording")}
-        wanted.update(
-            {key: sections["topology"][key] for key in ("n_subsamples", "subsample_size", "maxdim")}
-        )
-        for key, value in wanted.items():
+        """Refuse to log parameters that are not those of the results: what is recorded is what ran."""
+        found = layout.read_json(self.results / layout.TRAJECTORY_FILE)
+        made = {**self.diagrams.manifest, **self.activations.manifest, "order": found["order"]}
+        topology = params.topology
+        wanted = {
+            "sources": params.sources(self.model, self.objective),
+            "seed": params.seed,
+            "finetune": asdict(params.finetune),
+            "recording": asdict(params.recording),
+            "n_subsamples": topology.n_subsamples,
+            "subsample_size": topology.subsample_size,
+            "maxdim": topology.maxdim,
+            "engine": choose_engine(topology.engine, topology.maxdim),
+            "order": params.trajectory.order,
+        }
+        for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made[key] != value:
                 raise ValueError(
-                    f"params.yaml says {key} = {value}, and {self.activations.folder} and "
-                    f"{self.diagrams.folder} were made with {made[key]}; bring them up to date with: dvc repro"
+                    f"params.yaml says {key} = {value}, and the results of {self.model} and {self.objective} were "
+                    f"made with {made[key]}; bring them up to date with: dvc repro"
+                )
+        chain = {
+            self.diagrams.folder: (self.diagrams.manifest["activations"], self.activations),
+            self.results: (found["diagrams"], self.diagrams),
+        }
+        for folder, (made_from, there) in chain.items():
+            if made_from != there.sha256:
+                raise ValueError(
+                    f"{folder} was made from another {there.folder} (SHA-256 {made_from[:12]}) than the one there "
+                    f"now ({there.sha256[:12]}); bring it up to date with: dvc repro"
                 )
 
 
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
-    """The run to fill and whether it is full already."""
+    """The run to fill and whether it is full already; a failed or killed run is left as it is."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`{ACTIVATIONS_TAG}` = '{activations}'"
     runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"])
     for run in runs:
-        if TRAJECTORY_TAG not in run.data.tags:
-            return run.info.run_id, False
-    for run in runs:
-        if run.data.tags[TRAJECTORY_TAG] == trajectory:
+        if run.data.tags.get(TRAJECTORY_TAG) == trajectory:
             return run.info.run_id, True
+    for run in runs:
+        if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
+            return run.info.run_id, False
     return None, False
 
 
@@ -272,7 +293,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
         for name in params.track.summaries:
             yield f"topology/{name}/{layer}", row[name], step
-    facts = json.loads((results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     last_step = max(int(row["step"]) for row in summaries)
     for layer, findings in facts["layers"].items():
         for name, value in findings.items():
@@ -288,12 +309,18 @@ def _loss_metrics(path: Path) -> Iterator[_Metric]:
                 yield name, value, int(row["step"])
 
 
-def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric]) -> None:
+def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric], lacking: bool = False) -> None:
+    """Log in few requests; with `lacking`, only metrics of which the run has no value at all."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
+    present = client.get_run(run_id).data.metrics if lacking else {}
     # a missing value is no metric: neither 0 nor NaN
-    entities = [Metric(key, value, now, step) for key, value, step in metrics if math.isfinite(value)]
+    entities = [
+        Metric(key, value, now, step)
+        for key, value, step in metrics
+        if key not in present and math.isfinite(value)
+    ]
     for start in range(0, len(entities), _BATCH):
         client.log_batch(run_id, metrics=entities[start : start + _BATCH])
 
@@ -326,7 +353,7 @@ def _write_artifacts(folder: Path, params: Params, done: _Done) -> str:
     for name, picture in _pictures(params, done).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
-    findings = json.loads((done.results / layout.TRAJECTORY_FILE).read_text(encoding="utf-8"))
+    findings = layout.read_json(done.results / layout.TRAJECTORY_FILE)
     note = write_note(findings, done.activations.manifest, done.diagrams.manifest)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from topoflow.config import Finetune
 from topoflow.recording.callback import TopologyCallback, plain_text
 
 logger = logging.getLogger(__name__)
+
+
+class _FiniteLogs(TrainerCallback):
+    """Keeps NaN and infinity from the trackers: a diverged loss is missing there, and stands in the trainer's log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        for name in [
+            name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
+        ]:
+            logger.warning("%s is %s at step %d", name, logs.pop(name), state.global_step)
 
 
 def finetune(
@@ -74,7 +86,7 @@ def finetune(
         activation_checkpointing=False,
         bf16=False,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a diverged loss is shown as what it is
+        logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
         save_strategy="no",
         report_to=report_to,
         seed=seed,
@@ -91,6 +103,7 @@ def finetune(
         callbacks=[callback] if callback else None,
     )
     trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
+    trainer.callback_handler.callbacks.insert(0, _FiniteLogs())
     trainer.train()
     return trainer.model, trainer.state.log_history
 
