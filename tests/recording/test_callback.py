@@ -63,7 +63,7 @@ def test_checkpoints_are_recorded_at_their_steps_and_the_first_is_the_untouched_
 
 def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, tmp_path):
     callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
-    trained, _ = train(model, tokenizer, tmp_path, callback)
+    train(model, tokenizer, tmp_path, callback)
     first = callback.clouds
     train(llama(len(tokenizer), num_hidden_layers=5), tokenizer, tmp_path, callback)
     assert callback.steps == [0, *range(1, 6)]

@@ -76,8 +76,8 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
         "optimiser steps; it says *early* only where it is well above the expected share beside it.",
         "",
         "**What this does not show.** One run has no error bars: nothing here is tested against chance, and small "
-        "velocities may be jitter (the per-step column takes out only what a steady change cannot explain). Scale is not removed: a cloud that only grows moves too. Topology says nothing of how well "
-        "the model answers.",
+        "velocities may be jitter (the per-step column takes out only what a steady change cannot explain). Scale "
+        "is not removed: a cloud that only grows moves too. Topology says nothing of how well the model answers.",
     ]
     if constant:
         lines += [

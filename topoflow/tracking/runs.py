@@ -96,9 +96,9 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
     started_here = False
     if run_id is None:
         run_id, full = _find_run(client, done.activations.sha256, done.sha256)
-        if full:
+        if run_id is not None and full:
             _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
-            return str(run_id)
+            return run_id
         if run_id is None:
             run_id = str(client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id)
             started_here = True
