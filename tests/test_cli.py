@@ -67,7 +67,26 @@ def test_the_group_lists_every_command(invoke):
         (["--objective", "helpful", "--set", "nonsense"], "set must be like finetune.max_steps=40"),
         (["--objective", "$(touch pwned)"], "objective must be one of"),
         (["--objective", "../helpful"], "objective must be one of"),
-        (["--objective", "helpful", "--colour", "red"], "No such option '--colour'"),
+        (
+            ["--objective", "helpful", "--colour", "red"],
+            "No such option '--colour'. There are --help, --model, --objective, --set.",
+        ),
+        (
+            ["--objective", "helpful", "--set", "objective.x.path=it's"],
+            """set must have each quote closed, got "objective.x.path=it's\"""",
+        ),
+        (
+            ["--objective", "helpful", "--set", "recording.layers=[1, 3 seed=1"],
+            "set: the value of recording.layers must be YAML, got '[1, 3 seed=1'",
+        ),
+        (
+            ["--objective", "helpful", "--set", "recording.layers=[1, 9]"],
+            "recording.layers must be at most model.tiny.n_layers (5), got [1, 9]",
+        ),
+        (
+            ["--objective", "helpful", "--set", "finetune.lr_scheduler_type=cosinus"],
+            "finetune.lr_scheduler_type must be one of constant,",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
@@ -78,6 +97,24 @@ def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
     assert result.ran == []
     assert not Path("pwned").exists()
     assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("seed=1  finetune.max_steps=40", ["seed=1", "finetune.max_steps=40"]),
+        ("recording.layers=[1, 3] seed=1", ["recording.layers=[1, 3]", "seed=1"]),
+        ("seed=1 recording.layers='[1, 3]'", ["seed=1", "recording.layers=[1, 3]"]),
+        ("a={b: [1, {c: 2}], d: 3} e=4", ["a={b: [1, {c: 2}], d: 3}", "e=4"]),
+        ("objective.x.path='my rows.jsonl'", ["objective.x.path=my rows.jsonl"]),
+    ],
+)
+def test_set_is_split_at_spaces_but_not_in_brackets_or_quotes(invoke, monkeypatch, text, expected):
+    seen = []
+    monkeypatch.setattr("topoflow.study.run", lambda *arguments: seen.append(arguments))
+    assert invoke("run", "--objective", "helpful", "--set", text).exit_code == 0
+    assert seen == [("tiny", "helpful", expected)]
 
 
 def test_a_folder_without_params_says_so(tmp_path, monkeypatch):

@@ -119,13 +119,12 @@ class TestReading:
         ("path", "value", "read"),
         [
             ("recording.layers", 3, 3),
-            ("recording.layers", [0, 5, 9], (0, 5, 9)),
-            ("recording.layers", [], ()),
+            ("recording.layers", [0, 3, 5], (0, 3, 5)),
+            ("recording.layers", [0], (0,)),
             ("finetune.lora", None, None),
             ("finetune.learning_rate", "1e-3", 0.001),  # how YAML 1.1 reads it
             ("finetune.learning_rate", 1, 1.0),
             ("trajectory.order", 1, 1.0),
-            ("trajectory.order", math.inf, math.inf),
         ],
     )
     def test_a_value_may_be_written_in_any_of_its_forms(self, path, value, read):
@@ -276,6 +275,7 @@ class TestRanges:
             ("finetune.n_threads", 1),
             ("finetune.lora.r", 1),
             ("finetune.lora.alpha", 1),
+            ("recording.layers", 1),
             ("recording.batch_size", 1),
             ("recording.max_length", 1),
             ("recording.schedule.every", 0),
@@ -287,8 +287,8 @@ class TestRanges:
     )
     def test_a_number_below_its_least_is_refused_and_the_least_is_not(self, path, least):
         refused(with_value(path, least - 1), f"{path} must be at least {least}, got {least - 1}")
-        # other rules may bind: 8 is a hidden size that 4 heads can share, 2 prompts carry a subsample of 2
-        fitting = with_value("topology.subsample_size", 2)
+        # other rules may bind: 2 is a hidden size that 1 head can have, 2 prompts carry a subsample of 2
+        fitting = with_value("topology.subsample_size", 2, with_value("recording.layers", 1))
         if path == "model.tiny.hidden_size":
             fitting, least = with_value("model.tiny.n_heads", 1, fitting), 2
         section = parse_params(with_value(path, least, fitting))
@@ -315,14 +315,55 @@ class TestRanges:
                 2,
                 "topology.maxdim must be 1 (the protocol studies H0 and H1), got 2",
             ),
-            ("trajectory.order", 0.5, "trajectory.order must be at least 1, got 0.5"),
-            ("trajectory.order", math.nan, "trajectory.order must be at least 1, got nan"),
+            *(
+                (
+                    "trajectory.order",
+                    order,
+                    f"trajectory.order must be a finite number of at least 1, got {order}",
+                )
+                for order in (0.5, math.inf, math.nan)
+            ),
+            *(
+                (path, rate, f"{path} must be a positive number, got {rate}")
+                for path in ("finetune.learning_rate", "model.tiny.pretrain_learning_rate")
+                for rate in (0.0, -1e-3, math.inf, math.nan)
+            ),
+            *(
+                (
+                    "finetune.lora.dropout",
+                    dropout,
+                    f"finetune.lora.dropout must be at least 0 and less than 1, got {dropout}",
+                )
+                for dropout in (-0.1, 1.0, math.nan)
+            ),
             ("seed", -1, "seed must be 0 to 4294967295, got -1"),
             ("seed", 2**32, "seed must be 0 to 4294967295, got 4294967296"),
         ],
     )
     def test_a_value_out_of_range_is_refused(self, path, value, message):
         refused(with_value(path, value), message)
+
+    @pytest.mark.parametrize("layers", [[], [1, 1], [-1], [0, 3, 0]])
+    def test_a_list_of_layers_names_some_each_once_from_0_on(self, layers):
+        refused(
+            with_value("recording.layers", layers),
+            "recording.layers must be a number of layers, or a list that names at least one, each once, "
+            f"counted from 0 (the embedding), got {layers}",
+        )
+
+    @pytest.mark.parametrize("layers", [6, [0, 6]])
+    def test_layers_are_at_most_those_of_an_embedded_model_of_the_study(self, layers):
+        mapping = with_value("recording.layers", layers)
+        refused(mapping, f"recording.layers must be at most model.tiny.n_layers (5), got {layers}")
+        assert parse_params({**mapping, "models": ["hub"]})  # the depth of others is not known here
+
+    def test_a_checkpoint_stands_within_the_training(self):
+        mapping = with_value("recording.schedule", {"steps": [3, 48]})
+        assert parse_params(mapping).recording.schedule.steps == (3, 48)
+        refused(
+            with_value("finetune.max_steps", 47, mapping),
+            "recording.schedule.steps must be at most finetune.max_steps (47), got [3, 48]",
+        )
 
     @pytest.mark.parametrize("of", [{}, {"helpful": 0.0}, {"helpful": 1.0, "harmless": -1.0}])
     def test_a_mix_needs_parts_with_positive_shares(self, of):
@@ -380,6 +421,47 @@ class TestNames:
         refused(
             with_value("objectives", ["mean"]),
             "objective must be one of file, harmless, helpful, hub, mixed, got 'mean'",
+        )
+
+    @pytest.mark.parametrize(
+        ("path", "listed"),
+        [("models", []), ("models", ["tiny", "tiny"]), ("objectives", []), ("objectives", ["helpful"] * 2)],
+    )
+    def test_the_study_lists_something_and_nothing_twice(self, path, listed):
+        refused(
+            with_value(path, listed), f"{path} must name at least one {path[:-1]}, each once, got {listed}"
+        )
+
+    def test_samples_are_those_that_come_with_topoflow(self):
+        for path in ("objective.helpful", "prompts"):
+            refused(
+                with_value(f"{path}.name", "honest"),
+                f"{path}.name must be one of harmless, helpful, prompts, got 'honest'",
+            )
+
+    def test_the_bundled_prompts_are_no_objective_since_they_have_no_answers(self):
+        refused(
+            with_value("objective.helpful.name", "prompts"),
+            "objective.helpful must be text with answers to train on, and the samples 'prompts' have none",
+        )
+
+    def test_learning_rates_follow_any_schedule_of_transformers_that_needs_nothing_else(self):
+        import torch
+        from transformers import SchedulerType, TrainingArguments, get_scheduler
+
+        def needs_nothing_else(name):
+            optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+            try:
+                TrainingArguments(lr_scheduler_type=name)
+                return bool(get_scheduler(name, optimiser, num_warmup_steps=0, num_training_steps=9))
+            except (ValueError, TypeError):
+                return False
+
+        names = [kind.value for kind in SchedulerType if needs_nothing_else(kind.value)]
+        assert sorted(names) == sorted(config.LR_SCHEDULER_TYPES)
+        refused(
+            with_value("finetune.lr_scheduler_type", "cosinus"),
+            f"finetune.lr_scheduler_type must be one of {', '.join(sorted(names))}, got 'cosinus'",
         )
 
     def test_asking_for_an_unknown_model_or_objective_lists_the_known_ones(self):

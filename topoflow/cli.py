@@ -34,6 +34,17 @@ def main() -> None:
         )  # every library's progress bars; read when tqdm is imported
 
 
+class _Command(click.Command):
+    """Answers an unknown option with those there are: `mlflow run` hands on any -P as one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = (max(parameter.opts, key=len) for parameter in self.get_params(ctx))
+            raise click.UsageError(f"{error.message} There are {', '.join(sorted(known))}.", ctx) from None
+
+
 def _command(function: Callable[..., Any]) -> click.Command:
     """A subcommand whose ValueErrors, which name an argument of the user's, are shown without a traceback."""
 
@@ -44,7 +55,7 @@ def _command(function: Callable[..., Any]) -> click.Command:
         except ValueError as error:
             raise click.ClickException(str(error)) from error
 
-    return main.command()(guarded)
+    return main.command(cls=_Command)(guarded)
 
 
 @_command
@@ -56,14 +67,30 @@ def _command(function: Callable[..., Any]) -> click.Command:
     multiple=True,
     metavar="KEY=VALUE",
     help="Override params.yaml for this run; several may stand in one, separated by spaces. "
-    "Example: --set 'finetune.max_steps=40 topology.n_subsamples=16'.",
+    "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
 )
 def run(objective: str, model: str, overrides: tuple[str, ...]) -> None:
     """Run one objective end to end through DVC, into one MLflow run."""
     from topoflow import study
 
-    run_id = study.run(model, objective, [item for text in overrides for item in shlex.split(text)])
+    run_id = study.run(model, objective, [item for text in overrides for item in _assignments(text)])
     click.echo(f"MLflow run {run_id} holds the training and its topology.")
+
+
+def _assignments(text: str) -> list[str]:
+    """The overrides of one --set: split at spaces, but neither in quotes nor in brackets."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise ValueError(f"set must have each quote closed, got {text!r}") from None
+    assignments: list[str] = []
+    for word in words:
+        last = assignments[-1] if assignments else ""
+        if sum(map(last.count, "[{")) > sum(map(last.count, "]}")):
+            assignments[-1] += f" {word}"
+        else:
+            assignments.append(word)
+    return assignments
 
 
 @_command

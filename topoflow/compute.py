@@ -1,5 +1,7 @@
 """One function over many cells, on this machine's cores or on a cluster; where never changes the result.
 
+On CPUs of one kind not by a single bit; on another kind, NumPy and BLAS may round otherwise.
+
 joblib does the work, so its backends are the choice: threads, processes, and the clusters that Dask and Ray
 make of many machines. Cells travel as arrays and results as bytes or numbers: workers need no shared disk.
 """

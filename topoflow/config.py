@@ -21,10 +21,22 @@ from typing import Any, TypeVar
 import yaml
 
 from topoflow.recording.schedule import Schedule
+from topoflow.training.samples import SAMPLE_NAMES
 
 PARAMS_FILE = Path("params.yaml")
 # Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# Those of transformers' schedules that need no further settings and no evaluation during training. Spelled out,
+# because importing transformers would slow every command.
+LR_SCHEDULER_TYPES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
 
 T = TypeVar("T")
 
@@ -33,6 +45,11 @@ def _check_least(section: Any, least: float, *names: str) -> None:
     for name in names:
         if getattr(section, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(section, name)}")
+
+
+def _check_positive(section: Any, name: str) -> None:
+    if not 0 < getattr(section, name) < math.inf:  # NaN as well
+        raise ValueError(f"{name} must be a positive number, got {getattr(section, name)}")
 
 
 # --- where a model comes from -------------------------------------------------------------------
@@ -55,6 +72,7 @@ class EmbeddedModel:
             self, 1, "hidden_size", "n_layers", "n_heads", "intermediate_size", "pretrain_batch_size"
         )
         _check_least(self, 0, "pretrain_steps")
+        _check_positive(self, "pretrain_learning_rate")
         if self.hidden_size % (2 * self.n_heads):  # rotary embeddings turn pairs of coordinates
             raise ValueError(f"hidden_size must be a multiple of 2 n_heads, got {self.hidden_size}")
 
@@ -99,9 +117,12 @@ MODEL_SOURCES: dict[str, type[Any]] = {
 
 @dataclass(frozen=True)
 class SampleText:
-    """Text bundled with topoflow: `helpful`, `harmless` or `prompts`."""
+    """Text bundled with topoflow: `helpful`, `harmless` or `prompts` (these have no answers)."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        _known(self.name, dict.fromkeys(SAMPLE_NAMES), "name")
 
 
 @dataclass(frozen=True)
@@ -158,7 +179,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Prepare:
-    """The training rows of an objective; `n_rows` are drawn, none with an evaluation prompt in it."""
+    """The training rows of an objective; `n_rows` are drawn, none of a dialogue with an evaluation prompt in it."""
 
     n_rows: int = 600
 
@@ -177,6 +198,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "r", "alpha")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
 @dataclass(frozen=True)
@@ -200,8 +223,8 @@ class Finetune:
         _check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
         _check_least(self, 1, "max_length", "n_threads")
         _check_least(self, 0, "warmup_steps")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        _check_positive(self, "learning_rate")
+        _known(self.lr_scheduler_type, dict.fromkeys(LR_SCHEDULER_TYPES), "lr_scheduler_type")
 
 
 @dataclass(frozen=True)
@@ -219,6 +242,13 @@ class Recording:
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "batch_size", "max_length")
+        if isinstance(self.layers, int):
+            _check_least(self, 1, "layers")
+        elif not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
+            raise ValueError(
+                "layers must be a number of layers, or a list that names at least one, each once, counted "
+                f"from 0 (the embedding), got {list(self.layers)}"
+            )
         if self.dtype not in ("float16", "float32", "float64"):
             raise ValueError(f"dtype must be float16, float32 or float64, got {self.dtype}")
 
@@ -249,8 +279,8 @@ class Trajectory:
     order: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.order >= 1:
-            raise ValueError(f"order must be at least 1, got {self.order}")
+        if not 1 <= self.order < math.inf:  # NaN as well
+            raise ValueError(f"order must be a finite number of at least 1, got {self.order}")
 
 
 @dataclass(frozen=True)
@@ -268,7 +298,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where results are computed, which never changes them.
+    """Where results are computed, which never changes them: on CPUs of one kind the bytes are the same.
 
     `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core; `address`
     that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
@@ -309,6 +339,28 @@ class Params:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # what NumPy's seed takes
             raise ValueError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
+        self._check_names()
+        for name, text in self.objective.items():
+            if text == SampleText("prompts"):
+                raise ValueError(
+                    f"objective.{name} must be text with answers to train on, and the samples 'prompts' have none"
+                )
+            for part in text.of if isinstance(text, MixedText) else ():
+                if isinstance(self.objective_text(part), MixedText):
+                    raise ValueError(f"a mix is made of plain objectives, got the mix {part!r}")
+        if self.topology.subsample_size > self.prompts.n_prompts:
+            raise ValueError(
+                "topology.subsample_size must be at most prompts.n_prompts "
+                f"({self.prompts.n_prompts}), got {self.topology.subsample_size}"
+            )
+        if max(self.recording.schedule.steps, default=0) > self.finetune.max_steps:
+            raise ValueError(
+                f"recording.schedule.steps must be at most finetune.max_steps ({self.finetune.max_steps}), "
+                f"got {list(self.recording.schedule.steps)}"
+            )
+        self._check_layers()
+
+    def _check_names(self) -> None:
         for kind, listed, known in (
             ("model", self.models, self.model),
             ("objective", self.objectives, self.objective),
@@ -320,15 +372,21 @@ class Params:
                     raise ValueError(f"{kind} names are letters, digits, _ and -, got {name!r}")
             for name in listed:
                 _known(name, known, kind)
-        for text in self.objective.values():
-            for name in text.of if isinstance(text, MixedText) else ():
-                if isinstance(_known(name, self.objective, "objective"), MixedText):
-                    raise ValueError(f"a mix is made of plain objectives, got the mix {name!r}")
-        if self.topology.subsample_size > self.prompts.n_prompts:
-            raise ValueError(
-                "topology.subsample_size must be at most prompts.n_prompts "
-                f"({self.prompts.n_prompts}), got {self.topology.subsample_size}"
-            )
+            if not listed or len(set(listed)) < len(listed):
+                raise ValueError(f"{kind}s must name at least one {kind}, each once, got {list(listed)}")
+
+    def _check_layers(self) -> None:
+        """Of other models than embedded ones, the depth is known when they are opened."""
+        layers = self.recording.layers
+        for name in self.models:
+            source = self.model[name]
+            if isinstance(source, EmbeddedModel):
+                deepest = layers if isinstance(layers, int) else max(layers)
+                if deepest > source.n_layers:
+                    raise ValueError(
+                        f"recording.layers must be at most model.{name}.n_layers ({source.n_layers}), "
+                        f"got {layers if isinstance(layers, int) else list(layers)}"
+                    )
 
     def model_source(self, name: str) -> ModelSource:
         """The source of the model called `name`; ValueError that lists the models where there is none."""

@@ -9,7 +9,6 @@ DVC's cache.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,10 +19,19 @@ from typing import Any
 import yaml
 
 from topoflow import stages, storage
-from topoflow.config import PARAMS_FILE, Params, apply_overrides, load_params, parse_params, read_mapping
-
-# What MLflow calls a run that nobody named, such as treasured-wolf-569
-_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+from topoflow.config import (
+    PARAMS_FILE,
+    FileText,
+    FolderModel,
+    MixedText,
+    ModelSource,
+    Params,
+    TextSource,
+    apply_overrides,
+    load_params,
+    parse_params,
+    read_mapping,
+)
 
 
 def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
@@ -38,39 +46,42 @@ def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
     """
     import mlflow
 
-    params = load_params(PARAMS_FILE, overrides)
-    params.model_source(model)
-    params.objective_text(objective)
-    folder = _study_folder(params, model, objective, overrides)
+    folder = _study_folder(model, objective, overrides)
     os.environ["MLFLOW_TRACKING_URI"] = _absolute(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
     mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
     with mlflow.start_run() as active:
         run_id = active.info.run_id
-        if _RANDOM_NAME.fullmatch(active.info.run_name):  # the user gave none
+        if _is_random(active.info.run_name):  # the user gave none
             mlflow.MlflowClient().update_run(run_id, name=f"{model}-{objective}")
         home = Path.cwd()
         os.chdir(folder)
         try:
-            _reproduce(f"trajectory@{model}-{objective}", run_id)
-            stages.track(load_params(), model, objective, run_id)
+            params = load_params()
+            if local := _stages_that_read_local_files(params, model, objective):
+                _reproduce(run_id, "prompts")  # which training rows are drawn apart from
+                _reproduce(run_id, "--force", "--single-item", *local)
+            _reproduce(run_id, f"trajectory@{model}-{objective}")
+            stages.track(params, model, objective, run_id)
         finally:
             os.chdir(home)
     return str(run_id)
 
 
-def _study_folder(params: Params, model: str, objective: str, overrides: Sequence[str]) -> Path:
+def _study_folder(model: str, objective: str, overrides: Sequence[str]) -> Path:
     """The folder to run in: here, or one made for what params.yaml does not say."""
-    listed = model in params.models and objective in params.objectives
-    if listed and not overrides:
-        return Path.cwd()
-    mapping = apply_overrides(read_mapping(PARAMS_FILE), overrides)
-    mapping.update(models=[model], objectives=[objective])
+    mapping = read_mapping(PARAMS_FILE)
+    if not overrides:
+        params = parse_params(mapping)
+        if model in params.models and objective in params.objectives:
+            return Path.cwd()
+    # checked for this model alone: layers may be chosen that others do not have
+    mapping = {**apply_overrides(mapping, overrides), "models": [model], "objectives": [objective]}
+    parse_params(mapping)
     for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
         if "path" in section:  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
-    parse_params(mapping)
     key = storage.sha256(storage.json_bytes(mapping))[:12]
     folder = Path.cwd() / ".topoflow" / "studies" / f"{model}-{objective}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +108,31 @@ def _share_cache(folder: Path) -> None:
     storage.write_file(config, settings.encode())
 
 
-def _reproduce(target: str, run_id: str) -> None:
-    """Let DVC bring `target` up to date, its stages logging into the MLflow run."""
+def _stages_that_read_local_files(params: Params, model: str, objective: str) -> list[str]:
+    """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml.
+
+    They take seconds and are run each time. What depends on them runs when they made something else.
+    """
+
+    def is_local(source: ModelSource | TextSource) -> bool:
+        if isinstance(source, MixedText):
+            return any(is_local(params.objective_text(name)) for name in source.of)
+        return isinstance(source, FileText | FolderModel)
+
+    sources = {
+        f"model@{model}": params.model_source(model),
+        "prompts": params.prompts.text,
+        f"prepare@{objective}": params.objective_text(objective),
+    }
+    return [stage for stage, source in sources.items() if is_local(source)]
+
+
+def _reproduce(run_id: str, *arguments: str) -> None:
+    """Let `dvc repro` bring stages up to date, which log into the MLflow run."""
     # the stages say `python`: it must be this one, whatever the shell's is
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id}
-    _dvc("--wait-for-lock", "repro", target, cwd=Path.cwd(), env=environment)
+    _dvc("--wait-for-lock", "repro", *arguments, cwd=Path.cwd(), env=environment)
 
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
@@ -111,6 +141,16 @@ def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProc
     if result.returncode:
         raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
     return result
+
+
+def _is_random(name: str) -> bool:
+    """Whether MLflow made up a run's name, such as treasured-wolf-569."""
+    from mlflow.utils import name_utils
+
+    predicate, _, rest = name.partition("-")
+    noun, _, number = rest.partition("-")
+    words = predicate in name_utils._GENERATOR_PREDICATES and noun in name_utils._GENERATOR_NOUNS
+    return words and number.isdecimal()
 
 
 def _absolute(uri: str) -> str:

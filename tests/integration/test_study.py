@@ -5,6 +5,8 @@ The tests of this file share one study and stand in the order in which a user wo
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,8 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
     folder = tmp_path_factory.mktemp("study")
     params = small_params()
     params["objective"]["tale"] = {"source": "samples", "name": "helpful"}
+    params["objective"]["rows"] = {"source": "file", "path": "rows.jsonl"}
+    params["model"]["mine"] = {"source": "folder", "path": "weights"}
     params["model"]["second"] = {**params["model"]["tiny"], "hidden_size": 24}
     lay_down_study(folder, params)
     return Study(folder, model_cache)
@@ -171,6 +175,29 @@ def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study)
     assert "topology/h1_velocity/layer_02" not in newest.data.metrics
 
 
+def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_training(study):
+    def run() -> str:
+        return study("topoflow", "run", "--model", "mine", "--objective", "rows")
+
+    def write_rows(answer: str) -> None:
+        rows = [json.dumps({"prompt": f"Question {i}?", "completion": f"{answer} {i}."}) for i in range(20)]
+        (study.folder / "rows.jsonl").write_text("\n".join(rows))
+
+    study("dvc", "repro", "model@tiny")
+    weights = shutil.copytree(min((study.cache / "embedded").iterdir()), study.folder / "weights")
+    write_rows("Before")
+    assert "Running stage 'finetune@mine-rows'" in run()
+    assert "Running stage 'finetune@mine-rows'" not in run()
+    write_rows("After")
+    assert "Running stage 'finetune@mine-rows'" in run()
+    (aside,) = study.folder.glob(".topoflow/studies/mine-rows-*")
+    assert "After" in (aside / "data/rows.jsonl").read_text()
+    assert "Before" not in (aside / "data/rows.jsonl").read_text()
+    with open(weights / "chat_template.jinja", "a") as template:
+        template.write("{# another #}")
+    assert "Running stage 'finetune@mine-rows'" in run()
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -178,7 +205,10 @@ def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study)
         ({"objective": "helpful", "model": "$(touch pwned)"}, "model must be one of"),
         ({"objective": "`touch pwned`"}, "objective must be one of"),
         ({"objective": "helpful", "set": "finetune.max_step=1"}, "did you mean 'max_steps'?"),
-        ({"objective": "helpful", "colour": "red"}, "No such option '--colour'"),
+        (
+            {"objective": "helpful", "colour": "red"},
+            "No such option '--colour'. There are --help, --model, --objective, --set.",
+        ),
     ],
 )
 def test_mlflow_run_refuses_what_does_not_exist_before_any_training(study, parameters, message):
@@ -190,10 +220,8 @@ def test_mlflow_run_refuses_what_does_not_exist_before_any_training(study, param
 
 
 def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
-    output = study(
-        "topoflow", "run", "--objective", "mixed", "--set", "finetune.lr_scheduler_type=x", check=False
-    )
-    assert "Error: x is not a valid SchedulerType" in output
+    output = study("topoflow", "run", "--objective", "mixed", "--set", "finetune.max_length=1", check=False)
+    assert "Error: max_length must leave at least one training row, got 1" in output
     assert "finished stages are kept" in output
     assert study.runs()[0].info.status == "FAILED"
     (aside,) = study.folder.glob(".topoflow/studies/tiny-mixed-*")

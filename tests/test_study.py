@@ -1,0 +1,97 @@
+"""Where a run of one objective takes place, and what it asks of DVC; the runs themselves are in integration."""
+
+import random
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from support import lay_down_study, small_params
+
+from topoflow import stages, study
+from topoflow.study import _is_random
+
+FILE = {"source": "file", "path": "rows.jsonl"}
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A study in the current folder, and what is asked of DVC: (folder, arguments) each."""
+    asked = []
+    params = small_params()
+    params["model"]["mine"] = {"source": "folder", "path": "weights"}
+    params["objective"]["rows"] = FILE
+    params["objective"]["blend"] = {"source": "mix", "of": {"helpful": 0.5, "rows": 0.5}}
+    lay_down_study(tmp_path, params)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(stages, "track", lambda *_: None)
+    monkeypatch.setattr(study, "_reproduce", lambda _, *arguments: asked.append((Path.cwd(), arguments)))
+    yield asked
+    mlflow.set_tracking_uri(None)
+
+
+def change_params(**sections):
+    path = Path("params.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **sections}, sort_keys=False))
+
+
+def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
+    study.run("tiny", "mixed")
+    assert [arguments for _, arguments in asked] == [("trajectory@tiny-mixed",)]
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "stages"),
+    [
+        ("tiny", "rows", ["prepare@rows"]),
+        ("tiny", "blend", ["prepare@blend"]),
+        ("mine", "helpful", ["model@mine"]),
+        ("mine", "blend", ["model@mine", "prepare@blend"]),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_stages_that_read_a_local_file_are_run_each_time(asked, model, objective, stages, listed):
+    if listed:
+        change_params(models=[model], objectives=[objective])
+    study.run(model, objective)
+    assert [arguments for _, arguments in asked] == [
+        ("prompts",),
+        ("--force", "--single-item", *stages),
+        (f"trajectory@{model}-{objective}",),
+    ]
+    assert {folder == Path.cwd() for folder, _ in asked} == {listed}
+
+
+@pytest.mark.parametrize("source", [FILE, {"source": "mix", "of": {"helpful": 1, "rows": 1}}])
+def test_so_are_the_prompts_if_they_come_from_one(asked, source):
+    change_params(prompts={**source, "n_prompts": 24})
+    study.run("tiny", "helpful")
+    assert asked[1][1] == ("--force", "--single-item", "prompts")
+
+
+def test_layers_may_be_chosen_that_models_of_the_study_lack_if_the_run_s_model_has_them(asked):
+    layers = ["recording.layers=[9]"]
+    study.run("mine", "helpful", layers)
+    with pytest.raises(ValueError, match=r"recording\.layers must be at most model\.tiny\.n_layers \(2\)"):
+        study.run("tiny", "helpful", layers)
+
+
+def test_a_name_that_mlflow_made_up_is_told_from_one_that_a_user_gave():
+    from mlflow.utils.name_utils import _generate_random_name
+
+    state = random.getstate()
+    random.seed(0)
+    try:
+        assert all(_is_random(_generate_random_name()) for _ in range(200))
+    finally:
+        random.setstate(state)
+    for name in (
+        "my-test-3",
+        "treasured-wolf",
+        "treasured-wolf-x",
+        "wolf-treasured-5",
+        "treasured-wolf-5-b",
+        "",
+    ):
+        assert not _is_random(name)
