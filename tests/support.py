@@ -16,8 +16,10 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 
 # A study in miniature: every stage for real, each as small as it can be.
 SMALL = {
+    "seeds": [0],
     "model.tiny": {
         "source": "embedded",
+        "vocab_size": 300,
         "hidden_size": 16,
         "n_layers": 2,
         "n_heads": 2,

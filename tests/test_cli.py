@@ -69,7 +69,7 @@ def test_the_group_lists_every_command(invoke):
         (["--objective", "../helpful"], "objective must be one of"),
         (
             ["--objective", "helpful", "--colour", "red"],
-            "No such option '--colour'. There are --help, --model, --objective, --set.",
+            "No such option '--colour'. There are --help, --model, --objective, --seed, --set.",
         ),
         (
             ["--objective", "helpful", "--set", "objective.x.path=it's"],
@@ -114,7 +114,7 @@ def test_set_is_split_at_spaces_but_not_in_brackets_or_quotes(invoke, monkeypatc
     seen = []
     monkeypatch.setattr("topoflow.study.run", lambda *arguments: seen.append(arguments))
     assert invoke("run", "--objective", "helpful", "--set", text).exit_code == 0
-    assert seen == [("tiny", "helpful", expected)]
+    assert seen == [("tiny", "helpful", expected, None)]
 
 
 def test_a_folder_without_params_says_so(tmp_path, monkeypatch):

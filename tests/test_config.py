@@ -10,7 +10,7 @@ import yaml
 from support import REPOSITORY
 
 from topoflow import config
-from topoflow.config import apply_overrides, load_params, parse_params
+from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
 from topoflow.recording.schedule import Schedule
 
 MINIMAL = {
@@ -576,3 +576,16 @@ class TestFiles:
         path = params_file(tmp_path, text)
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))} must be YAML: "):
             load_params(path)
+
+
+def test_the_runs_of_a_study_are_every_model_with_every_objective_and_seed():
+    params = parse_params({**read_mapping(REPOSITORY / "params.yaml"), "seeds": [4, 2]})
+    assert [str(run) for run in params.runs()] == [
+        f"tiny-{objective}-{seed}" for objective in ("helpful", "harmless", "mixed") for seed in (4, 2)
+    ]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [2**32]])
+def test_seeds_must_be_different_numbers_that_a_generator_takes(seeds):
+    with pytest.raises(ValueError, match="seeds must be different numbers, 0 to 4294967295, got "):
+        parse_params({**read_mapping(REPOSITORY / "params.yaml"), "seeds": seeds})

@@ -17,7 +17,7 @@ numbers = st.one_of(st.none(), st.floats(allow_nan=False), st.integers(-(2**53),
 
 def test_files_stand_where_dvc_looks_for_them():
     assert layout.model_file("tiny") == Path("models/tiny.json")
-    assert layout.run_folder("diagrams", "tiny", "helpful") == Path("diagrams/tiny/helpful")
+    assert layout.Run("tiny", "helpful", 3).folder("diagrams") == Path("diagrams/tiny/helpful/seed_3")
     assert layout.rows_file("helpful") == Path("data/helpful.jsonl")
 
 

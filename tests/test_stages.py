@@ -18,11 +18,14 @@ from support import small_params
 from topoflow import layout, stages, storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
 from topoflow.dynamics.velocity import concentration
+from topoflow.layout import Run
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
 from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
+
+RUN = Run("tiny", "helpful", 0)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +45,20 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Any:
         stages.model(loaded, "tiny")
         stages.prompts(loaded)
         stages.prepare(loaded, "helpful")
-        stages.finetune(loaded, "tiny", "helpful")
-        stages.diagrams(loaded, "tiny", "helpful")
-        stages.trajectory(loaded, "tiny", "helpful")
-        run_id = stages.track(loaded, "tiny", "helpful")
+        stages.finetune(loaded, RUN)
+        stages.diagrams(loaded, RUN)
+        stages.trajectory(loaded, RUN)
+        run_id = stages.track(loaded, RUN)
         yield folder, loaded, run_id
         mlflow.set_tracking_uri(before)
 
 
 def activations(folder: Path) -> storage.StoredSet:
-    return storage.open_set(folder / "activations/tiny/helpful", storage.ACTIVATIONS)
+    return storage.open_set(folder / "activations/tiny/helpful/seed_0", storage.ACTIVATIONS)
 
 
 def diagrams(folder: Path) -> storage.StoredSet:
-    return storage.open_set(folder / "diagrams/tiny/helpful", storage.DIAGRAMS)
+    return storage.open_set(folder / "diagrams/tiny/helpful/seed_0", storage.DIAGRAMS)
 
 
 def history(run_id: str, key: str) -> list[tuple[int, float]]:
@@ -71,7 +74,11 @@ def test_the_activation_set_holds_every_cell_and_says_what_it_is(study):
     assert stored.manifest["prompts_sha256"] == storage.sha256_of_file(folder / "data/prompts.jsonl")
     described = json.loads((folder / "models/tiny.json").read_text())
     assert stored.manifest["weights_sha256"] == described["sha256"]
-    assert stored.manifest["seed"] == params.seed
+    assert (stored.manifest["study_seed"], stored.manifest["seed"]) == (params.seed, 0)
+    divergences = [stored.divergences(step) for step in stored.steps]
+    assert all(d.shape == (2, 24) for d in divergences)
+    assert not divergences[0].any()
+    assert divergences[3].min() > 0
     assert str(folder) not in (stored.folder / "manifest.json").read_text()
 
 
@@ -86,7 +93,7 @@ def test_the_diagrams_of_a_cell_are_those_of_its_subsampled_states(study):
 
 def test_velocity_and_displacement_are_the_mean_distances_between_the_same_subsamples(study):
     folder, _, _ = study
-    rows = layout.read_table(folder / "results/tiny/helpful/velocity.csv")
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/velocity.csv")
     row = next(row for row in rows if (row["layer"], row["step"]) == (1, 4))
     assert row["previous_step"] == 2
     stored = diagrams(folder)
@@ -99,7 +106,7 @@ def test_velocity_and_displacement_are_the_mean_distances_between_the_same_subsa
 
 def test_the_summaries_of_a_cell_are_the_means_over_its_subsamples_under_their_own_names(study):
     folder, _, _ = study
-    rows = layout.read_table(folder / "results/tiny/helpful/summaries.csv")
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/summaries.csv")
     row = next(row for row in rows if (row["layer"], row["step"]) == (2, 4))
     each = np.array([barcode_summary(pair) for pair in diagrams(folder).diagrams(4, 2)])
     for name, column in zip(SUMMARY_NAMES, each.T, strict=True):
@@ -110,7 +117,7 @@ def test_the_summaries_of_a_cell_are_the_means_over_its_subsamples_under_their_o
 def test_what_a_run_finds_follows_from_its_stored_diagrams_by_public_functions(study):
     folder, _, run_id = study
     stored, steps = diagrams(folder), [0, 1, 2, 4]
-    facts = json.loads((folder / "results/tiny/helpful/trajectory.json").read_text())
+    facts = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())
     assert (facts["order"], facts["diagrams"]) == (2, stored.sha256)
     metrics = mlflow.get_run(run_id).data.metrics
     for h, dimension in (("h1", 1), ("h0", 0)):
@@ -136,7 +143,9 @@ def test_what_a_run_finds_follows_from_its_stored_diagrams_by_public_functions(s
 
 def test_the_note_has_the_numbers_of_each_layer_in_their_columns(study):
     folder, _, run_id = study
-    facts = json.loads((folder / "results/tiny/helpful/trajectory.json").read_text())["layers"]["layer_02"]
+    facts = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["layers"][
+        "layer_02"
+    ]
     note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
     header = next(line for line in note.splitlines() if line.startswith("| layer"))
     row = next(line for line in note.splitlines() if line.startswith("| 2 |"))
@@ -153,13 +162,15 @@ def test_the_note_has_the_numbers_of_each_layer_in_their_columns(study):
 def test_a_constant_layer_is_named_and_its_missing_numbers_are_empty_fields(study):
     folder, _, _ = study
     assert diagrams(folder).manifest["constant_cells"] == [[step, 0] for step in (0, 1, 2, 4)]
-    rows = layout.read_table(folder / "results/tiny/helpful/summaries.csv")
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/summaries.csv")
     constant = next(row for row in rows if row["layer"] == 0)
     assert constant["h0_count"] == constant["h1_count"] == constant["h1_entropy"] == 0
     assert math.isnan(constant["h1_birth_mean"])
     assert math.isnan(constant["h0_death_max"])
-    assert "nan" not in (folder / "results/tiny/helpful/summaries.csv").read_text().lower()
-    findings = json.loads((folder / "results/tiny/helpful/trajectory.json").read_text())["layers"]["layer_00"]
+    assert "nan" not in (folder / "results/tiny/helpful/seed_0/summaries.csv").read_text().lower()
+    findings = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["layers"][
+        "layer_00"
+    ]
     assert findings["h1_concentration"] is None
     assert findings["h1_peak_step"] is None
 
@@ -175,7 +186,7 @@ def test_the_run_is_finished_and_holds_training_and_topology_at_real_steps(study
 
 def test_metrics_equal_the_tables_and_none_is_nan(study):
     folder, _, run_id = study
-    rows = layout.read_table(folder / "results/tiny/helpful/velocity.csv")
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/velocity.csv")
     expected = [(int(row["step"]), row["h0_velocity"]) for row in rows if row["layer"] == 2]
     assert history(run_id, "topology/h0_velocity/layer_02") == expected
     metrics = mlflow.get_run(run_id).data.metrics
@@ -226,7 +237,7 @@ def test_pictures_tables_and_note_are_artifacts(study):
 def test_tracking_again_logs_nothing_twice(study):
     _, params, run_id = study
     before = mlflow.search_runs(output_format="list")
-    assert stages.track(params, "tiny", "helpful") == run_id
+    assert stages.track(params, RUN) == run_id
     after = mlflow.search_runs(output_format="list")
     assert [run.info.run_id for run in before] == [run.info.run_id for run in after]
     assert len(history(run_id, "topology/h1_velocity/layer_01")) == 3
@@ -236,7 +247,7 @@ def test_further_summaries_are_added_to_the_run_that_holds_the_topology(study):
     _, params, run_id = study
     assert "topology/h1_birth_mean/layer_02" not in mlflow.get_run(run_id).data.metrics
     more = replace(params, track=Track((*params.track.summaries, "h1_birth_mean")))
-    assert stages.track(more, "tiny", "helpful") == run_id
+    assert stages.track(more, RUN) == run_id
     assert "topology/h1_birth_mean/layer_02" in mlflow.get_run(run_id).data.metrics
     assert len(history(run_id, "topology/h1_velocity/layer_01")) == 3
 
@@ -247,7 +258,7 @@ def test_a_run_that_failed_is_left_as_it_is(study):
     failed = client.create_run("0", tags={ACTIVATIONS_TAG: activations(folder).sha256})
     client.set_terminated(failed.info.run_id, "FAILED")
     try:
-        assert stages.track(params, "tiny", "helpful") == run_id
+        assert stages.track(params, RUN) == run_id
         assert not client.get_run(failed.info.run_id).data.metrics
     finally:
         client.delete_run(failed.info.run_id)
@@ -257,7 +268,7 @@ def test_a_run_that_has_not_seen_the_training_gets_its_losses_replayed(study):
     _, params, run_id = study
     with mlflow.start_run() as fresh:
         pass
-    log_topology(params, "tiny", "helpful", fresh.info.run_id)
+    log_topology(params, RUN, fresh.info.run_id)
     for key in ("loss", "learning_rate", "topology/h1_velocity/layer_01"):
         assert history(fresh.info.run_id, key) == history(run_id, key)
     mlflow.delete_run(fresh.info.run_id)
@@ -268,7 +279,7 @@ def test_a_run_with_another_parameter_is_refused(study):
     with mlflow.start_run() as other:
         mlflow.log_param("objective", "harmless")
     with pytest.raises(ValueError, match="objective=harmless, and objective=helpful is what ran"):
-        log_topology(params, "tiny", "helpful", other.info.run_id)
+        log_topology(params, RUN, other.info.run_id)
     mlflow.delete_run(other.info.run_id)
 
 
@@ -286,19 +297,20 @@ def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
     ]
     for change in changes:
         with pytest.raises(ValueError, match=r"params\.yaml says .* were made with .* dvc repro"):
-            stages.track(replace(params, **change), "tiny", "helpful", run_id)
+            stages.track(replace(params, **change), RUN, run_id)
 
 
 def test_results_of_other_diagrams_are_refused(study):
     folder, params, run_id = study
-    path = folder / "results/tiny/helpful/trajectory.json"
+    path = folder / "results/tiny/helpful/seed_0/trajectory.json"
     whole = path.read_text()
     path.write_text(whole.replace(diagrams(folder).sha256, "0" * 64))
     try:
         with pytest.raises(
-            ValueError, match=r"results/tiny/helpful was made from another diagrams/tiny/helpful"
+            ValueError,
+            match=r"results/tiny/helpful/seed_0 was made from another diagrams/tiny/helpful/seed_0",
         ):
-            stages.track(params, "tiny", "helpful", run_id)
+            stages.track(params, RUN, run_id)
     finally:
         path.write_text(whole)
 
@@ -324,11 +336,11 @@ def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, mon
 
     monkeypatch.setattr(stages, "_diagram_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        stages.diagrams(params, "tiny", "helpful")
+        stages.diagrams(params, RUN)
     begun = len(calls) - 1
     monkeypatch.setattr(stages, "_code_sha256", lambda *_: "other code")
     calls[:] = ["never interrupted"] * 9
-    stages.diagrams(params, "tiny", "helpful")
+    stages.diagrams(params, RUN)
     assert begun > 0
     assert len(calls) - 9 == 12  # every cell anew
     assert diagrams(folder).sha256 == sealed
@@ -337,7 +349,7 @@ def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, mon
 
 def test_the_trained_weights_are_kept_without_a_path_of_this_machine(study):
     folder, _, _ = study
-    tuned = folder / "tuned/tiny/helpful"
+    tuned = folder / "tuned/tiny/helpful/seed_0"
     assert (tuned / "adapter_model.safetensors").stat().st_size > 0
     adapter = json.loads((tuned / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == f"embedded (seed {load_params().seed})"
@@ -345,12 +357,12 @@ def test_the_trained_weights_are_kept_without_a_path_of_this_machine(study):
 
 def test_an_altered_activation_is_refused_before_any_diagram(study):
     folder, params, _ = study
-    path = folder / "activations/tiny/helpful/step_000002/layer_01.npy"
+    path = folder / "activations/tiny/helpful/seed_0/step_000002/layer_01.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
         with pytest.raises(ValueError, match=r"layer_01\.npy is not what its manifest vouches for"):
-            stages.diagrams(params, "tiny", "helpful")
+            stages.diagrams(params, RUN)
     finally:
         path.write_bytes(whole)
 
@@ -361,10 +373,10 @@ def test_a_stage_without_its_inputs_says_what_to_make(tmp_path, monkeypatch):
     for stage, missing in (
         (stages.prepare, r"data/prompts\.jsonl"),
         (stages.finetune, r"models/tiny\.json"),
-        (stages.compare, r"results/tiny/helpful/trajectory\.json"),
+        (stages.compare, r"results/tiny/helpful/seed_0/trajectory\.json"),
     ):
-        arguments = {stages.prepare: ["helpful"], stages.finetune: ["tiny", "helpful"], stages.compare: []}
+        arguments = {stages.prepare: ["helpful"], stages.finetune: [RUN], stages.compare: []}
         with pytest.raises(ValueError, match=f"{missing} must have been made by an earlier stage"):
             stage(params, *arguments[stage])
-    with pytest.raises(ValueError, match=r"activations/tiny/helpful must be a whole set"):
-        storage.open_set(layout.run_folder("activations", "tiny", "helpful"), storage.ACTIVATIONS)
+    with pytest.raises(ValueError, match=r"activations/tiny/helpful/seed_0 must be a whole set"):
+        storage.open_set(RUN.folder("activations"), storage.ACTIVATIONS)

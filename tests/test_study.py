@@ -38,7 +38,7 @@ def change_params(**sections):
 
 def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
     study.run("tiny", "mixed")
-    assert [arguments for _, arguments in asked] == [("trajectory@tiny-mixed",)]
+    assert [arguments for _, arguments in asked] == [("trajectory@tiny-mixed-0",)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_stages_that_read_a_local_file_are_run_each_time(asked, model, objective
     assert [arguments for _, arguments in asked] == [
         ("prompts",),
         ("--force", "--single-item", *stages),
-        (f"trajectory@{model}-{objective}",),
+        (f"trajectory@{model}-{objective}-0",),
     ]
     assert {folder == Path.cwd() for folder, _ in asked} == {listed}
 

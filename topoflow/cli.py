@@ -12,11 +12,18 @@ from typing import Any
 import click
 
 from topoflow import stages
-from topoflow.config import PARAMS_FILE, load_params
+from topoflow.config import PARAMS_FILE, Params, load_params
+from topoflow.layout import Run
 
 _model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
 _objective = click.option(
     "--objective", required=True, metavar="NAME", help="A key under `objective` in params.yaml."
+)
+_seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Of the training; by default the first of `seeds` in params.yaml.",
+    metavar="NUMBER",
 )
 
 
@@ -61,6 +68,7 @@ def _command(function: Callable[..., Any]) -> click.Command:
 @_command
 @_objective
 @click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
+@_seed
 @click.option(
     "--set",
     "overrides",
@@ -69,11 +77,11 @@ def _command(function: Callable[..., Any]) -> click.Command:
     help="Override params.yaml for this run; several may stand in one, separated by spaces. "
     "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
 )
-def run(objective: str, model: str, overrides: tuple[str, ...]) -> None:
+def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
     """Run one objective end to end through DVC, into one MLflow run."""
     from topoflow import study
 
-    run_id = study.run(model, objective, [item for text in overrides for item in _assignments(text)])
+    run_id = study.run(model, objective, [item for text in overrides for item in _assignments(text)], seed)
     click.echo(f"MLflow run {run_id} holds the training and its topology.")
 
 
@@ -91,6 +99,11 @@ def _assignments(text: str) -> list[str]:
         else:
             assignments.append(word)
     return assignments
+
+
+def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params, Run]:
+    params = load_params(PARAMS_FILE)
+    return params, Run(model, objective, params.seeds[0] if seed is None else seed)
 
 
 @_command
@@ -116,34 +129,38 @@ def prepare(objective: str) -> None:
 @_command
 @_model
 @_objective
-def finetune(model: str, objective: str) -> None:
+@_seed
+def finetune(model: str, objective: str, seed: int | None) -> None:
     """Fine-tune and record hidden states; write activations/, tuned/ and loss.csv."""
-    stages.finetune(load_params(PARAMS_FILE), model, objective)
+    stages.finetune(*_study_and_run(model, objective, seed))
 
 
 @_command
 @_model
 @_objective
-def diagrams(model: str, objective: str) -> None:
+@_seed
+def diagrams(model: str, objective: str, seed: int | None) -> None:
     """Compute persistence diagrams of the recorded states; write diagrams/."""
-    stages.diagrams(load_params(PARAMS_FILE), model, objective)
+    stages.diagrams(*_study_and_run(model, objective, seed))
 
 
 @_command
 @_model
 @_objective
-def trajectory(model: str, objective: str) -> None:
+@_seed
+def trajectory(model: str, objective: str, seed: int | None) -> None:
     """Compute summaries, velocities and concentration; write results/."""
-    stages.trajectory(load_params(PARAMS_FILE), model, objective)
+    stages.trajectory(*_study_and_run(model, objective, seed))
 
 
 @_command
 @_model
 @_objective
+@_seed
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
-def track(model: str, objective: str, run_id: str | None) -> None:
+def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
     """Log the topology to the MLflow run of its training."""
-    click.echo(f"MLflow run {stages.track(load_params(PARAMS_FILE), model, objective, run_id)}")
+    click.echo(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
 
 
 @_command

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import itertools
 import math
 import re
 import types
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from topoflow.layout import Run
 from topoflow.recording.schedule import Schedule
 from topoflow.training.samples import SAMPLE_NAMES
 
@@ -59,6 +61,7 @@ def _check_positive(section: Any, name: str) -> None:
 class EmbeddedModel:
     """A small Llama with a byte-level tokenizer, made from the seed and pretrained on the bundled text."""
 
+    vocab_size: int = 1024  # of the tokenizer: 256 bytes, 3 special tokens, and merged pairs
     hidden_size: int = 128
     n_layers: int = 5
     n_heads: int = 4
@@ -72,6 +75,7 @@ class EmbeddedModel:
             self, 1, "hidden_size", "n_layers", "n_heads", "intermediate_size", "pretrain_batch_size"
         )
         _check_least(self, 0, "pretrain_steps")
+        _check_least(self, 259, "vocab_size")
         _check_positive(self, "pretrain_learning_rate")
         if self.hidden_size % (2 * self.n_heads):  # rotary embeddings turn pairs of coordinates
             raise ValueError(f"hidden_size must be a multiple of 2 n_heads, got {self.hidden_size}")
@@ -239,6 +243,7 @@ class Recording:
     batch_size: int = 64
     max_length: int = 512
     dtype: str = "float32"
+    behaviour: bool = True  # next-token distributions too, compared between checkpoints
 
     def __post_init__(self) -> None:
         _check_least(self, 1, "batch_size", "max_length")
@@ -328,6 +333,7 @@ class Params:
     objective: dict[str, TextSource]
     prompts: Prompts
     seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     prepare: Prepare = field(default_factory=Prepare)
     finetune: Finetune = field(default_factory=Finetune)
     recording: Recording = field(default_factory=Recording)
@@ -339,6 +345,12 @@ class Params:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:  # what NumPy's seed takes
             raise ValueError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not all(0 <= s < 2**32 for s in self.seeds)
+        ):
+            raise ValueError(f"seeds must be different numbers, 0 to {2**32 - 1}, got {list(self.seeds)}")
         self._check_names()
         for name, text in self.objective.items():
             if text == SampleText("prompts"):
@@ -387,6 +399,10 @@ class Params:
                         f"recording.layers must be at most model.{name}.n_layers ({source.n_layers}), "
                         f"got {layers if isinstance(layers, int) else list(layers)}"
                     )
+
+    def runs(self) -> list[Run]:
+        """The runs of a bare `dvc repro`: every model with every objective and every seed."""
+        return [Run(*key) for key in itertools.product(self.models, self.objectives, self.seeds)]
 
     def model_source(self, name: str) -> ModelSource:
         """The source of the model called `name`; ValueError that lists the models where there is none."""

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,25 @@ def model_file(model: str) -> Path:
     return Path("models") / f"{model}.json"
 
 
-def run_folder(kind: str, model: str, objective: str) -> Path:
-    """Where the outs of one run stand: kind is activations, tuned, diagrams or results."""
-    return Path(kind) / model / objective
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning of a study.
+
+    >>> run = Run("tiny", "helpful", 0)
+    >>> str(run), run.folder("diagrams").as_posix()
+    ('tiny-helpful-0', 'diagrams/tiny/helpful/seed_0')
+    """
+
+    model: str
+    objective: str
+    seed: int  # of training: the order of the rows and the first adapter weights
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.objective}-{self.seed}"
+
+    def folder(self, kind: str) -> Path:
+        """Where outs of the run stand: kind is activations, tuned, diagrams or results."""
+        return Path(kind) / self.model / self.objective / f"seed_{self.seed}"
 
 
 def rows_file(objective: str) -> Path:

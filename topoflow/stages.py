@@ -21,7 +21,7 @@ import numpy.typing as npt
 from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
-from topoflow.layout import read_json_lines, run_folder, write_table
+from topoflow.layout import Run, read_json_lines, write_table
 
 # --- text and models ----------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ def prepare(params: Params, objective: str) -> None:
 # --- activations --------------------------------------------------------------------------------
 
 
-def finetune(params: Params, model: str, objective: str) -> None:
+def finetune(params: Params, run: Run) -> None:
     """Fine-tune and record: activations/, tuned/ (the trained weights) and loss.csv.
 
     Joins the MLflow run it finds itself in, or starts one, and tags it with the activation set.
@@ -62,20 +62,21 @@ def finetune(params: Params, model: str, objective: str) -> None:
     from topoflow.tracking.runs import training_run
     from topoflow.training import models, sft
 
-    description = layout.read_json(layout.model_file(model))
-    rows = read_json_lines(layout.rows_file(objective))
+    description = layout.read_json(layout.model_file(run.model))
+    rows = read_json_lines(layout.rows_file(run.objective))
     evaluation = read_json_lines(layout.PROMPTS_FILE)
     made_from = {
         "format": storage.ACTIVATIONS,
-        "model": model,
+        "model": run.model,
         "revision": description["revision"],
         "weights_sha256": description["sha256"],
-        "objective": objective,
-        "rows_sha256": storage.sha256_of_file(layout.rows_file(objective)),
+        "objective": run.objective,
+        "rows_sha256": storage.sha256_of_file(layout.rows_file(run.objective)),
         "prompts_sha256": storage.sha256_of_file(layout.PROMPTS_FILE),
         "n_prompts": len(evaluation),
-        "sources": params.sources(model, objective),
-        "seed": params.seed,
+        "sources": params.sources(run.model, run.objective),
+        "study_seed": params.seed,
+        "seed": run.seed,
         "finetune": asdict(params.finetune),
         "recording": asdict(params.recording),
         "pooling": POOLING,
@@ -84,9 +85,9 @@ def finetune(params: Params, model: str, objective: str) -> None:
     }
     key = storage.sha256(storage.json_bytes(made_from))
     recording = params.recording
-    folder = run_folder("activations", model, objective)
-    with training_run(f"{model}-{objective}") as tracked:
-        network, tokenizer = models.load(description, params.model_source(model), params.seed)
+    folder = run.folder("activations")
+    with training_run(str(run)) as tracked:
+        network, tokenizer = models.load(description, params.model_source(run.model), params.seed)
         with storage.writing(folder, key) as work:
             callback = TopologyCallback(
                 evaluation,
@@ -96,12 +97,18 @@ def finetune(params: Params, model: str, objective: str) -> None:
                 batch_size=recording.batch_size,
                 max_length=recording.max_length,
                 dtype=recording.dtype,
+                behaviour=recording.behaviour,
             )
             trained, log = sft.finetune(
-                network, tokenizer, rows, params.finetune, params.seed, work / "trainer", callback, "mlflow"
+                network, tokenizer, rows, params.finetune, run.seed, work / "trainer", callback, "mlflow"
             )
-            shutil.rmtree(work / "trainer", ignore_errors=True)
-            cells = [(step, layer) for step in callback.steps for layer in callback.layers]
+            names = [
+                f"{storage.cell_name(step, layer)}.npy"
+                for step in callback.steps
+                for layer in callback.layers
+            ]
+            if recording.behaviour:
+                names += map(storage.behaviour_name, callback.steps)
             manifest = {
                 **made_from,
                 "steps": callback.steps,
@@ -109,10 +116,12 @@ def finetune(params: Params, model: str, objective: str) -> None:
                 "hidden_size": description["hidden_size"],
                 "dtype": recording.dtype,
             }
-            storage.seal(work, manifest, [f"{storage.cell_name(*cell)}.npy" for cell in cells])
-        with storage.writing(run_folder("tuned", model, objective), key) as work:
+            for leftover in ("trainer", "behaviour"):
+                shutil.rmtree(work / leftover, ignore_errors=True)
+            storage.seal(work, manifest, names)
+        with storage.writing(run.folder("tuned"), key) as work:
             _save_weights(trained, description, work)
-        _write_loss(log, run_folder("results", model, objective) / layout.LOSS_FILE)
+        _write_loss(log, run.folder("results") / layout.LOSS_FILE)
         tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
 
 
@@ -139,19 +148,20 @@ def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:
 # --- topology -----------------------------------------------------------------------------------
 
 
-def diagrams(params: Params, model: str, objective: str) -> None:
+def diagrams(params: Params, run: Run) -> None:
     """Persistence diagrams of every subsample of every cell: diagrams/."""
     from topoflow.topology.persistence import choose_engine
     from topoflow.topology.point_clouds import is_constant, subsample_plan
 
-    activations = storage.open_set(run_folder("activations", model, objective), storage.ACTIVATIONS)
+    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
     topology, n_prompts = params.topology, activations.manifest["n_prompts"]
     plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
     cells = [(step, layer) for step in activations.steps for layer in activations.layers]
     manifest = {
         "format": storage.DIAGRAMS,
-        "model": model,
-        "objective": objective,
+        "model": run.model,
+        "objective": run.objective,
+        "seed": run.seed,
         "activations": activations.sha256,
         "prompts_sha256": activations.manifest["prompts_sha256"],
         "steps": list(activations.steps),
@@ -159,19 +169,19 @@ def diagrams(params: Params, model: str, objective: str) -> None:
         "n_subsamples": topology.n_subsamples,
         "subsample_size": topology.subsample_size,
         "plan_sha256": storage.sha256(plan.tobytes()),
-        "seed": params.seed,
+        "study_seed": params.seed,
         "maxdim": topology.maxdim,
         "engine": choose_engine(topology.engine, topology.maxdim),
         "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
         "versions": _versions("ripser", "numba"),
     }
-    folder = run_folder("diagrams", model, objective)
+    folder = run.folder("diagrams")
     key = {**manifest, "code": _code_sha256("topology", "dynamics")}  # never go on from what other code began
     with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
         files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
         missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
         tasks = ((activations.point_cloud(*cell), plan, topology.engine, cell) for cell in missing)
-        label = f"diagrams {model}-{objective}"
+        label = f"diagrams {run}"
         results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
         for cell, data in zip(missing, results, strict=True):
             storage.write_file(files[cell], data)
@@ -191,17 +201,17 @@ def _diagram_bytes(
         raise ValueError(f"the states recorded at step {cell[0]}, layer {cell[1]}: {error}") from error
 
 
-def trajectory(params: Params, model: str, objective: str) -> None:
+def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities and what they say: results/<model>/<objective>/."""
     from topoflow.dynamics.cells import summarise_cell
     from topoflow.dynamics.trajectory import cell_movement, describe_layer
     from topoflow.topology.summaries import SUMMARY_NAMES
 
-    stored = storage.open_set(run_folder("diagrams", model, objective), storage.DIAGRAMS)
+    stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
     steps, layers, order = stored.steps, stored.layers, params.trajectory.order
     keys = [(layer, step) for layer in layers for step in steps]
     moves = [(layer, before, step) for layer in layers for before, step in pairwise(steps)]
-    label = f"{model}-{objective}"
+    label = str(run)
     cells = ((stored.diagrams(step, layer),) for layer, step in keys)
     summaries = list(map_cells(summarise_cell, cells, len(keys), params.compute, f"summaries {label}"))
     triples = (
@@ -210,7 +220,7 @@ def trajectory(params: Params, model: str, objective: str) -> None:
     )
     distances = list(map_cells(cell_movement, triples, len(moves), params.compute, f"distances {label}"))
 
-    folder = run_folder("results", model, objective)
+    folder = run.folder("results")
     write_table(
         folder / layout.SUMMARIES_FILE,
         ["layer", "step", *SUMMARY_NAMES],
@@ -245,11 +255,11 @@ def trajectory(params: Params, model: str, objective: str) -> None:
 # --- tracking and comparison --------------------------------------------------------------------
 
 
-def track(params: Params, model: str, objective: str, run_id: str | None = None) -> str:
+def track(params: Params, run: Run, run_id: str | None = None) -> str:
     """Log the topology of one run to MLflow; returns the id of the run that holds it."""
     from topoflow.tracking.runs import log_topology
 
-    return log_topology(params, model, objective, run_id)
+    return log_topology(params, run, run_id)
 
 
 def compare(params: Params) -> None:
@@ -257,18 +267,18 @@ def compare(params: Params) -> None:
     from topoflow.tracking import figures, style
 
     facts, rows, curves = {}, [], {}
-    for model in params.models:
-        for objective in params.objectives:
-            folder = run_folder("results", model, objective)
-            findings = layout.read_json(folder / layout.TRAJECTORY_FILE)
-            facts[f"{model}-{objective}"] = findings["layers"]
-            rows += [
-                [model, objective, layer, *values.values()] for layer, values in findings["layers"].items()
-            ]
-            steps, velocities = layout.read_velocity(folder / layout.VELOCITY_FILE, "h1_velocity")
-            curves[f"{model} {objective}"] = (steps, velocities)
+    for run in params.runs():
+        findings = layout.read_json(run.folder("results") / layout.TRAJECTORY_FILE)
+        facts[str(run)] = findings["layers"]
+        rows += [
+            [run.model, run.objective, run.seed, layer, *values.values()]
+            for layer, values in findings["layers"].items()
+        ]
+        curves[str(run)] = layout.read_velocity(run.folder("results") / layout.VELOCITY_FILE, "h1_velocity")
     names = list(next(iter(next(iter(facts.values())).values())))
-    write_table(layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "layer", *names], rows)
+    write_table(
+        layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "seed", "layer", *names], rows
+    )
     storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
     title = "H1 velocity of every run of the study"
     picture = figures.comparison_figure(curves, order=findings["order"], title=title)

@@ -59,6 +59,16 @@ class StoredSet:
         """The recorded states of one cell of an activation set, shape (n_prompts, hidden_size)."""
         return np.load(self._cell(step, layer, ".npy"), allow_pickle=False)  # type: ignore[no-any-return]
 
+    def divergences(self, step: int) -> npt.NDArray[np.float64] | None:
+        """How far the answers at a checkpoint are from those before, nats, shape (2, n_prompts); None if not recorded.
+
+        Jensen-Shannon divergence of the next-token distributions, from the checkpoint before and from the first.
+        """
+        name = behaviour_name(step)
+        if name not in self.manifest["files"]:
+            return None
+        return np.load(self.folder / name, allow_pickle=False)  # type: ignore[no-any-return]
+
     def diagrams(self, step: int, layer: int) -> list[list[npt.NDArray[np.float64]]]:
         """The diagrams of one cell of a diagram set: a list over subsamples of [H0, H1]."""
         with np.load(self._cell(step, layer, ".npz"), allow_pickle=False) as arrays:
@@ -82,6 +92,11 @@ def cell_name(step: int, layer: int) -> str:
     'step_000016/layer_03'
     """
     return f"step_{step:06d}/layer_{layer:02d}"
+
+
+def behaviour_name(step: int) -> str:
+    """The path of a checkpoint's divergences inside an activation set."""
+    return f"step_{step:06d}/behaviour.npy"
 
 
 def array_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -158,7 +173,7 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
     import fcntl
 
     folder = Path(folder)
-    name = "+".join(folder.parts[-3:])  # a sign that no name of params.yaml may hold
+    name = "+".join(folder.parts[-4:])  # a sign that no name of params.yaml may hold
     work = WORK_FOLDER / "writing" / f"{name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
     with open(work.with_name(f"{name}.lock"), "w") as lock:

@@ -32,10 +32,13 @@ from topoflow.config import (
     parse_params,
     read_mapping,
 )
+from topoflow.layout import Run
 
 
-def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
+def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
     """Fine-tune, record, compute and track one objective; returns the MLflow run's id.
+
+    Without a `seed`, the first of `seeds` in params.yaml is that of the training.
 
     Everything is checked before anything is computed or logged.
 
@@ -46,7 +49,17 @@ def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
     """
     import mlflow
 
-    folder = _study_folder(model, objective, overrides)
+    # checked for this model and objective alone: layers may be chosen that others do not have
+    mapping = {
+        **apply_overrides(read_mapping(PARAMS_FILE), overrides),
+        "models": [model],
+        "objectives": [objective],
+    }
+    seeds = parse_params(mapping).seeds
+    chosen = Run(model, objective, seeds[0] if seed is None else seed)
+    folder = Path.cwd()
+    if overrides or chosen not in load_params().runs():
+        folder = _folder_aside(chosen, {**mapping, "seeds": [chosen.seed]})
     os.environ["MLFLOW_TRACKING_URI"] = _absolute(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
@@ -54,36 +67,29 @@ def run(model: str, objective: str, overrides: Sequence[str] = ()) -> str:
     with mlflow.start_run() as active:
         run_id = active.info.run_id
         if _is_random(active.info.run_name):  # the user gave none
-            mlflow.MlflowClient().update_run(run_id, name=f"{model}-{objective}")
+            mlflow.MlflowClient().update_run(run_id, name=str(chosen))
         home = Path.cwd()
         os.chdir(folder)
         try:
             params = load_params()
-            if local := _stages_that_read_local_files(params, model, objective):
+            if local := _stages_that_read_local_files(params, chosen):
                 _reproduce(run_id, "prompts")  # which training rows are drawn apart from
                 _reproduce(run_id, "--force", "--single-item", *local)
-            _reproduce(run_id, f"trajectory@{model}-{objective}")
-            stages.track(params, model, objective, run_id)
+            _reproduce(run_id, f"trajectory@{chosen}")
+            stages.track(params, chosen, run_id)
         finally:
             os.chdir(home)
     return str(run_id)
 
 
-def _study_folder(model: str, objective: str, overrides: Sequence[str]) -> Path:
-    """The folder to run in: here, or one made for what params.yaml does not say."""
-    mapping = read_mapping(PARAMS_FILE)
-    if not overrides:
-        params = parse_params(mapping)
-        if model in params.models and objective in params.objectives:
-            return Path.cwd()
-    # checked for this model alone: layers may be chosen that others do not have
-    mapping = {**apply_overrides(mapping, overrides), "models": [model], "objectives": [objective]}
+def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
+    """A folder for a run that params.yaml does not list as it is, with the params.yaml in `mapping`."""
     parse_params(mapping)
     for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
         if "path" in section:  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
     key = storage.sha256(storage.json_bytes(mapping))[:12]
-    folder = Path.cwd() / ".topoflow" / "studies" / f"{model}-{objective}-{key}"
+    folder = Path.cwd() / ".topoflow" / "studies" / f"{run}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
     for name in ("dvc.yaml", ".dvcignore"):
@@ -108,7 +114,7 @@ def _share_cache(folder: Path) -> None:
     storage.write_file(config, settings.encode())
 
 
-def _stages_that_read_local_files(params: Params, model: str, objective: str) -> list[str]:
+def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml.
 
     They take seconds and are run each time. What depends on them runs when they made something else.
@@ -120,9 +126,9 @@ def _stages_that_read_local_files(params: Params, model: str, objective: str) ->
         return isinstance(source, FileText | FolderModel)
 
     sources = {
-        f"model@{model}": params.model_source(model),
+        f"model@{run.model}": params.model_source(run.model),
         "prompts": params.prompts.text,
-        f"prepare@{objective}": params.objective_text(objective),
+        f"prepare@{run.objective}": params.objective_text(run.objective),
     }
     return [stage for stage, source in sources.items() if is_local(source)]
 

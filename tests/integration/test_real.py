@@ -48,22 +48,26 @@ def test_the_model_is_the_pinned_one(study):
 
 @pytest.mark.parametrize("objective", ["hh_harmless", "alpaca"])
 def test_real_training_moves_real_states(study, objective):
-    stored = storage.open_set(study / "activations/smollm2" / objective, storage.ACTIVATIONS)
+    stored = storage.open_set(study / "activations/smollm2" / objective / "seed_0", storage.ACTIVATIONS)
     assert stored.steps == (0, 1, 2)
     assert stored.layers == (1, 8, 16, 23, 30)
     first, last = stored.point_cloud(0, 30), stored.point_cloud(2, 30)
     assert first.shape == (24, 576)
     assert np.isfinite(last).all()
     assert not np.array_equal(first, last)
-    _, velocity = layout.read_velocity(study / "results/smollm2" / objective / "velocity.csv", "h0_velocity")
+    _, velocity = layout.read_velocity(
+        study / "results/smollm2" / objective / "seed_0" / "velocity.csv", "h0_velocity"
+    )
     assert all((v > 0).all() for v in velocity.values())
-    losses = layout.read_table(study / "results/smollm2" / objective / "loss.csv")
+    losses = layout.read_table(study / "results/smollm2" / objective / "seed_0" / "loss.csv")
     assert all(0.5 < row["loss"] < 6 for row in losses)  # nats a token, of a model that knows English
 
 
 def test_both_objectives_start_from_the_same_states(study):
     first = [
-        storage.open_set(study / "activations/smollm2" / objective, storage.ACTIVATIONS).point_cloud(0, 16)
+        storage.open_set(
+            study / "activations/smollm2" / objective / "seed_0", storage.ACTIVATIONS
+        ).point_cloud(0, 16)
         for objective in ("hh_harmless", "alpaca")
     ]
     assert np.array_equal(*first)
@@ -76,6 +80,6 @@ def test_each_objective_has_one_finished_run(study):
         runs = mlflow.search_runs(output_format="list")
     finally:
         mlflow.set_tracking_uri(before)
-    assert sorted(run.info.run_name for run in runs) == ["smollm2-alpaca", "smollm2-hh_harmless"]
+    assert sorted(run.info.run_name for run in runs) == ["smollm2-alpaca-0", "smollm2-hh_harmless-0"]
     assert all(run.info.status == "FINISHED" for run in runs)
     assert all("topology/h1_velocity/layer_30" in run.data.metrics for run in runs)

@@ -64,29 +64,29 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
 
 def test_mlflow_run_leaves_one_finished_run_with_training_and_topology(study):
     output = study.mlflow_run(objective="helpful")
-    assert "Running stage 'finetune@tiny-helpful'" in output
+    assert "Running stage 'finetune@tiny-helpful-0'" in output
     (run,) = study.runs()
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "tiny-helpful"
+    assert run.info.run_name == "tiny-helpful-0"
     assert {"loss", "topology/h1_velocity/layer_02", "trajectory/h0_concentration/layer_01"} <= set(
         run.data.metrics
     )
     assert run.data.params["objective"] == "helpful"
     assert run.data.tags["topoflow.git_commit"] == study("git", "rev-parse", "HEAD").strip()
     lock = yaml.safe_load(study.read("dvc.lock"))
-    outs = {out["path"]: out["md5"] for out in lock["stages"]["finetune@tiny-helpful"]["outs"]}
-    assert run.data.tags["topoflow.dvc_activations_md5"] == outs["activations/tiny/helpful"]
+    outs = {out["path"]: out["md5"] for out in lock["stages"]["finetune@tiny-helpful-0"]["outs"]}
+    assert run.data.tags["topoflow.dvc_activations_md5"] == outs["activations/tiny/helpful/seed_0"]
 
 
 def test_dvc_repro_then_trains_the_other_objectives_only_and_compares(study):
     output = study("dvc", "repro")
-    assert "Stage 'finetune@tiny-helpful' didn't change, skipping" in output
-    assert "Running stage 'finetune@tiny-harmless'" in output
-    assert "Running stage 'finetune@tiny-mixed'" in output
+    assert "Stage 'finetune@tiny-helpful-0' didn't change, skipping" in output
+    assert "Running stage 'finetune@tiny-harmless-0'" in output
+    assert "Running stage 'finetune@tiny-mixed-0'" in output
     assert sorted(run.info.run_name for run in study.runs()) == [
-        "tiny-harmless",
-        "tiny-helpful",
-        "tiny-mixed",
+        "tiny-harmless-0",
+        "tiny-helpful-0",
+        "tiny-mixed-0",
     ]
     assert all(run.info.status == "FINISHED" for run in study.runs())
     assert all("topology/h1_velocity/layer_02" in run.data.metrics for run in study.runs())
@@ -98,7 +98,7 @@ def test_dvc_repro_then_trains_the_other_objectives_only_and_compares(study):
 def test_the_evaluation_prompts_are_the_same_for_every_objective_and_in_no_training_row(study):
     prompts = study.read("data/prompts.jsonl").splitlines()
     for objective in ("helpful", "harmless", "mixed"):
-        manifest = study.read(f"activations/tiny/{objective}/manifest.json")
+        manifest = study.read(f"activations/tiny/{objective}/seed_0/manifest.json")
         assert yaml.safe_load(manifest)["n_prompts"] == len(prompts) == 24
         rows = [yaml.safe_load(line)["prompt"] for line in study.read(f"data/{objective}.jsonl").splitlines()]
         assert not [row for row in rows if row in [yaml.safe_load(prompt) for prompt in prompts]]
@@ -112,11 +112,11 @@ def test_a_second_dvc_repro_does_nothing(study):
 def test_a_topology_parameter_retrains_nothing_and_its_revert_computes_nothing(study):
     lock = study.read("dvc.lock")
     study.edit("params.yaml", "subsample_size: 12", "subsample_size: 10")
-    output = study("dvc", "repro", "trajectory@tiny-helpful")
-    assert "Running stage 'diagrams@tiny-helpful'" in output
+    output = study("dvc", "repro", "trajectory@tiny-helpful-0")
+    assert "Running stage 'diagrams@tiny-helpful-0'" in output
     assert "Running stage 'finetune" not in output
     study.edit("params.yaml", "subsample_size: 10", "subsample_size: 12")
-    output = study("dvc", "repro", "trajectory@tiny-helpful")
+    output = study("dvc", "repro", "trajectory@tiny-helpful-0")
     assert "Running stage" not in output
     assert study.read("dvc.lock") == lock
 
@@ -141,7 +141,7 @@ def test_mlflow_run_of_what_is_done_computes_nothing_and_fills_its_own_run(study
 def test_an_override_runs_aside_and_is_what_is_recorded(study):
     params, lock = study.read("params.yaml"), study.read("dvc.lock")
     output = study.mlflow_run(objective="helpful", set="topology.n_subsamples=2 trajectory.order=1")
-    assert "Running stage 'diagrams@tiny-helpful'" in output
+    assert "Running stage 'diagrams@tiny-helpful-0'" in output
     assert "Running stage 'finetune" not in output  # restored from the cache that both share
     assert (study.read("params.yaml"), study.read("dvc.lock")) == (params, lock)
     newest = study.runs()[0]
@@ -161,15 +161,15 @@ def test_all_weights_can_be_trained_and_are_kept_whole(study):
     (aside,) = [
         path
         for path in study.folder.glob(".topoflow/studies/*")
-        if (path / "tuned/tiny/helpful/model.safetensors").is_file()
+        if (path / "tuned/tiny/helpful/seed_0/model.safetensors").is_file()
     ]
-    assert str(study.cache) not in (aside / "tuned/tiny/helpful/config.json").read_text()
+    assert str(study.cache) not in (aside / "tuned/tiny/helpful/seed_0/config.json").read_text()
 
 
 def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study):
     study("topoflow", "run", "--model", "second", "--objective", "tale", "--set", "recording.layers='[1]'")
     newest = study.runs()[0]
-    assert newest.info.run_name == "second-tale"
+    assert newest.info.run_name == "second-tale-0"
     assert newest.data.params["model_source.hidden_size"] == "24"
     assert "topology/h1_velocity/layer_01" in newest.data.metrics
     assert "topology/h1_velocity/layer_02" not in newest.data.metrics
@@ -207,7 +207,7 @@ def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_train
         ({"objective": "helpful", "set": "finetune.max_step=1"}, "did you mean 'max_steps'?"),
         (
             {"objective": "helpful", "colour": "red"},
-            "No such option '--colour'. There are --help, --model, --objective, --set.",
+            "No such option '--colour'. There are --help, --model, --objective, --seed, --set.",
         ),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
     assert study.runs()[0].info.status == "FAILED"
     (aside,) = study.folder.glob(".topoflow/studies/tiny-mixed-*")
     assert (aside / "data/mixed.jsonl").is_file()
-    assert not (aside / "activations/tiny/mixed").exists()
+    assert not (aside / "activations/tiny/mixed/seed_0").exists()
 
 
 def test_an_entry_point_runs_its_stage_alone(study):

@@ -33,7 +33,7 @@ def test_the_hook_does_not_change_the_training_by_a_bit(tokenizer, tmp_path, lor
     runs = []
     for recorded in (False, True):
         network = llama(len(tokenizer), attention_dropout=0.1)  # dropout draws random numbers in training
-        callback = TopologyCallback(PROMPTS, 2, Schedule(every=1)) if recorded else None
+        callback = TopologyCallback(PROMPTS, 2, Schedule(every=1), behaviour=True) if recorded else None
         runs.append(train(network, tokenizer, tmp_path, callback, settings))
     (plain, plain_losses), (watched, watched_losses) = runs
     assert len(callback.steps) == 6

@@ -18,11 +18,17 @@ from support import llama
 from topoflow import storage
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, PackageModel
 from topoflow.training import embedded
-from topoflow.training.embedded import END, PAD, START, byte_tokenizer
+from topoflow.training.embedded import END, PAD, START, _dialogues, byte_tokenizer
 from topoflow.training.models import cache_folder, describe, load
 
 SMALL = EmbeddedModel(
-    hidden_size=16, n_layers=2, n_heads=2, intermediate_size=32, pretrain_steps=2, pretrain_batch_size=2
+    vocab_size=300,
+    hidden_size=16,
+    n_layers=2,
+    n_heads=2,
+    intermediate_size=32,
+    pretrain_steps=2,
+    pretrain_batch_size=2,
 )
 
 
@@ -135,7 +141,7 @@ class TestEmbedded:
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         assert not any(module.training for module in network.modules())
         assert (tokenizer.pad_token, tokenizer.eos_token) == (PAD, END)
-        assert network.config.vocab_size == len(tokenizer) == 259
+        assert network.config.vocab_size == len(tokenizer) == 300
         assert network.config.num_hidden_layers == 2
 
     def test_it_was_pretrained(self):
@@ -152,7 +158,7 @@ class TestEmbedded:
 
     def test_the_tokenizer_loaded_from_disk_is_the_one_that_was_saved(self):
         _, loaded = load(describe("tiny", SMALL, 3), SMALL, 3)
-        made = byte_tokenizer()
+        made = byte_tokenizer(_dialogues(), 300)
         messages = [{"role": "user", "content": "Grüße,\n\t 日本 <|im_end|>  x"}]
         text = made.apply_chat_template(messages, tokenize=False)
         assert loaded.apply_chat_template(messages, tokenize=False) == text

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from transformers import TrainerCallback
 
 from topoflow.config import Topology
+from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.recording.live import LiveTopology
 from topoflow.recording.schedule import Schedule
-from topoflow.storage import array_bytes, cell_name, write_file
+from topoflow.storage import array_bytes, behaviour_name, cell_name, write_file
 
 Messages = Sequence[dict[str, str]]
 
@@ -50,6 +51,9 @@ class TopologyCallback(TrainerCallback):
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any. True stands for 64 subsamples of 160 prompts.
+    behaviour : bool
+        Compare the next-token distributions of the prompts with those of the checkpoint before and of the first
+        (Jensen-Shannon divergence, nats).
     seed : int
         Of the subsample plan.
     on_record : callable, optional
@@ -63,6 +67,9 @@ class TopologyCallback(TrainerCallback):
         The layers recorded, known once training has begun.
     clouds : dict
         step -> layer -> ndarray of shape (n_prompts, hidden_size), when there is no `folder`.
+    divergences : dict
+        step -> ndarray of shape (2, n_prompts), nats, from the checkpoint before and from the first, when
+        `behaviour` is asked for and there is no `folder` (with one: `step_000016/behaviour.npy`).
     metrics : dict
         step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
         distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
@@ -87,6 +94,7 @@ class TopologyCallback(TrainerCallback):
         max_length: int = 512,
         dtype: str = "float32",
         topology: bool | Topology = False,
+        behaviour: bool = False,
         seed: int = 0,
         on_record: Callable[[int], None] | None = None,
     ) -> None:
@@ -102,7 +110,10 @@ class TopologyCallback(TrainerCallback):
         self.steps: list[int] = []
         self.layers: tuple[int, ...] = ()
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
+        self.divergences: dict[int, npt.NDArray[np.float64]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
+        self.behaviour = behaviour
+        self._behaviour: Behaviour | None = None
         self._topology, self._seed = topology, seed
         self._live = _live_topology(topology, len(prompts), seed)  # already here, to refuse a bad one early
         self._requested_layers = layers
@@ -113,7 +124,9 @@ class TopologyCallback(TrainerCallback):
         tokenizer, model = kwargs.get("processing_class"), kwargs["model"]
         if tokenizer is None:
             raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
-        self.steps, self.clouds, self.metrics = [], {}, {}
+        self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
+        scratch = None if self.folder is None else self.folder / "behaviour"
+        self._behaviour = Behaviour(len(self.prompts), scratch) if self.behaviour else None
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
@@ -143,18 +156,32 @@ class TopologyCallback(TrainerCallback):
             pad_token_id=self._pad_token_id,
             batch_size=self.batch_size,
             dtype=self.dtype,
+            behaviour=self._behaviour,
         )
-        if self.folder is None:
-            self.clouds[step] = clouds
-        else:
-            for layer, cloud in clouds.items():
-                write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
+        divergences = None if self._behaviour is None else self._behaviour.finish()
+        self._keep(step, clouds, divergences)
         self.steps.append(step)
         if self._live is not None:
             self.metrics[step] = self._live.update(clouds)
             _log_to_active_run(self.metrics[step], step)
         if self.on_record is not None:
             self.on_record(step)
+
+    def _keep(
+        self,
+        step: int,
+        clouds: dict[int, npt.NDArray[Any]],
+        divergences: npt.NDArray[np.float64] | None,
+    ) -> None:
+        if self.folder is None:
+            self.clouds[step] = clouds
+            if divergences is not None:
+                self.divergences[step] = divergences
+            return
+        for layer, cloud in clouds.items():
+            write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
+        if divergences is not None:
+            write_file(self.folder / behaviour_name(step), array_bytes(divergences))
 
 
 def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> LiveTopology | None:

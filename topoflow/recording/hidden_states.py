@@ -2,7 +2,7 @@
 
 Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's
 output, k the output of block k, and L the last block's output AFTER the model's final norm. Only the
-last token's rows of the chosen layers are ever kept, and no logits are computed.
+last token's rows of the chosen layers are ever kept, and no logits but those of the token after the last.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+
+from topoflow.recording.behaviour import Behaviour
 
 # How the last layer is recorded, for manifests and notes.
 POOLING = "last token"
@@ -67,7 +69,7 @@ def last_token_states(
     attention_mask: torch.Tensor,
     layers: Sequence[int],
 ) -> dict[int, torch.Tensor]:
-    """Hidden states of the last real token of each sequence, from one forward pass.
+    """Hidden states of the last real token of each sequence, from one forward pass without the head.
 
     Parameters
     ----------
@@ -83,33 +85,76 @@ def last_token_states(
     dict of int to Tensor of shape (n_sequences, hidden_size)
         In the model's own dtype, on the model's device.
     """
+    with _last_rows(model, attention_mask, layers) as (states, inputs):
+        _decoder(model)(input_ids=input_ids, **inputs)
+    return states
+
+
+def last_token_states_and_logits(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    layers: Sequence[int],
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """As `last_token_states`, and the logits of the token after the last, shape (n_sequences, vocab_size).
+
+    The model's own forward pass makes them, with whatever it does to logits; but its head is given the last
+    rows alone, so that logits of whole sequences never exist.
+    """
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        raise ValueError(f"model must have a head that makes logits, and {type(model).__name__} has none")
+    rows, last = _last_places(attention_mask)
+
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        return (args[0][rows, last].unsqueeze(1), *args[1:])
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        with _last_rows(model, attention_mask, layers) as (states, inputs):
+            output = model(input_ids=input_ids, **inputs)
+    finally:
+        handle.remove()
+    return states, output.logits[:, 0]
+
+
+@contextmanager
+def _last_rows(
+    model: nn.Module, attention_mask: torch.Tensor, layers: Sequence[int]
+) -> Iterator[tuple[dict[int, torch.Tensor], dict[str, Any]]]:
+    """Catch the last real token's row of the layers while the block runs the model with the inputs it is given."""
     decoder = _decoder(model)
     blocks = _blocks(decoder)
-    length = input_ids.shape[1]
-    last = length - 1 - attention_mask.flip(1).argmax(dim=1)
-    rows = torch.arange(len(input_ids), device=input_ids.device)
+    rows, last = _last_places(attention_mask)
     states: dict[int, torch.Tensor] = {}
 
-    def keep(layer: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            states[layer] = hidden[rows, last].detach().clone()
+    def keep(layer: int, hidden: torch.Tensor) -> None:
+        states[layer] = hidden[rows, last].detach().clone()
 
-        return hook
+    def before(layer: int) -> Any:  # the output of block k is the input of block k + 1
+        return lambda _, args, kwargs: keep(layer, args[0] if args else kwargs["hidden_states"])
 
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    inputs: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
     if "position_ids" in inspect.signature(decoder.forward).parameters:
         # without them, left padding would shift the positions of the real tokens
         inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     with ExitStack() as hooks:
         for layer in layers:
-            if layer < len(blocks):  # the output of block k is the input of block k + 1
-                handle = blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True)
-                hooks.callback(handle.remove)
-        output = decoder(**inputs)
-    if len(blocks) in layers:
-        states[len(blocks)] = output.last_hidden_state[rows, last].detach().clone()
-    return states
+            handle = (
+                blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+                if layer < len(blocks)
+                else decoder.register_forward_hook(
+                    lambda _, args, output: keep(len(blocks), output.last_hidden_state)
+                )
+            )
+            hooks.callback(handle.remove)
+        yield states, inputs
+
+
+def _last_places(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the last real token of each sequence stands: row and column indices."""
+    last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
+    return torch.arange(len(attention_mask), device=attention_mask.device), last
 
 
 def record_states(
@@ -120,6 +165,7 @@ def record_states(
     pad_token_id: int,
     batch_size: int = 64,
     dtype: str = "float32",
+    behaviour: Behaviour | None = None,
 ) -> dict[int, npt.NDArray[Any]]:
     """Point clouds of one checkpoint: the last-token states of all prompts at each layer.
 
@@ -139,6 +185,8 @@ def record_states(
         Prompts a forward pass. Batches are of similar lengths, so little is spent on padding.
     dtype : str
         Of the arrays returned.
+    behaviour : Behaviour, optional
+        Is given the next-token distribution of each prompt, batch by batch.
 
     Returns
     -------
@@ -152,7 +200,12 @@ def record_states(
         for start in range(0, len(by_length), batch_size):
             chosen = by_length[start : start + batch_size]
             batch = _pad([token_ids[i] for i in chosen], pad_token_id, device)
-            for layer, states in last_token_states(model, *batch, layers).items():
+            if behaviour is None:
+                found = last_token_states(model, *batch, layers)
+            else:
+                found, logits = last_token_states_and_logits(model, *batch, layers)
+                behaviour.add(chosen, logits.float().log_softmax(dim=1).cpu().numpy())
+            for layer, states in found.items():
                 values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32).numpy()
                 cloud = clouds.setdefault(layer, np.empty((len(token_ids), values.shape[1]), dtype))
                 cloud[chosen] = values

@@ -24,6 +24,7 @@ import yaml
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
 from topoflow.tracking.note import DEFINITIONS, write_note
 
@@ -69,14 +70,14 @@ def training_run(name: str) -> Iterator[TrackedRun]:
             mlflow.MlflowClient().update_run(joined, status="RUNNING")
 
 
-def log_topology(params: Params, model: str, objective: str, run_id: str | None = None) -> str:
+def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     """Add the topology of one fine-tuning to its MLflow run.
 
     Parameters
     ----------
     params : Params
         The study.
-    model, objective : str
+    run : Run
         Which run of it.
     run_id : str, optional
         The MLflow run to fill. Without it, the run that holds this very topology, which then gets the metrics
@@ -91,7 +92,7 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
     import mlflow
 
     client = mlflow.MlflowClient()
-    done = _Done.open(model, objective)
+    done = _Done.open(run)
     done.check_parameters(params)
     started_here = False
     if run_id is None:
@@ -100,11 +101,11 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
             _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
             return run_id
         if run_id is None:
-            run_id = str(client.create_run(_experiment_id(), run_name=f"{model}-{objective}").info.run_id)
+            run_id = str(client.create_run(_experiment_id(), run_name=str(run)).info.run_id)
             started_here = True
-    run = client.get_run(run_id)
-    _log_params(client, run_id, params, done, run.data.params)
-    if ACTIVATIONS_TAG not in run.data.tags:
+    logged = client.get_run(run_id).data
+    _log_params(client, run_id, params, done, logged.params)
+    if ACTIVATIONS_TAG not in logged.tags:
         # the activations were restored by DVC: this run has not seen the training, so it is replayed
         _log_metrics(client, run_id, _loss_metrics(done.results / layout.LOSS_FILE))
     _log_metrics(client, run_id, _topology_metrics(params, done.results))
@@ -123,20 +124,18 @@ def log_topology(params: Params, model: str, objective: str, run_id: str | None 
 class _Done:
     """What the stages have left of one run: two verified sets and the folder of results."""
 
-    model: str
-    objective: str
+    run: Run
     activations: storage.StoredSet
     diagrams: storage.StoredSet
     results: Path
 
     @classmethod
-    def open(cls, model: str, objective: str) -> _Done:
+    def open(cls, run: Run) -> _Done:
         return cls(
-            model,
-            objective,
-            storage.open_set(layout.run_folder("activations", model, objective), storage.ACTIVATIONS),
-            storage.open_set(layout.run_folder("diagrams", model, objective), storage.DIAGRAMS),
-            layout.run_folder("results", model, objective),
+            run,
+            storage.open_set(run.folder("activations"), storage.ACTIVATIONS),
+            storage.open_set(run.folder("diagrams"), storage.DIAGRAMS),
+            run.folder("results"),
         )
 
     @property
@@ -151,8 +150,9 @@ class _Done:
         made = {**self.diagrams.manifest, **self.activations.manifest, "order": found["order"]}
         topology = params.topology
         wanted = {
-            "sources": params.sources(self.model, self.objective),
-            "seed": params.seed,
+            "sources": params.sources(self.run.model, self.run.objective),
+            "study_seed": params.seed,
+            "seed": self.run.seed,
             "finetune": asdict(params.finetune),
             "recording": asdict(params.recording),
             "n_subsamples": topology.n_subsamples,
@@ -164,7 +164,7 @@ class _Done:
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made[key] != value:
                 raise ValueError(
-                    f"params.yaml says {key} = {value}, and the results of {self.model} and {self.objective} were "
+                    f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {made[key]}; bring them up to date with: dvc repro"
                 )
         chain = {
@@ -209,11 +209,12 @@ def _log_params(client: Any, run_id: str, params: Params, done: _Done, present: 
 
     sections = asdict(params)
     chosen = {
-        "model": done.model,
-        "objective": done.objective,
-        "seed": params.seed,
-        **_flat("model_source", sections["model"][done.model]),
-        **_flat("text", sections["objective"][done.objective]),
+        "model": done.run.model,
+        "objective": done.run.objective,
+        "seed": done.run.seed,
+        "study_seed": params.seed,
+        **_flat("model_source", sections["model"][done.run.model]),
+        **_flat("text", sections["objective"][done.run.objective]),
     }
     for section in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
         chosen.update(_flat(section, sections[section]))
@@ -235,8 +236,9 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 def _tags(done: _Done) -> dict[str, str]:
     manifest = done.activations.manifest
     tags = {
-        "topoflow.model": done.model,
-        "topoflow.objective": done.objective,
+        "topoflow.model": done.run.model,
+        "topoflow.objective": done.run.objective,
+        "topoflow.seed": str(done.run.seed),
         "topoflow.weights_sha256": manifest["weights_sha256"],
         "topoflow.prompts_sha256": manifest["prompts_sha256"],
         ACTIVATIONS_TAG: done.activations.sha256,
@@ -364,7 +366,7 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
 
     order, title, results, stored = (
         params.trajectory.order,
-        f"{done.model}, {done.objective}",
+        f"{done.run.model}, {done.run.objective}, seed {done.run.seed}",
         done.results,
         done.diagrams,
     )

@@ -7,7 +7,7 @@ conclude anything about language models from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-_WINDOW = 128  # tokens, which here are bytes, of one pretraining sequence
+_WINDOW = 128  # tokens of one pretraining sequence
 
 
 def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
     """Build, pretrain and save the model and its tokenizer; equal arguments give equal bytes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = byte_tokenizer()
+    dialogues = _dialogues()
+    tokenizer = byte_tokenizer(dialogues, source.vocab_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=source.hidden_size,
@@ -48,24 +49,33 @@ def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
     with one_thread(), torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-        _pretrain(model, tokenizer, source)
+        _pretrain(model, tokenizer, dialogues, source)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def byte_tokenizer() -> Any:
-    """A tokenizer whose tokens are the 256 bytes and three special ones, with a ChatML template.
+def byte_tokenizer(texts: Iterable[str] = (), vocab_size: int = 259) -> Any:
+    """A byte-level tokenizer with a ChatML template: 256 bytes, three special tokens, and pairs merged in `texts`.
 
     >>> byte_tokenizer()("héllo")["input_ids"].__len__()
     6
+    >>> byte_tokenizer(["hello, hello"], 263)("hello, hello")["input_ids"].__len__()
+    4
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
+    if vocab_size > 259:
+        core.train_from_iterator(
+            texts,
+            trainers.BpeTrainer(
+                vocab_size=vocab_size - 3, initial_alphabet=alphabet, show_progress=False, max_token_length=16
+            ),
+        )
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core, pad_token=PAD, eos_token=END
     )
@@ -74,14 +84,18 @@ def byte_tokenizer() -> Any:
     return tokenizer
 
 
-def _pretrain(model: Any, tokenizer: Any, source: EmbeddedModel) -> None:
-    """Next-byte prediction on windows of the bundled text."""
-    text = "\n\n".join(
+def _dialogues() -> list[str]:
+    """What the bundled samples say, as plain text."""
+    return [
         f"{row['prompt']}\n{row['completion']}"
         for name in ("helpful", "harmless")
         for row in load_samples(name)
-    )
-    stream = torch.tensor(tokenizer(text)["input_ids"])
+    ]
+
+
+def _pretrain(model: Any, tokenizer: Any, dialogues: list[str], source: EmbeddedModel) -> None:
+    """Next-token prediction on windows of the bundled text."""
+    stream = torch.tensor(tokenizer("\n\n".join(dialogues))["input_ids"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=source.pretrain_learning_rate)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, source.pretrain_learning_rate, total_steps=max(1, source.pretrain_steps), pct_start=0.1

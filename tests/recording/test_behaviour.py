@@ -1,0 +1,102 @@
+"""Behaviour: next-token distributions as transformers itself gives them, compared between checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from support import llama
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
+
+from topoflow.config import Finetune, Lora
+from topoflow.recording.behaviour import Behaviour
+from topoflow.recording.callback import TopologyCallback, tokenize_prompts
+from topoflow.recording.hidden_states import last_token_states_and_logits, record_states
+from topoflow.recording.schedule import Schedule
+from topoflow.training import sft
+
+PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
+TEXTS = [f"Prompt {i} {'x' * i}" for i in range(6)]
+
+
+def plain_probabilities(model, prompt):
+    """The witness: the model's own logits of one unpadded prompt."""
+    with torch.no_grad():
+        return model(torch.tensor([prompt])).logits[0, -1].double().softmax(dim=0).numpy()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64),
+        Gemma2Config(  # caps its logits after the head
+            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=8,
+            intermediate_size=48, vocab_size=64, final_logit_softcapping=0.05,
+        ),
+    ],
+    ids=["gpt2", "gemma2"],
+)  # fmt: skip
+def test_the_distributions_are_those_of_the_models_own_forward_pass(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    seen = {}
+
+    class Watch:
+        def add(self, chosen, log_probabilities):
+            assert log_probabilities.shape == (len(chosen), 64)  # never logits of whole sequences
+            seen.update(zip(chosen.tolist(), np.exp(log_probabilities), strict=True))
+
+    clouds = record_states(model, PROMPTS, [1, 3], pad_token_id=0, batch_size=2, behaviour=Watch())
+    plain = record_states(model, PROMPTS, [1, 3], pad_token_id=0, batch_size=2)
+    for row, prompt in enumerate(PROMPTS):
+        assert np.allclose(seen[row], plain_probabilities(model, prompt), rtol=1e-4, atol=1e-7)
+    for layer in (1, 3):
+        assert np.array_equal(clouds[layer], plain[layer])
+
+
+def test_the_head_sees_the_last_rows_alone_and_keeps_no_hook(model):
+    shapes = []
+    handle = model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
+    ids = torch.ones(3, 7, dtype=torch.long)
+    with torch.no_grad():
+        last_token_states_and_logits(model, ids, torch.ones_like(ids), [2])
+    handle.remove()
+    assert shapes == [(3, 1, model.config.vocab_size)]
+    assert not model.lm_head._forward_pre_hooks
+    with pytest.raises(ValueError, match="model must have a head that makes logits"):
+        last_token_states_and_logits(model.model.layers, ids, torch.ones_like(ids), [2])
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_divergences_are_from_the_checkpoint_before_and_from_the_first(tmp_path, on_disk):
+    rng = np.random.default_rng(0)
+    checkpoints = rng.dirichlet(np.ones(40), size=(4, 5))
+    behaviour = Behaviour(5, tmp_path / "scratch" if on_disk else None)
+    for step, now in enumerate(checkpoints):
+        for chosen in (np.array([3, 0]), np.array([1, 2, 4])):
+            behaviour.add(chosen, np.log(now[chosen]))
+        found = behaviour.finish()
+        before = checkpoints[max(step - 1, 0)]
+        for row, there in zip(found, (before, checkpoints[0]), strict=True):
+            assert row == pytest.approx(jensenshannon(there, now, axis=1) ** 2, rel=1e-4, abs=1e-9)
+
+
+def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Question {i}?"}],
+            "completion": [{"role": "assistant", "content": f"Answer {i}."}],
+        }
+        for i in range(16)
+    ]
+    settings = Finetune(max_steps=4, per_device_train_batch_size=2, lora=Lora(r=2))
+    network = llama(len(tokenizer))
+    callback = TopologyCallback(TEXTS, [4], Schedule(every=2), behaviour=True)
+    first = [plain_probabilities(network, ids) for ids in tokenize_prompts(tokenizer, TEXTS, 512)]
+    trained, _ = sft.finetune(network, tokenizer, rows, settings, 7, tmp_path / "trainer", callback)
+    last = [plain_probabilities(trained, ids) for ids in tokenize_prompts(tokenizer, TEXTS, 512)]
+    assert sorted(callback.divergences) == [0, 2, 4]
+    assert not callback.divergences[0].any()
+    assert np.array_equal(*callback.divergences[2])  # the checkpoint before is the first
+    expected = jensenshannon(first, last, axis=1) ** 2
+    assert callback.divergences[4][1] == pytest.approx(expected, rel=1e-2, abs=1e-10)
+    assert expected.min() > 0

@@ -1,0 +1,84 @@
+"""How much a model's answers change: Jensen-Shannon divergences of its next-token distributions.
+
+Distributions over a vocabulary of a quarter of a million tokens do not fit beside a model in training, and nobody
+needs them twice: only those of the first checkpoint and of the one before are kept, on disk, and each batch of a new
+checkpoint is compared with them as it comes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow.dynamics.divergence import jensen_shannon
+
+
+class Behaviour:
+    """Compares the next-token distributions of each checkpoint with those before, batch by batch.
+
+    Parameters
+    ----------
+    n_prompts : int
+        Rows of every checkpoint.
+    folder : path, optional
+        Where to keep distributions (n_prompts x vocabulary x 4 bytes, twice); a temporary folder without it.
+
+    Examples
+    --------
+    >>> behaviour = Behaviour(1)
+    >>> behaviour.add(np.array([0]), np.log([[0.5, 0.5]]))
+    >>> behaviour.finish().tolist()  # nothing to compare with yet
+    [[0.0], [0.0]]
+    >>> behaviour.add(np.array([0]), np.log([[1.0, 1e-30]]))
+    >>> behaviour.finish().round(3).tolist()
+    [[0.216], [0.216]]
+    """
+
+    def __init__(self, n_prompts: int, folder: str | Path | None = None) -> None:
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="topoflow-behaviour-")
+        self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._n_prompts = n_prompts
+        self._kept: dict[str, npt.NDArray[np.float32]] = {}
+        self._now: npt.NDArray[np.float32] | None = None
+        self._divergences = np.zeros((2, n_prompts))
+
+    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
+        """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary)."""
+        if self._now is None:
+            self._now = self._file("now", log_probabilities.shape[1])
+        self._now[prompts] = log_probabilities
+        for row, name in enumerate(("before", "first")):
+            if name in self._kept:
+                here = np.exp(self._now[prompts].astype(np.float64))
+                there = np.exp(self._kept[name][prompts].astype(np.float64))
+                self._divergences[row, prompts] = jensen_shannon(there, here)
+
+    def finish(self) -> npt.NDArray[np.float64]:
+        """End the checkpoint: divergences (nats) from the checkpoint before and from the first, (2, n_prompts)."""
+        assert self._now is not None
+        vocabulary = self._now.shape[1]
+        del self._now
+        self._now = None
+        if "first" in self._kept:
+            self._keep("before", vocabulary)
+        else:
+            self._keep("first", vocabulary)
+            self._kept["before"] = self._kept["first"]
+        found, self._divergences = self._divergences, np.zeros((2, self._n_prompts))
+        return found
+
+    def _keep(self, name: str, vocabulary: int) -> None:
+        os.replace(self._folder / "now.f32", self._folder / f"{name}.f32")
+        self._kept[name] = self._map(name, vocabulary, "r")
+
+    def _file(self, name: str, vocabulary: int) -> npt.NDArray[np.float32]:
+        return self._map(name, vocabulary, "w+")
+
+    def _map(self, name: str, vocabulary: int, mode: str) -> npt.NDArray[np.float32]:
+        path = self._folder / f"{name}.f32"
+        return np.memmap(path, np.float32, mode, shape=(self._n_prompts, vocabulary))  # type: ignore[call-overload,no-any-return]
