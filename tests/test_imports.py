@@ -35,7 +35,12 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.topology.summaries",
         "topoflow.topology.distances",
         "topoflow.dynamics.velocity",
+        "topoflow.dynamics.behaviour",
         "topoflow.dynamics.cells",
+        "topoflow.dynamics.claims",
+        "topoflow.dynamics.controls",
+        "topoflow.dynamics.nulls",
+        "topoflow.dynamics.prompts",
     ],
 )
 def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):

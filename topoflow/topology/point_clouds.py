@@ -96,7 +96,7 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
            [5., 0., 5.],
            [0., 5., 0.]])
     """
-    cloud = _check_cloud(points)
+    cloud = check_cloud("points", points)
     n_points = len(cloud)
     if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
         return np.zeros((n_points, n_points))
@@ -201,7 +201,7 @@ def is_constant(points: ArrayLike) -> bool:
     >>> is_constant([[1.0, 2.0], [1.0, 2.0000001]])
     False
     """
-    return _is_one_point(_check_cloud(points))
+    return _is_one_point(check_cloud("points", points))
 
 
 def _is_one_point(cloud: NDArray[np.float64]) -> bool:
@@ -219,14 +219,15 @@ def check_whole_number(name: str, value: int, *, at_least: int) -> int:
     return number
 
 
-def _check_cloud(points: ArrayLike) -> NDArray[np.float64]:
+def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
+    """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
     cloud = np.asarray(points)
     if cloud.ndim != 2 or cloud.size == 0:
         raise ValueError(
-            "points must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
+            f"{name} must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
             f" got shape {cloud.shape}"
         )
-    return _check_real("points", cloud)
+    return _check_real(name, cloud)
 
 
 def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
