@@ -2,70 +2,16 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial.distance import jensenshannon
+from hypothesis import settings
 
-from topoflow.dynamics.behaviour import jensen_shannon, lead_lag
+from topoflow.dynamics.behaviour import lead_lag
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 UNEVEN = [0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256]
 
 
-def distributions(seed, shape, concentration=0.1):
-    return np.random.default_rng(seed).dirichlet(np.full(shape[-1], concentration), size=shape[:-1])
-
-
 def bump(at, n=12):
     return np.exp(-0.5 * (np.arange(n) - at) ** 2)
-
-
-class TestJensenShannon:
-    @reproducible
-    @given(seed=st.integers(0, 9999), n_outcomes=st.integers(1, 40))
-    def test_it_is_the_square_of_scipys_root(self, seed, n_outcomes):
-        p, q = distributions(seed, (2, 5, n_outcomes))
-        np.testing.assert_allclose(jensen_shannon(p, q), jensenshannon(p, q, axis=1) ** 2, atol=1e-12)
-        np.testing.assert_array_equal(jensen_shannon(p, q), jensen_shannon(q, p))
-
-    def test_by_hand(self):
-        # 1/2 ln(1 / (3/4)) + 1/2 (1/2 ln((1/2) / (3/4)) + 1/2 ln((1/2) / (1/4)))
-        expected = 0.5 * math.log(4 / 3) + 0.25 * (math.log(2 / 3) + math.log(2))
-        assert jensen_shannon([1.0, 0.0], [0.5, 0.5]) == pytest.approx(expected, rel=1e-14)
-
-    def test_disjoint_supports_are_ln_2_apart_and_equal_ones_0(self):
-        p, q = np.eye(4)[[0, 1]], np.eye(4)[[2, 1]]
-        np.testing.assert_array_equal(jensen_shannon(p, q), [math.log(2), 0])
-
-    def test_numbers_too_small_for_a_logarithm_do_no_harm(self):
-        assert jensen_shannon([1.0, 5e-324, 0.0], [1.0, 0.0, 5e-324]) == pytest.approx(0, abs=1e-300)
-
-    def test_many_rows_at_a_time_are_what_one_row_at_a_time_is(self, monkeypatch):
-        p, q = distributions(0, (2, 3, 7, 11))
-        whole = jensen_shannon(p, q)
-        monkeypatch.setattr("topoflow.dynamics.behaviour._BLOCK", 30)
-        np.testing.assert_array_equal(jensen_shannon(p, q), whole)
-        assert whole.shape == (3, 7)
-
-    @pytest.mark.parametrize(("dtype", "error"), [(np.float32, 1e-6), (np.float16, 2e-3)])
-    def test_low_precision_is_summed_in_full(self, dtype, error):
-        p, q = distributions(1, (2, 4, 5000), concentration=1)
-        found = jensen_shannon(p.astype(dtype), q.astype(dtype))
-        np.testing.assert_allclose(found, jensenshannon(p, q, axis=1) ** 2, atol=error)
-
-    @pytest.mark.parametrize(
-        ("p", "q", "message"),
-        [
-            ([0.5, 0.5], [1.0], r"p and q must have one shape, not empty, got \(2,\) and \(1,\)"),
-            ([[0.5, 0.2]], [[0.5, 0.5]], "p must hold non-negative rows of sum 1, got a row of sum 0.7"),
-            ([[0.5, 0.5]], [[1.5, -0.5]], "q must hold non-negative rows of sum 1.* smallest number -0.5"),
-            ([[0.5, 0.5]], [[0.5, math.nan]], "q must hold non-negative rows of sum 1"),
-            ([["a"]], [["b"]], "p must hold real numbers, got dtype <U1"),
-        ],
-    )
-    def test_malformed_rows_are_named(self, p, q, message):
-        with pytest.raises(ValueError, match=message):
-            jensen_shannon(p, q)
 
 
 class TestLeadLag:

@@ -1,4 +1,4 @@
-"""What a model does, beside what its states look like: change of its predictions, and which of the two leads."""
+"""What a model does, beside what its states look like: which of the two moves first."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import rel_entr
 
 from topoflow.dynamics.nulls import NullTest
 from topoflow.dynamics.velocity import check_run, peak_step
 from topoflow.topology.point_clouds import check_whole_number
 
-_BLOCK = 2**20  # probabilities in work at a time
-_SUM_TOLERANCE = 1e-2  # what half precision leaves of the sum of a large vocabulary
 _TIE = 1e-12
 
 
@@ -38,56 +35,6 @@ class LeadLag:
     lag_checkpoints: int | None
     lag_steps: int | None
     correlation: NullTest
-
-
-def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
-    r"""Compute the Jensen-Shannon divergence between distributions, row by row.
-
-    .. math:: \operatorname{JS}(p, q) = \tfrac12 \sum_i p_i \ln \frac{p_i}{m_i} + \tfrac12 \sum_i q_i \ln
-       \frac{q_i}{m_i}, \qquad m = \tfrac12 (p + q)
-
-    (Lin, IEEE Trans. Information Theory 37, 1991). Its square root is a metric; SciPy's ``jensenshannon`` is
-    that root. Of the next-token distributions of two checkpoints, averaged over prompts, it is the
-    behavioural velocity.
-
-    Parameters
-    ----------
-    p, q : array_like, shape (..., n_outcomes)
-        Probabilities of any float type. Rows do not depend on one another: pass as many at a time as
-        memory holds. What is needed beyond the arguments does not grow with the number of rows.
-
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        In nats, from 0 to ln 2. Outcomes that neither distribution has count nothing.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or are empty, or a row is not finite, non-negative and of sum 1 but for rounding.
-
-    Examples
-    --------
-    >>> jensen_shannon([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]).round(4)
-    array([0.    , 0.6931])
-    """
-    first, second = np.asarray(p), np.asarray(q)
-    if first.shape != second.shape or not first.ndim or not first.shape[-1]:
-        raise ValueError(f"p and q must have one shape, not empty, got {first.shape} and {second.shape}")
-    n_outcomes = first.shape[-1]
-    divergence = np.empty(first.shape[:-1])
-    rows_p, rows_q, out = (
-        first.reshape(-1, n_outcomes),
-        second.reshape(-1, n_outcomes),
-        divergence.reshape(-1),
-    )
-    n_rows = max(1, _BLOCK // n_outcomes)
-    for begin in range(0, len(rows_p), n_rows):
-        rows = slice(begin, begin + n_rows)
-        a, b = _distributions("p", rows_p[rows]), _distributions("q", rows_q[rows])
-        middle = (a + b) / 2
-        out[rows] = (rel_entr(a, middle).sum(axis=1) + rel_entr(b, middle).sum(axis=1)) / 2
-    return np.asarray(np.clip(divergence, 0.0, math.log(2)))
 
 
 def lead_lag(
@@ -183,17 +130,3 @@ def _shift(values: NDArray[np.float64], lag: int) -> NDArray[np.float64]:
     moved = np.zeros(n)
     moved[max(0, -lag) : n - max(0, lag)] = values[max(0, lag) : n - max(0, -lag)]
     return moved
-
-
-def _distributions(name: str, rows: NDArray[np.generic]) -> NDArray[np.float64]:
-    if rows.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {rows.dtype}")
-    numbers = rows.astype(np.float64)
-    sums = numbers.sum(axis=1, keepdims=True)
-    if not (np.abs(sums - 1) <= _SUM_TOLERANCE).all() or (numbers < 0).any():  # NaN as well
-        raise ValueError(
-            f"{name} must hold non-negative rows of sum 1,"
-            f" got a row of sum {sums[np.argmax(np.abs(sums - 1))][0]:g} and smallest number {numbers.min():g}"
-        )
-    numbers[numbers < np.finfo(np.float64).tiny] = 0.0  # half of a number below the normal ones may be 0
-    return np.asarray(numbers / sums)
