@@ -36,6 +36,12 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.topology.distances",
         "topoflow.dynamics.velocity",
         "topoflow.dynamics.cells",
+        "topoflow.dynamics.labelings",
+        "topoflow.dynamics.effects",
+        "topoflow.dynamics.energy",
+        "topoflow.dynamics.embedding",
+        "topoflow.dynamics.separation",
+        "topoflow.dynamics.classification",
     ],
 )
 def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
