@@ -41,6 +41,15 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.dynamics.controls",
         "topoflow.dynamics.nulls",
         "topoflow.dynamics.prompts",
+        "topoflow.dynamics.labelings",
+        "topoflow.dynamics.effects",
+        "topoflow.dynamics.energy",
+        "topoflow.dynamics.embedding",
+        "topoflow.dynamics.separation",
+        "topoflow.dynamics.classification",
+        "topoflow.dynamics.divergence",
+        "topoflow.dynamics.trajectory",
+        "topoflow.dynamics.verdicts",
     ],
 )
 def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
