@@ -26,12 +26,12 @@ from topoflow.topology.point_clouds import subsample_plan
 
 STEPS = [0, 5, 10, 20, 40, 80]
 ONSET = 40
-PLAN = subsample_plan(50, n_subsamples=6, subsample_size=30)
-REPLICATES = {"g": 400, "h": 200}
-DESIGNS = {  # labels, seeds, whether the runs of a seed share their start
-    "2 x 5": (np.repeat([0, 1], 5), np.arange(10), False),
-    "3 x 4 shared": (np.repeat([0, 1, 2], 4), np.tile(np.arange(4), 3), True),
-    "3 x 3 shared": (np.repeat([0, 1, 2], 3), np.tile(np.arange(3), 3), True),
+PLAN = subsample_plan(50, n_subsamples=4, subsample_size=30)
+REPLICATES = {"g": 300, "h": 200}
+DESIGNS = {  # labels, seeds (of which the start of a run depends), and whether to permute within seeds
+    "2 x 5": (np.repeat([0, 1], 5), np.arange(10), (False,)),
+    "3 x 4 shared": (np.repeat([0, 1, 2], 4), np.tile(np.arange(4), 3), (True,)),
+    "3 x 3 shared": (np.repeat([0, 1, 2], 3), np.tile(np.arange(3), 3), (False, True)),
 }
 
 
@@ -58,14 +58,14 @@ def study(design, replicate):
 @functools.cache
 def outcomes(design):
     """Of each case, and with and without blocks: the tests' p, and the steps of `when_separated`."""
-    labels, seeds, _ = DESIGNS[design]
+    labels, seeds, ways = DESIGNS[design]
     found = {(case, blocked): ([], []) for case in "gh" for blocked in (False, True)}
     for replicate in range(REPLICATES["g"]):
         equal, late = study(design, replicate)
         for case, distances in (("g", equal), ("h", np.concatenate([equal[: -len(late)], late]))):
             if replicate >= REPLICATES[case]:
                 continue
-            for blocked in (False, True) if DESIGNS[design][2] else (False,):
+            for blocked in ways:
                 p, steps = found[case, blocked]
                 blocks = seeds if blocked else None
                 p.append(separation_test(trajectory_distances([distances]), labels, blocks).p)
@@ -105,14 +105,13 @@ class TestDesignsThatCanTell:
 @pytest.mark.slow
 class TestThreeSeeds:
     def test_g_free_permutation_of_shared_seeds_is_cautious(self):
-        for design in ("3 x 3 shared", "3 x 4 shared"):
-            rates = report(design, "g", blocked=False)
-            assert rates["rejected"] <= 0.05
-            assert rates["some step"] <= 0.05
+        rates = report("3 x 3 shared", "g", blocked=False)
+        assert rates["rejected"] <= 0.05
+        assert rates["some step"] <= 0.05
 
     def test_g_within_seeds_the_level_is_one_in_36(self):
         rate = report("3 x 3 shared", "g", blocked=True)["rejected"]
-        assert rate == pytest.approx(1 / 36, abs=0.025)  # 3 standard errors
+        assert rate == pytest.approx(1 / 36, abs=0.0285)  # 3 standard errors
 
     def test_h_free_permutation_finds_one_label_that_differs(self):
         rates = report("3 x 3 shared", "h", blocked=False)

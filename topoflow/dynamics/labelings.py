@@ -6,7 +6,6 @@ part the units alike, so these count once: labels a, a, b, b can be handed out i
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +144,7 @@ def labelings(
         counts = _counts(codes, places)
         alike = np.unique(counts, axis=1, return_inverse=True)[1].reshape(-1)
         actual = _canonical(codes, alike)
-        rows = np.array(list(_enumerate(places.tolist(), counts.tolist(), alike.tolist())), dtype=np.int64)
+        rows = _enumerate(places, counts, alike)
         others = rows[(rows != actual).any(axis=1)]
         return np.concatenate([actual[None], others]), True
     rng = np.random.default_rng(seed)
@@ -208,27 +207,22 @@ def _canonical(codes: NDArray[np.int64], alike: NDArray[np.int64]) -> NDArray[np
     return names[codes]
 
 
-def _enumerate(places: list[int], left: list[list[int]], alike: list[int]) -> Iterator[list[int]]:
-    """Yield each distinct labeling once; ``left`` is what each block still has to hand out.
+def _enumerate(
+    places: NDArray[np.int64], counts: NDArray[np.int64], alike: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return each distinct labeling once, in lexicographic order, grown one unit at a time.
 
     A label may come only after all labels before it that are alike. As those are left in the same numbers in
     every block, one of them can always take its place, and no way ends in nothing.
     """
-    chosen: list[int] = []
-
-    def extend() -> Iterator[list[int]]:
-        if len(chosen) == len(places):
-            yield chosen.copy()
-            return
-        block = left[places[len(chosen)]]
-        for label, number in enumerate(block):
-            waits = any(alike[k] == alike[label] and k not in chosen for k in range(label))
-            if number == 0 or waits:
-                continue
-            block[label] -= 1
-            chosen.append(label)
-            yield from extend()
-            chosen.pop()
-            block[label] += 1
-
-    yield from extend()
+    rows = np.zeros((1, 0), dtype=np.int64)
+    for unit, block in enumerate(places):
+        handed_out = rows[:, places[:unit] == block]
+        grown = []
+        for label in range(len(alike)):
+            possible = (handed_out == label).sum(axis=1) < counts[block, label]
+            for before in np.flatnonzero(alike[:label] == alike[label]):
+                possible &= (rows == before).any(axis=1)
+            grown.append(np.insert(rows[possible], unit, label, axis=1))
+        rows = np.concatenate(grown)
+    return np.asarray(rows[np.lexsort(rows.T[::-1])])

@@ -6,9 +6,13 @@ counts is whether runs of different labels lie farther apart than runs of one la
 Blocks. Where runs of one seed share their start and the order of their data, they are like one another for that
 reason, whatever their labels. Pass the seeds as ``blocks``: then runs of one seed are not compared, so that
 "between" and "within" both compare different seeds and are equal in law if the labels mean nothing; and labels
-are permuted within seeds, under which that null hypothesis is invariant. Without blocks runs count as
-independent. If they are not, runs of one seed shrink "between", and the test becomes too cautious, not too bold.
-Blocks cost labelings (`count_labelings`): plan for 6 seeds of two labels, or 3 of three.
+are permuted within seeds, under which that null hypothesis is invariant. So always do in `separation`, which
+describes. The tests have a choice to make, since blocks cost labelings (`count_labelings`). Without blocks, the
+default, runs count as independent; where they share seeds, that makes "between" too small, and the test too
+cautious, not too bold: of planted studies of three equal objectives with three shared seeds it rejected none in
+300, and yet found one objective that differed in 199 of 200. Within the seeds that study has 36 labelings, of which
+4 only exchange the two equal objectives, so that no difference, however large, is found in more than about one in
+four. Pass blocks to the tests from 4 seeds of three labels or 6 of two on.
 """
 
 from collections.abc import Sequence
