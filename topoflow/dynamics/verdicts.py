@@ -263,7 +263,9 @@ def _number(value: float) -> float | None:
 
 def table_rows(verdicts: Sequence[Verdict]) -> list[list[str | float | None]]:
     """As rows of a table, in the order of `TABLE`."""
-    return [[v.claim, v.statement, v.statistic, v.value, v.low, v.high, v.p, v.verdict, v.rule] for v in verdicts]
+    return [
+        [v.claim, v.statement, v.statistic, v.value, v.low, v.high, v.p, v.verdict, v.rule] for v in verdicts
+    ]
 
 
 TABLE = ("claim", "statement", "statistic", "value", "low", "high", "p", "verdict", "rule")
