@@ -50,8 +50,10 @@ def early_test(
     rejected at it, so the p-value is the largest, and needs no correction. Give ``distances``: without them
     mere noise is rejected more often than the level says (see `topoflow.dynamics.nulls`).
 
-    A single large velocity can support no such claim: by chance it would fall into the first third with
-    the probability of `expected_concentration`, 1/3 or more. The early part needs many checkpoints.
+    One large velocity among equals can hardly support the claim: by chance it falls into the first third with
+    the probability q of `expected_concentration`, and no test of level a can find it in more than a / q of
+    the runs in which it does. What happens early must be resolved by several checkpoints, or seen in
+    several runs.
 
     Parameters
     ----------
@@ -107,7 +109,8 @@ def transience_test(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
     floor
-        Velocity that noise alone would give, in filtration distance, known from elsewhere.
+        Velocity that noise alone stays below, in filtration distance: an upper quantile rather than a mean, as
+        one later velocity above the threshold undoes the settling.
 
     Returns
     -------
