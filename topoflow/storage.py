@@ -55,6 +55,15 @@ class StoredSet:
         """The layers; 0 is the embedding's output."""
         return tuple(self.manifest["layers"])
 
+    def check_made_from(self, source: StoredSet) -> None:
+        """Refuse a diagram set that was made from another activation set than the one there is now."""
+        if self.manifest["activations"] != source.sha256:
+            raise ValueError(
+                f"{self.folder} was made from another {source.folder} (SHA-256 "
+                f"{self.manifest['activations'][:12]}) than the one there now ({source.sha256[:12]}); bring it up "
+                "to date with: dvc repro"
+            )
+
     def point_cloud(self, step: int, layer: int) -> npt.NDArray[Any]:
         """The recorded states of one cell of an activation set, shape (n_prompts, hidden_size)."""
         return np.load(self._cell(step, layer, ".npy"), allow_pickle=False)  # type: ignore[no-any-return]

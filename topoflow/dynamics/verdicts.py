@@ -93,21 +93,22 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def early_verdict(test: EarlyTest, low: float, high: float, level: float) -> Verdict:
+def early_verdict(test: EarlyTest, level: float) -> Verdict:
     """Whether a run reorganises early."""
     parts = [part for part in (test.plain, test.per_step, test.checkpoints) if part is not None]
     smallest = max(_smallest(part) for part in parts)
     return Verdict(
         "early",
         "reorganisation is early: the first third of the optimiser steps holds more of it than chance would give",
-        f"mean concentration of the layers' H1 velocities (share; {test.plain.expected:.3f} if their order meant nothing)",
+        "mean concentration of the layers' H1 velocities (a share; "
+        f"{test.plain.expected:.3f} if their order meant nothing)",
         _number(test.plain.statistic),
-        _number(low),
-        _number(high),
+        None,
+        None,
         _number(test.p_value),
         decide(test.p_value, smallest, level),
-        f"supported if p <= {level:g}, where p is the largest of the p-values against: velocities in any order, rates "
-        "per step in any order, and (noise alone) checkpoints in any order",
+        f"supported if p <= {level:g}, the largest of three p-values: against velocities in any order, rates per "
+        "step in any order, and checkpoints in any order (noise alone)",
     )
 
 
@@ -128,7 +129,7 @@ def transience_verdict(test: TransienceTest, level: float) -> Verdict:
     )
 
 
-def lead_verdict(found: LeadLag, level: float) -> Verdict:
+def lead_verdict(found: LeadLag) -> Verdict:
     """What one run says of topology and behaviour: a difference, and no test."""
     return Verdict(
         "leads",
@@ -148,8 +149,8 @@ def geometry_verdict(test: NullTest, level: float) -> Verdict:
     return Verdict(
         "beyond_geometry",
         "topology moves with behaviour in a way that plain geometry does not explain",
-        "Spearman correlation of the pooled H1 velocity and behavioural velocity, with centroid drift, change of variance "
-        "and of mean distance held fixed",
+        "Spearman correlation of the pooled H1 velocity and behavioural velocity, with centroid drift, change of "
+        "variance and of mean distance held fixed",
         _number(test.statistic),
         None,
         None,
@@ -171,7 +172,7 @@ def early_in_runs(plain: ArrayLike, per_step: ArrayLike, level: float, seed: int
         Pooled concentration minus what is expected of it; NaN where nothing moved.
     """
     tests = [sign_flip_test(values, seed=seed) for values in (plain, per_step)]
-    p = max(math.nan if math.isnan(test.p_value) else test.p_value for test in tests)
+    p = float(np.max([test.p_value for test in tests]))  # NaN if either is
     low, high = mean_interval(plain)
     return Verdict(
         "early",
@@ -182,8 +183,8 @@ def early_in_runs(plain: ArrayLike, per_step: ArrayLike, level: float, seed: int
         high,
         _number(p),
         decide(p, max(_smallest(test) for test in tests), level),
-        f"supported if p <= {level:g}, the larger of two sign-flip tests over runs, of velocities and of rates per step; "
-        "runs count as independent",
+        f"supported if p <= {level:g}, the larger of two sign-flip tests over runs, of velocities and of rates per "
+        "step; runs count as independent",
     )
 
 
@@ -201,7 +202,8 @@ def transient_in_runs(settled: ArrayLike, expected: ArrayLike, level: float, see
         high,
         _number(test.p_value),
         decide(test.p_value, _smallest(test), level),
-        f"supported if p <= {level:g} by a sign-flip test over runs; a run that never settles counts as settled at the end",
+        f"supported if p <= {level:g} by a sign-flip test over runs; a run that never settles counts as settled at "
+        "its end",
     )
 
 

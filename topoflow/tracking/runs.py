@@ -167,16 +167,12 @@ class _Done:
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {made[key]}; bring them up to date with: dvc repro"
                 )
-        chain = {
-            self.diagrams.folder: (self.diagrams.manifest["activations"], self.activations),
-            self.results: (found["diagrams"], self.diagrams),
-        }
-        for folder, (made_from, there) in chain.items():
-            if made_from != there.sha256:
-                raise ValueError(
-                    f"{folder} was made from another {there.folder} (SHA-256 {made_from[:12]}) than the one there "
-                    f"now ({there.sha256[:12]}); bring it up to date with: dvc repro"
-                )
+        self.diagrams.check_made_from(self.activations)
+        if found["diagrams"] != self.diagrams.sha256:
+            raise ValueError(
+                f"{self.results} was made from another {self.diagrams.folder} (SHA-256 {found['diagrams'][:12]}) than "
+                f"the one there now ({self.diagrams.sha256[:12]}); bring it up to date with: dvc repro"
+            )
 
 
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
