@@ -335,27 +335,17 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
     return log_topology(params, run, run_id)
 
 
-def compare(params: Params) -> None:
-    """All runs of the study side by side: comparison/."""
-    from topoflow.tracking import figures, style
+def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
+    """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
+    from topoflow.comparison import Member, compare_runs
+    from topoflow.tracking import comparison_figures
+    from topoflow.tracking.runs import locate_run
 
-    facts, rows, curves = {}, [], {}
-    for run in params.runs():
-        findings = layout.read_json(run.folder("results") / layout.TRAJECTORY_FILE)
-        facts[str(run)] = findings["layers"]
-        rows += [
-            [run.model, run.objective, run.seed, layer, *values.values()]
-            for layer, values in findings["layers"].items()
-        ]
-        curves[str(run)] = layout.read_velocity(run.folder("results") / layout.VELOCITY_FILE, "h1_velocity")
-    names = list(next(iter(next(iter(facts.values())).values())))
-    write_table(
-        layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "seed", "layer", *names], rows
-    )
-    storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
-    title = "H1 velocity of every run of the study"
-    picture = figures.comparison_figure(curves, order=findings["order"], title=title)
-    storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", style.png_bytes(picture))
+    located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
+    members = [Member.open(run, root) for run, root in located]
+    compare_runs(params, members, folder)
+    for name, picture in comparison_figures.pictures(folder, members).items():
+        storage.write_file(folder / name, picture)
 
 
 def _code_sha256(*packages: str) -> str:
