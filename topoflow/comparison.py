@@ -65,8 +65,8 @@ class Member:
         return cls(run, diagrams, results, facts)
 
 
-def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> list[Verdict]:
-    """Compare runs and write tables, facts and verdicts into `folder`.
+def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+    """Compare runs and write tables, facts and verdicts into `folder`; returns the facts.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> lis
         "separated_since": {name: compared.onset.step for name, compared in found.items()},
     }
     storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(facts))
-    return verdicts
+    return facts
 
 
 def _distance_matrix(cells: Any, dimension: int, order: float, n_subsamples: int) -> npt.NDArray[np.float64]:

@@ -24,14 +24,16 @@ import yaml
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.dynamics.verdicts import TABLE
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
-from topoflow.tracking.note import DEFINITIONS, write_note
+from topoflow.tracking.note import DEFINITIONS, write_comparison_note, write_note
 
 logger = logging.getLogger(__name__)
 
 ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
+COMPARISON_TAG = "topoflow.comparison"
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics in one request
 _BATCH = 1000
@@ -175,6 +177,60 @@ class _Done:
             )
 
 
+def locate_run(run_id: str) -> tuple[Run, Path]:
+    """The run of a study that an MLflow run holds, and the folder of that study on this machine.
+
+    Raises
+    ------
+    ValueError
+        When there is no such MLflow run, topoflow has not filled it, or its sets are not where they were.
+    """
+    import mlflow
+
+    try:
+        logged = mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException as error:
+        raise ValueError(
+            f"run id must be that of a run in {mlflow.get_tracking_uri()}: {error.message}"
+        ) from None
+    tags = logged.data.tags
+    if TRAJECTORY_TAG not in tags:
+        raise ValueError(
+            f"run {run_id} must hold the topology of a fine-tuning, and it has no tag {TRAJECTORY_TAG}"
+        )
+    run = Run(tags["topoflow.model"], tags["topoflow.objective"], int(tags["topoflow.seed"]))
+    datasets = logged.inputs.dataset_inputs if logged.inputs else []
+    digest = tags[ACTIVATIONS_TAG][:32]
+    sources = [json.loads(used.dataset.source)["uri"] for used in datasets if used.dataset.digest == digest]
+    root = Path(sources[0]).parents[len(run.folder("activations").parts) - 1]
+    found = root / run.folder("diagrams") / storage.MANIFEST
+    if not found.is_file() or storage.sha256_of_file(found) != tags["topoflow.diagrams"]:
+        raise ValueError(
+            f"run {run_id} ({run}) was made from the diagrams {tags['topoflow.diagrams'][:12]} in "
+            f"{root / run.folder('diagrams')}, and they are not there; bring them back with: dvc checkout"
+        )
+    return run, root
+
+
+def log_comparison(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Log a comparison as an MLflow run of its own, once; returns the run's id."""
+    import mlflow
+
+    mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
+    client = mlflow.MlflowClient()
+    digest = storage.sha256(storage.json_bytes(facts))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    if there := client.search_runs(experiments, f"tags.`{COMPARISON_TAG}` = '{digest}'"):
+        return str(there[0].info.run_id)
+    run_id = str(client.create_run(_experiment_id(), run_name="comparison").info.run_id)
+    _log_metrics(client, run_id, _claim_metrics(facts["claims"], 0))
+    client.log_artifacts(run_id, str(folder), "comparison")
+    client.set_tag(run_id, NOTE_TAG, write_comparison_note(facts))
+    client.set_tag(run_id, COMPARISON_TAG, digest)
+    client.set_terminated(run_id)
+    return run_id
+
+
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
     """The run to fill and whether it is full already; a failed or killed run is left as it is."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -297,6 +353,17 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         for name, value in findings.items():
             if value is not None:
                 yield f"trajectory/{name}/{layer}", value, last_step
+    yield from _claim_metrics(facts["claims"], last_step)
+    for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
+        for name in ("velocity", "displacement"):
+            yield f"behaviour/{name}", row[name], int(row["step"])
+
+
+def _claim_metrics(claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
+    for claim, found in claims.items():
+        for name in ("value", "low", "high", "p"):
+            if found[name] is not None:
+                yield f"claims/{claim}/{name}", found[name], step
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
@@ -346,15 +413,20 @@ def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> No
 
 def _write_artifacts(folder: Path, params: Params, done: _Done) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
-    for name in (layout.SUMMARIES_FILE, layout.VELOCITY_FILE, layout.TRAJECTORY_FILE, layout.LOSS_FILE):
-        (folder / name).write_bytes((done.results / name).read_bytes())
+    for path in sorted(done.results.iterdir()):
+        (folder / path.name).write_bytes(path.read_bytes())
     for name, picture in _pictures(params, done).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     findings = layout.read_json(done.results / layout.TRAJECTORY_FILE)
+    layout.write_table(folder / "verdicts.csv", TABLE, _in_order(findings["claims"]))
     note = write_note(findings, done.activations.manifest, done.diagrams.manifest)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
+
+
+def _in_order(claims: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    return [[claim[name] for name in TABLE] for claim in claims.values()]
 
 
 def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
