@@ -24,7 +24,8 @@ DEFINITIONS = {
     "stabilised_step": "optimiser step after which every velocity stays below floor + 10 % of the peak",
     "straightness": "displacement at the end as a share of the summed velocities",
     "sampling_floor": "mean H1 distance of two disjoint sets of prompts at the first checkpoint: a yardstick for "
-    "comparisons of different prompts. Velocities compare the same prompts and can be real below it; filtration distance",
+    "comparisons of different prompts. Velocities compare the same prompts and can be real below it; filtration "
+    "distance",
     "behaviour": "Jensen-Shannon divergence of the next-token distributions after each prompt, since the checkpoint "
     "before (velocity) and since the first (displacement); mean over prompts; nats",
     "velocity_scale_free": "velocity of clouds divided by their median pairwise distance; no unit",
@@ -110,8 +111,8 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
         "**What this does not show.** One run is one draw of the order of its rows and of its first weights: what it "
         'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
         "opposite. Velocities in the table are not freed of scale: a cloud that only grows moves too (see the column "
-        "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by less "
-        "than other prompts would have. Topology says nothing of how well the model answers.",
+        "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by "
+        "less than other prompts would have. Topology says nothing of how well the model answers.",
     ]
     if constant:
         lines += [
