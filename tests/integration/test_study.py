@@ -186,16 +186,16 @@ def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_train
     study("dvc", "repro", "model@tiny")
     weights = shutil.copytree(min((study.cache / "embedded").iterdir()), study.folder / "weights")
     write_rows("Before")
-    assert "Running stage 'finetune@mine-rows'" in run()
-    assert "Running stage 'finetune@mine-rows'" not in run()
+    assert "Running stage 'finetune@mine-rows-0'" in run()
+    assert "Running stage 'finetune@mine-rows-0'" not in run()
     write_rows("After")
-    assert "Running stage 'finetune@mine-rows'" in run()
+    assert "Running stage 'finetune@mine-rows-0'" in run()
     (aside,) = study.folder.glob(".topoflow/studies/mine-rows-*")
     assert "After" in (aside / "data/rows.jsonl").read_text()
     assert "Before" not in (aside / "data/rows.jsonl").read_text()
     with open(weights / "chat_template.jinja", "a") as template:
         template.write("{# another #}")
-    assert "Running stage 'finetune@mine-rows'" in run()
+    assert "Running stage 'finetune@mine-rows-0'" in run()
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def transience_verdict(test: TransienceTest, level: float) -> Verdict:
     return Verdict(
         "transient",
         "a transient peak, then stabilisation",
-        "share of training after which the pooled H1 velocity stays below its floor + 10 % of its peak "
+        "share of training after which the pooled H1 velocity stays below its median + 10 % of its peak "
         f"(peak at step {test.peak_step}; {test.expected:.3f} if the order of velocities meant nothing)",
         _number(test.statistic),
         None,

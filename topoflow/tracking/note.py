@@ -21,7 +21,7 @@ DEFINITIONS = {
     "concentration_p": "one-sided p of the concentration when the velocities come in any order (for _per_step, the "
     "rates); consecutive velocities share a checkpoint's noise, so it is too small under noise alone, which the claim "
     "`early` guards against; _holm: adjusted for the number of layers",
-    "stabilised_step": "optimiser step after which every velocity stays below floor + 10 % of the peak",
+    "stabilised_step": "optimiser step after which every velocity stays below their median + 10 % of their peak",
     "straightness": "displacement at the end as a share of the summed velocities",
     "sampling_floor": "mean H1 distance of two disjoint sets of prompts at the first checkpoint: a yardstick for "
     "comparisons of different prompts. Velocities compare the same prompts and can be real below it; filtration "

@@ -82,9 +82,9 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     run : Run
         Which run of it.
     run_id : str, optional
-        The MLflow run to fill. Without it, the run that holds this very topology, which then gets the metrics
-        it lacks (as after a change of `track.summaries`); else the newest whole run with the same activation
-        set and no topology yet; else a new run.
+        The MLflow run to fill. Without it, the newest run with the same activation set that ended well and has
+        no topology yet; else one that holds this very topology, which then gets the metrics it lacks (as after a
+        change of `track.summaries`); else a new run.
 
     Returns
     -------
@@ -236,12 +236,12 @@ def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | Non
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`{ACTIVATIONS_TAG}` = '{activations}'"
     runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"])
+    for run in runs:  # each training that ended well gets its topology, also one that repeats another
+        if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
+            return run.info.run_id, False
     for run in runs:
         if run.data.tags.get(TRAJECTORY_TAG) == trajectory:
             return run.info.run_id, True
-    for run in runs:
-        if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
-            return run.info.run_id, False
     return None, False
 
 
