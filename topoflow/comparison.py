@@ -34,6 +34,9 @@ from topoflow.layout import Run, write_table
 
 # Of each cell: the mean over a quarter of the overlapping subsamples is hardly less certain, and four times cheaper.
 _SUBSAMPLES = 16
+# Of the classifier: groups of prompts to leave out (fewer could not give p <= 0.05), and points of a subsample.
+_PROMPT_GROUPS, _GROUPED_SIZE, _LEAST_SIZE = 6, 80, 12
+_CLASSIFIER_PERMUTATIONS = 99
 # What must be equal for a distance between two runs to mean anything.
 _MUST_MATCH = {
     "prompts_sha256": "evaluation prompts",
@@ -49,6 +52,7 @@ class Member:
     """One run of a comparison: its sets, and what its trajectory says."""
 
     run: Run
+    activations: storage.StoredSet
     diagrams: storage.StoredSet
     results: Path
     facts: Mapping[str, Any]
@@ -62,7 +66,9 @@ class Member:
             raise ValueError(
                 f"{results} was made from other diagrams than {diagrams.folder}; bring it up to date with: dvc repro"
             )
-        return cls(run, diagrams, results, facts)
+        activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
+        diagrams.check_made_from(activations)
+        return cls(run, activations, diagrams, results, facts)
 
 
 def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> dict[str, Any]:
@@ -107,6 +113,7 @@ def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> dic
     verdicts = _verdicts(members, found, level, seed)
     _write_tables(folder, members, layers, steps, matrices, found)
     _write_effects(folder, members, seed)
+    _write_classification(folder, params, members)
     write_table(folder / "verdicts.csv", TABLE, table_rows(verdicts))
     facts = {
         "order": first.facts["order"],
@@ -145,6 +152,11 @@ def _check_comparable(members: Sequence[Member]) -> None:
 
 def _label(claim: str, member: Member) -> str:
     return member.run.model if claim == "models" else member.run.objective
+
+
+def _claim(members: Sequence[Member]) -> str:
+    """What pairs of runs are compared by: objectives, or models where there is one objective."""
+    return "objectives" if len({member.run.objective for member in members}) > 1 else "models"
 
 
 def _labellings(members: Sequence[Member]) -> dict[str, list[tuple[str, list[int]]]]:
@@ -239,8 +251,7 @@ def _write_tables(
 
 def _write_effects(folder: Path, members: Sequence[Member], seed: int) -> None:
     """Effect sizes and energy distances between objectives of each model, or models where there is one objective."""
-    claim = "objectives" if len({member.run.objective for member in members}) > 1 else "models"
-    labels = [_label(claim, member) for member in members]
+    labels = [_label(_claim(members), member) for member in members]
     last = [_last_summaries(member) for member in members]
     rows: list[list[Any]] = []
     for a, b, measure, g, delta in effects([member.facts["pooled"] for member in members], labels, seed):
@@ -276,6 +287,51 @@ def _write_effects(folder: Path, members: Sequence[Member], seed: int) -> None:
         "smallest_p",
     ]
     write_table(folder / "effects.csv", header, rows)
+
+
+def _write_classification(folder: Path, params: Params, members: Sequence[Member]) -> None:
+    """Whether unseen prompts' summaries at the last checkpoint tell the label (Fay et al.): classification.csv.
+
+    All seeds of two labels together, a fold of prompts left out at a time; for the deepest layer.
+    """
+    from topoflow.dynamics.cells import cell_diagrams
+    from topoflow.dynamics.classification import classify_summaries, grouped_plan
+    from topoflow.topology.summaries import barcode_summaries
+
+    first = members[0].diagrams
+    n_prompts, layer, step = first.manifest["n_prompts"], first.layers[-1], first.steps[-1]
+    size = min(_GROUPED_SIZE, n_prompts // _PROMPT_GROUPS)
+    rows: list[list[Any]] = []
+    if size >= _LEAST_SIZE:
+        plan, groups = grouped_plan(n_prompts, _PROMPT_GROUPS, subsample_size=size, seed=params.seed)
+        summaries = [
+            barcode_summaries(cell_diagrams(member.activations.point_cloud(step, layer), plan))
+            for member in members
+        ]
+        labels = [_label(_claim(members), member) for member in members]
+        for a, b, places in pairs_of(labels):
+            found = classify_summaries(
+                np.concatenate([summaries[at] for at in places]),
+                np.repeat([labels[at] for at in places], len(plan)),
+                np.tile(groups, len(places)),
+                n_permutations=_CLASSIFIER_PERMUTATIONS,
+                seed=params.seed,
+            )
+            rows.append(
+                [a, b, layer, step, found.accuracy, found.chance, found.p, found.smallest_p, len(groups)]
+            )
+    header = [
+        "label",
+        "other",
+        "layer",
+        "step",
+        "accuracy",
+        "chance",
+        "p",
+        "smallest_p",
+        "subsamples_of_a_run",
+    ]
+    write_table(folder / "classification.csv", header, rows)
 
 
 def _ends(effect: Any) -> list[float | None]:
