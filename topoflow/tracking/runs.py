@@ -368,8 +368,17 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     )
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
     _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
+    ends = [
+        layout.read_velocity(results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
+        for end in ("low", "high")
+    ]
+    bands = {layer: (ends[0][layer], ends[1][layer]) for layer in velocity}
+    found = layout.read_json(results / layout.TRAJECTORY_FILE)["layers"]
+    floors = {int(key.removeprefix("layer_")): numbers["h1_sampling_floor"] for key, numbers in found.items()}
     loss = layout.read_table(results / layout.LOSS_FILE)
     losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    behaviour = (steps, np.array([row["velocity"] for row in answers], float)) if answers else None
     layers = list(velocity)
     # the layer that moves most shows best what moving means
     busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
@@ -381,7 +390,15 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
     drawn = {
         "velocity.png": figures.velocity_figure(
-            steps, velocity, spread, order=order, title=f"H1 velocity, {title}", loss=losses
+            steps,
+            velocity,
+            spread,
+            order=order,
+            title=f"H1 velocity, {title}",
+            bands=bands,
+            floors=floors,
+            behaviour=behaviour,
+            loss=losses,
         ),
         "heatmap.png": figures.heatmap_figure(
             steps,
