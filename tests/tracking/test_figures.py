@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from topoflow.tracking import figures, persistence_figures, style
+from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]
@@ -85,6 +85,8 @@ EVERY: dict[str, Callable[[], Figure]] = {
     "barcodes": lambda: persistence_figures.barcodes_figure(PANELS, title="helpful"),
     "comparison": comparison,
     "seeds": lambda: seeds(),
+    "distances": lambda: distances(),
+    "controls": lambda: controls(),
 }
 
 
@@ -566,3 +568,100 @@ def test_comparison_names_run_and_layer_of_wrong_values() -> None:
         comparison({"a": (STEPS, {3: [1, 2]})})
     with pytest.raises(ValueError, match=r"curves\['a'\] steps must be finite and strictly increasing"):
         comparison({"a": ([1, 0], {3: [1]})})
+
+
+# --- checkpoints ---
+
+SQUARE = np.abs(np.subtract.outer(np.arange(14.0), np.arange(14.0)))
+SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_persistence_max")
+
+
+def distances(matrices: object = None, steps: object = STEPS) -> Figure:
+    matrices = {layer: layer * SQUARE for layer in LAYERS} if matrices is None else matrices
+    return checkpoint_figures.distances_figure(steps, matrices, order=2, title="helpful")
+
+
+def test_distances_have_steps_on_both_axes_and_a_colour_bar_a_layer() -> None:
+    figure = drawn("distances")
+    maps = [axes for axes in figure.axes if axes.get_images()]
+    assert [axes.get_title() for axes in maps] == [f"layer {layer}" for layer in LAYERS]
+    assert len(figure.axes) == 2 * len(maps)
+    for axes in maps:
+        shown = [text.get_text() for text in axes.get_xticklabels()]
+        assert shown == [text.get_text() for text in axes.get_yticklabels()]
+        assert {"0", "48"} <= {*shown} <= {*map(str, STEPS)}
+    assert "optimiser step;\ngaps are unequal" in maps[-1].get_xlabel()
+    assert "optimiser step" in maps[0].get_ylabel()
+    for words in ("order-2 Wasserstein", "Euclidean ground metric", "filtration distance"):
+        assert words in figure._suptitle.get_text()
+    assert [axes.get_images()[0].get_clim() for axes in maps] == [(0, 13 * layer) for layer in LAYERS]
+
+
+@pytest.mark.parametrize(
+    ("matrices", "steps", "words"),
+    [
+        ({}, STEPS, "no distances to show"),
+        ({3: [[0.0]]}, [0], "needs a layer and two checkpoints"),
+        ({3: 0 * SQUARE}, STEPS, "nothing moved"),
+        ({3: SQUARE * np.nan}, STEPS, "no finite distance"),
+        ({3: np.where(SQUARE == 4, np.nan, SQUARE)}, STEPS, "layer 3 (grey: missing)"),
+        (dict.fromkeys(range(13), SQUARE), STEPS, "layer 12"),
+    ],
+)
+def test_poor_distances_say_so(matrices: dict, steps: list, words: str) -> None:
+    assert words in texts(distances(matrices, steps))
+
+
+def test_wrong_distances_are_named() -> None:
+    with pytest.raises(ValueError, match=r"distances\[3\] must have shape \(14, 14\).*got \(14, 13\)"):
+        distances({3: SQUARE[:, 1:]})
+
+
+def control_values() -> dict[str, dict[str, np.ndarray]]:
+    ends = np.array([[2.0, 1.0]]) * np.arange(1, 6)[:, None]
+    return {name: {"recorded": ends, "matched": 2 * ends, "isotropic": 30 * ends} for name in SUMMARIES}
+
+
+def controls(values: object = None, layers: object = LAYERS) -> Figure:
+    values = control_values() if values is None else values
+    return checkpoint_figures.controls_figure(layers, (0, 48), values, title="helpful")
+
+
+def test_controls_have_a_panel_a_summary_and_join_first_to_last() -> None:
+    figure = drawn("controls")
+    assert len(figure.axes) == 4
+    for axes, unit in zip(figure.axes, ("filtration", "number", "filtration", "filtration"), strict=True):
+        assert unit in axes.get_ylabel()
+        assert axes.get_yscale() == "log"
+        assert not any("$" in text.get_text() for text in axes.get_yticklabels())
+        assert [text.get_text() for text in axes.get_xticklabels()] == list(map(str, LAYERS))
+    opened, filled = figure.axes[0].get_lines()[:2]
+    assert opened.get_markerfacecolor() == "white"
+    assert filled.get_markerfacecolor() == style.RUN_COLOURS[0]
+    assert opened.get_ydata().tolist() == [2, 4, 6, 8, 10]
+    assert filled.get_ydata().tolist() == [1, 2, 3, 4, 5]
+    for words in ("recorded", "same covariance", "isotropic", "first checkpoint, step 0", "step 48"):
+        assert words in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "layers", "words"),
+    [
+        ({}, LAYERS, "no controls to show"),
+        ({"h1_count": {"recorded": np.empty((0, 2))}}, [], "no controls to show"),
+        ({"h1_count": {"recorded": [[np.nan, np.nan]]}}, [3], "no finite value"),
+        ({"h1_count": {"recorded": [[0, 4]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": [[0, 0]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": [[4, np.nan]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": np.ones((30, 2))}}, range(30), "H1 bars"),
+    ],
+)
+def test_poor_controls_make_a_picture(values: dict, layers: list, words: str) -> None:
+    assert words in texts(controls(values, layers))
+
+
+def test_wrong_controls_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"controls\['h1_count'\]\['matched'\] must have shape \(5, 2\).*got \(4, 2\)"
+    ):
+        controls({"h1_count": {"matched": np.ones((4, 2))}})

@@ -88,7 +88,7 @@ def velocity_figure(
     ValueError
         If steps do not increase, or a layer's values do not fit them.
     """
-    marks = _steps(steps, "steps")
+    marks = step_marks(steps, "steps")
     layers = sorted(velocities)
     if sorted(spreads) != layers:
         raise ValueError(f"spreads must have the layers of velocities ({layers}), got {sorted(spreads)}")
@@ -106,7 +106,7 @@ def velocity_figure(
     panels = list(grid[:, 0])
     top = panels[0]
     recorded = [marks, *([] if answers is None else [answers[0]]), *([] if losses is None else [losses[0]])]
-    _step_axis(panels, recorded, marks, width=WIDTH - 1)
+    step_axis(panels, recorded, marks, width=WIDTH - 1)
     third = _shade_first_third(panels, marks)
     shown = of_prompts or ends
     for layer, colour in zip(layers, _layer_colours(len(layers)), strict=True):
@@ -116,7 +116,7 @@ def velocity_figure(
     floor = {
         layer: value for layer, value in (floors or {}).items() if layer in curves and np.isfinite(value)
     }
-    _from_zero(top, [*heights, np.array(list(floor.values()))])
+    from_zero(top, [*heights, np.array(list(floor.values()))])
     remark = _velocity_remark(marks, list(curves.values()))
     note(top, remark)
     if floor:
@@ -167,14 +167,14 @@ def _velocity_line(
     else:
         peak = int(np.nanargmax(values))
         label = f"{name}: peak at step {ends[peak]:g}"
-        axes.plot(ends[peak], values[peak], **_peak_style(colour))
+        axes.plot(ends[peak], values[peak], **peak_style(colour))
     if ends.size == 1:  # a band of one point has no width
         axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
     axes.fill_between(ends, *band, color=colour, alpha=0.16, linewidth=0)
     axes.plot(ends, values, "-o", color=colour, label=label, zorder=3)
 
 
-def _peak_style(colour: Any) -> dict[str, Any]:
+def peak_style(colour: Any) -> dict[str, Any]:
     return {
         "color": colour,
         "linestyle": "",
@@ -213,14 +213,14 @@ def _behaviour_panel(axes: Axes, steps: Floats, values: Floats) -> None:
     axes.set_ylabel("behaviour:\nJS divergence\n(nats)")
     axes.locator_params(axis="y", nbins=4)
     axes.plot(steps[1:], values, "-o", color=colour, linewidth=1.2, markersize=3)
-    _from_zero(axes, [values])
+    from_zero(axes, [values])
     if not np.isfinite(values).any():
         note(axes, "no finite divergence recorded")
     elif not np.nanmax(values) > 0:
         note(axes, "no answer changed")
     else:
         peak = int(np.nanargmax(values))
-        axes.plot(steps[1 + peak], values[peak], **_peak_style(colour))
+        axes.plot(steps[1 + peak], values[peak], **peak_style(colour))
 
 
 def _loss_panel(axes: Axes, steps: Floats, values: Floats) -> None:
@@ -263,7 +263,7 @@ def heatmap_figure(
     ValueError
         If steps do not increase, or values do not have a row a layer and a column an interval.
     """
-    marks = _steps(steps, "steps")
+    marks = step_marks(steps, "steps")
     cells = np.asarray(values, dtype=np.float64)
     shape = (len(layers), max(marks.size - 1, 0))
     if cells.shape != shape:
@@ -278,7 +278,7 @@ def heatmap_figure(
         note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
     _cells(figure, axes, np.ma.masked_invalid(cells), label)
-    columns = _thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
+    columns = thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
     axes.set_xticks(columns, [f"{marks[1 + column]:g}" for column in columns])
     rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], 20)).round().astype(int))
     axes.set_yticks(rows, [str(layers[row]) for row in rows])
@@ -343,7 +343,7 @@ def comparison_figure(
         If steps do not increase, a layer's values do not fit them, a run has no group, or runs of one group have
         different steps.
     """
-    marks = {name: _steps(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
+    marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
     runs = {
         name: {key: _values(line, marks[name], f"curves[{name!r}][{key}]") for key, line in lines.items()}
         for name, (_, lines) in curves.items()
@@ -357,20 +357,20 @@ def comparison_figure(
     figure = new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
     every = np.unique(np.concatenate(list(marks.values())))
-    step_label = _step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
+    step_label = step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
     for index, (layer, axes) in enumerate(zip(layers, panels, strict=True)):
         for number, (name, members) in enumerate(grouped.items()):
             lines = {run: runs[run][layer] for run in members if layer in runs[run]}
             if lines:
-                _group_lines(axes, marks[members[0]][1:], list(lines.values()), name, _run_style(number))
-        _from_zero(axes, [line for lines in runs.values() for line in lines.values()])
+                _group_lines(axes, marks[members[0]][1:], list(lines.values()), name, run_style(number))
+        from_zero(axes, [line for lines in runs.values() for line in lines.values()])
         note(axes, _velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
         axes.set_title(_layer_title(layer, runs))
         axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(layers))
     for axes in panels[-columns:]:
         axes.set_xlabel(step_label.replace(" (", "\n("))  # in two lines: the panels are narrow
     figure.supylabel(_velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
-    handles = [Line2D([], [], **_run_style(number)) for number in range(len(grouped))]
+    handles = [Line2D([], [], **run_style(number)) for number in range(len(grouped))]
     labels = [textwrap.shorten(name, 40) for name in grouped]
     if any(np.nan_to_num(line).any() for lines in runs.values() for line in lines.values()):
         handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
@@ -410,7 +410,7 @@ def _group_lines(
     axes.plot(ends, mean, label=name, **look)
     if np.nan_to_num(mean).max(initial=0) > 0:
         peak = int(np.nanargmax(mean))
-        axes.plot(ends[peak], mean[peak], **_peak_style(look["color"]))
+        axes.plot(ends[peak], mean[peak], **peak_style(look["color"]))
 
 
 def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
@@ -418,7 +418,7 @@ def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
     return f"layer {layer}" + (f" (missing: {textwrap.shorten(', '.join(missing), 18)})" if missing else "")
 
 
-def _run_style(number: int) -> dict[str, Any]:
+def run_style(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of a run; together they repeat after 28 runs."""
     which = number % len(RUN_COLOURS)
     return {
@@ -449,7 +449,7 @@ def _velocity_remark(steps: Floats, lines: Sequence[Floats]) -> str:
     return "every velocity is 0: nothing moved" if not np.nanmax(np.abs(values)) > 0 else ""
 
 
-def _from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
+def from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
     """Start the velocity axis at 0: it is a distance, and a cut axis makes noise look like a burst."""
     values = np.concatenate([*lines, np.zeros(1)])
     axes.set_ylim(0, 1.08 * float(np.nanmax(values)) or 1.0)
@@ -465,7 +465,7 @@ def _shade_first_third(panels: Sequence[Axes], steps: Floats) -> float | None:
     return third
 
 
-def _step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats, width: float) -> str:
+def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats, width: float) -> str:
     """Set the step axis of all panels (scale, limits, labels that fit in ``width`` inches); return its label.
 
     Schedules are dense early. On a linear axis the dense window is a smear at the left edge; a logarithm has
@@ -480,7 +480,7 @@ def _step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats
     if window:
         label += f" (linear to {first + window:g}, then log)"
     forward, inverse = _linear_then_log(first, window or last - first)
-    ticks = steps[_thinned(forward(steps), float(forward(last)), steps, width)]
+    ticks = steps[thinned(forward(steps), float(forward(last)), steps, width)]
     for axes in panels:
         if window:
             axes.set_xscale("function", functions=(forward, inverse))
@@ -512,7 +512,7 @@ def _linear_then_log(
     return forward, inverse
 
 
-def _thinned(places: Floats, length: float, steps: Floats, width: float) -> NDArray[np.intp]:
+def thinned(places: Floats, length: float, steps: Floats, width: float) -> NDArray[np.intp]:
     """Choose the steps whose labels fit on an axis ``width`` inches wide: the ends, then round numbers."""
     halves = np.array([0.04 * len(f"{step:g}") + 0.05 for step in steps]) / width * (length or 1)
     order = sorted(range(1, len(steps) - 1), key=lambda index: -_roundness(float(steps[index])))
@@ -528,7 +528,8 @@ def _roundness(step: float) -> float:
     return max((d * 10.0**p for p in range(9) for d in (1, 2, 5) if step % (d * 10**p) == 0), default=0)
 
 
-def _steps(steps: ArrayLike, name: str) -> Floats:
+def step_marks(steps: ArrayLike, name: str) -> Floats:
+    """Check steps; an error calls them `name`."""
     marks = np.asarray(steps, dtype=np.float64)
     if marks.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {marks.shape}")
@@ -547,12 +548,12 @@ def _values(values: ArrayLike, steps: Floats, name: str) -> Floats:
 
 
 def _behaviour(behaviour: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
-    steps = _steps(behaviour[0], "behaviour steps")
+    steps = step_marks(behaviour[0], "behaviour steps")
     return steps, _values(behaviour[1], steps, "behaviour values")
 
 
 def _loss(loss: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
-    steps = _steps(loss[0], "loss steps")
+    steps = step_marks(loss[0], "loss steps")
     values = np.asarray(loss[1], dtype=np.float64)
     if values.shape != steps.shape:
         raise ValueError(f"loss values must have shape {steps.shape} (one a step), got {values.shape}")
