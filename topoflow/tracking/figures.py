@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +30,7 @@ from topoflow.tracking.style import (
     WIDTH,
     Floats,
     blank,
+    legend_columns,
     new_figure,
     note,
     styled,
@@ -355,7 +357,10 @@ def comparison_figure(
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
     figure = new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
-    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
+    body = figure.add_subfigure(
+        GridSpec(1, 1, figure)[0]
+    )  # else the legend would lie on the label of the steps
+    panels = [body.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
     every = np.unique(np.concatenate(list(marks.values())))
     step_label = step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
     for index, (layer, axes) in enumerate(zip(layers, panels, strict=True)):
@@ -367,9 +372,9 @@ def comparison_figure(
         note(axes, _velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
         axes.set_title(_layer_title(layer, runs))
         axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(layers))
-    for axes in panels[-columns:]:
-        axes.set_xlabel(step_label.replace(" (", "\n("))  # in two lines: the panels are narrow
-    figure.supylabel(_velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
+    panels[-1].set_xlabel("")
+    body.supxlabel(step_label, fontsize=10)
+    body.supylabel(_velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
     handles = [Line2D([], [], **run_style(number)) for number in range(len(grouped))]
     labels = [textwrap.shorten(name, 40) for name in grouped]
     if any(np.nan_to_num(line).any() for lines in runs.values() for line in lines.values()):
@@ -378,7 +383,7 @@ def comparison_figure(
     if len(grouped) < len(runs):
         handles.append(Line2D([], [], color=GREY, linewidth=0.8))
         labels.append("one seed (bold: mean of seeds)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
     return figure
 
 
@@ -402,7 +407,7 @@ def _group_lines(
     if len(lines) > 1:
         for line in lines:
             axes.plot(ends, line, color=look["color"], linewidth=0.8, alpha=0.55)
-        look = {**look, "linewidth": 2.0}
+        look = {**look, "linewidth": 1.8, "markersize": 3}
     stacked = np.array(lines)
     # where no run has a value the mean has none
     known = np.isfinite(stacked)
@@ -410,7 +415,7 @@ def _group_lines(
     axes.plot(ends, mean, label=name, **look)
     if np.nan_to_num(mean).max(initial=0) > 0:
         peak = int(np.nanargmax(mean))
-        axes.plot(ends[peak], mean[peak], **peak_style(look["color"]))
+        axes.plot(ends[peak], mean[peak], **{**peak_style(look["color"]), "markersize": 11})
 
 
 def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
