@@ -430,7 +430,7 @@ def _in_order(claims: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 
 
 def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
-    from topoflow.tracking import figures, persistence_figures, style
+    from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
 
     order, title, results, stored = (
         params.trajectory.order,
@@ -440,9 +440,33 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     )
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
     _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
+    ends = [
+        layout.read_velocity(results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
+        for end in ("low", "high")
+    ]
+    bands = {layer: (ends[0][layer], ends[1][layer]) for layer in velocity}
+    found = layout.read_json(results / layout.TRAJECTORY_FILE)["layers"]
+    floors = {int(key.removeprefix("layer_")): numbers["h1_sampling_floor"] for key, numbers in found.items()}
     loss = layout.read_table(results / layout.LOSS_FILE)
     losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    behaviour = (steps, np.array([row["velocity"] for row in answers], float)) if answers else None
     layers = list(velocity)
+    rows = layout.read_table(results / layout.DISTANCES_FILE)
+    distances = {layer: np.zeros((len(steps), len(steps))) for layer in layers}
+    places = {int(step): at for at, step in enumerate(steps)}
+    for row in rows:
+        pair = places[int(row["step"])], places[int(row["other_step"])]
+        for i, j in (pair, pair[::-1]):
+            distances[int(row["layer"])][i, j] = row["h1_distance"]
+    rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
+    controls = {
+        name: {
+            kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2)
+            for kind in ("recorded", "matched", "isotropic")
+        }
+        for name in layout.CONTROL_SUMMARIES
+    }
     # the layer that moves most shows best what moving means
     busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
     peak = int(steps[1 + int(np.argmax(velocity[busiest]))])
@@ -453,7 +477,15 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
     drawn = {
         "velocity.png": figures.velocity_figure(
-            steps, velocity, spread, order=order, title=f"H1 velocity, {title}", loss=losses
+            steps,
+            velocity,
+            spread,
+            order=order,
+            title=f"H1 velocity, {title}",
+            bands=bands,
+            floors=floors,
+            behaviour=behaviour,
+            loss=losses,
         ),
         "heatmap.png": figures.heatmap_figure(
             steps,
@@ -461,6 +493,12 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
             np.array([velocity[layer] for layer in layers]),
             label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
             title=f"H1 velocity by layer, {title}",
+        ),
+        "distances.png": checkpoint_figures.distances_figure(
+            steps, distances, order=order, title=f"Distances between checkpoints, {title}"
+        ),
+        "controls.png": checkpoint_figures.controls_figure(
+            layers, (int(steps[0]), int(steps[-1])), controls, title=f"Against Gaussian clouds, {title}"
         ),
         "diagrams.png": persistence_figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         "barcodes.png": persistence_figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
