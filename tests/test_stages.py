@@ -159,6 +159,68 @@ def test_the_note_has_the_numbers_of_each_layer_in_their_columns(study):
     assert cells["from first to last checkpoint"] == f"{facts['h1_displacement']:.4g}"
 
 
+def test_behaviour_is_tabled_and_logged_in_nats(study):
+    folder, _, run_id = study
+    stored = activations(folder)
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/behaviour.csv")
+    assert [row["step"] for row in rows] == [1, 2, 4]
+    for row in rows:
+        velocity, displacement = stored.divergences(int(row["step"])).mean(axis=1)
+        assert (row["velocity"], row["displacement"]) == (velocity, displacement)
+    assert history(run_id, "behaviour/velocity") == [(int(row["step"]), row["velocity"]) for row in rows]
+
+
+def test_every_claim_has_its_verdict_in_the_note_the_metrics_and_the_table(study):
+    folder, _, run_id = study
+    claims = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["claims"]
+    assert {"early", "transient", "leads"} <= set(claims)
+    run = mlflow.get_run(run_id)
+    for name, claim in claims.items():
+        assert claim["verdict"] in ("supported", "not supported", "cannot tell")
+        assert claim["statement"] in run.data.tags["mlflow.note.content"]
+        assert claim["rule"] in run.data.tags["mlflow.note.content"]
+        assert run.data.metrics.get(f"claims/{name}/p") == claim["p"]
+    path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/verdicts.csv")
+    assert len(Path(path).read_text().splitlines()) == 1 + len(claims)
+
+
+def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_refused(study, tmp_path):
+    _folder, params, run_id = study
+    with pytest.raises(ValueError, match=r"runs must be two or more, .* got \['tiny-helpful-0'\]"):
+        stages.compare(params, [run_id], tmp_path)
+    with pytest.raises(ValueError, match="run id must be that of a run in "):
+        stages.compare(params, [run_id, "0" * 32], tmp_path)
+    with mlflow.start_run() as empty:
+        pass
+    with pytest.raises(ValueError, match="must hold the topology of a fine-tuning"):
+        stages.compare(params, [run_id, empty.info.run_id], tmp_path)
+    mlflow.delete_run(empty.info.run_id)
+
+    other = Run("tiny", "helpful", 1)
+    stages.finetune(params, other)
+    fewer = replace(params, topology=replace(params.topology, subsample_size=10))
+    stages.diagrams(fewer, other)
+    stages.trajectory(fewer, other)
+    second = stages.track(fewer, other)
+    with pytest.raises(
+        ValueError, match=r"same subsample plan .* tiny-helpful-0 has \w+ and tiny-helpful-1 has"
+    ):
+        stages.compare(params, [run_id, second], tmp_path)
+    stages.diagrams(params, other)
+    with pytest.raises(ValueError, match=r"made from the diagrams \w+ in .* and they are not there"):
+        stages.compare(params, [run_id, second], tmp_path)
+    stages.trajectory(params, other)
+    second = stages.track(params, other)
+    stages.compare(params, [run_id, second], tmp_path)
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    assert list(facts["runs"]) == ["tiny-helpful-0", "tiny-helpful-1"]
+    assert facts["claims"]["early"]["verdict"] == "cannot tell"  # two runs
+    (logged,) = [run for run in mlflow.search_runs(output_format="list") if run.info.run_name == "comparison"]
+    assert "2 runs side by side" in logged.data.tags["mlflow.note.content"]
+    stages.compare(params, [run_id, second], tmp_path)  # and logs nothing twice
+    assert len([r for r in mlflow.search_runs(output_format="list") if r.info.run_name == "comparison"]) == 1
+
+
 def test_a_constant_layer_is_named_and_its_missing_numbers_are_empty_fields(study):
     folder, _, _ = study
     assert diagrams(folder).manifest["constant_cells"] == [[step, 0] for step in (0, 1, 2, 4)]
@@ -221,10 +283,15 @@ def test_the_activation_set_is_the_runs_dataset(study):
 def test_pictures_tables_and_note_are_artifacts(study):
     _, _, run_id = study
     found = {Path(item.path).name for item in mlflow.MlflowClient().list_artifacts(run_id, "topology")}
-    pictures = {"velocity.png", "heatmap.png", "diagrams.png", "barcodes.png"}
+    names = ("velocity", "heatmap", "distances", "controls", "diagrams", "barcodes")
+    pictures = {f"{name}.png" for name in names}
     assert found == pictures | {
         "velocity.csv",
         "summaries.csv",
+        "behaviour.csv",
+        "controls.csv",
+        "distances.csv",
+        "verdicts.csv",
         "loss.csv",
         "trajectory.json",
         "definitions.json",

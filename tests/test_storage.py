@@ -1,11 +1,13 @@
 """Sets on disk: what comes back is what was written, and what was altered is found out."""
 
+import io
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -182,6 +184,20 @@ cloud = rng.normal(size=(20, 8)).astype(np.float32)
 diagrams = [[rng.uniform(size=(9, 2)), rng.uniform(size=(n, 2))] for n in (4, 0, 2)]
 print(sha256(array_bytes(cloud)), sha256(diagram_bytes(diagrams)))
 """
+
+    def test_the_zip_headers_are_the_plain_ones_that_every_python_writes(self):
+        data = storage.diagram_bytes([[np.zeros((1, 2)), np.zeros((0, 2))]])
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+        assert [member.filename for member in members] == [
+            "h0.npy",
+            "h0_offsets.npy",
+            "h1.npy",
+            "h1_offsets.npy",
+        ]
+        assert {(m.create_version, m.extract_version, m.flag_bits, m.date_time) for m in members} == {
+            (20, 20, 0, (1980, 1, 1, 0, 0, 0))
+        }
 
     def test_equal_arrays_give_equal_bytes_in_another_process_at_another_time(self):
         printed = [

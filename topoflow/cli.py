@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -164,6 +165,8 @@ def track(model: str, objective: str, seed: int | None, run_id: str | None) -> N
 
 
 @_command
-def compare() -> None:
-    """Set all runs of the study side by side; write comparison/."""
-    stages.compare(load_params(PARAMS_FILE))
+@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.option("--out", default="comparison", show_default=True, metavar="FOLDER", help="Where to write.")
+def compare(run_ids: tuple[str, ...], out: str) -> None:
+    """Set runs side by side, with a verdict on each claim: all of the study, or the MLflow runs named."""
+    stages.compare(load_params(PARAMS_FILE), run_ids, Path(out))

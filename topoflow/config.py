@@ -279,13 +279,22 @@ class Topology:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric."""
+    """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric.
+
+    Bands come from `n_replicates` half-samples of the prompts (0 for none); tests are made at `level`.
+    """
 
     order: float = 2.0
+    n_replicates: int = 20
+    level: float = 0.05
 
     def __post_init__(self) -> None:
         if not 1 <= self.order < math.inf:  # NaN as well
             raise ValueError(f"order must be a finite number of at least 1, got {self.order}")
+        if self.n_replicates < 0 or self.n_replicates == 1:
+            raise ValueError(f"n_replicates must be 2 or more, or 0 for no bands, got {self.n_replicates}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {self.level}")
 
 
 @dataclass(frozen=True)

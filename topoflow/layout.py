@@ -22,6 +22,12 @@ LOSS_FILE = "loss.csv"
 VELOCITY_FILE = "velocity.csv"
 SUMMARIES_FILE = "summaries.csv"
 TRAJECTORY_FILE = "trajectory.json"
+COMPARISON_FILE = "comparison.json"
+DISTANCES_FILE = "distances.csv"
+CONTROLS_FILE = "controls.csv"
+BEHAVIOUR_FILE = "behaviour.csv"
+# The summaries that stand beside those of Gaussian clouds in the table of controls.
+CONTROL_SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_persistence_max")
 
 
 def model_file(model: str) -> Path:

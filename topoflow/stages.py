@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.layout import Run, read_json_lines, write_table
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.trajectory import LayerTrajectory
 
 # --- text and models ----------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ def diagrams(params: Params, run: Run) -> None:
         "prompts_sha256": activations.manifest["prompts_sha256"],
         "steps": list(activations.steps),
         "layers": list(activations.layers),
+        "n_prompts": n_prompts,
         "n_subsamples": topology.n_subsamples,
         "subsample_size": topology.subsample_size,
         "plan_sha256": storage.sha256(plan.tobytes()),
@@ -202,54 +206,123 @@ def _diagram_bytes(
 
 
 def trajectory(params: Params, run: Run) -> None:
-    """Summaries, velocities and what they say: results/<model>/<objective>/."""
-    from topoflow.dynamics.cells import summarise_cell
-    from topoflow.dynamics.trajectory import cell_movement, describe_layer
+    """Summaries, velocities, what they are held against, and the claims that follow: results/."""
+    from topoflow.dynamics.trajectory import claims_of_run, describe_run
+    from topoflow.topology.point_clouds import subsample_plan
+
+    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
+    stored.check_made_from(activations)
+    steps, names, settings = stored.steps, stored.layers, params.trajectory
+    made = stored.manifest
+    plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
+    options = {
+        "order": settings.order,
+        "n_replicates": settings.n_replicates,
+        "engine": made["engine"],
+        "seed": params.seed,
+    }
+    tasks = (
+        (
+            [activations.point_cloud(step, layer) for step in steps],
+            [stored.diagrams(step, layer) for step in steps],
+            plan,
+            options,
+        )
+        for layer in names
+    )
+    layers = list(map_cells(_follow_layer, tasks, len(names), params.compute, f"trajectory {run}"))
+    answers = [row for step in steps[1:] if (row := activations.divergences(step)) is not None]
+    behaviour = np.array([row.mean(axis=1) for row in answers])  # mean over prompts; empty if not recorded
+    claims = claims_of_run(
+        layers, steps, behaviour[:, 0] if answers else None, level=settings.level, seed=params.seed
+    )
+    facts = {
+        "diagrams": stored.sha256,
+        "order": settings.order,
+        "ground_metric": "euclidean",
+        "level": settings.level,
+        "layers": dict(zip(map(_layer_key, names), describe_run(layers, steps, params.seed), strict=True)),
+        "pooled": claims.numbers,
+        "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
+    }
+    _write_trajectory(run.folder("results"), names, steps, layers, behaviour)
+    storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
+
+
+def _follow_layer(clouds: Any, cells: Any, plan: Any, options: Mapping[str, Any]) -> LayerTrajectory:
+    from topoflow.dynamics.trajectory import follow_layer
+
+    return follow_layer(clouds, cells, plan, **options)
+
+
+def _layer_key(layer: int) -> str:
+    return f"layer_{layer:02d}"
+
+
+def _write_trajectory(
+    folder: Path,
+    names: Sequence[int],
+    steps: Sequence[int],
+    layers: Sequence[LayerTrajectory],
+    behaviour: npt.NDArray[np.float64],
+) -> None:
+    """The tables of a run; rows are layers and steps, missing values empty fields."""
     from topoflow.topology.summaries import SUMMARY_NAMES
 
-    stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
-    steps, layers, order = stored.steps, stored.layers, params.trajectory.order
-    keys = [(layer, step) for layer in layers for step in steps]
-    moves = [(layer, before, step) for layer in layers for before, step in pairwise(steps)]
-    label = str(run)
-    cells = ((stored.diagrams(step, layer),) for layer, step in keys)
-    summaries = list(map_cells(summarise_cell, cells, len(keys), params.compute, f"summaries {label}"))
-    triples = (
-        (*(stored.diagrams(s, layer) for s in (step, before, steps[0])), order)
-        for layer, before, step in moves
-    )
-    distances = list(map_cells(cell_movement, triples, len(moves), params.compute, f"distances {label}"))
-
-    folder = run.folder("results")
-    write_table(
-        folder / layout.SUMMARIES_FILE,
-        ["layer", "step", *SUMMARY_NAMES],
-        ([*key, *row] for key, row in zip(keys, summaries, strict=True)),
-    )
-    columns = list(distances[0])
+    moves = list(pairwise(steps))
+    columns = list(layers[0].series)
     write_table(
         folder / layout.VELOCITY_FILE,
         ["layer", "previous_step", "step", *columns],
-        ([*move, *row.values()] for move, row in zip(moves, distances, strict=True)),
+        (
+            [name, *move, *(layer.series[column][at] for column in columns)]
+            for name, layer in zip(names, layers, strict=True)
+            for at, move in enumerate(moves)
+        ),
     )
-    table = {name: np.array([d[name] for d in distances]).reshape(len(layers), -1) for name in columns}
-    findings = {
-        f"layer_{layer:02d}": {
-            f"{h}_{key}": value
-            for h in ("h0", "h1")
-            for key, value in describe_layer(
-                table[f"{h}_velocity"][row], table[f"{h}_displacement"][row], steps
-            ).items()
-        }
-        for row, layer in enumerate(layers)
-    }
-    facts = {
-        "diagrams": stored.sha256,
-        "order": order,
-        "ground_metric": "euclidean",
-        "layers": findings,
-    }
-    storage.write_file(folder / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
+    write_table(
+        folder / layout.SUMMARIES_FILE,
+        ["layer", "step", *SUMMARY_NAMES],
+        (
+            [name, step, *row]
+            for name, layer in zip(names, layers, strict=True)
+            for step, row in zip(steps, layer.summaries, strict=True)
+        ),
+    )
+    write_table(
+        folder / layout.DISTANCES_FILE,
+        ["layer", "step", "other_step", "h1_distance"],
+        (
+            [name, steps[i], steps[j], layer.distances[i, j]]
+            for name, layer in zip(names, layers, strict=True)
+            for i, j in combinations(range(len(steps)), 2)
+        ),
+    )
+    shown = [SUMMARY_NAMES.index(name) for name in layout.CONTROL_SUMMARIES]
+    kinds = ("recorded", *layers[0].controls)
+    write_table(
+        folder / layout.CONTROLS_FILE,
+        ["layer", "step", *(f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds)],
+        (
+            [
+                name,
+                step,
+                *(
+                    rows[end][column]
+                    for column in shown
+                    for rows in (layer.summaries[[0, -1]], *layer.controls.values())
+                ),
+            ]
+            for name, layer in zip(names, layers, strict=True)
+            for end, step in enumerate((steps[0], steps[-1]))
+        ),
+    )
+    write_table(
+        folder / layout.BEHAVIOUR_FILE,
+        ["previous_step", "step", "velocity", "displacement"],
+        ([*move, *values] for move, values in zip(moves, behaviour, strict=False)),
+    )
 
 
 # --- tracking and comparison --------------------------------------------------------------------
@@ -262,27 +335,18 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
     return log_topology(params, run, run_id)
 
 
-def compare(params: Params) -> None:
-    """All runs of the study side by side: comparison/."""
-    from topoflow.tracking import figures, style
+def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
+    """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
+    from topoflow.comparison import Member, compare_runs
+    from topoflow.tracking import comparison_figures
+    from topoflow.tracking.runs import locate_run, log_comparison
 
-    facts, rows, curves = {}, [], {}
-    for run in params.runs():
-        findings = layout.read_json(run.folder("results") / layout.TRAJECTORY_FILE)
-        facts[str(run)] = findings["layers"]
-        rows += [
-            [run.model, run.objective, run.seed, layer, *values.values()]
-            for layer, values in findings["layers"].items()
-        ]
-        curves[str(run)] = layout.read_velocity(run.folder("results") / layout.VELOCITY_FILE, "h1_velocity")
-    names = list(next(iter(next(iter(facts.values())).values())))
-    write_table(
-        layout.COMPARISON_FOLDER / "comparison.csv", ["model", "objective", "seed", "layer", *names], rows
-    )
-    storage.write_file(layout.COMPARISON_FOLDER / "comparison.json", storage.json_bytes(facts))
-    title = "H1 velocity of every run of the study"
-    picture = figures.comparison_figure(curves, order=findings["order"], title=title)
-    storage.write_file(layout.COMPARISON_FOLDER / "velocity.png", style.png_bytes(picture))
+    located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
+    members = [Member.open(run, root) for run, root in located]
+    facts = compare_runs(params, members, folder)
+    for name, picture in comparison_figures.pictures(folder, members).items():
+        storage.write_file(folder / name, picture)
+    log_comparison(folder, facts)
 
 
 def _code_sha256(*packages: str) -> str:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,15 @@ class StoredSet:
     def layers(self) -> tuple[int, ...]:
         """The layers; 0 is the embedding's output."""
         return tuple(self.manifest["layers"])
+
+    def check_made_from(self, source: StoredSet) -> None:
+        """Refuse a diagram set that was made from another activation set than the one there is now."""
+        if self.manifest["activations"] != source.sha256:
+            raise ValueError(
+                f"{self.folder} was made from another {source.folder} (SHA-256 "
+                f"{self.manifest['activations'][:12]}) than the one there now ({source.sha256[:12]}); bring it up "
+                "to date with: dvc repro"
+            )
 
     def point_cloud(self, step: int, layer: int) -> npt.NDArray[Any]:
         """The recorded states of one cell of an activation set, shape (n_prompts, hidden_size)."""
@@ -118,8 +128,12 @@ def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> byte
         arrays[name] = np.concatenate(bars) if bars else np.empty((0, 2))
         arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, bars)], dtype=np.int64)
     buffer = io.BytesIO()
-    # np.savez stamps its members with a fixed date, so equal arrays give equal bytes
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # np.savez writes zip headers that differ between releases of Python 3.11; these do not
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            member.create_system = 3
+            archive.writestr(member, array_bytes(array), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from topoflow.tracking import figures, persistence_figures, style
+from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]
@@ -79,10 +79,14 @@ def comparison(curves: object = None) -> Figure:
 
 EVERY: dict[str, Callable[[], Figure]] = {
     "velocity": velocity,
+    "whole velocity": lambda: whole(),
     "heatmap": heatmap,
     "diagrams": lambda: persistence_figures.diagrams_figure(PANELS, title="helpful"),
     "barcodes": lambda: persistence_figures.barcodes_figure(PANELS, title="helpful"),
     "comparison": comparison,
+    "seeds": lambda: seeds(),
+    "distances": lambda: distances(),
+    "controls": lambda: controls(),
 }
 
 
@@ -202,6 +206,55 @@ def test_loss_panel_shares_the_step_axis_and_is_there_only_if_given() -> None:
     assert "optimiser step" in alone.get_xlabel()
 
 
+def bands() -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    return {layer: (0.8 * line, 1.3 * line) for layer, line in velocities().items()}
+
+
+def whole(**changes: object) -> Figure:
+    """The velocities of a run with all that can stand beside them."""
+    beside = {
+        "bands": bands(),
+        "floors": dict.fromkeys(LAYERS, 20.0),
+        "behaviour": (STEPS, np.linspace(0.2, 0, 13)),
+    }
+    return velocity(**{**beside, **changes})
+
+
+def test_velocity_says_whether_its_band_is_of_prompts_or_of_subsamples() -> None:
+    assert "95 % interval\nover prompts" in texts(whole())
+    assert "subsamples" not in texts(whole())
+    none = dict.fromkeys(LAYERS, (NAN, NAN))
+    for spread in (whole(bands=none), whole(bands=None)):
+        assert "over prompts" not in texts(spread)
+        assert "spread over\nsubsamples" in texts(spread)
+
+
+def test_floors_are_pointed_at_and_within_the_axis_and_a_missing_one_is_not() -> None:
+    figure = whole(floors={3: 20.0, 6: np.nan, 9: 0.5})
+    marks = [line for line in figure.axes[0].get_lines() if line.get_marker() == "<"]
+    assert [float(mark.get_ydata()[0]) for mark in marks] == [20.0, 0.5]
+    assert figure.axes[0].get_ylim()[1] > 20
+    assert "two sets of\nprompts" in texts(figure)
+    assert "two sets of" not in texts(whole(floors=None))
+
+
+def test_behaviour_and_loss_stand_beneath_on_the_same_steps() -> None:
+    top, answers, loss = whole().axes
+    assert top.get_xlim() == answers.get_xlim() == loss.get_xlim()
+    assert "JS divergence" in answers.get_ylabel()
+    assert "(nats)" in answers.get_ylabel()
+    (star,) = (line for line in answers.get_lines() if line.get_marker() == "*")
+    assert float(star.get_xdata()[0]) == 1
+    assert "optimiser step" in loss.get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [(NAN, "no finite divergence"), (np.zeros(13), "no answer changed")]
+)
+def test_poor_behaviour_says_so(values: np.ndarray, words: str) -> None:
+    assert words in texts(whole(behaviour=(STEPS, values)))
+
+
 def test_step_axis_is_linear_then_log_for_dense_early_schedules_only() -> None:
     dense = drawn("velocity").axes[0]
     assert dense.get_xscale() == "function"
@@ -259,6 +312,12 @@ def test_an_empty_loss_is_said_to_be_empty(loss: tuple, steps: list) -> None:
             r"velocities\[3\] must have shape \(13,\).*got \(1,\)",
         ),
         ({"velocities": {3: NAN}, "spreads": {3: [1.0]}}, r"spreads\[3\] must have shape \(13,\)"),
+        ({"bands": {3: (NAN, NAN)}}, r"bands must have the layers of velocities \(\[3, 6.*got \[3\]"),
+        (
+            {"bands": {layer: (NAN, [1.0]) for layer in LAYERS}},
+            r"bands\[3\] high must have shape \(13,\)",
+        ),
+        ({"behaviour": (STEPS, [1.0])}, r"behaviour values must have shape \(13,\).*got \(1,\)"),
         ({"loss": ([1, 2], [1.0])}, r"loss values must have shape \(2,\) \(one a step\), got \(1,\)"),
     ],
 )
@@ -420,16 +479,65 @@ def test_comparison_has_a_panel_a_layer_a_line_a_run_and_one_legend() -> None:
     assert len({panel.get_ylim() for panel in figure.axes}) == 1
     assert len({panel.get_xlim() for panel in figure.axes}) == 1
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["helpful", "harmless", "mixed"]
+    assert [text.get_text() for text in legend.get_texts()] == ["helpful", "harmless", "mixed", "peak"]
     assert not any(panel.get_legend() for panel in figure.axes)
     for words in ("order-2 Wasserstein", "Euclidean ground metric", "filtration distance"):
-        assert words in figure._supylabel.get_text()
-    assert all("optimiser step" in panel.get_xlabel() for panel in figure.axes[2:])
+        assert words in texts(figure)
+    assert "optimiser step" in texts(figure)
+
+
+def seeds() -> Figure:
+    """Two objectives with three seeds each, and one with a single run."""
+    names = [("helpful", 0), ("helpful", 1), ("helpful", 2), ("harmless", 0), ("harmless", 1), ("mixed", 0)]
+    curves = {f"{name}-{seed}": (STEPS, velocities(seed + len(name))) for name, seed in names}
+    groups = {f"{name}-{seed}": name for name, seed in names}
+    return figures.comparison_figure(curves, order=2, title="objectives", groups=groups)
+
+
+def test_seeds_are_thin_lines_of_one_colour_under_their_bold_mean_with_its_peak() -> None:
+    figure = drawn("seeds")
+    panel = figure.axes[0]
+    assert lines(panel) == ["helpful", "harmless", "mixed"]
+    helpful = [line for line in panel.get_lines() if line.get_color() == style.RUN_COLOURS[0]]
+    thin = [line for line in helpful if line.get_linewidth() < 1]
+    (mean,) = (line for line in helpful if line.get_label() == "helpful")
+    assert len(thin) == 3
+    assert np.allclose(mean.get_ydata(), np.mean([line.get_ydata() for line in thin], axis=0))
+    stars = [line for line in panel.get_lines() if line.get_marker() == "*"]
+    assert [float(star.get_xdata()[0]) for star in stars] == [4] * 3
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["helpful", "harmless", "mixed", "peak", "one seed (bold: mean of seeds)"]
+
+
+def test_a_mean_over_seeds_leaves_missing_values_out() -> None:
+    half = np.ones(13)
+    half[:2] = np.nan
+    figure = figures.comparison_figure(
+        {"a-0": (STEPS, {3: NAN}), "a-1": (STEPS, {3: half})},
+        order=2,
+        title="missing",
+        groups={"a-0": "a", "a-1": "a"},
+    )
+    (mean,) = (line for line in figure.axes[0].get_lines() if line.get_label() == "a")
+    assert np.array_equal(mean.get_ydata(), half, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"a": "x"}, "groups must have a group for every run, got none for b"),
+        ({"a": "x", "b": "x"}, "runs of group 'x' must have the same steps, got others for 'b'"),
+    ],
+)
+def test_wrong_groups_are_named(groups: dict[str, str], message: str) -> None:
+    curves = {"a": (STEPS, {3: NAN}), "b": ([0, 5], {3: [1.0]})}
+    with pytest.raises(ValueError, match=message):
+        figures.comparison_figure(curves, order=2, title="wrong", groups=groups)
 
 
 def test_runs_differ_in_colour_and_marker_even_beyond_the_palette() -> None:
     runs = {f"run {number}": (STEPS, {3: velocities()[3]}) for number in range(10)}
-    styles = comparison(runs).axes[0].get_lines()
+    styles = [line for line in comparison(runs).axes[0].get_lines() if line.get_marker() != "*"]
     assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in styles}) == 10
 
 
@@ -460,3 +568,100 @@ def test_comparison_names_run_and_layer_of_wrong_values() -> None:
         comparison({"a": (STEPS, {3: [1, 2]})})
     with pytest.raises(ValueError, match=r"curves\['a'\] steps must be finite and strictly increasing"):
         comparison({"a": ([1, 0], {3: [1]})})
+
+
+# --- checkpoints ---
+
+SQUARE = np.abs(np.subtract.outer(np.arange(14.0), np.arange(14.0)))
+SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_persistence_max")
+
+
+def distances(matrices: object = None, steps: object = STEPS) -> Figure:
+    matrices = {layer: layer * SQUARE for layer in LAYERS} if matrices is None else matrices
+    return checkpoint_figures.distances_figure(steps, matrices, order=2, title="helpful")
+
+
+def test_distances_have_steps_on_both_axes_and_a_colour_bar_a_layer() -> None:
+    figure = drawn("distances")
+    maps = [axes for axes in figure.axes if axes.get_images()]
+    assert [axes.get_title() for axes in maps] == [f"layer {layer}" for layer in LAYERS]
+    assert len(figure.axes) == 2 * len(maps)
+    for axes in maps:
+        shown = [text.get_text() for text in axes.get_xticklabels()]
+        assert shown == [text.get_text() for text in axes.get_yticklabels()]
+        assert {"0", "48"} <= {*shown} <= {*map(str, STEPS)}
+    assert "optimiser step;\ngaps are unequal" in maps[-1].get_xlabel()
+    assert "optimiser step" in maps[0].get_ylabel()
+    for words in ("order-2 Wasserstein", "Euclidean ground metric", "filtration distance"):
+        assert words in figure._suptitle.get_text()
+    assert [axes.get_images()[0].get_clim() for axes in maps] == [(0, 13 * layer) for layer in LAYERS]
+
+
+@pytest.mark.parametrize(
+    ("matrices", "steps", "words"),
+    [
+        ({}, STEPS, "no distances to show"),
+        ({3: [[0.0]]}, [0], "needs a layer and two checkpoints"),
+        ({3: 0 * SQUARE}, STEPS, "nothing moved"),
+        ({3: SQUARE * np.nan}, STEPS, "no finite distance"),
+        ({3: np.where(SQUARE == 4, np.nan, SQUARE)}, STEPS, "layer 3 (grey: missing)"),
+        (dict.fromkeys(range(13), SQUARE), STEPS, "layer 12"),
+    ],
+)
+def test_poor_distances_say_so(matrices: dict, steps: list, words: str) -> None:
+    assert words in texts(distances(matrices, steps))
+
+
+def test_wrong_distances_are_named() -> None:
+    with pytest.raises(ValueError, match=r"distances\[3\] must have shape \(14, 14\).*got \(14, 13\)"):
+        distances({3: SQUARE[:, 1:]})
+
+
+def control_values() -> dict[str, dict[str, np.ndarray]]:
+    ends = np.array([[2.0, 1.0]]) * np.arange(1, 6)[:, None]
+    return {name: {"recorded": ends, "matched": 2 * ends, "isotropic": 30 * ends} for name in SUMMARIES}
+
+
+def controls(values: object = None, layers: object = LAYERS) -> Figure:
+    values = control_values() if values is None else values
+    return checkpoint_figures.controls_figure(layers, (0, 48), values, title="helpful")
+
+
+def test_controls_have_a_panel_a_summary_and_join_first_to_last() -> None:
+    figure = drawn("controls")
+    assert len(figure.axes) == 4
+    for axes, unit in zip(figure.axes, ("filtration", "number", "filtration", "filtration"), strict=True):
+        assert unit in axes.get_ylabel()
+        assert axes.get_yscale() == "log"
+        assert not any("$" in text.get_text() for text in axes.get_yticklabels())
+        assert [text.get_text() for text in axes.get_xticklabels()] == list(map(str, LAYERS))
+    opened, filled = figure.axes[0].get_lines()[:2]
+    assert opened.get_markerfacecolor() == "white"
+    assert filled.get_markerfacecolor() == style.RUN_COLOURS[0]
+    assert opened.get_ydata().tolist() == [2, 4, 6, 8, 10]
+    assert filled.get_ydata().tolist() == [1, 2, 3, 4, 5]
+    for words in ("recorded", "same covariance", "isotropic", "first checkpoint, step 0", "step 48"):
+        assert words in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "layers", "words"),
+    [
+        ({}, LAYERS, "no controls to show"),
+        ({"h1_count": {"recorded": np.empty((0, 2))}}, [], "no controls to show"),
+        ({"h1_count": {"recorded": [[np.nan, np.nan]]}}, [3], "no finite value"),
+        ({"h1_count": {"recorded": [[0, 4]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": [[0, 0]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": [[4, np.nan]]}}, [3], "H1 bars"),
+        ({"h1_count": {"recorded": np.ones((30, 2))}}, range(30), "H1 bars"),
+    ],
+)
+def test_poor_controls_make_a_picture(values: dict, layers: list, words: str) -> None:
+    assert words in texts(controls(values, layers))
+
+
+def test_wrong_controls_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"controls\['h1_count'\]\['matched'\] must have shape \(5, 2\).*got \(4, 2\)"
+    ):
+        controls({"h1_count": {"matched": np.ones((4, 2))}})

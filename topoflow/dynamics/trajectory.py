@@ -1,90 +1,328 @@
-"""What one run says: the movement of its cells, and the numbers that describe a layer's way through training."""
+"""What one run says: the way of each layer through training, what it is held against, and the claims that follow."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from topoflow.dynamics.cells import CellDiagrams, cell_distances
+from topoflow.dynamics.behaviour import lead_lag
+from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.claims import early_test, transience_test
+from topoflow.dynamics.controls import (
+    COVARIANCES,
+    gaussian_cloud,
+    geometric_baselines,
+    median_distance,
+    partial_rank_correlation,
+)
+from topoflow.dynamics.embedding import diagram_distance_matrix
+from topoflow.dynamics.nulls import concentration_test, holm
+from topoflow.dynamics.prompts import prompt_bands, sampling_floor
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
     fitted_floor,
     peak_step,
+    stabilised_at,
     velocity_per_step,
 )
+from topoflow.dynamics.verdicts import (
+    Verdict,
+    early_verdict,
+    geometry_verdict,
+    lead_verdict,
+    pooled_velocity,
+    transience_verdict,
+)
+
+Series = NDArray[np.float64]
+Number = float | int | None
 
 
-def cell_movement(
-    cell: CellDiagrams, before: CellDiagrams, first: CellDiagrams, order: float = 2.0
-) -> dict[str, float]:
-    """Compute how far a cell has moved since the checkpoint before, and since the first.
+@dataclass(frozen=True)
+class LayerTrajectory:
+    """One layer through training.
+
+    Attributes
+    ----------
+    series : dict of str to ndarray of shape (T - 1,)
+        One number an interval: `h1_velocity`, `h1_displacement` and their `_std` over subsamples, the same of H0
+        (filtration distance); `h1_velocity_low` and `_high`, 95 % bands over prompts (NaN where there are none);
+        `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer); and
+        the `GeometricBaselines`.
+    distances : ndarray, shape (T, T)
+        Between the H1 diagrams of all checkpoints, in filtration distance.
+    summaries : ndarray, shape (T, 41)
+        As `summarise_cell` gives them.
+    controls : dict of str to ndarray of shape (2, 41)
+        Summaries of Gaussian clouds, `isotropic` and `matched`, in place of the first and the last checkpoint.
+    floor : float
+        Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
+        unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
+    """
+
+    series: dict[str, Series]
+    distances: Series
+    summaries: Series
+    controls: dict[str, Series]
+    floor: float
+
+
+def follow_layer(
+    clouds: Sequence[ArrayLike],
+    cells: Sequence[CellDiagrams],
+    plan: ArrayLike,
+    *,
+    order: float = 2.0,
+    n_replicates: int = 20,
+    engine: str = "auto",
+    seed: int = 0,
+) -> LayerTrajectory:
+    """Follow one layer through the checkpoints of a run.
 
     Parameters
     ----------
-    cell, before, first : sequence of [H0, H1]
-        One layer at a checkpoint, at the one before, and at the first, under one plan.
+    clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
+        The recorded states at T checkpoints, two or more.
+    cells : sequence of sequences of [H0, H1]
+        Their diagrams under the plan.
+    plan : array_like of int, shape (n_subsamples, subsample_size)
+        As `subsample_plan` gives it.
     order
         Of the Wasserstein distance; the ground metric is Euclidean.
+    n_replicates
+        Of the prompts, for the bands; 0 for none.
+    engine
+        As for `vietoris_rips_diagrams`.
+    seed
+        Of the controls and of the resampled prompts.
 
     Returns
     -------
-    dict
-        `h1_velocity`, `h1_displacement`, `h0_velocity` and `h0_displacement`: means over subsamples, in filtration
-        distance; and each with `_std`, its spread over subsamples.
+    LayerTrajectory
 
     Examples
     --------
-    >>> first, before, cell = ([[[[0, 1]], [[1, 2 + grown]]]] for grown in (0.0, 1.0, 1.5))
-    >>> moved = cell_movement(cell, before, first)
-    >>> moved["h1_velocity"], moved["h1_displacement"]
-    (0.5, 1.5)
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(30, 3)), [rng.choice(30, 12, replace=False) for _ in range(4)]
+    >>> clouds = [cloud, 2 * cloud, 2 * cloud]
+    >>> layer = follow_layer(clouds, [cell_diagrams(c, plan) for c in clouds], plan, n_replicates=4)
+    >>> bool(layer.series["h1_velocity"][0] > 0), layer.series["h1_velocity_scale_free"].round(9).tolist()
+    (True, [0.0, 0.0])
     """
-    movement = {}
+    size = np.shape(plan)[1]
+    series: dict[str, Series] = {}
     for dimension in (1, 0):
-        for name, other in (("velocity", before), ("displacement", first)):
-            distances = cell_distances(other, cell, dimension, order)
-            movement[f"h{dimension}_{name}"] = float(distances.mean())
-            movement[f"h{dimension}_{name}_std"] = float(distances.std())
-    return movement
+        others = {"velocity": cells[:-1], "displacement": [cells[0]] * (len(cells) - 1)}
+        for name, there in others.items():
+            moved = [cell_distances(a, b, dimension, order) for a, b in zip(there, cells[1:], strict=True)]
+            series[f"h{dimension}_{name}"] = np.array([d.mean() for d in moved])
+            series[f"h{dimension}_{name}_std"] = np.array([d.std() for d in moved])
+    low = high = np.full(len(cells) - 1, np.nan)
+    if n_replicates and size < len(np.asarray(clouds[0])):  # else there are no other prompts to draw
+        bands = prompt_bands(clouds, plan, n_replicates=n_replicates, order=order, engine=engine, seed=seed)
+        low, high = bands.lower, bands.upper
+    series["h1_velocity_low"], series["h1_velocity_high"] = low, high
+    series["h1_velocity_scale_free"] = _scale_free_velocity(clouds, cells, order)
+    geometry = geometric_baselines(clouds)
+    series.update(vars(geometry))
+    floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
+    controls = {
+        kind: np.array(
+            [
+                summarise_cell(cell_diagrams(gaussian_cloud(cloud, seed, kind), plan, engine))
+                for cloud in (clouds[0], clouds[-1])
+            ]
+        )
+        for kind in COVARIANCES
+    }
+    return LayerTrajectory(
+        series,
+        diagram_distance_matrix(cells, 1, order),
+        np.array([summarise_cell(cell) for cell in cells]),
+        controls,
+        float(floor.disjoint[1]),
+    )
+
+
+def _scale_free_velocity(clouds: Sequence[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> Series:
+    scales = [median_distance(cloud) for cloud in clouds]
+    if min(scales) == 0:  # of a constant layer nothing is left
+        return np.full(len(cells) - 1, np.nan)
+    scaled = [
+        [[np.empty((0, 2)), np.asarray(h1) / scale] for _, h1 in cell]
+        for cell, scale in zip(cells, scales, strict=True)
+    ]
+    return np.array([cell_distances(a, b, 1, order).mean() for a, b in pairwise(scaled)])
+
+
+# --- numbers ------------------------------------------------------------------------------------
 
 
 def describe_layer(
-    velocity: NDArray[np.float64], displacement: NDArray[np.float64], steps: Sequence[int]
-) -> dict[str, float | int | None]:
+    velocity: ArrayLike, displacement: ArrayLike, steps: Sequence[int], seed: int = 0
+) -> dict[str, Number]:
     """Describe one layer's way in one dimension of homology.
 
     Parameters
     ----------
-    velocity, displacement : ndarray, shape (T - 1,)
-        As `cell_movement` gives them at each checkpoint but the first, in filtration distance.
+    velocity, displacement : array_like, shape (T - 1,)
+        At each checkpoint but the first, in filtration distance.
     steps : sequence of int
         The T checkpoints.
+    seed
+        Of the permutations.
 
     Returns
     -------
     dict
-        `concentration`, `concentration_per_step`, `concentration_expected` (of both), `floor`, `peak_step`,
-        `peak_velocity`, `path_length` and `displacement`; None where nothing moved, or nothing above the
-        floor, and so no share is defined. The floor is `fitted_floor`'s.
+        `concentration` and `concentration_per_step` with the `_p` of `concentration_test`, `concentration_expected`
+        (of both), `floor` (`fitted_floor`), `peak_step`, `peak_velocity`, `stabilised_step` (above the median velocity
+        as the floor), `path_length`,
+        `displacement`, and `straightness`, the last as a share of the one before; None where nothing moved (or
+        nothing above the floor), and so it is not defined.
 
     Examples
     --------
-    >>> found = describe_layer(np.array([6.0, 2.0, 2.0]), np.array([6.0, 7.0, 8.0]), [0, 10, 20, 30])
-    >>> found["concentration"], found["concentration_expected"].__round__(3), found["path_length"]
-    (0.6, 0.333, 10.0)
+    >>> found = describe_layer([6.0, 2.0, 2.0], [6.0, 7.0, 8.0], [0, 10, 20, 30])
+    >>> found["concentration"], round(found["concentration_expected"], 3), found["path_length"], found["straightness"]
+    (0.6, 0.333, 10.0, 0.8)
     """
-    floor = fitted_floor(velocity, steps)
-    per_step = velocity_per_step(velocity, steps, floor)
+    speed, away = np.asarray(velocity, dtype=np.float64), np.asarray(displacement, dtype=np.float64)
+    floor = fitted_floor(speed, steps)
+    per_step = velocity_per_step(speed, steps, floor)
+    moved = bool(speed.any())
+    tests = {
+        name: concentration_test(speed, steps, per_step=name == "per_step", seed=seed)
+        for name in ("plain", "per_step")
+    }
     return {
-        "concentration": concentration(velocity, steps) if velocity.any() else None,
+        "concentration": concentration(speed, steps) if moved else None,
+        "concentration_p": _known(tests["plain"].p_value),
         "concentration_per_step": concentration(per_step, steps) if per_step.any() else None,
+        "concentration_per_step_p": _known(tests["per_step"].p_value),
         "concentration_expected": expected_concentration(steps),
         "floor": floor,
-        "peak_step": peak_step(velocity, steps) if velocity.any() else None,
-        "peak_velocity": float(velocity.max()),
-        "path_length": float(velocity.sum()),
-        "displacement": float(displacement[-1]),
+        "peak_step": peak_step(speed, steps) if moved else None,
+        "peak_velocity": float(speed.max()),
+        "stabilised_step": stabilised_at(speed, steps, float(np.median(speed))) if moved else None,
+        "path_length": float(speed.sum()),
+        "displacement": float(away[-1]),
+        "straightness": float(away[-1] / speed.sum()) if moved else None,
     }
+
+
+def describe_run(
+    layers: Sequence[LayerTrajectory], steps: Sequence[int], seed: int = 0
+) -> list[dict[str, Number]]:
+    """Describe each layer of a run, p-values also adjusted for the number of layers (Holm).
+
+    Returns
+    -------
+    list of dict
+        For each layer the numbers of `describe_layer` of H0 and H1 (`h1_concentration` and so on), `_p_holm` beside
+        each `_p`, `h1_sampling_floor` (filtration distance) and `h1_peak_over_sampling_floor`.
+    """
+    found: list[dict[str, Number]] = []
+    for layer in layers:
+        numbers: dict[str, Number] = {}
+        for h in ("h0", "h1"):
+            described = describe_layer(
+                layer.series[f"{h}_velocity"], layer.series[f"{h}_displacement"], steps, seed
+            )
+            numbers.update({f"{h}_{name}": value for name, value in described.items()})
+        peak = float(layer.series["h1_velocity"].max())
+        numbers["h1_sampling_floor"] = layer.floor
+        numbers["h1_peak_over_sampling_floor"] = peak / layer.floor if layer.floor else None
+        found.append(numbers)
+    for name in [name for name in found[0] if name.endswith("_p")]:
+        adjusted = holm(np.array([numbers[name] for numbers in found], dtype=np.float64))  # None becomes NaN
+        for numbers, p in zip(found, adjusted, strict=True):
+            numbers[f"{name}_holm"] = _known(float(p))
+    return found
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+# --- claims -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunClaims:
+    """What may be said of one run, layers pooled (`pooled_velocity`), and the numbers that a comparison needs.
+
+    Attributes
+    ----------
+    verdicts : list of Verdict
+    numbers : dict
+        `concentration`, `concentration_expected`, `concentration_per_step`, `settled` and `settled_expected` (shares of
+        training), `peak_step`, `behaviour_peak_step`, `peak_difference` (optimiser steps); None where not defined.
+    """
+
+    verdicts: list[Verdict]
+    numbers: dict[str, Number]
+
+
+def claims_of_run(
+    layers: Sequence[LayerTrajectory],
+    steps: Sequence[int],
+    behaviour: ArrayLike | None = None,
+    *,
+    level: float = 0.05,
+    seed: int = 0,
+) -> RunClaims:
+    """Test what the paper claims (arXiv:2606.19542) on one run.
+
+    Parameters
+    ----------
+    layers : sequence of LayerTrajectory
+    steps : sequence of int
+        The T checkpoints.
+    behaviour : array_like, shape (T - 1,), optional
+        Behavioural velocity, in nats.
+    level
+        Of each test.
+    seed
+        Of the permutations.
+    """
+    velocity = np.array([layer.series["h1_velocity"] for layer in layers])
+    distances = np.array([layer.distances for layer in layers])
+    early = early_test(velocity, steps, distances, seed=seed)
+    pooled = pooled_velocity(velocity)
+    # Half of all velocities as the floor: known on every schedule, and the same in any order, as the test needs it.
+    settled = transience_test(pooled, steps, float(np.median(pooled)))
+    verdicts = [early_verdict(early, level), transience_verdict(settled, level)]
+    moved = bool(pooled.any())
+    numbers: dict[str, Number] = {
+        "concentration": _known(early.plain.statistic),
+        "concentration_per_step": _known(early.per_step.statistic),
+        "concentration_expected": early.plain.expected,
+        "settled": None if not moved else 1.0 if math.isnan(settled.statistic) else settled.statistic,
+        "settled_expected": settled.expected,
+        "peak_step": settled.peak_step if moved else None,
+        "behaviour_peak_step": None,
+        "peak_difference": None,
+    }
+    answers = np.asarray(behaviour, dtype=np.float64) if behaviour is not None else np.zeros(0)
+    if moved and answers.any():
+        lead = lead_lag(pooled, answers, steps, seed=seed)
+        verdicts.append(lead_verdict(lead))
+        numbers["behaviour_peak_step"] = peak_step(answers, steps)
+        numbers["peak_difference"] = lead.peak_difference
+        geometry = np.array([[layer.series[name] for name in _GEOMETRY] for layer in layers])
+        given = np.array([pooled_velocity(geometry[:, row]) for row in range(len(_GEOMETRY))]).T
+        if len(pooled) >= given.shape[1] + 3:  # what a partial correlation needs
+            verdicts.append(
+                geometry_verdict(partial_rank_correlation(pooled, answers, given, seed=seed), level)
+            )
+    return RunClaims(verdicts, numbers)
+
+
+_GEOMETRY = ("centroid_drift", "variance_change", "distance_change")

@@ -248,10 +248,15 @@ def stabilised_at(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> 
     """
     speed, checkpoints = check_run(velocity, steps)
     check_floor(floor)
-    above = np.flatnonzero(speed > floor + _STABLE * speed.max())
+    above = np.flatnonzero(above_floor(speed, floor))
     if not len(above):
         return int(checkpoints[0])
     return int(checkpoints[above[-1] + 1]) if above[-1] + 1 < len(speed) else None
+
+
+def above_floor(velocity: NDArray[np.float64], floor: float) -> NDArray[np.bool_]:
+    """Tell of each velocity whether it exceeds the floor by more than `stabilised_at` lets pass as stable."""
+    return np.asarray(velocity > floor + _STABLE * velocity.max())
 
 
 def ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -53,10 +53,13 @@ class Behaviour:
             self._now = self._file("now", log_probabilities.shape[1])
         self._now[prompts] = log_probabilities
         for row, name in enumerate(("before", "first")):
-            if name in self._kept:
-                here = np.exp(self._now[prompts].astype(np.float64))
-                there = np.exp(self._kept[name][prompts].astype(np.float64))
-                self._divergences[row, prompts] = jensen_shannon(there, here)
+            for prompt in (
+                prompts if name in self._kept else ()
+            ):  # one by one: a vocabulary is large, in float64
+                there, here = (
+                    np.exp(of[[prompt]].astype(np.float64)) for of in (self._kept[name], self._now)
+                )
+                self._divergences[row, prompt] = jensen_shannon(there, here)[0]
 
     def finish(self) -> npt.NDArray[np.float64]:
         """End the checkpoint: divergences (nats) from the checkpoint before and from the first, (2, n_prompts)."""

@@ -6,11 +6,7 @@ import operator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# A Gram product leaves a squared distance d^2 an absolute error of some 1e-16 (|x|^2 + |y|^2). Pairs nearer
-# than this share of |x|^2 + |y|^2 are computed again by differences, so every distance keeps nine or more
-# digits.
-_NEAR_PAIR = 1e-6
-_ROWS = 256  # of the matrix in work at a time
+from topoflow.topology.gram import NEAR_PAIR, roots_and_mirror, squares_of_gram
 
 
 def subsample_plan(
@@ -96,7 +92,7 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
            [5., 0., 5.],
            [0., 5., 0.]])
     """
-    cloud = _check_cloud(points)
+    cloud = check_cloud("points", points)
     n_points = len(cloud)
     if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
         return np.zeros((n_points, n_points))
@@ -105,28 +101,14 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
     exponent = max(int(np.frexp(np.abs(cloud).max())[1]), -1022)
     cloud = cloud * math.ldexp(1.0, -exponent)
     centred = cloud - cloud.mean(axis=0)
-    distances = centred @ centred.T  # the Gram matrix, turned into distances in place, some rows at a time
+    distances = centred @ centred.T  # the Gram matrix, turned into distances in place
     norms = np.diagonal(distances).copy()
-    for begin in range(0, n_points, _ROWS):
-        rows = distances[begin : begin + _ROWS]
-        scale = norms[begin : begin + _ROWS, None] + norms
-        rows *= -2.0
-        rows += scale
-        np.maximum(rows, 0.0, out=rows)
-        near_pairs = np.triu(rows <= _NEAR_PAIR * scale, k=begin + 1)
-        for i in np.flatnonzero(near_pairs.any(axis=1)):
-            near = np.flatnonzero(near_pairs[i])
-            differences = cloud[near] - cloud[begin + i]
-            rows[i, near] = np.einsum("ij,ij->i", differences, differences)
-        np.sqrt(rows, out=rows)
-        with np.errstate(over="ignore"):  # reported below, by name
-            rows *= 2.0
-            rows *= math.ldexp(1.0, exponent - 1)  # twice, as 2^1024 is no float
-        # Only what is above the diagonal counts, and below stands its mirror image.
-        square = np.triu(rows[:, begin : begin + _ROWS], k=1)
-        rows[:, begin : begin + _ROWS] = square + square.T
-        rows[:, :begin] = distances[:begin, begin : begin + _ROWS].T
-    if not np.isfinite(distances).all():
+    for i in np.flatnonzero(squares_of_gram(distances, norms)):
+        near = i + 1 + np.flatnonzero(distances[i, i + 1 :] <= NEAR_PAIR * (norms[i] + norms[i + 1 :]))
+        differences = cloud[near] - cloud[i]
+        distances[i, near] = np.einsum("ij,ij->i", differences, differences)
+    largest = roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
+    if not largest < math.inf:
         raise ValueError("points must lie near enough for float64, got distances above 1.8e308")
     return np.asarray(distances, dtype=np.float64)
 
@@ -201,7 +183,7 @@ def is_constant(points: ArrayLike) -> bool:
     >>> is_constant([[1.0, 2.0], [1.0, 2.0000001]])
     False
     """
-    return _is_one_point(_check_cloud(points))
+    return _is_one_point(check_cloud("points", points))
 
 
 def _is_one_point(cloud: NDArray[np.float64]) -> bool:
@@ -219,14 +201,15 @@ def check_whole_number(name: str, value: int, *, at_least: int) -> int:
     return number
 
 
-def _check_cloud(points: ArrayLike) -> NDArray[np.float64]:
+def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
+    """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
     cloud = np.asarray(points)
     if cloud.ndim != 2 or cloud.size == 0:
         raise ValueError(
-            "points must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
+            f"{name} must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
             f" got shape {cloud.shape}"
         )
-    return _check_real("points", cloud)
+    return _check_real(name, cloud)
 
 
 def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +30,7 @@ from topoflow.tracking.style import (
     WIDTH,
     Floats,
     blank,
+    legend_columns,
     new_figure,
     note,
     styled,
@@ -46,6 +48,9 @@ def velocity_figure(
     order: float,
     dimension: int = 1,
     title: str,
+    bands: Mapping[int, tuple[ArrayLike, ArrayLike]] | None = None,
+    floors: Mapping[int, float] | None = None,
+    behaviour: tuple[ArrayLike, ArrayLike] | None = None,
     loss: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Figure:
     """Topological velocity of every layer against the step at which the interval ends.
@@ -57,60 +62,105 @@ def velocity_figure(
     velocities : mapping of layer to array_like of shape (T - 1,)
         Mean Wasserstein distance over subsamples, in units of filtration distance; NaN is missing.
     spreads : mapping of layer to array_like of shape (T - 1,)
-        Standard deviation over subsamples, same layers and units; drawn as a band of plus and minus one.
+        Standard deviation over subsamples, same layers and units; drawn as a band of plus and minus one, unless
+        there are ``bands``.
     order : float
         Order of the Wasserstein distance.
     dimension : int, default 1
         Homology dimension.
     title : str
         Title of the picture.
+    bands : mapping of layer to two array_like of shape (T - 1,), optional
+        Ends of the 95 % interval over prompts, same layers and units; not used where none of them is finite.
+    floors : mapping of layer to float, optional
+        Distance of two sets of prompts at the first checkpoint, in the same units; marked at the right edge.
+    behaviour : tuple of two array_like of shape (T,) and (T - 1,), optional
+        Checkpoints and the Jensen-Shannon divergence of the answers over each interval (nats), drawn beneath.
     loss : tuple of two array_like of shape (n,), optional
-        Steps and training losses (nats per token), drawn beneath.
+        Steps and training losses (nats per token), drawn at the bottom.
 
     Returns
     -------
     Figure
-        One panel, or two with ``loss``. Layers without a finite velocity stay in the legend as missing.
+        One panel, and one more for each of ``behaviour`` and ``loss``. Layers without a finite velocity stay in the
+        legend as missing.
 
     Raises
     ------
     ValueError
         If steps do not increase, or a layer's values do not fit them.
     """
-    marks = _steps(steps, "steps")
+    marks = step_marks(steps, "steps")
     layers = sorted(velocities)
     if sorted(spreads) != layers:
         raise ValueError(f"spreads must have the layers of velocities ({layers}), got {sorted(spreads)}")
     curves = {layer: _values(velocities[layer], marks, f"velocities[{layer}]") for layer in layers}
-    bands = {layer: _values(spreads[layer], marks, f"spreads[{layer}]") for layer in layers}
+    spread = {layer: _values(spreads[layer], marks, f"spreads[{layer}]") for layer in layers}
+    ends = {layer: (curves[layer] - spread[layer], curves[layer] + spread[layer]) for layer in layers}
+    of_prompts = _prompt_bands(bands, marks, layers)
+    answers = None if behaviour is None else _behaviour(behaviour)
     losses = None if loss is None else _loss(loss)
 
     legend = 0.18 * max(0, -(-len(layers) // 3) - 2)  # rows of the legend beyond those of five layers
-    figure = new_figure(legend + (4.3 if losses is None else 5.4), title)
-    panels = (
-        [figure.subplots()]
-        if losses is None
-        else list(figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1]))
-    )
+    beneath = (answers is not None) + (losses is not None)
+    figure = new_figure(legend + 4.3 + 1.25 * beneath, title)
+    grid = figure.subplots(1 + beneath, 1, sharex=True, squeeze=False, height_ratios=[3, *[1.1] * beneath])
+    panels = list(grid[:, 0])
     top = panels[0]
-    _step_axis(panels, [marks] if losses is None else [marks, losses[0]], marks, width=WIDTH - 1)
+    recorded = [marks, *([] if answers is None else [answers[0]]), *([] if losses is None else [losses[0]])]
+    step_axis(panels, recorded, marks, width=WIDTH - 1)
     third = _shade_first_third(panels, marks)
+    shown = of_prompts or ends
     for layer, colour in zip(layers, _layer_colours(len(layers)), strict=True):
-        _velocity_line(top, marks[1:], curves[layer], bands[layer], colour, f"layer {layer}")
+        _velocity_line(top, marks[1:], curves[layer], shown[layer], colour, f"layer {layer}")
     top.set_ylabel(_velocity_label(dimension, order))
-    _from_zero(top, [curves[layer] + np.nan_to_num(bands[layer]) for layer in layers])
+    heights = [np.fmax(curves[layer], shown[layer][1]) for layer in layers]
+    floor = {
+        layer: value for layer, value in (floors or {}).items() if layer in curves and np.isfinite(value)
+    }
+    from_zero(top, [*heights, np.array(list(floor.values()))])
     remark = _velocity_remark(marks, list(curves.values()))
     note(top, remark)
+    if floor:
+        figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # the layout does not see the marks
+        _floor_marks(top, floor, dict(zip(layers, _layer_colours(len(layers)), strict=True)))
     if third is not None:
         shaded = f"shaded: first third of training, to step {third:.4g}"
         top.set_title(shaded, loc="left", fontsize=9, color="#505050")
+    if answers is not None:
+        _behaviour_panel(panels[1], *answers)
     if losses is not None:
-        _loss_panel(panels[1], *losses)
-    _velocity_legend(figure, top, keys=not remark)
+        _loss_panel(panels[-1], *losses)
+    band = "95 % interval\nover prompts" if of_prompts else _SPREAD
+    _velocity_legend(figure, top, [] if remark else ["peak of a layer", band], bool(floor))
+    figure.align_ylabels(panels[1:])
     return figure
 
 
-def _velocity_line(axes: Axes, ends: Floats, values: Floats, spread: Floats, colour: Any, name: str) -> None:
+_SPREAD = "±1 std: spread over\nsubsamples, not a\nconfidence interval"
+
+
+def _prompt_bands(
+    bands: Mapping[int, tuple[ArrayLike, ArrayLike]] | None, marks: Floats, layers: Sequence[int]
+) -> dict[int, tuple[Floats, Floats]]:
+    """Check bands over prompts; empty where there are none, or no finite one."""
+    if bands is None:
+        return {}
+    if sorted(bands) != layers:
+        raise ValueError(f"bands must have the layers of velocities ({layers}), got {sorted(bands)}")
+    ends = {
+        layer: (
+            _values(bands[layer][0], marks, f"bands[{layer}] low"),
+            _values(bands[layer][1], marks, f"bands[{layer}] high"),
+        )
+        for layer in layers
+    }
+    return ends if any(np.isfinite(end).any() for pair in ends.values() for end in pair) else {}
+
+
+def _velocity_line(
+    axes: Axes, ends: Floats, values: Floats, band: tuple[Floats, Floats], colour: Any, name: str
+) -> None:
     """Draw one layer: line, band, and a star on its peak, whose step goes into the legend."""
     if not np.isfinite(values).any():
         label = f"{name}: missing"
@@ -119,22 +169,60 @@ def _velocity_line(axes: Axes, ends: Floats, values: Floats, spread: Floats, col
     else:
         peak = int(np.nanargmax(values))
         label = f"{name}: peak at step {ends[peak]:g}"
-        axes.plot(ends[peak], values[peak], "*", color=colour, markersize=13, mec="white", mew=0.8, zorder=4)
+        axes.plot(ends[peak], values[peak], **peak_style(colour))
     if ends.size == 1:  # a band of one point has no width
-        axes.errorbar(ends, values, spread, color=colour, alpha=0.4, capsize=4)
-    axes.fill_between(ends, values - spread, values + spread, color=colour, alpha=0.16, linewidth=0)
+        axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
+    axes.fill_between(ends, *band, color=colour, alpha=0.16, linewidth=0)
     axes.plot(ends, values, "-o", color=colour, label=label, zorder=3)
 
 
-def _velocity_legend(figure: Figure, axes: Axes, keys: bool) -> None:
+def peak_style(colour: Any) -> dict[str, Any]:
+    return {
+        "color": colour,
+        "linestyle": "",
+        "marker": "*",
+        "markersize": 13,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.8,
+        "zorder": 4,
+    }
+
+
+def _floor_marks(axes: Axes, floors: Mapping[int, float], colours: Mapping[int, Any]) -> None:
+    """Point at each layer's floor from outside the right edge, where no curve is in the way."""
+    place = axes.get_yaxis_transform()
+    for layer, value in floors.items():
+        style: dict[str, Any] = {"marker": "<", "markersize": 6, "clip_on": False, "markeredgewidth": 0}
+        axes.plot(1.012, value, linestyle="", color=colours[layer], transform=place, **style)
+
+
+def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
     if keys:
         handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
         handles.append(Patch(color=GREY, alpha=0.25, linewidth=0))
-        labels += ["peak of a layer", "±1 std: spread over\nsubsamples, not a\nconfidence interval"]
+        labels += keys
+    if floors:
+        handles.append(Line2D([], [], linestyle="", marker="<", markersize=6, color=GREY))
+        labels.append("at the edge: two sets of\nprompts at one checkpoint")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, columnspacing=1.5, handlelength=1.8)
+
+
+def _behaviour_panel(axes: Axes, steps: Floats, values: Floats) -> None:
+    colour = RUN_COLOURS[1]
+    axes.set_ylabel("behaviour:\nJS divergence\n(nats)")
+    axes.locator_params(axis="y", nbins=4)
+    axes.plot(steps[1:], values, "-o", color=colour, linewidth=1.2, markersize=3)
+    from_zero(axes, [values])
+    if not np.isfinite(values).any():
+        note(axes, "no finite divergence recorded")
+    elif not np.nanmax(values) > 0:
+        note(axes, "no answer changed")
+    else:
+        peak = int(np.nanargmax(values))
+        axes.plot(steps[1 + peak], values[peak], **peak_style(colour))
 
 
 def _loss_panel(axes: Axes, steps: Floats, values: Floats) -> None:
@@ -177,7 +265,7 @@ def heatmap_figure(
     ValueError
         If steps do not increase, or values do not have a row a layer and a column an interval.
     """
-    marks = _steps(steps, "steps")
+    marks = step_marks(steps, "steps")
     cells = np.asarray(values, dtype=np.float64)
     shape = (len(layers), max(marks.size - 1, 0))
     if cells.shape != shape:
@@ -192,7 +280,7 @@ def heatmap_figure(
         note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
     _cells(figure, axes, np.ma.masked_invalid(cells), label)
-    columns = _thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
+    columns = thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
     axes.set_xticks(columns, [f"{marks[1 + column]:g}" for column in columns])
     rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], 20)).round().astype(int))
     axes.set_yticks(rows, [str(layers[row]) for row in rows])
@@ -225,7 +313,11 @@ def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label
 
 @styled
 def comparison_figure(
-    curves: Mapping[str, tuple[ArrayLike, Mapping[int, ArrayLike]]], *, order: float, title: str
+    curves: Mapping[str, tuple[ArrayLike, Mapping[int, ArrayLike]]],
+    *,
+    order: float,
+    title: str,
+    groups: Mapping[str, str] | None = None,
 ) -> Figure:
     """H1 velocities of several runs: a panel a layer, a line a run, one velocity axis for all.
 
@@ -238,45 +330,92 @@ def comparison_figure(
         Order of the Wasserstein distance.
     title : str
         Title of the picture.
+    groups : mapping of name to str, optional
+        Which runs differ in their seed only: these share a colour and are thin lines under their bold mean. Without
+        it, every run stands for itself.
 
     Returns
     -------
     Figure
-        A panel for every layer that any run has.
+        A panel for every layer that any run has, with a star on the peak of each run or mean.
 
     Raises
     ------
     ValueError
-        If steps do not increase, or a layer's values do not fit them.
+        If steps do not increase, a layer's values do not fit them, a run has no group, or runs of one group have
+        different steps.
     """
-    marks = {name: _steps(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
+    marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
     runs = {
         name: {key: _values(line, marks[name], f"curves[{name!r}][{key}]") for key, line in lines.items()}
         for name, (_, lines) in curves.items()
     }
+    grouped = _grouped(marks, groups)
     layers = sorted({layer for lines in runs.values() for layer in lines})
     if not layers:
         return blank(title, "no runs to compare")
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
     figure = new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
-    panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
+    body = figure.add_subfigure(
+        GridSpec(1, 1, figure)[0]
+    )  # else the legend would lie on the label of the steps
+    panels = [body.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
     every = np.unique(np.concatenate(list(marks.values())))
-    step_label = _step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
+    step_label = step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
     for index, (layer, axes) in enumerate(zip(layers, panels, strict=True)):
-        for number, (name, lines) in enumerate(runs.items()):
-            if layer in lines:
-                axes.plot(marks[name][1:], lines[layer], label=name, **_run_style(number))
-        _from_zero(axes, [line for lines in runs.values() for line in lines.values()])
+        for number, (name, members) in enumerate(grouped.items()):
+            lines = {run: runs[run][layer] for run in members if layer in runs[run]}
+            if lines:
+                _group_lines(axes, marks[members[0]][1:], list(lines.values()), name, run_style(number))
+        from_zero(axes, [line for lines in runs.values() for line in lines.values()])
         note(axes, _velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
         axes.set_title(_layer_title(layer, runs))
         axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(layers))
-    for axes in panels[-columns:]:
-        axes.set_xlabel(step_label.replace(" (", "\n("))  # in two lines: the panels are narrow
-    figure.supylabel(_velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
-    handles = [Line2D([], [], **_run_style(number)) for number in range(len(runs))]
-    figure.legend(handles, [textwrap.shorten(name, 40) for name in runs], loc="outside lower center", ncols=3)
+    panels[-1].set_xlabel("")
+    body.supxlabel(step_label, fontsize=10)
+    body.supylabel(_velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
+    handles = [Line2D([], [], **run_style(number)) for number in range(len(grouped))]
+    labels = [textwrap.shorten(name, 40) for name in grouped]
+    if any(np.nan_to_num(line).any() for lines in runs.values() for line in lines.values()):
+        handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
+        labels.append("peak")
+    if len(grouped) < len(runs):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8))
+        labels.append("one seed (bold: mean of seeds)")
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
     return figure
+
+
+def _grouped(marks: Mapping[str, Floats], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """The names of the runs of each group, checked."""
+    if groups is not None and (lost := [name for name in marks if name not in groups]):
+        raise ValueError(f"groups must have a group for every run, got none for {', '.join(lost)}")
+    grouped: dict[str, list[str]] = {}
+    for name in marks:
+        grouped.setdefault(name if groups is None else groups[name], []).append(name)
+    for group, names in grouped.items():
+        if odd := [name for name in names if not np.array_equal(marks[name], marks[names[0]])]:
+            raise ValueError(f"runs of group {group!r} must have the same steps, got others for {odd[0]!r}")
+    return grouped
+
+
+def _group_lines(
+    axes: Axes, ends: Floats, lines: Sequence[Floats], name: str, look: Mapping[str, Any]
+) -> None:
+    """Draw the runs of one group thin and their mean bold (a run alone is its own mean), a star on its peak."""
+    if len(lines) > 1:
+        for line in lines:
+            axes.plot(ends, line, color=look["color"], linewidth=0.8, alpha=0.55)
+        look = {**look, "linewidth": 1.8, "markersize": 3}
+    stacked = np.array(lines)
+    # where no run has a value the mean has none
+    known = np.isfinite(stacked)
+    mean = np.where(known.any(0), np.nan_to_num(stacked).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    axes.plot(ends, mean, label=name, **look)
+    if np.nan_to_num(mean).max(initial=0) > 0:
+        peak = int(np.nanargmax(mean))
+        axes.plot(ends[peak], mean[peak], **{**peak_style(look["color"]), "markersize": 11})
 
 
 def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
@@ -284,7 +423,7 @@ def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
     return f"layer {layer}" + (f" (missing: {textwrap.shorten(', '.join(missing), 18)})" if missing else "")
 
 
-def _run_style(number: int) -> dict[str, Any]:
+def run_style(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of a run; together they repeat after 28 runs."""
     which = number % len(RUN_COLOURS)
     return {
@@ -315,7 +454,7 @@ def _velocity_remark(steps: Floats, lines: Sequence[Floats]) -> str:
     return "every velocity is 0: nothing moved" if not np.nanmax(np.abs(values)) > 0 else ""
 
 
-def _from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
+def from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
     """Start the velocity axis at 0: it is a distance, and a cut axis makes noise look like a burst."""
     values = np.concatenate([*lines, np.zeros(1)])
     axes.set_ylim(0, 1.08 * float(np.nanmax(values)) or 1.0)
@@ -331,7 +470,7 @@ def _shade_first_third(panels: Sequence[Axes], steps: Floats) -> float | None:
     return third
 
 
-def _step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats, width: float) -> str:
+def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats, width: float) -> str:
     """Set the step axis of all panels (scale, limits, labels that fit in ``width`` inches); return its label.
 
     Schedules are dense early. On a linear axis the dense window is a smear at the left edge; a logarithm has
@@ -346,7 +485,7 @@ def _step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats
     if window:
         label += f" (linear to {first + window:g}, then log)"
     forward, inverse = _linear_then_log(first, window or last - first)
-    ticks = steps[_thinned(forward(steps), float(forward(last)), steps, width)]
+    ticks = steps[thinned(forward(steps), float(forward(last)), steps, width)]
     for axes in panels:
         if window:
             axes.set_xscale("function", functions=(forward, inverse))
@@ -378,7 +517,7 @@ def _linear_then_log(
     return forward, inverse
 
 
-def _thinned(places: Floats, length: float, steps: Floats, width: float) -> NDArray[np.intp]:
+def thinned(places: Floats, length: float, steps: Floats, width: float) -> NDArray[np.intp]:
     """Choose the steps whose labels fit on an axis ``width`` inches wide: the ends, then round numbers."""
     halves = np.array([0.04 * len(f"{step:g}") + 0.05 for step in steps]) / width * (length or 1)
     order = sorted(range(1, len(steps) - 1), key=lambda index: -_roundness(float(steps[index])))
@@ -394,7 +533,8 @@ def _roundness(step: float) -> float:
     return max((d * 10.0**p for p in range(9) for d in (1, 2, 5) if step % (d * 10**p) == 0), default=0)
 
 
-def _steps(steps: ArrayLike, name: str) -> Floats:
+def step_marks(steps: ArrayLike, name: str) -> Floats:
+    """Check steps; an error calls them `name`."""
     marks = np.asarray(steps, dtype=np.float64)
     if marks.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {marks.shape}")
@@ -412,8 +552,13 @@ def _values(values: ArrayLike, steps: Floats, name: str) -> Floats:
     return np.where(np.isfinite(line), line, np.nan)
 
 
+def _behaviour(behaviour: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
+    steps = step_marks(behaviour[0], "behaviour steps")
+    return steps, _values(behaviour[1], steps, "behaviour values")
+
+
 def _loss(loss: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
-    steps = _steps(loss[0], "loss steps")
+    steps = step_marks(loss[0], "loss steps")
     values = np.asarray(loss[1], dtype=np.float64)
     if values.shape != steps.shape:
         raise ValueError(f"loss values must have shape {steps.shape} (one a step), got {values.shape}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Beside every number that a run holds: what it is, with its unit.
@@ -18,6 +18,18 @@ DEFINITIONS = {
     "concentration when its terms are permuted, and what a steady change gives per step",
     "floor": "f of the least-squares fit v^2 = f^2 + (rate x optimiser steps of the interval)^2 with neither "
     "below 0; 0 where all intervals are equally long, which leaves it undetermined; filtration distance",
+    "concentration_p": "one-sided p of the concentration when the velocities come in any order (for _per_step, the "
+    "rates); consecutive velocities share a checkpoint's noise, so it is too small under noise alone, which the claim "
+    "`early` guards against; _holm: adjusted for the number of layers",
+    "stabilised_step": "optimiser step after which every velocity stays below their median + 10 % of their peak",
+    "straightness": "displacement at the end as a share of the summed velocities",
+    "sampling_floor": "mean H1 distance of two disjoint sets of prompts at the first checkpoint: a yardstick for "
+    "comparisons of different prompts. Velocities compare the same prompts and can be real below it; filtration "
+    "distance",
+    "behaviour": "Jensen-Shannon divergence of the next-token distributions after each prompt, since the checkpoint "
+    "before (velocity) and since the first (displacement); mean over prompts; nats",
+    "velocity_scale_free": "velocity of clouds divided by their median pairwise distance; no unit",
+    "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
 
@@ -30,7 +42,7 @@ def write_note(
     Parameters
     ----------
     findings : mapping
-        What trajectory.json holds: `order`, and `layers` with the numbers of each.
+        What trajectory.json holds: `order`, `claims`, and `layers` with the numbers of each.
     activations, diagrams : mapping
         The manifests of the two sets.
     """
@@ -43,9 +55,11 @@ def write_note(
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
         "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
         "",
-        "| layer | peak at step | peak velocity | concentration | per step | either, if order did not matter "
-        "| from first to last checkpoint |",
-        "|---|---|---|---|---|---|---|",
+        *verdict_table(findings["claims"].values()),
+        "",
+        "| layer | peak at step | peak velocity | in units of other prompts | concentration | per step "
+        "| either, if order did not matter | settled after step | from first to last checkpoint |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, found) for name, found in findings["layers"].items()]
     lines += ["", *_caveats(diagrams["constant_cells"])]
@@ -53,16 +67,35 @@ def write_note(
 
 
 def _row(name: str, found: Mapping[str, Any]) -> str:
+    moved = found["h1_peak_step"] is not None
     cells = [
         str(int(name.removeprefix("layer_"))),
         _number(found["h1_peak_step"], "d"),
         _number(found["h1_peak_velocity"], ".4g"),
+        _number(found["h1_peak_over_sampling_floor"], ".2f"),
         _number(found["h1_concentration"], ".3f"),
         _number(found["h1_concentration_per_step"], ".3f"),
         _number(found["h1_concentration_expected"], ".3f"),
+        "still moving"
+        if moved and found["h1_stabilised_step"] is None
+        else _number(found["h1_stabilised_step"], "d"),
         _number(found["h1_displacement"], ".4g"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Claims with their numbers and rules, as lines of Markdown."""
+    lines = ["| claim | statistic | value | 95 % interval | p | verdict |", "|---|---|---|---|---|---|"]
+    rules = [""]
+    for claim in claims:
+        low, high = claim["low"], claim["high"]
+        interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
+        value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
+        cells = (claim["statement"], claim["statistic"], value, interval, p, f"**{claim['verdict']}**")
+        lines.append(f"| {' | '.join(cells)} |")
+        rules.append(f"- *{claim['statement']}*: {claim['rule']}.")
+    return [*lines, *rules]
 
 
 def _number(value: float | None, spec: str) -> str:
@@ -75,9 +108,11 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
         "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "
         "optimiser steps; it says *early* only where it is well above the expected share beside it.",
         "",
-        "**What this does not show.** One run has no error bars: nothing here is tested against chance, and small "
-        "velocities may be jitter (the per-step column takes out only what a steady change cannot explain). Scale "
-        "is not removed: a cloud that only grows moves too. Topology says nothing of how well the model answers.",
+        "**What this does not show.** One run is one draw of the order of its rows and of its first weights: what it "
+        'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
+        "opposite. Velocities in the table are not freed of scale: a cloud that only grows moves too (see the column "
+        "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by "
+        "less than other prompts would have. Topology says nothing of how well the model answers.",
     ]
     if constant:
         lines += [
@@ -86,3 +121,21 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
             "same state there, so it has no topology to speak of.",
         ]
     return lines
+
+
+def write_comparison_note(facts: Mapping[str, Any]) -> str:
+    """Markdown for a comparison's page, from what comparison.json holds."""
+    lines = [
+        f"### {len(facts['runs'])} runs side by side",
+        "",
+        f"{', '.join(f'`{name}`' for name in facts['runs'])}. Distances are order-{facts['order']:g} Wasserstein with "
+        f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
+        "units of the filtration.",
+        "",
+        *verdict_table(facts["claims"].values()),
+        "",
+    ]
+    for name, step in facts["separated_since"].items():
+        since = f"since step {step}" if step is not None else "at no checkpoint to the end"
+        lines.append(f"- {name}: separated at level {facts['level']:g} {since}.")
+    return "\n".join(lines) + "\n"

@@ -24,14 +24,16 @@ import yaml
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.dynamics.verdicts import TABLE
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
-from topoflow.tracking.note import DEFINITIONS, write_note
+from topoflow.tracking.note import DEFINITIONS, write_comparison_note, write_note
 
 logger = logging.getLogger(__name__)
 
 ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
+COMPARISON_TAG = "topoflow.comparison"
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics in one request
 _BATCH = 1000
@@ -167,16 +169,66 @@ class _Done:
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {made[key]}; bring them up to date with: dvc repro"
                 )
-        chain = {
-            self.diagrams.folder: (self.diagrams.manifest["activations"], self.activations),
-            self.results: (found["diagrams"], self.diagrams),
-        }
-        for folder, (made_from, there) in chain.items():
-            if made_from != there.sha256:
-                raise ValueError(
-                    f"{folder} was made from another {there.folder} (SHA-256 {made_from[:12]}) than the one there "
-                    f"now ({there.sha256[:12]}); bring it up to date with: dvc repro"
-                )
+        self.diagrams.check_made_from(self.activations)
+        if found["diagrams"] != self.diagrams.sha256:
+            raise ValueError(
+                f"{self.results} was made from another {self.diagrams.folder} (SHA-256 {found['diagrams'][:12]}) than "
+                f"the one there now ({self.diagrams.sha256[:12]}); bring it up to date with: dvc repro"
+            )
+
+
+def locate_run(run_id: str) -> tuple[Run, Path]:
+    """The run of a study that an MLflow run holds, and the folder of that study on this machine.
+
+    Raises
+    ------
+    ValueError
+        When there is no such MLflow run, topoflow has not filled it, or its sets are not where they were.
+    """
+    import mlflow
+
+    try:
+        logged = mlflow.MlflowClient().get_run(run_id)
+    except mlflow.MlflowException as error:
+        raise ValueError(
+            f"run id must be that of a run in {mlflow.get_tracking_uri()}: {error.message}"
+        ) from None
+    tags = logged.data.tags
+    if TRAJECTORY_TAG not in tags:
+        raise ValueError(
+            f"run {run_id} must hold the topology of a fine-tuning, and it has no tag {TRAJECTORY_TAG}"
+        )
+    run = Run(tags["topoflow.model"], tags["topoflow.objective"], int(tags["topoflow.seed"]))
+    datasets = logged.inputs.dataset_inputs if logged.inputs else []
+    digest = tags[ACTIVATIONS_TAG][:32]
+    sources = [json.loads(used.dataset.source)["uri"] for used in datasets if used.dataset.digest == digest]
+    root = Path(sources[0]).parents[len(run.folder("activations").parts) - 1]
+    found = root / run.folder("diagrams") / storage.MANIFEST
+    if not found.is_file() or storage.sha256_of_file(found) != tags["topoflow.diagrams"]:
+        raise ValueError(
+            f"run {run_id} ({run}) was made from the diagrams {tags['topoflow.diagrams'][:12]} in "
+            f"{root / run.folder('diagrams')}, and they are not there; bring them back with: dvc checkout"
+        )
+    return run, root
+
+
+def log_comparison(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Log a comparison as an MLflow run of its own, once; returns the run's id."""
+    import mlflow
+
+    mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
+    client = mlflow.MlflowClient()
+    digest = storage.sha256(storage.json_bytes(facts))
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    if there := client.search_runs(experiments, f"tags.`{COMPARISON_TAG}` = '{digest}'"):
+        return str(there[0].info.run_id)
+    run_id = str(client.create_run(_experiment_id(), run_name="comparison").info.run_id)
+    _log_metrics(client, run_id, _claim_metrics(facts["claims"], 0))
+    client.log_artifacts(run_id, str(folder), "comparison")
+    client.set_tag(run_id, NOTE_TAG, write_comparison_note(facts))
+    client.set_tag(run_id, COMPARISON_TAG, digest)
+    client.set_terminated(run_id)
+    return run_id
 
 
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
@@ -301,6 +353,17 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         for name, value in findings.items():
             if value is not None:
                 yield f"trajectory/{name}/{layer}", value, last_step
+    yield from _claim_metrics(facts["claims"], last_step)
+    for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
+        for name in ("velocity", "displacement"):
+            yield f"behaviour/{name}", row[name], int(row["step"])
+
+
+def _claim_metrics(claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
+    for claim, found in claims.items():
+        for name in ("value", "low", "high", "p"):
+            if found[name] is not None:
+                yield f"claims/{claim}/{name}", found[name], step
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
@@ -350,19 +413,24 @@ def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> No
 
 def _write_artifacts(folder: Path, params: Params, done: _Done) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
-    for name in (layout.SUMMARIES_FILE, layout.VELOCITY_FILE, layout.TRAJECTORY_FILE, layout.LOSS_FILE):
-        (folder / name).write_bytes((done.results / name).read_bytes())
+    for path in sorted(done.results.iterdir()):
+        (folder / path.name).write_bytes(path.read_bytes())
     for name, picture in _pictures(params, done).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     findings = layout.read_json(done.results / layout.TRAJECTORY_FILE)
+    layout.write_table(folder / "verdicts.csv", TABLE, _in_order(findings["claims"]))
     note = write_note(findings, done.activations.manifest, done.diagrams.manifest)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
 
 
+def _in_order(claims: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    return [[claim[name] for name in TABLE] for claim in claims.values()]
+
+
 def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
-    from topoflow.tracking import figures, persistence_figures, style
+    from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
 
     order, title, results, stored = (
         params.trajectory.order,
@@ -372,9 +440,33 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     )
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
     _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
+    ends = [
+        layout.read_velocity(results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
+        for end in ("low", "high")
+    ]
+    bands = {layer: (ends[0][layer], ends[1][layer]) for layer in velocity}
+    found = layout.read_json(results / layout.TRAJECTORY_FILE)["layers"]
+    floors = {int(key.removeprefix("layer_")): numbers["h1_sampling_floor"] for key, numbers in found.items()}
     loss = layout.read_table(results / layout.LOSS_FILE)
     losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    behaviour = (steps, np.array([row["velocity"] for row in answers], float)) if answers else None
     layers = list(velocity)
+    rows = layout.read_table(results / layout.DISTANCES_FILE)
+    distances = {layer: np.zeros((len(steps), len(steps))) for layer in layers}
+    places = {int(step): at for at, step in enumerate(steps)}
+    for row in rows:
+        pair = places[int(row["step"])], places[int(row["other_step"])]
+        for i, j in (pair, pair[::-1]):
+            distances[int(row["layer"])][i, j] = row["h1_distance"]
+    rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
+    controls = {
+        name: {
+            kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2)
+            for kind in ("recorded", "matched", "isotropic")
+        }
+        for name in layout.CONTROL_SUMMARIES
+    }
     # the layer that moves most shows best what moving means
     busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
     peak = int(steps[1 + int(np.argmax(velocity[busiest]))])
@@ -385,7 +477,15 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
     drawn = {
         "velocity.png": figures.velocity_figure(
-            steps, velocity, spread, order=order, title=f"H1 velocity, {title}", loss=losses
+            steps,
+            velocity,
+            spread,
+            order=order,
+            title=f"H1 velocity, {title}",
+            bands=bands,
+            floors=floors,
+            behaviour=behaviour,
+            loss=losses,
         ),
         "heatmap.png": figures.heatmap_figure(
             steps,
@@ -393,6 +493,12 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
             np.array([velocity[layer] for layer in layers]),
             label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
             title=f"H1 velocity by layer, {title}",
+        ),
+        "distances.png": checkpoint_figures.distances_figure(
+            steps, distances, order=order, title=f"Distances between checkpoints, {title}"
+        ),
+        "controls.png": checkpoint_figures.controls_figure(
+            layers, (int(steps[0]), int(steps[-1])), controls, title=f"Against Gaussian clouds, {title}"
         ),
         "diagrams.png": persistence_figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         "barcodes.png": persistence_figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),

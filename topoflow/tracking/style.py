@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -119,3 +119,9 @@ def note(axes: Axes, remark: str) -> None:
     if remark:
         box = {"facecolor": "white", "edgecolor": GREY, "linewidth": 0.6, "boxstyle": "round"}
         axes.text(0.5, 0.5, remark, ha="center", va="center", transform=axes.transAxes, bbox=box, zorder=6)
+
+
+def legend_columns(labels: Sequence[str], most: int = 3) -> int:
+    """How many columns of a legend fit beneath a figure of the usual width."""
+    widest = 0.5 + 0.068 * max(map(len, labels), default=0)  # inches
+    return max(1, min(most, int(WIDTH / widest)))

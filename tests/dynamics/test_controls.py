@@ -1,0 +1,196 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import pdist
+
+from topoflow.dynamics.controls import (
+    gaussian_cloud,
+    geometric_baselines,
+    median_distance,
+    partial_rank_correlation,
+)
+
+reproducible = settings(deadline=None, derandomize=True, max_examples=50)
+
+
+def stretched_cloud(n_points, n_coordinates, seed=0):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(n_coordinates, n_coordinates)) * np.geomspace(1, 30, n_coordinates)
+    return rng.uniform(-1, 1, size=(n_points, n_coordinates)) @ mixing + 100
+
+
+class TestGaussianCloud:
+    @pytest.mark.parametrize("covariance", ["isotropic", "matched"])
+    @pytest.mark.parametrize("shape", [(50, 4), (20, 300), (1, 3), (2, 1)])
+    def test_size_mean_and_total_variance_are_the_clouds(self, covariance, shape):
+        cloud = stretched_cloud(*shape)
+        found = gaussian_cloud(cloud, 3, covariance)
+        assert found.shape == shape
+        np.testing.assert_allclose(found.mean(axis=0), cloud.mean(axis=0), rtol=1e-10)
+        assert found.var(axis=0).sum() == pytest.approx(cloud.var(axis=0).sum(), rel=1e-10, abs=1e-12)
+
+    def test_matched_clouds_have_the_covariance_on_average(self):
+        cloud = stretched_cloud(200, 3)
+        found = np.mean([np.cov(gaussian_cloud(cloud, seed, "matched").T) for seed in range(200)], axis=0)
+        wanted = np.cov(cloud.T)
+        scale = np.sqrt(np.outer(np.diagonal(wanted), np.diagonal(wanted)))
+        np.testing.assert_allclose(found / scale, wanted / scale, atol=0.03)
+
+    def test_isotropic_clouds_have_none_on_average(self):
+        cloud = stretched_cloud(200, 3)
+        found = np.mean([np.cov(gaussian_cloud(cloud, seed).T) for seed in range(200)], axis=0)
+        np.testing.assert_allclose(found / (np.trace(np.cov(cloud.T)) / 3), np.eye(3), atol=0.03)
+
+    def test_a_matched_cloud_is_gaussian_where_the_cloud_is_not(self):
+        found = gaussian_cloud(stretched_cloud(2000, 2), 0, "matched")
+        assert stats.kurtosis(stretched_cloud(2000, 2)).max() < -0.5
+        assert stats.normaltest(found).pvalue.min() > 0.01
+
+    def test_a_matched_cloud_stays_in_the_directions_of_the_cloud(self):
+        cloud = np.zeros((12, 500))
+        cloud[:, [3, 7]] = stretched_cloud(12, 2)
+        found = gaussian_cloud(cloud, 0, "matched")
+        assert not np.delete(found, [3, 7], axis=1).any()
+        assert np.linalg.matrix_rank(found - found.mean(axis=0)) == 2
+
+    def test_one_point_many_times_stays_one_point(self):
+        np.testing.assert_array_equal(
+            gaussian_cloud(np.full((5, 3), 2.0), 0, "matched"), np.full((5, 3), 2.0)
+        )
+
+    def test_a_seed_repeats_it_and_another_does_not(self):
+        cloud = stretched_cloud(10, 2)
+        np.testing.assert_array_equal(gaussian_cloud(cloud, 1), gaussian_cloud(cloud, 1))
+        assert (gaussian_cloud(cloud, 1) != gaussian_cloud(cloud, 2)).all()
+
+    def test_malformed_arguments_are_named(self):
+        with pytest.raises(ValueError, match="covariance must be one of isotropic, matched, got 'full'"):
+            gaussian_cloud([[1.0]], covariance="full")
+        with pytest.raises(ValueError, match="cloud must have shape"):
+            gaussian_cloud([1.0])
+
+
+class TestGeometricBaselines:
+    def test_a_translation_drifts_and_changes_nothing_else(self):
+        cloud = stretched_cloud(30, 3)
+        found = geometric_baselines([cloud, cloud + np.array([2.0, 3.0, 6.0])])
+        np.testing.assert_allclose(found.centroid_drift, 7)
+        np.testing.assert_allclose(found.variance_change, 0, atol=1e-9)
+        np.testing.assert_allclose(found.distance_change, 0, atol=1e-9)
+
+    def test_a_scaling_about_the_mean_does_not_drift(self):
+        cloud = stretched_cloud(30, 3)
+        found = geometric_baselines([cloud, cloud.mean(axis=0) + 3 * (cloud - cloud.mean(axis=0))])
+        np.testing.assert_allclose(found.centroid_drift, 0, atol=1e-9)
+        np.testing.assert_allclose(found.variance_change, 8 * cloud.var(axis=0).sum())
+        np.testing.assert_allclose(found.distance_change, 2 * pdist(cloud).mean())
+
+    def test_a_shrinking_cloud_changes_as_much_as_a_growing_one(self):
+        clouds = [stretched_cloud(30, 3) * scale for scale in (1, 2, 1)]
+        found = geometric_baselines(cloud for cloud in clouds)
+        for change in (found.centroid_drift, found.variance_change, found.distance_change):
+            assert change.shape == (2,)
+            assert change[0] == pytest.approx(change[1])
+
+    def test_malformed_clouds_are_named(self):
+        with pytest.raises(
+            ValueError, match=r"clouds must be two or more of one shape, got 1 with .*\(4, 2\)"
+        ):
+            geometric_baselines([np.eye(4, 2)])
+        with pytest.raises(ValueError, match=r"got 2 with the shapes \[\(3, 2\), \(4, 2\)\]"):
+            geometric_baselines([np.eye(4, 2), np.eye(3, 2)])
+
+
+class TestMedianDistance:
+    @reproducible
+    @given(seed=st.integers(0, 99), n_points=st.integers(2, 20), scale=st.floats(1e-100, 1e100))
+    def test_it_is_the_median_of_scipys_distances_at_every_scale(self, seed, n_points, scale):
+        cloud = np.random.default_rng(seed).normal(size=(n_points, 3))
+        assert median_distance(scale * cloud) == pytest.approx(scale * np.median(pdist(cloud)), rel=1e-9)
+
+    def test_points_that_coincide_have_none(self):
+        assert median_distance(np.ones((4, 2))) == 0
+
+    def test_one_point_is_not_enough(self):
+        with pytest.raises(ValueError, match="cloud must hold at least two points, got 1"):
+            median_distance([[1.0]])
+
+
+class TestPartialRankCorrelation:
+    @reproducible
+    @given(seed=st.integers(0, 999), ties=st.booleans())
+    def test_it_is_the_formula_of_three_correlations(self, seed, ties):
+        x, y, z = np.random.default_rng(seed).normal(size=(3, 15))
+        x, y, z = (x + z, y - z, np.round(z)) if ties else (x + z, y - z, z)
+        xy, xz, yz = (stats.spearmanr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
+        expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+        assert partial_rank_correlation(x, y, z, n_permutations=9).statistic == pytest.approx(expected)
+
+    def test_it_is_in_the_inverse_of_the_correlation_matrix_for_many_given(self):
+        data = np.random.default_rng(0).normal(size=(14, 5)) @ np.random.default_rng(1).normal(size=(5, 5))
+        inverse = np.linalg.inv(stats.spearmanr(data).statistic)
+        expected = -inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1])
+        found = partial_rank_correlation(data[:, 0], data[:, 1], data[:, 2:], n_permutations=9)
+        assert found.statistic == pytest.approx(expected)
+
+    def test_with_nothing_given_it_is_scipys_spearman_and_permutation_p(self):
+        x, y = np.random.default_rng(2).normal(size=(2, 12))
+        y = y + 0.6 * x
+        found = partial_rank_correlation(x, y, np.empty((12, 0)), n_permutations=20_000)
+        witness = stats.permutation_test(
+            (x,),
+            lambda a: stats.spearmanr(a, y).statistic,
+            permutation_type="pairings",
+            n_resamples=4000,
+            rng=0,
+        )
+        assert found.statistic == pytest.approx(stats.spearmanr(x, y).statistic)
+        assert found.p_value == pytest.approx(witness.pvalue, abs=0.02)
+
+    @reproducible
+    @given(seed=st.integers(0, 999))
+    def test_it_sees_ranks_only(self, seed):
+        x, y, z = np.random.default_rng(seed).normal(size=(3, 12))
+        first = partial_rank_correlation(x, y, z, n_permutations=99)
+        again = partial_rank_correlation(np.exp(x), y**3, 5 * z - 2, n_permutations=99)
+        assert again == first
+
+    def test_a_common_cause_is_taken_out(self):
+        rng = np.random.default_rng(0)
+        common = np.arange(40.0)
+        x, y = common + rng.normal(size=(2, 40))
+        assert stats.spearmanr(x, y).pvalue < 1e-6
+        assert partial_rank_correlation(x, y, common).p_value > 0.05
+
+    def test_a_given_series_twice_counts_once(self):
+        x, y, z = np.random.default_rng(3).normal(size=(3, 12))
+        once, twice = (partial_rank_correlation(x, y, given) for given in (z, np.stack([z, 2 * z], axis=1)))
+        assert twice.statistic == pytest.approx(once.statistic)
+
+    @pytest.mark.parametrize("x", [np.ones(9), np.arange(9.0), -np.arange(9.0)])
+    def test_where_nothing_is_left_it_is_missing(self, x):
+        found = partial_rank_correlation(x, np.random.default_rng(0).normal(size=9), np.arange(9.0))
+        assert math.isnan(found.statistic)
+        assert math.isnan(found.p_value)
+
+    def test_beside_a_moderate_common_cause_the_p_value_keeps_its_level(self):
+        rng = np.random.default_rng(0)
+        p = []
+        for _ in range(400):
+            x, y, z = rng.normal(size=(3, 13))
+            p.append(partial_rank_correlation(x + z / 2, y + z / 2, z, n_permutations=199).p_value)
+        assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
+
+    def test_malformed_series_are_named(self):
+        with pytest.raises(ValueError, match=r"got y of shape \(4,\)"):
+            partial_rank_correlation(np.arange(5), np.arange(4), np.arange(5))
+        with pytest.raises(ValueError, match=r"got given of shape \(4, 1\)"):
+            partial_rank_correlation(np.arange(5), np.arange(5), np.arange(4))
+        with pytest.raises(ValueError, match="x must have at least 5 values, three more than given, got 4"):
+            partial_rank_correlation(np.arange(4), np.arange(4), np.ones((4, 2)))
+        with pytest.raises(ValueError, match="x must hold finite real numbers"):
+            partial_rank_correlation([1, 2, 3, math.nan], np.arange(4), np.arange(4))

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from topoflow.dynamics.cells import cell_diagrams, cell_distances
+from topoflow.dynamics.prompts import prompt_bands, sampling_floor
+from topoflow.topology.distances import wasserstein_distance
+from topoflow.topology.persistence import vietoris_rips_diagrams
+from topoflow.topology.point_clouds import subsample_plan
+
+
+def some_cloud(seed=0, n_points=60, n_coordinates=3):
+    return np.random.default_rng(seed).normal(size=(n_points, n_coordinates))
+
+
+class TestSamplingFloor:
+    def test_two_halves_are_the_distance_of_their_diagrams(self):
+        # Four points, two halves of two: three ways to halve them, so the floor is a mean over known distances.
+        cloud = np.array([[0.0], [1.0], [3.0], [7.0]])
+        ways = []
+        for half in ([0, 1], [0, 2], [0, 3]):
+            rest = [i for i in range(4) if i not in half]
+            a, b = (vietoris_rips_diagrams(cloud[part])[0] for part in (half, rest))
+            ways.append(wasserstein_distance(a, b))
+        found = sampling_floor(cloud, subsample_size=2, n_pairs=200)
+        assert not found.is_approximate
+        assert found.disjoint[0] == pytest.approx(np.mean(ways), rel=0.1)
+        assert found.disjoint_quantiles[1, 0] == pytest.approx(np.median(ways))
+        assert found.disjoint[1] == 0
+
+    def test_sets_that_share_prompts_are_nearer_than_disjoint_ones(self):
+        found = sampling_floor(some_cloud(), subsample_size=28, n_pairs=60)
+        assert (found.resampled < found.disjoint).all()
+        for quantiles in (found.disjoint_quantiles, found.resampled_quantiles):
+            assert quantiles.shape == (3, 2)
+            assert (np.diff(quantiles, axis=0) >= 0).all()
+
+    def test_a_size_that_does_not_fit_twice_is_replaced_and_said(self):
+        found = sampling_floor(some_cloud(n_points=31), subsample_size=20, n_pairs=3)
+        assert (found.subsample_size, found.is_approximate) == (15, True)
+        assert sampling_floor(some_cloud(n_points=31), subsample_size=15, n_pairs=3).is_approximate is False
+
+    def test_it_scales_with_the_cloud_and_a_constant_cloud_has_none(self):
+        once, thrice = (sampling_floor(scale * some_cloud(), 20, n_pairs=4) for scale in (1, 3))
+        np.testing.assert_allclose(thrice.disjoint, 3 * once.disjoint, rtol=1e-9)
+        assert not sampling_floor(np.ones((10, 4)), 5).disjoint.any()
+
+    def test_a_seed_repeats_it(self):
+        first, again, other = (sampling_floor(some_cloud(), 20, 4, seed=seed) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(first.disjoint, again.disjoint)
+        assert (first.disjoint != other.disjoint).any()
+
+    def test_malformed_arguments_are_named(self):
+        with pytest.raises(ValueError, match="cloud must hold at least two points, got 1"):
+            sampling_floor([[1.0, 2.0]])
+        with pytest.raises(ValueError, match="n_pairs must be a whole number, 1 or more, got 0"):
+            sampling_floor(some_cloud(), 20, n_pairs=0)
+
+
+class TestPromptBands:
+    @pytest.mark.parametrize("dimension", [0, 1])
+    def test_the_velocity_is_that_of_the_plan(self, dimension):
+        clouds, plan = [some_cloud(seed) for seed in range(3)], subsample_plan(60, 6, 20)
+        found = prompt_bands(clouds, plan, n_replicates=3, n_subsamples=2, dimension=dimension)
+        cells = [cell_diagrams(cloud, plan) for cloud in clouds]
+        expected = [cell_distances(cells[t], cells[t + 1], dimension).mean() for t in (0, 1)]
+        np.testing.assert_allclose(found.velocity, expected, rtol=1e-12)
+
+    def test_bands_surround_the_velocity_and_widen_with_the_level(self):
+        clouds, plan = [some_cloud(seed) for seed in range(2)], subsample_plan(60, 6, 20)
+        narrow, wide = (prompt_bands(clouds, plan, n_replicates=8, level=level) for level in (0.5, 0.99))
+        assert 0 <= wide.lower[0] < narrow.lower[0] < narrow.velocity[0] < narrow.upper[0] < wide.upper[0]
+
+    def test_no_change_has_no_band(self):
+        cloud = some_cloud()
+        found = prompt_bands([cloud, cloud], subsample_plan(60, 4, 20), n_replicates=3)
+        assert not found.upper.any()
+
+    def test_subsamples_larger_than_half_the_prompts_still_have_bands(self):
+        clouds = [some_cloud(seed, n_points=24) for seed in range(2)]
+        assert prompt_bands(clouds, subsample_plan(24, 4, 18), n_replicates=6).standard_error[0] > 0
+
+    @pytest.mark.parametrize(
+        ("clouds", "plan", "changes", "message"),
+        [
+            (
+                [some_cloud()],
+                [[0, 1], [1, 2]],
+                {},
+                "clouds must hold those of at least two checkpoints, got 1",
+            ),
+            (
+                [some_cloud(), some_cloud(n_points=61)],
+                [[0, 1], [1, 2]],
+                {},
+                "same prompts, got 60 and 61 points",
+            ),
+            (
+                [some_cloud()] * 2,
+                [[0, 1]],
+                {},
+                r"plan must hold at least two subsamples .*got shape \(1, 2\)",
+            ),
+            ([some_cloud()] * 2, [[0, 1], [1, 2]], {"level": 1}, "level must be between 0 and 1, got 1"),
+            ([some_cloud()] * 2, [[0, 1], [1, 2]], {"dimension": 2}, "dimension must be 0 or 1, got 2"),
+            (
+                [some_cloud()] * 2,
+                [[0, 1], [1, 2]],
+                {"n_replicates": 1},
+                "n_replicates must be a whole number, 2",
+            ),
+        ],
+    )
+    def test_malformed_arguments_are_named(self, clouds, plan, changes, message):
+        with pytest.raises(ValueError, match=message):
+            prompt_bands(clouds, plan, **changes)
+
+    @pytest.mark.slow
+    def test_bands_cover_the_velocity_of_all_prompts_there_could_be(self):
+        """Nominal 95 %; the standard error is checked against the spread of independent sets of prompts."""
+
+        def two_checkpoints(seed, n_prompts):
+            rng = np.random.default_rng(seed)
+            before = rng.normal(size=(n_prompts, 3))
+            return before, before * [1.4, 1.0, 0.8] + 0.2 * rng.normal(size=before.shape)
+
+        many = prompt_bands(
+            two_checkpoints(10**6, 4000), subsample_plan(4000, 3000, 20), n_replicates=2, n_subsamples=2
+        )
+        truth = many.velocity[0]
+        found = [prompt_bands(two_checkpoints(s, 80), subsample_plan(80, 32, 20)) for s in range(200)]
+        covered = np.mean([bands.lower[0] <= truth <= bands.upper[0] for bands in found])
+        spread = np.std([bands.velocity[0] for bands in found])
+        said = np.sqrt(np.mean([bands.standard_error[0] ** 2 for bands in found]))
+        print(
+            f"\nbands: coverage {covered:.3f} of nominal 0.95, standard error {said:.4f}, truly {spread:.4f}"
+        )
+        assert 0.92 <= covered <= 0.99
+        assert 0.9 * spread <= said <= 1.3 * spread

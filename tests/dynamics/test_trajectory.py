@@ -1,0 +1,139 @@
+"""One run, from clouds to claims, on planted truth; each number against the function that defines it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.claims import early_test
+from topoflow.dynamics.controls import gaussian_cloud
+from topoflow.dynamics.trajectory import claims_of_run, describe_layer, describe_run, follow_layer
+from topoflow.dynamics.velocity import concentration, fitted_floor, velocity_per_step
+from topoflow.topology.point_clouds import subsample_plan
+
+PLAN = subsample_plan(60, n_subsamples=6, subsample_size=30, seed=1)
+STEPS = [*range(13)]
+
+
+def run(kind, seed=0, n_layers=2):
+    """Two layers of a run of 13 checkpoints: `early` moves to step 4 and rests, `still` does not move at all."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for _ in range(n_layers):
+        start, way = rng.normal(size=(60, 4)), rng.normal(size=(60, 4))
+        far = {"early": np.minimum(STEPS, 4), "steady": np.array(STEPS), "still": np.zeros(13)}[kind]
+        noise = 0.02 * rng.normal(size=(13, 60, 4)) * (kind != "still")
+        layers.append([start + 0.2 * f * way + e for f, e in zip(far, noise, strict=True)])
+    return layers
+
+
+def followed(kind, **options):
+    return [
+        follow_layer(clouds, [cell_diagrams(c, PLAN) for c in clouds], PLAN, n_replicates=4, **options)
+        for clouds in run(kind)
+    ]
+
+
+@pytest.fixture(scope="module")
+def early():
+    return followed("early")
+
+
+def test_each_series_is_what_its_name_says(early):
+    clouds = run("early")[1]
+    cells = [cell_diagrams(cloud, PLAN) for cloud in clouds]
+    layer = early[1]
+    for h in (0, 1):
+        velocity = [cell_distances(a, b, h).mean() for a, b in itertools.pairwise(cells)]
+        displacement = [cell_distances(cells[0], b, h).mean() for b in cells[1:]]
+        assert layer.series[f"h{h}_velocity"] == pytest.approx(velocity)
+        assert layer.series[f"h{h}_displacement"] == pytest.approx(displacement)
+    assert layer.distances[3, 9] == pytest.approx(cell_distances(cells[3], cells[9], 1).mean())
+    assert np.allclose(layer.summaries[7], summarise_cell(cells[7]), equal_nan=True)
+    drift = np.linalg.norm(clouds[1].mean(axis=0) - clouds[0].mean(axis=0))
+    assert layer.series["centroid_drift"][0] == pytest.approx(drift)
+    matched = cell_diagrams(gaussian_cloud(clouds[-1], 0, "matched"), PLAN)
+    assert np.allclose(layer.controls["matched"][1], summarise_cell(matched), equal_nan=True)
+    low, high = layer.series["h1_velocity_low"], layer.series["h1_velocity_high"]
+    assert (low <= layer.series["h1_velocity"]).all()
+    assert (layer.series["h1_velocity"] <= high).all()
+
+
+def test_a_growing_cloud_moves_but_not_once_its_scale_is_taken_out():
+    cloud = run("still")[0][0]
+    clouds = [cloud * factor for factor in (1, 2, 3)]
+    layer = follow_layer(clouds, [cell_diagrams(c, PLAN) for c in clouds], PLAN, n_replicates=0)
+    assert layer.series["h1_velocity"].min() > 0.1
+    assert layer.series["h1_velocity_scale_free"] == pytest.approx([0, 0], abs=1e-12)
+    assert np.isnan(layer.series["h1_velocity_low"]).all()  # no bands were asked for
+
+
+def test_a_constant_layer_is_missing_and_not_zero():
+    clouds = [np.ones((60, 4)) * k for k in (1, 2, 3, 4)]
+    layer = follow_layer(clouds, [cell_diagrams(c, PLAN) for c in clouds], PLAN, n_replicates=4)
+    assert np.isnan(layer.series["h1_velocity_scale_free"]).all()
+    found = describe_run([layer], range(4))[0]
+    assert found["h1_concentration"] is None
+    assert found["h1_concentration_p_holm"] is None
+    assert found["h1_peak_over_sampling_floor"] is None
+    claims = claims_of_run([layer], range(4), [0.1, 0.2, 0.1])
+    assert {verdict.verdict for verdict in claims.verdicts} == {"cannot tell"}
+    assert claims.numbers["settled"] is None
+
+
+def test_subsamples_as_large_as_the_cloud_leave_no_other_prompts_for_bands():
+    plan = subsample_plan(20, 2, 20, seed=0)
+    clouds = [cloud[:20] for cloud in run("steady")[0][:3]]
+    layer = follow_layer(clouds, [cell_diagrams(c, plan) for c in clouds], plan)
+    assert np.isnan(layer.series["h1_velocity_low"]).all()
+    assert layer.floor > 0
+
+
+def test_the_numbers_of_a_layer_are_those_of_their_functions():
+    velocity, steps = np.array([3.0, 5.0, 1.0, 0.5, 0.5]), [0, 1, 2, 4, 8, 16]
+    found = describe_layer(velocity, [3, 6, 5, 5, 4], steps)
+    floor = fitted_floor(velocity, steps)
+    assert found["concentration"] == concentration(velocity, steps)
+    assert found["floor"] == floor
+    assert found["concentration_per_step"] == concentration(velocity_per_step(velocity, steps, floor), steps)
+    assert (found["peak_step"], found["peak_velocity"]) == (2, 5.0)
+    assert (found["path_length"], found["displacement"], found["straightness"]) == (10.0, 4.0, 0.4)
+
+
+def test_a_steady_change_on_a_dense_early_schedule_is_no_early_burst():
+    """The trap of PROTOCOL: a constant velocity, divided by gaps, looks like a burst."""
+    steps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 40, 48]
+    constant = describe_layer(np.full(13, 2.0), np.arange(13), steps)
+    assert constant["concentration_per_step"] is None  # it is all floor
+    steady = describe_layer(0.5 * np.diff(steps), np.arange(13), steps)
+    assert steady["concentration_per_step"] == pytest.approx(steady["concentration_expected"])
+
+
+def test_an_early_burst_is_called_early_and_settled_and_a_steady_change_is_not(early):
+    burst = claims_of_run(early, STEPS)
+    steady = claims_of_run(followed("steady"), STEPS)
+    assert {v.claim: v.verdict for v in burst.verdicts} == {"early": "supported", "transient": "supported"}
+    assert {v.claim: v.verdict for v in steady.verdicts}["early"] == "not supported"
+    velocity = np.array([layer.series["h1_velocity"] for layer in early])
+    test = early_test(velocity, STEPS, np.array([layer.distances for layer in early]))
+    assert burst.verdicts[0].p == test.p_value
+    assert burst.numbers["concentration"] == pytest.approx(
+        np.mean([concentration(row, STEPS) for row in velocity])
+    )
+
+
+def test_behaviour_adds_when_it_peaks_and_what_geometry_does_not_explain(early):
+    answers = np.exp(-np.arange(12.0))
+    claims = claims_of_run(early, STEPS, answers)
+    assert [verdict.claim for verdict in claims.verdicts] == [
+        "early",
+        "transient",
+        "leads",
+        "beyond_geometry",
+    ]
+    assert claims.numbers["behaviour_peak_step"] == 1
+    assert claims.numbers["peak_difference"] == claims.numbers["peak_step"] - 1
+    assert claims.verdicts[2].verdict == "cannot tell"  # of one run
+    assert not math.isnan(claims.verdicts[3].value)

@@ -1,0 +1,353 @@
+"""Several runs side by side: opens their sets, refuses what cannot be compared, and writes comparison/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow import layout, storage
+from topoflow.compute import map_cells
+from topoflow.config import Params
+from topoflow.dynamics.comparison import (
+    LabelComparison,
+    compare_labels,
+    effects,
+    pairs_of,
+    runs_at_each_checkpoint,
+    summary_energy,
+)
+from topoflow.dynamics.verdicts import (
+    TABLE,
+    Verdict,
+    early_in_runs,
+    leads_in_runs,
+    separation_verdict,
+    table_rows,
+    transient_in_runs,
+)
+from topoflow.layout import Run, write_table
+
+# Of each cell: the mean over a quarter of the overlapping subsamples is hardly less certain, and four times cheaper.
+_SUBSAMPLES = 16
+# Of the classifier: groups of prompts to leave out (fewer could not give p <= 0.05), and points of a subsample.
+_PROMPT_GROUPS, _GROUPED_SIZE, _LEAST_SIZE = 6, 80, 12
+_CLASSIFIER_PERMUTATIONS = 99
+# What must be equal for a distance between two runs to mean anything.
+_MUST_MATCH = {
+    "prompts_sha256": "evaluation prompts",
+    "layers": "layers",
+    "steps": "checkpoints",
+    "plan_sha256": "subsample plan",
+    "complex": "filtration",
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a comparison: its sets, and what its trajectory says."""
+
+    run: Run
+    activations: storage.StoredSet
+    diagrams: storage.StoredSet
+    results: Path
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, run: Run, root: Path = Path()) -> Member:
+        results = root / run.folder("results")
+        facts = layout.read_json(results / layout.TRAJECTORY_FILE)
+        diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
+        if facts["diagrams"] != diagrams.sha256:
+            raise ValueError(
+                f"{results} was made from other diagrams than {diagrams.folder}; bring it up to date with: dvc repro"
+            )
+        activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
+        diagrams.check_made_from(activations)
+        return cls(run, activations, diagrams, results, facts)
+
+
+def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+    """Compare runs and write tables, facts and verdicts into `folder`; returns the facts.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer than two runs, one twice, or two that cannot be compared; what differs is named.
+    """
+    _check_comparable(members)
+    first = members[0]
+    layers, steps, n_runs = first.diagrams.layers, first.diagrams.steps, len(members)
+    level, seed = params.trajectory.level, params.seed
+    tasks = (
+        (
+            [member.diagrams.diagrams(step, layer) for member in members for step in steps],
+            1,
+            first.facts["order"],
+            min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"]),
+        )
+        for layer in layers
+    )
+    matrices = list(map_cells(_distance_matrix, tasks, len(layers), params.compute, "distances of all runs"))
+    distances = np.array([runs_at_each_checkpoint(matrix, n_runs) for matrix in matrices])
+
+    seeds = [member.run.seed for member in members]
+    found: dict[str, LabelComparison] = {}
+    for claim, labels in _labellings(members).items():
+        for name, places in labels:
+            chosen = [members[at] for at in places]
+            compared = compare_labels(
+                distances[:, :, places][..., places],
+                [_label(claim, member) for member in chosen],
+                [seeds[at] for at in places],
+                steps,
+                level=level,
+                seed=seed,
+            )
+            if compared is not None:
+                found[name] = compared
+    verdicts = _verdicts(members, found, level, seed)
+    _write_tables(folder, members, layers, steps, matrices, found)
+    _write_effects(folder, members, seed)
+    _write_classification(folder, params, members)
+    write_table(folder / "verdicts.csv", TABLE, table_rows(verdicts))
+    facts = {
+        "order": first.facts["order"],
+        "ground_metric": "euclidean",
+        "level": level,
+        "n_subsamples": min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"]),
+        "runs": {str(member.run): member.facts["pooled"] for member in members},
+        "claims": {verdict.claim: asdict(verdict) for verdict in verdicts},
+        "separated_since": {name: compared.onset.step for name, compared in found.items()},
+    }
+    storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(facts))
+    return facts
+
+
+def _distance_matrix(cells: Any, dimension: int, order: float, n_subsamples: int) -> npt.NDArray[np.float64]:
+    from topoflow.dynamics.embedding import diagram_distance_matrix
+
+    return diagram_distance_matrix(cells, dimension, order, n_subsamples)
+
+
+def _check_comparable(members: Sequence[Member]) -> None:
+    names = [str(member.run) for member in members]
+    if len(members) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"runs must be two or more, each of another model, objective or seed, got {names}")
+    first = members[0]
+    for member in members[1:]:
+        theirs = {**member.diagrams.manifest, "order": member.facts["order"]}
+        ours = {**first.diagrams.manifest, "order": first.facts["order"]}
+        for key, what in {**_MUST_MATCH, "order": "order of the Wasserstein distance"}.items():
+            if theirs[key] != ours[key]:
+                raise ValueError(
+                    f"runs must have the same {what} to be compared, and {first.run} has {ours[key]} and "
+                    f"{member.run} has {theirs[key]}"
+                )
+
+
+def _label(claim: str, member: Member) -> str:
+    return member.run.model if claim == "models" else member.run.objective
+
+
+def _claim(members: Sequence[Member]) -> str:
+    """What pairs of runs are compared by: objectives, or models where there is one objective."""
+    return "objectives" if len({member.run.objective for member in members}) > 1 else "models"
+
+
+def _labellings(members: Sequence[Member]) -> dict[str, list[tuple[str, list[int]]]]:
+    """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective."""
+    labellings: dict[str, list[tuple[str, list[int]]]] = {"objectives": [], "models": []}
+    for claim, fixed in (("objectives", "model"), ("models", "objective")):
+        for value in dict.fromkeys(getattr(member.run, fixed) for member in members):
+            places = [at for at, member in enumerate(members) if getattr(member.run, fixed) == value]
+            labels = [_label(claim, members[at]) for at in places]
+            if len(set(labels)) < 2:
+                continue
+            labellings[claim].append((f"{claim} of {value}", places))
+            if len(set(labels)) > 2:
+                labellings[claim] += [
+                    (f"{a} and {b} of {value}", [places[at] for at in pair])
+                    for a, b, pair in pairs_of(labels)
+                ]
+    return labellings
+
+
+def _verdicts(
+    members: Sequence[Member], found: Mapping[str, LabelComparison], level: float, seed: int
+) -> list[Verdict]:
+    numbers = {
+        name: np.array([member.facts["pooled"][name] for member in members], dtype=np.float64)
+        for name in members[0].facts["pooled"]
+    }
+    expected = numbers["concentration_expected"]
+    verdicts = [
+        early_in_runs(
+            numbers["concentration"] - expected, numbers["concentration_per_step"] - expected, level, seed
+        ),
+        transient_in_runs(numbers["settled"], numbers["settled_expected"], level, seed),
+        leads_in_runs(numbers["peak_difference"], level, seed),
+    ]
+    verdicts += [
+        separation_verdict(name, f"{' and '.join(compared.labels)}", compared.test, compared.ratio, level)
+        for name, compared in found.items()
+    ]
+    return verdicts
+
+
+def _write_tables(
+    folder: Path,
+    members: Sequence[Member],
+    layers: Sequence[int],
+    steps: Sequence[int],
+    matrices: Sequence[npt.NDArray[np.float64]],
+    found: Mapping[str, LabelComparison],
+) -> None:
+    from topoflow.dynamics.embedding import classical_mds
+
+    write_table(
+        folder / "comparison.csv",
+        ["model", "objective", "seed", *members[0].facts["pooled"]],
+        (
+            [member.run.model, member.run.objective, member.run.seed, *member.facts["pooled"].values()]
+            for member in members
+        ),
+    )
+    write_table(
+        folder / "separation.csv",
+        ["compared", "layer", "step", "between", "within"],
+        (
+            [name, layer, step, compared.between[row, at], compared.within[row, at]]
+            for name, compared in found.items()
+            for row, layer in enumerate(layers)
+            for at, step in enumerate(steps)
+        ),
+    )
+    maps = [classical_mds(matrix) for matrix in matrices]
+    write_table(
+        folder / "map.csv",
+        ["layer", "model", "objective", "seed", "step", "x", "y", "shown", "not_euclidean"],
+        (
+            [
+                layer,
+                member.run.model,
+                member.run.objective,
+                member.run.seed,
+                step,
+                *drawn.coordinates[row * len(steps) + at],
+                drawn.shown,
+                drawn.not_euclidean,
+            ]
+            for layer, drawn in zip(layers, maps, strict=True)
+            for row, member in enumerate(members)
+            for at, step in enumerate(steps)
+        ),
+    )
+
+
+def _write_effects(folder: Path, members: Sequence[Member], seed: int) -> None:
+    """Effect sizes and energy distances between objectives of each model, or models where there is one objective."""
+    labels = [_label(_claim(members), member) for member in members]
+    last = [_last_summaries(member) for member in members]
+    rows: list[list[Any]] = []
+    for a, b, measure, g, delta in effects([member.facts["pooled"] for member in members], labels, seed):
+        rows.append([a, b, measure, "Hedges' g", *_ends(g), g.n_a, g.n_b, None, None])
+        rows.append([a, b, measure, "Cliff's delta", *_ends(delta), delta.n_a, delta.n_b, None, None])
+    for a, b, test in summary_energy(last, labels, seed):
+        counts = [labels.count(a), labels.count(b)]
+        rows.append(
+            [
+                a,
+                b,
+                "summaries at the end",
+                "energy distance",
+                test.statistic,
+                None,
+                None,
+                *counts,
+                test.p,
+                test.smallest_p,
+            ]
+        )
+    header = [
+        "label",
+        "other",
+        "measure",
+        "effect",
+        "value",
+        "low",
+        "high",
+        "n",
+        "n_other",
+        "p",
+        "smallest_p",
+    ]
+    write_table(folder / "effects.csv", header, rows)
+
+
+def _write_classification(folder: Path, params: Params, members: Sequence[Member]) -> None:
+    """Whether unseen prompts' summaries at the last checkpoint tell the label (Fay et al.): classification.csv.
+
+    All seeds of two labels together, a fold of prompts left out at a time; for the deepest layer.
+    """
+    from topoflow.dynamics.cells import cell_diagrams
+    from topoflow.dynamics.classification import classify_summaries, grouped_plan
+    from topoflow.topology.summaries import barcode_summaries
+
+    first = members[0].diagrams
+    n_prompts, layer, step = first.manifest["n_prompts"], first.layers[-1], first.steps[-1]
+    size = min(_GROUPED_SIZE, n_prompts // _PROMPT_GROUPS)
+    rows: list[list[Any]] = []
+    if size >= _LEAST_SIZE:
+        plan, groups = grouped_plan(n_prompts, _PROMPT_GROUPS, subsample_size=size, seed=params.seed)
+        summaries = [
+            barcode_summaries(cell_diagrams(member.activations.point_cloud(step, layer), plan))
+            for member in members
+        ]
+        labels = [_label(_claim(members), member) for member in members]
+        for a, b, places in pairs_of(labels):
+            found = classify_summaries(
+                np.concatenate([summaries[at] for at in places]),
+                np.repeat([labels[at] for at in places], len(plan)),
+                np.tile(groups, len(places)),
+                n_permutations=_CLASSIFIER_PERMUTATIONS,
+                seed=params.seed,
+            )
+            rows.append(
+                [a, b, layer, step, found.accuracy, found.chance, found.p, found.smallest_p, len(groups)]
+            )
+    header = [
+        "label",
+        "other",
+        "layer",
+        "step",
+        "accuracy",
+        "chance",
+        "p",
+        "smallest_p",
+        "subsamples_of_a_run",
+    ]
+    write_table(folder / "classification.csv", header, rows)
+
+
+def _ends(effect: Any) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in (effect.value, effect.low, effect.high)]
+
+
+def _last_summaries(member: Member) -> npt.NDArray[np.float64]:
+    """All layers' summaries of a run at its last checkpoint, one after another."""
+    rows = layout.read_table(member.results / layout.SUMMARIES_FILE)
+    last = max(row["step"] for row in rows)
+    return np.array(
+        [
+            value
+            for row in rows
+            if row["step"] == last
+            for name, value in row.items()
+            if name not in ("layer", "step")
+        ]
+    )

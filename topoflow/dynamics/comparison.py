@@ -1,0 +1,199 @@
+"""Runs side by side: how far apart their diagrams are, and what that says about their labels.
+
+The run is the unit throughout: its checkpoints depend on one another, its subsamples overlap, and all runs see the
+same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.dynamics.effects import EffectSize, cliffs_delta, hedges_g
+from topoflow.dynamics.energy import energy_distance
+from topoflow.dynamics.labelings import PermutationTest, count_labelings
+from topoflow.dynamics.separation import (
+    Onset,
+    separation,
+    separation_test,
+    trajectory_distances,
+    when_separated,
+)
+
+# What is compared between labels by effect sizes: numbers of a run, all layers pooled.
+MEASURES = ("concentration", "settled", "peak_step", "peak_difference")
+
+
+@dataclass(frozen=True)
+class LabelComparison:
+    """What separates the runs of some labels.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    between, within : ndarray, shape (n_layers, n_checkpoints)
+        Mean H1 distance of runs of different labels, and of one label (the seed-to-seed floor), in filtration
+        distance. Runs of one seed are not compared, since they share the order of their rows.
+    test : PermutationTest
+        Of whole trajectories (layers weigh alike), labels permuted over runs.
+    ratio : float
+        Of whole trajectories, between over within; NaN where nothing differs.
+    onset : Onset
+        Since when the labels are separated, over all layers.
+    """
+
+    labels: tuple[str, ...]
+    between: NDArray[np.float64]
+    within: NDArray[np.float64]
+    test: PermutationTest
+    ratio: float
+    onset: Onset
+
+
+def runs_at_each_checkpoint(matrix: ArrayLike, n_runs: int) -> NDArray[np.float64]:
+    """Pick the distances between runs at equal checkpoints out of those between all cells of a layer.
+
+    Parameters
+    ----------
+    matrix : array_like, shape (n_runs * T, n_runs * T)
+        Cells in order of run, then checkpoint.
+    n_runs
+
+    Returns
+    -------
+    ndarray of float64, shape (T, n_runs, n_runs)
+
+    Examples
+    --------
+    >>> cells = [0.0, 1.0, 10.0, 13.0]  # two runs of two checkpoints, as numbers
+    >>> runs_at_each_checkpoint(np.abs(np.subtract.outer(cells, cells)), 2)[:, 0, 1]
+    array([10., 12.])
+    """
+    cells = np.asarray(matrix, dtype=np.float64)
+    n_checkpoints = len(cells) // n_runs
+    blocks = cells.reshape(n_runs, n_checkpoints, n_runs, n_checkpoints)
+    return np.ascontiguousarray(np.einsum("itjt->tij", blocks))
+
+
+def compare_labels(
+    distances: ArrayLike,
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    *,
+    level: float = 0.05,
+    seed: int = 0,
+) -> LabelComparison | None:
+    """Compare the trajectories of labelled runs; None where no two runs of one label have different seeds.
+
+    Distances are averaged over pairs of different seeds. The tests permute labels over all runs: with few seeds,
+    permuting within seeds leaves too few labelings, and ignoring that seeds are shared makes the test cautious
+    (see `topoflow.dynamics.separation`); from six seeds of two labels, or four of more, they stay within seeds.
+
+    Parameters
+    ----------
+    distances : array_like, shape (n_layers, T, n_runs, n_runs)
+        As `runs_at_each_checkpoint` gives them, a layer each.
+    labels : sequence of str
+        Of the runs: objectives, or models.
+    seeds : sequence of int
+        Of the runs' trainings.
+    steps : sequence of int
+        The T checkpoints.
+    level
+        Of the tests.
+    seed
+        Of random labelings, where there are too many to enumerate.
+    """
+    stack = np.asarray(distances, dtype=np.float64)
+    names = tuple(dict.fromkeys(labels))
+    per_label = [{s for s, name in zip(seeds, labels, strict=True) if name == label} for label in names]
+    if len(names) < 2 or min(map(len, per_label)) < 2:
+        return None
+    blocks = seeds if _blocks_suffice(labels, seeds, level) else None
+    apart = separation(stack, labels, seeds)
+    whole = trajectory_distances(stack)
+    ratio = separation(whole, labels, seeds).ratio
+    per_step = np.array([trajectory_distances(stack[:, [at]]) for at in range(stack.shape[1])])
+    return LabelComparison(
+        names,
+        apart.between,
+        apart.within,
+        separation_test(whole, labels, blocks, seed=seed),
+        float(ratio),
+        when_separated(per_step, steps, labels, blocks, level=level, seed=seed),
+    )
+
+
+def _blocks_suffice(labels: Sequence[str], seeds: Sequence[int], level: float) -> bool:
+    enough = 6 if len(set(labels)) == 2 else 4
+    return len(set(seeds)) >= enough and 1 / count_labelings(labels, seeds) <= level
+
+
+def pairs_of(labels: Sequence[str]) -> list[tuple[str, str, list[int]]]:
+    """Every two labels with the places of their runs.
+
+    >>> pairs_of(["a", "b", "a", "c"])
+    [('a', 'b', [0, 1, 2]), ('a', 'c', [0, 2, 3]), ('b', 'c', [1, 3])]
+    """
+    return [
+        (a, b, [at for at, label in enumerate(labels) if label in (a, b)])
+        for a, b in combinations(dict.fromkeys(labels), 2)
+    ]
+
+
+def effects(
+    numbers: Sequence[Mapping[str, float | int | None]], labels: Sequence[str], seed: int = 0
+) -> list[tuple[str, str, str, EffectSize, EffectSize]]:
+    """Effect sizes between every two labels: (label, other label, measure, Hedges' g, Cliff's delta).
+
+    Parameters
+    ----------
+    numbers : sequence of mapping
+        Of each run, as `RunClaims.numbers`.
+    labels : sequence of str
+    seed
+        Of the bootstrap intervals.
+    """
+    found = []
+    for a, b, _ in pairs_of(labels):
+        for measure in MEASURES:
+            one, other = (
+                np.array(
+                    [n[measure] for n, name in zip(numbers, labels, strict=True) if name == label],
+                    dtype=float,
+                )
+                for label in (a, b)
+            )
+            if min((~np.isnan(one)).sum(), (~np.isnan(other)).sum()) >= 2:
+                found.append(
+                    (a, b, measure, hedges_g(one, other, seed=seed), cliffs_delta(one, other, seed=seed))
+                )
+    return found
+
+
+def summary_energy(
+    summaries: ArrayLike, labels: Sequence[str], seed: int = 0
+) -> list[tuple[str, str, PermutationTest]]:
+    """Energy distance between every two labels' summaries, each number standardised: (label, other, test).
+
+    Parameters
+    ----------
+    summaries : array_like, shape (n_runs, n_numbers)
+        Of each run at one checkpoint, its layers side by side; numbers that some run misses are left out.
+    labels : sequence of str
+    seed
+        Of random labelings.
+    """
+    rows = np.asarray(summaries, dtype=np.float64)
+    rows = rows[:, ~np.isnan(rows).any(axis=0)]
+    found = []
+    for a, b, _ in pairs_of(labels):
+        one, other = (rows[[name == label for name in labels]] for label in (a, b))
+        if min(len(one), len(other)) >= 2 and rows.shape[1]:
+            found.append((a, b, energy_distance(one, other, standardise=True, seed=seed)))
+    return found

@@ -1,0 +1,248 @@
+"""What another choice of prompts would have given: the noise floor of sampling, and bands for velocities.
+
+The prompt is what was sampled; subsamples of the prompts overlap, and their spread says nothing about how far
+the prompts themselves can be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from topoflow.dynamics.cells import CellDiagrams, cell_distances
+from topoflow.topology.persistence import subsample_diagrams
+from topoflow.topology.point_clouds import check_whole_number, distance_matrix
+
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+@dataclass(frozen=True)
+class SamplingFloor:
+    """Distances between two sets of prompts at one checkpoint, for [H0, H1], in filtration distance.
+
+    Attributes
+    ----------
+    subsample_size
+        The number of prompts in each set.
+    is_approximate
+        Whether that is less than was asked for. Diagrams of fewer points have fewer and longer bars, so the
+        floor then is of the right order only.
+    disjoint, resampled
+        The mean over pairs of sets that share no prompt, and of sets that are drawn independently; each of
+        shape (2,).
+    disjoint_quantiles, resampled_quantiles
+        The quantiles `QUANTILES` over pairs, of shape (3, 2).
+    """
+
+    subsample_size: int
+    is_approximate: bool
+    disjoint: NDArray[np.float64]
+    disjoint_quantiles: NDArray[np.float64]
+    resampled: NDArray[np.float64]
+    resampled_quantiles: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PromptBands:
+    """The velocities of one layer with what the choice of prompts makes uncertain, each of shape (T - 1,)."""
+
+    velocity: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+
+def sampling_floor(
+    cloud: ArrayLike,
+    subsample_size: int = 160,
+    n_pairs: int = 32,
+    seed: int = 0,
+    order: float = 2.0,
+    engine: str = "auto",
+) -> SamplingFloor:
+    """Compute how far apart the diagrams of two sets of prompts are where nothing changed at all.
+
+    It is what an *unpaired* comparison cannot go below: two runs on different prompts, or two halves of the
+    prompts. Velocities are paired, the same prompts at both checkpoints, so a velocity far below this floor
+    can be real; it then says that training changed the topology by less than other prompts would have. The
+    floor that velocities themselves have is that of `fitted_floor`.
+
+    Parameters
+    ----------
+    cloud : array_like, shape (n_prompts, hidden_size)
+        The hidden states of one checkpoint and layer.
+    subsample_size
+        Number of prompts in each set. Where two sets of this size do not fit into the cloud, both kinds of
+        pairs are of ``n_prompts // 2`` prompts.
+    n_pairs
+        Number of pairs of each kind. Pairs overlap one another, as subsamples do.
+    seed
+        A whole number, 0 or more.
+    order
+        Of the Wasserstein distance; the ground metric is Euclidean.
+    engine
+        As for `vietoris_rips_diagrams`.
+
+    Returns
+    -------
+    SamplingFloor
+
+    Raises
+    ------
+    ValueError
+        If the cloud has fewer than two points, an argument is not a whole number in its range, and as
+        `distance_matrix` and `wasserstein_distances` do.
+
+    Examples
+    --------
+    >>> circle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    >>> floor = sampling_floor(np.stack([np.cos(circle), np.sin(circle)], axis=1), 40, n_pairs=4)
+    >>> floor.subsample_size, floor.is_approximate, floor.disjoint.shape
+    (30, True, (2,))
+    """
+    distances = distance_matrix(cloud)
+    n_prompts = len(distances)
+    asked = check_whole_number("subsample_size", subsample_size, at_least=1)
+    n_pairs = check_whole_number("n_pairs", n_pairs, at_least=1)
+    rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
+    if n_prompts < 2:
+        raise ValueError(f"cloud must hold at least two points, got {n_prompts}")
+    size = min(asked, n_prompts // 2)
+    halves = np.array([_sample(rng, n_prompts, 2 * size) for _ in range(n_pairs)])
+    drawn = [_sample(rng, n_prompts, size) for _ in range(2 * n_pairs)]
+    plan = np.concatenate([halves[:, :size], halves[:, size:], drawn])
+    cells = subsample_diagrams(distances, plan, 1, engine)
+    first, second, third, fourth = (cells[k * n_pairs : (k + 1) * n_pairs] for k in range(4))
+    disjoint, resampled = (
+        np.stack([cell_distances(a, b, dimension, order) for dimension in (0, 1)], axis=1)
+        for a, b in ((first, second), (third, fourth))
+    )
+    return SamplingFloor(
+        subsample_size=size,
+        is_approximate=size < asked,
+        disjoint=disjoint.mean(axis=0),
+        disjoint_quantiles=np.quantile(disjoint, QUANTILES, axis=0),
+        resampled=resampled.mean(axis=0),
+        resampled_quantiles=np.quantile(resampled, QUANTILES, axis=0),
+    )
+
+
+def prompt_bands(
+    clouds: Sequence[ArrayLike],
+    plan: ArrayLike,
+    *,
+    n_replicates: int = 40,
+    n_subsamples: int = 8,
+    level: float = 0.95,
+    dimension: int = 1,
+    order: float = 2.0,
+    engine: str = "auto",
+    seed: int = 0,
+) -> PromptBands:
+    r"""Compute the velocities of one layer with confidence bands that resample prompts.
+
+    A bootstrap would draw prompts twice, and a point drawn twice is to topology a point drawn once: its
+    clouds are smaller than the observed one. So each replicate takes k of the n prompts *without*
+    replacement, k = n // 2 (or the subsample size, if that is more), and computes the velocity from
+    ``n_subsamples`` subsamples of them. A velocity is a mean over all subsamples of m prompts, an incomplete
+    U-statistic, and for its linear part
+
+    .. math:: \operatorname{Var} \approx \frac{k}{n - k} \operatorname{Var}^*
+
+    (delete-d jackknife, Shao and Wu, Annals of Statistics 17, 1989); what is not linear makes the bands wider
+    than they need be, never narrower. From the variance between replicates the share of their few
+    subsamples is taken, and that of the plan added: the bands hold both the choice of prompts and that of
+    the plan. They are pointwise, and hold the run fixed: another training seed is not in them.
+
+    Parameters
+    ----------
+    clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
+        The hidden states of one layer at T checkpoints, the same prompts in the same order.
+    plan : array_like of int, shape (n_plan, subsample_size)
+        The study's, as `subsample_plan` gives it.
+    n_replicates
+        2 or more; the standard error has a relative error of some ``1 / sqrt(2 n_replicates)``.
+    n_subsamples
+        Of each replicate, 2 or more. In all ``T * n_replicates * n_subsamples`` more subsamples.
+    level
+        Of the bands, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+    dimension
+        Of homology, 0 or 1.
+    order
+        Of the Wasserstein distance; the ground metric is Euclidean.
+    engine
+        As for `vietoris_rips_diagrams`.
+    seed
+        A whole number, 0 or more.
+
+    Returns
+    -------
+    PromptBands
+        In filtration distance; ``velocity`` is that of the plan, ``lower`` is never below 0.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two clouds, they differ in their number of prompts, subsamples are not
+        smaller than the clouds, ``plan`` has fewer than two rows, an argument is out of its range, and as
+        `cell_diagrams` does.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud = rng.normal(size=(40, 3))
+    >>> plan = [rng.choice(40, 15, replace=False) for _ in range(8)]
+    >>> bands = prompt_bands([cloud, 1.1 * cloud, 1.1 * cloud], plan, n_replicates=10)
+    >>> bool(bands.lower[0] < bands.velocity[0] < bands.upper[0]), bands.upper[1].item()
+    (True, 0.0)
+    """
+    rows = np.asarray(plan)
+    n_prompts, n_plan, size = _check_sizes(clouds, rows)
+    n_replicates = check_whole_number("n_replicates", n_replicates, at_least=2)
+    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=2)
+    rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    if dimension not in (0, 1):
+        raise ValueError(f"dimension must be 0 or 1, got {dimension!r}")
+    kept = max(n_prompts // 2, size)
+    replicates = []
+    for _ in range(n_replicates):
+        prompts = _sample(rng, n_prompts, kept)
+        replicates += [prompts[_sample(rng, kept, size)] for _ in range(n_subsamples)]
+    every_row = np.concatenate([rows, replicates])
+    # One checkpoint's diagrams after another, so that two distance matrices are never held at once.
+    cells: list[CellDiagrams] = [
+        subsample_diagrams(distance_matrix(cloud), every_row, 1, engine) for cloud in clouds
+    ]
+    distances = np.array([cell_distances(a, b, dimension, order) for a, b in pairwise(cells)])
+    by_plan, others = distances[:, :n_plan], distances[:, n_plan:].reshape(-1, n_replicates, n_subsamples)
+    within = others.var(axis=2, ddof=1).mean(axis=1) / n_subsamples
+    between = others.mean(axis=2).var(axis=1, ddof=1)
+    of_prompts = np.maximum(between - within, 0.0) * kept / (n_prompts - kept)
+    standard_error = np.sqrt(of_prompts + by_plan.var(axis=1, ddof=1) / n_plan)
+    velocity = by_plan.mean(axis=1)
+    reach = stats.t.ppf((1 + level) / 2, n_replicates - 1) * standard_error
+    return PromptBands(velocity, standard_error, np.maximum(velocity - reach, 0.0), velocity + reach)
+
+
+def _sample(rng: np.random.Generator, n: int, size: int) -> NDArray[np.int64]:
+    return rng.choice(n, size=size, replace=False)
+
+
+def _check_sizes(clouds: Sequence[ArrayLike], plan: NDArray[np.int64]) -> tuple[int, int, int]:
+    if len(clouds) < 2:
+        raise ValueError(f"clouds must hold those of at least two checkpoints, got {len(clouds)}")
+    sizes = sorted({len(np.asarray(cloud)) for cloud in clouds})
+    if len(sizes) > 1:
+        raise ValueError(f"clouds must all hold the same prompts, got {sizes[0]} and {sizes[-1]} points")
+    if plan.ndim != 2 or len(plan) < 2 or not 0 < plan.shape[1] < sizes[0]:
+        raise ValueError(
+            f"plan must hold at least two subsamples of fewer than the {sizes[0]} points, got shape {plan.shape}"
+        )
+    return sizes[0], len(plan), plan.shape[1]
