@@ -351,19 +351,19 @@ def map_figure(
     columns = 1 if len(layers) == 1 else 2
     rows = -(-len(layers) // columns)
     kind = "bottleneck" if np.isinf(order) else f"order-{order:g} Wasserstein"
-    height = (5.4, 2.8)[columns - 1] * max(_flatness(groups) for groups in drawn.values()) + 0.5
-    figure = new_figure(1.8 + height * rows, title)
+    flatness = max(_flatness(groups) for groups in drawn.values())
+    height = (5.4, 2.8)[columns - 1] * flatness + 0.5
+    names = list(dict.fromkeys(name for _, groups in layers.values() for name in groups))
+    figure = new_figure(1.8 + height * rows + 0.1 * max(len(names) - 3, 0), title)
     figure.suptitle(
         f"{textwrap.fill(title, 70)}\nclassical scaling of {kind} distances, Euclidean ground metric"
     )
-    names = list(dict.fromkeys(name for _, groups in layers.values() for name in groups))
     for index, (layer, groups) in enumerate(drawn.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         for name, paths in groups.items():
             _map_paths(axes, paths, run_style(names.index(name))["color"])
         axes.set_title(f"layer {layer}: {_percent(layers[layer][0])}")
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.margins(0.1)
+        _equal_scales(axes, groups, flatness)
         axes.locator_params(nbins=5)
         _map_steps(axes, groups)
         if index + columns >= len(layers):
@@ -421,6 +421,16 @@ def _flatness(groups: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> float:
     places = np.concatenate([places for paths in groups.values() for _, places in paths])
     wide, high = np.ptp(places, axis=0)
     return float(np.clip(high / wide, 0.45, 1)) if wide > 0 else 1.0
+
+
+def _equal_scales(axes: Axes, groups: Mapping[str, Sequence[tuple[Floats, Floats]]], flatness: float) -> None:
+    """Show all paths in a box as flat as said, at one scale on both axes (`datalim` would drift with the layout)."""
+    places = np.concatenate([places for paths in groups.values() for _, places in paths])
+    low, high = places.min(axis=0), places.max(axis=0)
+    width = 1.2 * max(float(high[0] - low[0]), float(high[1] - low[1]) / flatness) or 1.0
+    (x, y), half = (low + high) / 2, np.array([-0.5, 0.5]) * width
+    axes.set(xlim=x + half, ylim=y + flatness * half)
+    axes.set_aspect("equal", adjustable="box")
 
 
 def _map_steps(axes: Axes, groups: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> None:
@@ -509,7 +519,7 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     labels = [_pair(pair, shown) for pair in pairs]
     if "open" in kinds:
         handles.append(Line2D([], [], linestyle="", marker="o", color=GREY, mfc="white", markersize=6))
-        labels.append("open: too few different values for an interval")
+        labels.append("open: values too alike for an interval")
     figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels, 2))
     return figure
 

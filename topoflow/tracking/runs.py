@@ -446,7 +446,11 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
     ]
     bands = {layer: (ends[0][layer], ends[1][layer]) for layer in velocity}
     found = layout.read_json(results / layout.TRAJECTORY_FILE)["layers"]
-    floors = {int(key.removeprefix("layer_")): numbers["h1_sampling_floor"] for key, numbers in found.items()}
+    floors = {
+        int(key.removeprefix("layer_")): float(numbers["h1_sampling_floor"])
+        for key, numbers in found.items()
+        if numbers["h1_sampling_floor"] is not None
+    }
     loss = layout.read_table(results / layout.LOSS_FILE)
     losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
     answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded

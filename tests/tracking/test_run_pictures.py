@@ -1,0 +1,97 @@
+"""The pictures of one run from its tables, also where behaviour, bands and loss are missing."""
+
+from itertools import combinations, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from topoflow import layout, storage
+from topoflow.layout import Run, write_table
+from topoflow.tracking import checkpoint_figures, figures, runs
+
+STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
+BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
+
+
+def lay_down(results: Path, whole: bool) -> SimpleNamespace:
+    """Tables of a run; unless `whole`, without behaviour, bands and floors."""
+    moves = list(pairwise(STEPS))
+    ends = [0.5, 1.5] if whole else [None, None]
+    columns = ["h1_velocity", "h1_velocity_std", "h1_velocity_low", "h1_velocity_high"]
+    write_table(
+        results / layout.VELOCITY_FILE,
+        ["layer", "previous_step", "step", *columns],
+        ([layer, *move, layer, 0.1, *ends] for layer in LAYERS for move in moves),
+    )
+    write_table(
+        results / layout.BEHAVIOUR_FILE,
+        ["previous_step", "step", "velocity", "displacement"],
+        ([*move, 0.1, 0.2] for move in moves if whole),
+    )
+    write_table(results / layout.LOSS_FILE, ["step", "loss"], [[1, 3.0], [2, 2.0]])
+    write_table(
+        results / layout.DISTANCES_FILE,
+        ["layer", "step", "other_step", "h1_distance"],
+        ([layer, a, b, layer * (b - a)] for layer in LAYERS for a, b in combinations(STEPS, 2)),
+    )
+    kinds = ("recorded", "isotropic", "matched")
+    names = [f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds]
+    write_table(
+        results / layout.CONTROLS_FILE,
+        ["layer", "step", *names],
+        ([layer, step, *(10 * layer + step + n for n in range(12))] for layer in LAYERS for step in (0, 8)),
+    )
+    floors = {f"layer_{layer:02d}": {"h1_sampling_floor": 2.0 * whole} for layer in LAYERS}
+    storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"layers": floors}))
+    stored = SimpleNamespace(
+        diagrams=lambda step, layer: [[BARS * [0, 1], BARS]], manifest={"subsample_size": 2}
+    )
+    return SimpleNamespace(run=Run("tiny", "helpful", 0), results=results, diagrams=stored)
+
+
+PARAMS: Any = SimpleNamespace(trajectory=SimpleNamespace(order=2.0))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_run_has_its_pictures_which_repeat_whatever_is_missing(tmp_path: Path, whole: bool) -> None:
+    done: Any = lay_down(tmp_path, whole)
+    made = runs._pictures(PARAMS, done)
+    names = ("velocity", "heatmap", "distances", "controls", "diagrams", "barcodes")
+    assert list(made) == [f"{name}.png" for name in names]
+    assert runs._pictures(PARAMS, done) == made
+
+
+def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def spy(module: Any, name: str) -> None:
+        draw = getattr(module, name)
+
+        def drawn(*args: Any, **kwargs: Any) -> Any:
+            given[name] = (args, kwargs)
+            return draw(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, drawn)
+
+    spy(figures, "velocity_figure")
+    spy(checkpoint_figures, "distances_figure")
+    spy(checkpoint_figures, "controls_figure")
+    whole: Any = lay_down(tmp_path, True)
+    runs._pictures(PARAMS, whole)
+    _, velocity = given["velocity_figure"]
+    assert velocity["behaviour"][1].tolist() == [0.1] * 3
+    assert velocity["floors"] == {1: 2.0, 4: 2.0}
+    assert velocity["bands"][4][1].tolist() == [1.5] * 3
+    (_, distances), _ = given["distances_figure"]
+    assert distances[4].tolist() == [[4 * abs(a - b) for b in STEPS] for a in STEPS]
+    (layers, steps, controls), _ = given["controls_figure"]
+    assert (layers, steps) == (LAYERS, (0, 8))
+    assert controls["h1_count"]["recorded"].tolist() == [[13, 21], [43, 51]]
+    assert controls["h1_count"]["matched"].tolist() == [[15, 23], [45, 53]]
+
+    bare: Any = lay_down(tmp_path, False)
+    runs._pictures(PARAMS, bare)
+    assert given["velocity_figure"][1]["behaviour"] is None
