@@ -342,12 +342,41 @@ def thread_rows() -> list[list[str]]:
     return rows
 
 
-def growth() -> dict[int, float]:
+def growth() -> dict[str, dict[int, float]]:
+    """CPU seconds by number of subsamples of a cell, of layers of a checkpoint, and of checkpoints of a layer."""
     points = synthetic_cloud("aniso", 750, 576)
-    counts = (8, 16, 32, 64, 128, 256)
-    plans = {str(count): subsample_plan(len(points), count, SIZE) for count in counts}
-    timed = in_turns({name: lambda p=plan: our_cell(points, p) for name, plan in plans.items()}, repeats=5)
-    return {count: timed[str(count)][0] for count in counts}
+    plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
+    plans = {count: subsample_plan(len(points), count, SIZE) for count in (8, 16, 32, 64, 128, 256)}
+
+    def checkpoints(count: int) -> None:
+        before = None
+        for _ in range(count):
+            before = our_cell(points, plan, before)
+
+    measured: dict[str, dict[int, Callable[[], Any]]] = {
+        "subsamples": {count: lambda p=p: our_cell(points, p) for count, p in plans.items()},
+        "layers": {n: lambda n=n: [our_cell(points, plan) for _ in range(n)] for n in (1, 2, 4, 8, 16)},
+        "checkpoints": {n: lambda n=n: checkpoints(n) for n in (1, 2, 4, 8, 16)},
+    }
+    found = {}
+    for what, functions in measured.items():
+        timed = in_turns({str(count): function for count, function in functions.items()}, repeats=3)
+        found[what] = {count: timed[str(count)][0] for count in functions}
+    return found
+
+
+def checkpoint_rows() -> list[list[str]]:
+    """One checkpoint of five layers: summaries, and H1 distance to the checkpoint before, on one thread and two."""
+    points = synthetic_cloud("aniso", 750, 576)
+    plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
+    before, moved = our_cell(points, plan), next_checkpoint(points)
+
+    def checkpoint(n_threads: int) -> None:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(lambda _: our_cell(moved, plan, before), range(5)))
+
+    timed = in_turns({str(n): lambda n=n: checkpoint(n) for n in (1, 2)}, repeats=5)
+    return [[f"{n} thread{'s' * (n > 1)}", *(f"{x:.2f}" for x in timed[str(n)])] for n in (1, 2)]
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -356,12 +385,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def plot(
-    found: dict[str, dict[int, dict[str, float]]], kind: str, seconds: dict[int, float], path: Path
+    found: dict[str, dict[int, dict[str, float]]], kind: str, grown: dict[str, dict[int, float]], path: Path
 ) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    (left, *others) = figure.subplots(2, 2).ravel()
     for engine, sizes in found.items():
         left.plot(list(sizes), [it["cpu"] for it in sizes.values()], "o-", label=WHOLE[engine])
     left.set(
@@ -375,18 +404,20 @@ def plot(
     left.set_xticks([], minor=True)
     left.yaxis.set_major_formatter("{x:g}")
     left.legend()
-    counts, times = np.array(list(seconds)), np.array(list(seconds.values()))
-    slope, start = np.polyfit(counts, times, 1)
-    right.plot(counts, 1e3 * times, "o", label="measured")
-    right.plot(counts, 1e3 * (start + slope * counts), "--", color="grey", label=f"{1e3 * slope:.2f} ms each")
-    right.set(
-        title="A cell: distances, diagrams, 41 numbers",
-        xlabel="subsamples of 160 points (aniso 576)",
-        ylabel="CPU milliseconds",
-        xlim=0,
-        ylim=0,
-    )
-    right.legend()
+    titles = {
+        "subsamples": "A cell: distances, diagrams, 41 numbers",
+        "layers": "A checkpoint, 64 subsamples a layer",
+        "checkpoints": "A layer, with H1 distances",
+    }
+    for axes, (what, seconds) in zip(others, grown.items(), strict=True):
+        counts, times = np.array(list(seconds)), np.array(list(seconds.values()))
+        slope, start = np.polyfit(counts, times, 1)
+        axes.plot(counts, 1e3 * times, "o", label="measured")
+        axes.plot(
+            counts, 1e3 * (start + slope * counts), "--", color="grey", label=f"{1e3 * slope:.2f} ms each"
+        )
+        axes.set(title=titles[what], xlabel=f"{what} (aniso 576)", ylabel="CPU milliseconds", xlim=0, ylim=0)
+        axes.legend()
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -423,7 +454,7 @@ def main() -> None:
     matchings = [row for name, points in found.items() for row in matching_rows(name, points, quick)]
     whole, measured = whole_cloud_rows("aniso", quick)
     whole += whole_cloud_rows("iso", quick)[0]
-    threads, seconds = thread_rows(), growth()
+    threads, checkpoint, grown = thread_rows(), checkpoint_rows(), growth()
     sections = [
         "# What topology costs",
         f"Written by `benchmarks/topology.py{' --quick' if quick else ''}`. {machine()} CPU milliseconds unless it says"
@@ -444,10 +475,13 @@ def main() -> None:
         "## Eight cells on one thread and on two",
         "A subsample.",
         table(["what", "CPU, 1", "CPU, 2", "wall, 1", "wall, 2", "speed-up"], threads),
+        "## A checkpoint of five layers, 64 subsamples each, with the H1 distance to the one before",
+        "Seconds.",
+        table(["aniso 576", "CPU", "wall"], checkpoint),
     ]
     text = "\n\n".join(sections) + "\n"
     (HERE / "topology.md").write_text(text, encoding="utf-8")
-    plot(measured, "aniso", seconds, HERE / "topology.png")
+    plot(measured, "aniso", grown, HERE / "topology.png")
     print(text)
 
 

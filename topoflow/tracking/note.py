@@ -112,7 +112,8 @@ def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
         'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
         "opposite. Velocities in the table are not freed of scale: a cloud that only grows moves too (see the column "
         "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by "
-        "less than other prompts would have. Topology says nothing of how well the model answers.",
+        "less than other prompts would have. A learning rate that decays makes late movement small by itself. Topology "
+        "says nothing of how well the model answers.",
     ]
     if constant:
         lines += [
