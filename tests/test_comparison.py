@@ -1,0 +1,142 @@
+"""What is compared with what; the tables of a comparison of four runs of two models, from sets on disk."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support import small_params
+
+from topoflow import layout, stages, storage
+from topoflow.comparison import Member, _labellings, compare_runs
+from topoflow.config import parse_params
+from topoflow.layout import Run
+
+STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90
+
+
+def members_of(*names: tuple[str, str, int]) -> Any:
+    return [SimpleNamespace(run=Run(*name)) for name in names]
+
+
+def test_objectives_are_compared_within_a_model_and_models_within_an_objective():
+    members = members_of(*itertools.product(("base", "instruct"), ("a", "b", "c"), (0,)))
+    found = _labellings(members)
+    assert [name for name, _ in found["objectives"]][:4] == [
+        "objectives of base",
+        "a and b of base",
+        "a and c of base",
+        "b and c of base",
+    ]
+    assert found["models"] == [
+        ("models of a", [0, 3]),
+        ("models of b", [1, 4]),
+        ("models of c", [2, 5]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two models with two seeds each: the second model's clouds turn into circles as training goes on."""
+    folder = tmp_path_factory.mktemp("study")
+    mapping = small_params()
+    mapping["model"]["other"] = mapping["model"]["tiny"]
+    mapping.update(models=["tiny", "other"], objectives=["helpful"], seeds=[0, 1])
+    mapping["topology"].update(n_subsamples=6, subsample_size=30)
+    mapping["prompts"]["n_prompts"] = N_PROMPTS
+    params = parse_params(mapping)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for run in params.runs():
+            _record(run)
+            stages.diagrams(params, run)
+            stages.trajectory(params, run)
+        yield params, [Member.open(run) for run in params.runs()]
+
+
+def _record(run: Run) -> None:
+    rng = np.random.default_rng([run.seed, len(run.model)])
+    angle = np.linspace(0, 2 * np.pi, N_PROMPTS, endpoint=False)
+    names = []
+    with storage.writing(run.folder("activations"), str(run)) as work:
+        for step, layer in itertools.product(STEPS, LAYERS):
+            cloud = np.random.default_rng(layer).normal(size=(N_PROMPTS, 3)) + 0.05 * rng.normal(
+                size=(N_PROMPTS, 3)
+            )
+            if run.model == "other":
+                share = step / STEPS[-1]
+                cloud[:, :2] = (1 - share) * cloud[:, :2] + 3 * share * np.column_stack(
+                    [np.cos(angle), np.sin(angle)]
+                )
+            names.append(f"{storage.cell_name(step, layer)}.npy")
+            storage.write_file(work / names[-1], storage.array_bytes(cloud.astype(np.float32)))
+        manifest = {
+            "format": storage.ACTIVATIONS,
+            "steps": STEPS,
+            "layers": LAYERS,
+            "n_prompts": N_PROMPTS,
+            "prompts_sha256": "p",
+        }
+        storage.seal(work, manifest, names)
+
+
+def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
+    params, members = study
+    facts = compare_runs(params, members, tmp_path)
+    claim = facts["claims"]["models of helpful"]
+    assert claim["statement"] == "tiny and other leave distinguishable trajectories"
+    assert claim["verdict"] == "cannot tell"  # two seeds of two labels have three labelings
+    assert claim["value"] > 1.5
+    separation = layout.read_json(tmp_path / layout.COMPARISON_FILE)["separated_since"]
+    assert separation == {"models of helpful": None}
+    rows = (tmp_path / "classification.csv").read_text().splitlines()
+    label, other, layer, step, accuracy, chance, *_ = rows[1].split(",")
+    assert (label, other, layer, step, chance) == ("tiny", "other", "2", "16", "0.5")
+    assert float(accuracy) > 0.9  # circles are told from Gaussians on prompts left out
+    assert len((tmp_path / "map.csv").read_text().splitlines()) == 1 + len(members) * len(STEPS) * len(LAYERS)
+    effects = [row.split(",")[2:4] for row in (tmp_path / "effects.csv").read_text().splitlines()[1:]]
+    assert ["concentration", "Hedges' g"] in effects
+    assert ["summaries at the end", "energy distance"] in effects
+
+
+def test_the_same_input_gives_the_same_bytes(study, tmp_path):
+    params, members = study
+    for name in ("one", "two"):
+        compare_runs(params, members, tmp_path / name)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):
+    params, members = study
+    with pytest.raises(
+        ValueError, match=r"runs must be two or more, each of another .* got \['tiny-helpful-0'\]"
+    ):
+        compare_runs(params, members[:1], tmp_path)
+    with pytest.raises(ValueError, match="runs must be two or more"):
+        compare_runs(params, [members[0], members[0]], tmp_path)
+    altered = dict(members[1].diagrams.manifest, prompts_sha256="others")
+    stranger = Member(
+        members[1].run,
+        members[1].activations,
+        storage.StoredSet(Path("diagrams"), altered, "0"),
+        members[1].results,
+        members[1].facts,
+    )
+    with pytest.raises(
+        ValueError, match=r"same evaluation prompts .* tiny-helpful-0 has p and tiny-helpful-1 has others"
+    ):
+        compare_runs(params, [members[0], stranger], tmp_path)
+
+
+def test_every_verdict_of_a_run_is_json_without_nan(study):
+    _, members = study
+    for member in members:
+        text = (member.results / layout.TRAJECTORY_FILE).read_text()
+        assert "NaN" not in text
+        assert json.loads(text)["claims"]["early"]["verdict"] in ("supported", "not supported", "cannot tell")
