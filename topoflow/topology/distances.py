@@ -5,16 +5,13 @@ Euclidean ground metric, `gudhi.hera` by default takes the l-infinity ground met
 order and metric beside every number.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
+from topoflow.topology.matching import wasserstein_of_pairs
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 
@@ -104,55 +101,6 @@ def _distances(
     """Distances between the k-th diagrams of two ragged lists."""
     if not 1 <= order < math.inf:  # NaN as well
         raise ValueError(f"order must be a finite number of at least 1, got {order!r}")
-    if find_spec("numba"):
-        from topoflow.topology.matching import wasserstein_of_pairs  # imports numba: half a second
-
-        # One layout, contiguous and writable, so that the kernel is compiled once.
-        a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])
-        return np.asarray(wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order)))
-    ends = zip(itertools.pairwise(a_offsets), itertools.pairwise(b_offsets), strict=True)
-    return np.array([_distance_by_scipy(a[slice(*of_a)], b[slice(*of_b)], order) for of_a, of_b in ends])
-
-
-def _distance_by_scipy(a: Diagram, b: Diagram, order: float) -> float:
-    """Do what `topoflow.topology.matching` does, and explains, where numba is missing."""
-    a, b = (bars[np.lexsort((bars[:, 1], bars[:, 0]))] for bars in (a, b))
-    births_a, births_b = (bars[np.isinf(bars[:, 1]), 0] for bars in (a, b))
-    if len(births_a) != len(births_b):
-        return math.inf
-    finite_a, finite_b = (bars[np.isfinite(bars[:, 1])] for bars in (a, b))
-    lengths = [np.abs(births_a - births_b)]
-    if not np.array_equal(finite_a, finite_b):
-        lengths += _matched_lengths(finite_a, finite_b, order)
-    return _norm(lengths, order)
-
-
-def _matched_lengths(a: Diagram, b: Diagram, order: float) -> list[NDArray[np.float64]]:
-    """Return the lengths of the optimal matching's edges: of pairs, and of bars sent to the diagonal."""
-    pair = cdist(a, b)
-    diagonal_a, diagonal_b = ((bars[:, 1] - bars[:, 0]) / math.sqrt(2) for bars in (a, b))
-    scale = max(diagonal_a.max(initial=0.0), diagonal_b.max(initial=0.0))
-    lengths = [diagonal_a, diagonal_b]
-    while scale > 0:
-        # Never above 0: what a pair costs beyond sending both to the diagonal, in powers of the scale.
-        saving = np.minimum(pair / scale, 4 ** (1 / order)) ** order
-        saving -= np.add.outer(
-            *(np.minimum(way / scale, 2 ** (1 / order)) ** order for way in (diagonal_a, diagonal_b))
-        )
-        i, j = linear_sum_assignment(np.minimum(saving, 0.0))
-        i, j = (index[saving[i, j] < 0] for index in (i, j))  # the rest only because a rectangle must be full
-        lengths = [pair[i, j], np.delete(diagonal_a, i), np.delete(diagonal_b, j)]
-        bound = _norm(lengths, order)
-        if bound >= scale * 1e-5 ** (1 / order):
-            break
-        scale = bound  # so small that rounding has hidden it beside the bars: look again on its own scale
-    return lengths
-
-
-def _norm(lengths: list[NDArray[np.float64]], order: float) -> float:
-    numbers = np.concatenate(lengths)
-    longest = numbers.max(initial=0.0)
-    if longest == 0:
-        return 0.0
-    # Powers of ratios of at most 1 cannot overflow, whatever the order.
-    return float(longest * np.sum((numbers / longest) ** order) ** (1.0 / order))
+    # One layout, contiguous and writable, so that the kernel is compiled once.
+    a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])
+    return np.asarray(wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order)))

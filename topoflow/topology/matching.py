@@ -14,8 +14,6 @@ are left. Where all bars have one birth, as in H0, they are points on a line, an
 Small distances between long bars, as consecutive checkpoints give, would lose their digits twice in this form. So the
 distance is summed from the lengths in the matching, not as a total minus savings; and where it is so small that the
 weights did not resolve it, the assignment is solved again with the costs of the diagonal cut down to its size.
-
-This module needs numba; `distances` imports it only where it is used.
 """
 
 import math

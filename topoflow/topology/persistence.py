@@ -11,7 +11,6 @@ arrays:
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -137,7 +136,7 @@ def subsample_diagrams(
 def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff: int = 2) -> str:
     """Return the engine that computes: "lune" or "ripser".
 
-    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold) and numba is installed, else ripser.
+    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold), else ripser.
 
     Parameters
     ----------
@@ -164,7 +163,6 @@ def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff:
                 (f"maxdim must be at most 1 for the lune engine, got {maxdim}", maxdim > 1),
                 (f"coeff must be 2 for the lune engine, got {coeff}", coeff != 2),
                 (f"thresh must be infinite for the lune engine, got {thresh}", thresh < math.inf),
-                ("engine 'lune' needs numba, which is not installed", find_spec("numba") is None),
             )
             if stands
         ),
@@ -260,7 +258,7 @@ def _cell_diagrams(
 ) -> list[list[Diagram]]:
     """Compute the diagrams of each subsample of a checked matrix with the engine that serves."""
     if choose_engine(engine, maxdim, thresh, coeff) == "lune":
-        from topoflow.topology.lune import diagrams_h0_h1  # imports numba: half a second
+        from topoflow.topology.lune import diagrams_h0_h1
 
         return [diagrams[: maxdim + 1] for diagrams in diagrams_h0_h1(distances, plan)]
     maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
