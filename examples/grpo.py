@@ -16,9 +16,9 @@ parser.add_argument("--max-steps", type=int, default=32)
 options = parser.parse_args()
 
 
-def is_brief(completions, **kwargs):
-    """Reward: the shorter the better."""
-    return [-len(completion) / 100 for completion in completions]
+def is_varied(completions, **kwargs):
+    """Reward: the more different characters the better."""
+    return [float(len(set(completion))) for completion in completions]
 
 
 callback = topoflow.TopologyCallback(
@@ -28,7 +28,7 @@ callback = topoflow.TopologyCallback(
 )
 trainer = GRPOTrainer(
     AutoModelForCausalLM.from_pretrained(options.model),
-    reward_funcs=is_brief,
+    reward_funcs=is_varied,
     args=GRPOConfig(
         "out",
         max_steps=options.max_steps,

@@ -56,6 +56,7 @@ def test_the_run_holds_the_trainers_metrics_and_parameters_and_the_topology(
         mlflow.set_tracking_uri(before)
     assert logged.info.status == "FINISHED"
     assert [metric.step for metric in velocity] == [1, 2]
+    assert logged.data.metrics["grad_norm"] > 0  # something is learned from
     assert {own_metric, "topology/h1_count/layer_01", "topology/h0_total_persistence/layer_02"} <= set(
         logged.data.metrics
     )
