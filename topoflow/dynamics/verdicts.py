@@ -156,8 +156,8 @@ def geometry_verdict(test: NullTest, level: float) -> Verdict:
         None,
         _number(test.p_value),
         decide(1.0 if test.statistic < 0 else test.p_value, _smallest(test), level),
-        f"supported if the correlation is positive and its two-sided p <= {level:g}; slow trends that both share inflate "
-        "it",
+        f"supported if the correlation is positive and its two-sided p <= {level:g}; slow trends that both share "
+        "inflate it",
     )
 
 
