@@ -61,6 +61,9 @@ def clouds(quick: bool) -> dict[str, Cloud]:
         found |= {
             f"Qwen2.5-0.5B {name}": np.asarray(load_example_cloud(name)) for name in ("base", "instruct")
         }
+    recorded = HERE.parent / "activations/tiny/helpful/seed_0/step_000048/layer_03.npy"
+    if recorded.is_file():  # of the study of params.yaml, once it has run
+        found["tiny, step 48, layer 3"] = np.load(recorded)
     for dimension in (576,) if quick else (576, 2048, 4096):
         found |= {f"{kind} {dimension}": synthetic_cloud(kind, 750, dimension) for kind in ("aniso", "iso")}
     return found
