@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -178,6 +178,19 @@ class _Done:
                 f"{self.results} was made from another {self.diagrams.folder} (SHA-256 {found['diagrams'][:12]}) than "
                 f"the one there now ({self.diagrams.sha256[:12]}); bring it up to date with: dvc repro"
             )
+
+
+class _Drawable(Protocol):
+    """What the pictures of a run are drawn from."""
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def diagrams(self) -> storage.StoredSet: ...
+
+    @property
+    def results(self) -> Path: ...
 
 
 def locate_run(run_id: str) -> tuple[Run, Path]:
@@ -432,7 +445,7 @@ def _in_order(claims: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     return [[claim[name] for name in TABLE] for claim in claims.values()]
 
 
-def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
+def _pictures(params: Params, done: _Drawable) -> dict[str, bytes]:
     from topoflow.tracking import checkpoint_figures, evolution_figures, figures, persistence_figures, style
 
     order, title, results, stored = (
