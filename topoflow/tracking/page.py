@@ -62,17 +62,22 @@ def verdict(words: str) -> str:
     return f'<span class="verdict {look}">{mark} {escape(words)}</span>'
 
 
-def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
-    """Claims with their verdicts, statistics, rules, values and p-values."""
+def claims_table(claims: Iterable[Mapping[str, Any]], remarks: Mapping[str, str] | None = None) -> str:
+    """Claims with their verdicts, statistics, rules, values and p-values; `remarks` (text) by the claim's name."""
     rows = []
     for claim in claims:
         value = _shown(claim["value"], ".3g")
         if claim["low"] is not None and claim["high"] is not None:
             value += f"<div>[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]</div>"
         what = f"{escape(claim['statement'])}<div>{escape(claim['statistic'])}</div>"
-        what += f"<div>Rule: {escape(claim['rule'])}.</div>"
+        if remark := (remarks or {}).get(claim["claim"]):
+            what += f"<div>{escape(remark)}</div>"
+        rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
+        what += f"<div>Rule: {escape(rule)}.</div>"
         rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
-    return table(["verdict", "claim", "value [95 % interval]", "p"], rows, kind="claims", words=2)
+    return table(
+        ["verdict", "claim", "value<br>[95\u00a0%\u00a0interval]", "p"], rows, kind="claims", words=2
+    )
 
 
 def _shown(value: float | None, spec: str) -> str:

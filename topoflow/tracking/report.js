@@ -16,7 +16,7 @@
     const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
     const found = [];
     for (let at = Math.ceil(low / step - 1e-9); at * step <= high + 1e-9 * step; at += 1) {
-      found.push([at * step, (at * step).toFixed(digits)]);
+      found.push([at * step, (at * step).toFixed(digits).replace("-", "\u2212")]);
     }
     return found;
   };

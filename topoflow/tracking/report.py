@@ -184,6 +184,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
             "could not be held against params.yaml."
         )
     else:
+        diagrams.check_made_from(activations)
         _Done(run, activations, diagrams, results).check_parameters(params)
     return _Found(run, findings, diagrams, activations)
 
@@ -246,8 +247,14 @@ def _what_ran(study: _Study) -> str:
 
 
 def _ordered(claims: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    names = sorted(claims, key=lambda name: [*_CLAIMS].index(name) if name in _CLAIMS else len(_CLAIMS))
-    return [claims[name] for name in names]
+    """Claims about courses first, then those about all labels, then those about two of them."""
+
+    def place(name: str) -> int:
+        if name in _CLAIMS:
+            return [*_CLAIMS].index(name)
+        return len(_CLAIMS) + (not name.startswith(("objectives of ", "models of ")))
+
+    return [claims[name] for name in sorted(claims, key=place)]
 
 
 def _verdicts(study: _Study) -> Iterator[str]:
@@ -265,20 +272,24 @@ def _verdicts(study: _Study) -> Iterator[str]:
         f"{facts['level']:g}; “not supported” is no proof of the opposite; “cannot tell” means that no outcome could "
         "have been significant.</p>"
     )
-    yield page.claims_table(_ordered(facts["claims"]))
-    since = [
-        f"<li>{escape(name)}: separated at level {facts['level']:g} "
-        f"{f'since step {step}' if step is not None else 'at no checkpoint to the end'}</li>"
+    since = {
+        name: f"Separated at level {facts['level']:g} since step {step}."
+        if step is not None
+        else f"At no checkpoint separated at level {facts['level']:g} from there to the end."
         for name, step in facts["separated_since"].items()
-    ]
-    if since:
-        yield f"<ul>{''.join(since)}</ul>"
+    }
+    yield page.claims_table(_ordered(facts["claims"]), since)
 
 
 def _glance(study: _Study) -> str:
     """A row a run: verdicts and the numbers behind them."""
     named = list(dict.fromkeys([*_CLAIMS, *(name for one in study.runs for name in one.findings["claims"])]))
-    named = [name for name in named if any(name in one.findings["claims"] for one in study.runs)]
+    # what one run can never tell is left to the comparison
+    named = [
+        name
+        for name in named
+        if any(one.findings["claims"].get(name, {"p": None})["p"] is not None for one in study.runs)
+    ]
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
@@ -300,7 +311,7 @@ def _glance(study: _Study) -> str:
         "either expected",
         "settled (share of training)",
     ]
-    return page.table(header, rows, words=1 + len(named))
+    return page.table(header, rows, kind="glance", words=1 + len(named))
 
 
 def _number(value: float | None, spec: str) -> str:
