@@ -455,7 +455,7 @@ def _caveats(study: _Study) -> str:
 
 def _definitions() -> str:
     words = "\n".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text)}.</dd>"
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{prose(text)}.</dd>"
         for name, text in DEFINITIONS.items()
     )
     words += (
