@@ -112,3 +112,32 @@ def llama(vocab_size: int, **changes: Any) -> Any:
         },
     )
     return LlamaForCausalLM(config).eval()
+
+
+def entry_points_folder(folder: Path) -> Path:
+    """A folder that, on PYTHONPATH, has MLflow find the entry points of this pyproject.toml.
+
+    It stands for the distribution `topoflow`, and so before one that is installed, perhaps from another time.
+    """
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = folder / f"topoflow-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: topoflow\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    lines = [
+        line
+        for group, names in {**project["entry-points"], "console_scripts": project["scripts"]}.items()
+        for line in (f"[{group}]", *(f"{name} = {target}" for name, target in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def path_with(*folders: Path) -> str:
+    """PYTHONPATH with folders, then this repository, then what it was."""
+    return os.pathsep.join(
+        [*map(str, folders), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )

@@ -63,6 +63,15 @@ def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
     assert not {name.split(".")[1] for name in found if name.startswith("topoflow.")} & above
 
 
+def test_what_every_import_of_mlflow_reads_imports_the_standard_library_alone():
+    found = modules_after("import topoflow.tracking.plugin")
+    assert not found & {*HEAVY, "numpy", "yaml", "click"}
+    assert {name for name in found if name.startswith("topoflow.")} == {
+        "topoflow.tracking",
+        "topoflow.tracking.plugin",
+    }
+
+
 @pytest.mark.parametrize("module", ["topoflow", "topoflow.cli", "topoflow.config", "topoflow.storage"])
 def test_the_light_modules_import_nothing_heavy(module):
     assert not modules_after(f"import {module}") & set(HEAVY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from topoflow import stages
-from topoflow.config import PARAMS_FILE, Params, load_params
+from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.layout import Run
 
 _model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
@@ -82,24 +81,8 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     """Run one objective end to end through DVC, into one MLflow run."""
     from topoflow import study
 
-    run_id = study.run(model, objective, [item for text in overrides for item in _assignments(text)], seed)
+    run_id = study.run(model, objective, split_overrides(overrides), seed)
     click.echo(f"MLflow run {run_id} holds the training and its topology.")
-
-
-def _assignments(text: str) -> list[str]:
-    """The overrides of one --set: split at spaces, but neither in quotes nor in brackets."""
-    try:
-        words = shlex.split(text)
-    except ValueError:
-        raise ValueError(f"set must have each quote closed, got {text!r}") from None
-    assignments: list[str] = []
-    for word in words:
-        last = assignments[-1] if assignments else ""
-        if sum(map(last.count, "[{")) > sum(map(last.count, "]}")):
-            assignments[-1] += f" {word}"
-        else:
-            assignments.append(word)
-    return assignments
 
 
 def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params, Run]:

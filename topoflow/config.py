@@ -12,9 +12,10 @@ import difflib
 import itertools
 import math
 import re
+import shlex
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -497,6 +498,28 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
             section = section[key]
         section[keys[-1]] = value
     return changed
+
+
+def split_overrides(texts: Iterable[str]) -> list[str]:
+    """The overrides in texts that may hold several: split at spaces, but neither in quotes nor in brackets.
+
+    >>> split_overrides(["finetune.max_steps=40 recording.layers=[1, 3]", "seed=1"])
+    ['finetune.max_steps=40', 'recording.layers=[1, 3]', 'seed=1']
+    """
+    assignments: list[str] = []
+    for text in texts:
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            raise ValueError(f"set must have each quote closed, got {text!r}") from None
+        begun = len(assignments)
+        for word in words:
+            last = assignments[-1] if len(assignments) > begun else ""
+            if sum(map(last.count, "[{")) > sum(map(last.count, "]}")):
+                assignments[-1] += f" {word}"
+            else:
+                assignments.append(word)
+    return assignments
 
 
 def parse_params(mapping: Mapping[str, Any]) -> Params:

@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +207,7 @@ def _diagram_bytes(
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import claims_of_run, describe_run
+    from topoflow.tables import write_trajectory
     from topoflow.topology.point_clouds import subsample_plan
 
     activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
@@ -246,7 +246,7 @@ def trajectory(params: Params, run: Run) -> None:
         "pooled": claims.numbers,
         "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
     }
-    _write_trajectory(run.folder("results"), names, steps, layers, behaviour)
+    write_trajectory(run.folder("results"), names, steps, layers, behaviour)
     storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
 
 
@@ -258,71 +258,6 @@ def _follow_layer(clouds: Any, cells: Any, plan: Any, options: Mapping[str, Any]
 
 def _layer_key(layer: int) -> str:
     return f"layer_{layer:02d}"
-
-
-def _write_trajectory(
-    folder: Path,
-    names: Sequence[int],
-    steps: Sequence[int],
-    layers: Sequence[LayerTrajectory],
-    behaviour: npt.NDArray[np.float64],
-) -> None:
-    """The tables of a run; rows are layers and steps, missing values empty fields."""
-    from topoflow.topology.summaries import SUMMARY_NAMES
-
-    moves = list(pairwise(steps))
-    columns = list(layers[0].series)
-    write_table(
-        folder / layout.VELOCITY_FILE,
-        ["layer", "previous_step", "step", *columns],
-        (
-            [name, *move, *(layer.series[column][at] for column in columns)]
-            for name, layer in zip(names, layers, strict=True)
-            for at, move in enumerate(moves)
-        ),
-    )
-    write_table(
-        folder / layout.SUMMARIES_FILE,
-        ["layer", "step", *SUMMARY_NAMES],
-        (
-            [name, step, *row]
-            for name, layer in zip(names, layers, strict=True)
-            for step, row in zip(steps, layer.summaries, strict=True)
-        ),
-    )
-    write_table(
-        folder / layout.DISTANCES_FILE,
-        ["layer", "step", "other_step", "h1_distance"],
-        (
-            [name, steps[i], steps[j], layer.distances[i, j]]
-            for name, layer in zip(names, layers, strict=True)
-            for i, j in combinations(range(len(steps)), 2)
-        ),
-    )
-    shown = [SUMMARY_NAMES.index(name) for name in layout.CONTROL_SUMMARIES]
-    kinds = ("recorded", *layers[0].controls)
-    write_table(
-        folder / layout.CONTROLS_FILE,
-        ["layer", "step", *(f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds)],
-        (
-            [
-                name,
-                step,
-                *(
-                    rows[end][column]
-                    for column in shown
-                    for rows in (layer.summaries[[0, -1]], *layer.controls.values())
-                ),
-            ]
-            for name, layer in zip(names, layers, strict=True)
-            for end, step in enumerate((steps[0], steps[-1]))
-        ),
-    )
-    write_table(
-        folder / layout.BEHAVIOUR_FILE,
-        ["previous_step", "step", "velocity", "displacement"],
-        ([*move, *values] for move, values in zip(moves, behaviour, strict=False)),
-    )
 
 
 # --- tracking and comparison --------------------------------------------------------------------

@@ -49,23 +49,19 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     """
     import mlflow
 
-    # checked for this model and objective alone: layers may be chosen that others do not have
-    mapping = {
-        **apply_overrides(read_mapping(PARAMS_FILE), overrides),
-        "models": [model],
-        "objectives": [objective],
-    }
-    seeds = parse_params(mapping).seeds
-    chosen = Run(model, objective, seeds[0] if seed is None else seed)
+    from topoflow.tracking.plugin import context_tags
+
+    chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
     if overrides or chosen not in load_params().runs():
-        folder = _folder_aside(chosen, {**mapping, "seeds": [chosen.seed]})
-    os.environ["MLFLOW_TRACKING_URI"] = _absolute(mlflow.get_tracking_uri())
+        folder = _folder_aside(chosen, mapping)
+    os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
     mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
     with mlflow.start_run() as active:
         run_id = active.info.run_id
+        mlflow.set_tags(context_tags(folder))  # a run that `mlflow run` made has not been through the plugin
         if _is_random(active.info.run_name):  # the user gave none
             mlflow.MlflowClient().update_run(run_id, name=str(chosen))
         home = Path.cwd()
@@ -82,9 +78,36 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     return str(run_id)
 
 
+def plan(
+    model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None
+) -> tuple[Run, dict[str, Any]]:
+    """Check what `run` is given against params.yaml, and touch nothing.
+
+    Returns
+    -------
+    run, mapping
+        What is to run, and the params.yaml that says so.
+
+    Raises
+    ------
+    ValueError
+        When the model, the objective or an override is not known.
+    """
+    # checked for this model and objective alone: layers may be chosen that others do not have
+    mapping = {
+        **apply_overrides(read_mapping(PARAMS_FILE), overrides),
+        "models": [model],
+        "objectives": [objective],
+    }
+    seeds = parse_params(mapping).seeds
+    run = Run(model, objective, seeds[0] if seed is None else seed)
+    mapping["seeds"] = [run.seed]
+    parse_params(mapping)
+    return run, mapping
+
+
 def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     """A folder for a run that params.yaml does not list as it is, with the params.yaml in `mapping`."""
-    parse_params(mapping)
     for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
         if "path" in section:  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
@@ -159,7 +182,7 @@ def _is_random(name: str) -> bool:
     return words and number.isdecimal()
 
 
-def _absolute(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """A tracking URI that means the same store in every folder."""
     scheme = "sqlite:///"
     return scheme + str(Path(uri.removeprefix(scheme)).resolve()) if uri.startswith(scheme) else uri

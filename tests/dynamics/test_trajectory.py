@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.claims import early_test
 from topoflow.dynamics.controls import gaussian_cloud
 from topoflow.dynamics.trajectory import claims_of_run, describe_layer, describe_run, follow_layer
 from topoflow.dynamics.velocity import concentration, fitted_floor, velocity_per_step
+from topoflow.dynamics.verdicts import pooled_velocity
 from topoflow.topology.point_clouds import subsample_plan
 
 PLAN = subsample_plan(60, n_subsamples=6, subsample_size=30, seed=1)
@@ -136,4 +138,8 @@ def test_behaviour_adds_when_it_peaks_and_what_geometry_does_not_explain(early):
     assert claims.numbers["behaviour_peak_step"] == 1
     assert claims.numbers["peak_difference"] == claims.numbers["peak_step"] - 1
     assert claims.verdicts[2].verdict == "cannot tell"  # of one run
+    pooled = pooled_velocity([layer.series["h1_velocity"] for layer in early])
+    found = lead_lag(pooled, answers, STEPS)
+    assert claims.numbers["lag"] == found.lag_checkpoints
+    assert claims.numbers["lag_p"] == found.correlation.p_value
     assert not math.isnan(claims.verdicts[3].value)

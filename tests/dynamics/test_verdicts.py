@@ -8,7 +8,7 @@ from scipy import stats
 
 from topoflow.dynamics import verdicts
 from topoflow.dynamics.claims import transience_test
-from topoflow.dynamics.nulls import sign_flip_test
+from topoflow.dynamics.nulls import NullTest, sign_flip_test
 
 
 def test_a_test_that_could_not_have_been_significant_cannot_tell():
@@ -71,3 +71,13 @@ def test_the_table_has_a_cell_for_each_column():
     (row,) = verdicts.table_rows(found)
     assert len(row) == len(verdicts.TABLE)
     assert row[verdicts.TABLE.index("verdict")] == "cannot tell"
+
+
+def test_topology_that_moves_against_behaviour_does_not_move_with_it():
+    against = NullTest(-0.9, 0.0, 0.001, 9999, exact=False)
+    assert verdicts.geometry_verdict(against, 0.05).verdict == "not supported"
+    assert (
+        verdicts.geometry_verdict(NullTest(0.9, 0.0, 0.001, 9999, exact=False), 0.05).verdict == "supported"
+    )
+    missing = NullTest(math.nan, 0.0, math.nan, 9999, exact=False)
+    assert verdicts.geometry_verdict(missing, 0.05).verdict == "cannot tell"

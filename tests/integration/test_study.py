@@ -84,14 +84,17 @@ def test_dvc_repro_then_trains_the_other_objectives_only_and_compares(study):
     assert "Running stage 'finetune@tiny-harmless-0'" in output
     assert "Running stage 'finetune@tiny-mixed-0'" in output
     assert sorted(run.info.run_name for run in study.runs()) == [
+        "comparison",
         "tiny-harmless-0",
         "tiny-helpful-0",
         "tiny-mixed-0",
     ]
     assert all(run.info.status == "FINISHED" for run in study.runs())
-    assert all("topology/h1_velocity/layer_02" in run.data.metrics for run in study.runs())
+    for run in study.runs():
+        kind = "claims/early/value" if run.info.run_name == "comparison" else "topology/h1_velocity/layer_02"
+        assert kind in run.data.metrics
     table = study.read("comparison/comparison.csv").splitlines()
-    assert len(table) == 1 + 3 * 2  # objectives x layers
+    assert len(table) == 1 + 3  # objectives
     assert (study.folder / "comparison/velocity.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -106,7 +109,7 @@ def test_the_evaluation_prompts_are_the_same_for_every_objective_and_in_no_train
 
 def test_a_second_dvc_repro_does_nothing(study):
     assert "Data and pipelines are up to date." in study("dvc", "repro")
-    assert len(study.runs()) == 3
+    assert len(study.runs()) == 4
 
 
 def test_a_topology_parameter_retrains_nothing_and_its_revert_computes_nothing(study):

@@ -222,3 +222,73 @@ def test_live_topology_needs_no_mlflow_and_more_prompts_than_a_subsample_has_poi
         ValueError, match=r"subsample_size must be at most the number of points \(6\), got 160"
     ):
         TopologyCallback(PROMPTS, topology=True)
+
+
+STOPPING = Topology(n_subsamples=2, subsample_size=24)
+MANY = [
+    f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(58)
+]  # enough of them, and unlike enough, for H1
+
+
+def stopping_run(model, tokenizer, tmp_path, stop, learning_rate=1e-6):
+    settings = Finetune(max_steps=5, per_device_train_batch_size=2, lora=None, learning_rate=learning_rate)
+    callback = TopologyCallback(MANY, [2, 4], Schedule(every=1), topology=STOPPING, stop_when_stable=stop)
+    train(model, tokenizer, tmp_path, callback, settings)
+    return callback
+
+
+def test_training_ends_after_k_checkpoints_in_a_row_below_the_floor(model, tokenizer, tmp_path):
+    callback = stopping_run(model, tokenizer, tmp_path, 2)
+    assert callback.steps == [0, 1, 2]
+    assert callback.stopped_at == 2
+    assert set(callback.floors) == {2, 4}
+    for layer, floor in callback.floors.items():
+        assert callback.metrics[0][f"topology/h1_sampling_floor/layer_{layer:02d}"] == floor
+        assert callback.metrics[2][f"topology/h1_velocity/layer_{layer:02d}"] < floor
+
+
+def test_the_floor_is_the_sampling_floor_of_the_first_checkpoint(model, tokenizer, tmp_path):
+    from topoflow.dynamics.prompts import sampling_floor
+
+    callback = stopping_run(model, tokenizer, tmp_path, 1)
+    for layer, cloud in callback.clouds[0].items():
+        assert callback.floors[layer] == sampling_floor(cloud, 24).disjoint[1] > 0
+
+
+def test_training_goes_on_while_a_layer_moves_and_a_move_starts_the_count_anew(model, tokenizer, tmp_path):
+    callback = stopping_run(model, tokenizer, tmp_path, 5)
+    assert callback.steps == [0, 1, 2, 3, 4, 5]
+    assert callback.stopped_at is None  # five in a row, and with them training ended by itself
+    callback = TopologyCallback(MANY, [1], topology=STOPPING, stop_when_stable=2)
+    callback.floors = {1: 1.0, 2: 1.0}
+    counts = []
+    for step, velocities in enumerate([(0.5, 0.5), (0.5, 1.0), (0.5, 0.5), (0.5, None), (0.1, 0.1), (0, 0)]):
+        callback.metrics[step] = {
+            f"topology/h1_velocity/layer_{layer:02d}": velocity
+            for layer, velocity in enumerate(velocities, 1)
+            if velocity is not None
+        }
+        callback._compare_with_floor(step, {}, None)
+        counts.append(callback._n_stable)
+    assert counts == [1, 0, 1, 0, 1, 2]
+
+
+def test_without_stop_when_stable_training_is_never_ended_and_no_floor_is_computed(
+    model, tokenizer, tmp_path
+):
+    callback = stopping_run(model, tokenizer, tmp_path, None)
+    assert callback.steps == [0, 1, 2, 3, 4, 5]
+    assert (callback.floors, callback.stopped_at) == ({}, None)
+    assert not any("floor" in name for metrics in callback.metrics.values() for name in metrics)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stop_when_stable": 0, "topology": True}, "stop_when_stable must be a number of checkpoints"),
+        ({"stop_when_stable": 3}, "topology must be asked for where stop_when_stable is"),
+    ],
+)
+def test_a_stop_that_cannot_work_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TopologyCallback(MANY * 3, **arguments)

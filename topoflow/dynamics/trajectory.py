@@ -263,7 +263,9 @@ class RunClaims:
     verdicts : list of Verdict
     numbers : dict
         `concentration`, `concentration_expected`, `concentration_per_step`, `settled` and `settled_expected` (shares of
-        training), `peak_step`, `behaviour_peak_step`, `peak_difference` (optimiser steps); None where not defined.
+        training), `peak_step`, `behaviour_peak_step`, `peak_difference` (optimiser steps), and of the largest
+        cross-correlation of topology with behaviour `lag` (checkpoints that topology is behind), `lag_correlation`
+        and `lag_p`; None where not defined.
     """
 
     verdicts: list[Verdict]
@@ -307,8 +309,7 @@ def claims_of_run(
         "settled": None if not moved else 1.0 if math.isnan(settled.statistic) else settled.statistic,
         "settled_expected": settled.expected,
         "peak_step": settled.peak_step if moved else None,
-        "behaviour_peak_step": None,
-        "peak_difference": None,
+        **dict.fromkeys(("behaviour_peak_step", "peak_difference", "lag", "lag_correlation", "lag_p")),
     }
     answers = np.asarray(behaviour, dtype=np.float64) if behaviour is not None else np.zeros(0)
     if moved and answers.any():
@@ -316,6 +317,9 @@ def claims_of_run(
         verdicts.append(lead_verdict(lead))
         numbers["behaviour_peak_step"] = peak_step(answers, steps)
         numbers["peak_difference"] = lead.peak_difference
+        numbers["lag"] = lead.lag_checkpoints
+        numbers["lag_correlation"] = _known(lead.correlation.statistic)
+        numbers["lag_p"] = _known(lead.correlation.p_value)
         geometry = np.array([[layer.series[name] for name in _GEOMETRY] for layer in layers])
         given = np.array([pooled_velocity(geometry[:, row]) for row in range(len(_GEOMETRY))]).T
         if len(pooled) >= given.shape[1] + 3:  # what a partial correlation needs

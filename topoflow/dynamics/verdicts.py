@@ -155,8 +155,9 @@ def geometry_verdict(test: NullTest, level: float) -> Verdict:
         None,
         None,
         _number(test.p_value),
-        decide(test.p_value, _smallest(test), level),
-        f"supported if the two-sided p <= {level:g}; slow trends that both share inflate it",
+        decide(1.0 if test.statistic < 0 else test.p_value, _smallest(test), level),
+        f"supported if the correlation is positive and its two-sided p <= {level:g}; slow trends that both share "
+        "inflate it",
     )
 
 
@@ -216,7 +217,7 @@ def leads_in_runs(peak_differences: ArrayLike, level: float, seed: int) -> Verdi
         "leads",
         "behaviour alone does not show it: topology peaks before behaviour, on average over runs",
         "mean over runs of the peak step of topology minus that of behaviour (optimiser steps)",
-        None if math.isnan(test.statistic) else -test.statistic,
+        None if math.isnan(test.statistic) else 0.0 - test.statistic,
         low,
         high,
         _number(test.p_value),

@@ -56,6 +56,17 @@ class TopologyCallback(TrainerCallback):
         (Jensen-Shannon divergence, nats).
     seed : int
         Of the subsample plan.
+    stop_when_stable : int, optional
+        End training after this many checkpoints in a row at which the H1 velocity of every recorded layer was below
+        its floor; needs `topology`. By default training is never ended.
+
+        The floor is a yardstick and no test: the mean distance between the diagrams of two disjoint sets of
+        prompts, as large as a subsample or half the prompts, at the first checkpoint. A velocity below it says
+        that training since the checkpoint before changed the topology by less than other prompts would have. It
+        does not say that nothing changed: velocities compare the same prompts, and can be real and far smaller.
+        Nor are they per step: checkpoints that are close together, and a warm-up, make them small. Choose a
+        schedule of even distances, and look at the velocities of a run that was not stopped before you trust it.
+        Where a layer has no H1 bars its floor is 0, and training goes on.
     on_record : callable, optional
         Called with the step after each recording.
 
@@ -73,6 +84,11 @@ class TopologyCallback(TrainerCallback):
     metrics : dict
         step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
         distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
+    floors : dict
+        layer -> the floor of `stop_when_stable`, in filtration distance, when that is asked for; in `metrics` of the
+        first step.
+    stopped_at : int or None
+        The step at which `stop_when_stable` ended training.
 
     Examples
     --------
@@ -96,10 +112,17 @@ class TopologyCallback(TrainerCallback):
         topology: bool | Topology = False,
         behaviour: bool = False,
         seed: int = 0,
+        stop_when_stable: int | None = None,
         on_record: Callable[[int], None] | None = None,
     ) -> None:
         if len(prompts) < 2:
             raise ValueError(f"prompts must be at least 2 (a point cloud), got {len(prompts)}")
+        if stop_when_stable is not None and stop_when_stable < 1:
+            raise ValueError(
+                f"stop_when_stable must be a number of checkpoints, 1 or more, got {stop_when_stable}"
+            )
+        if stop_when_stable is not None and topology is False:
+            raise ValueError("topology must be asked for where stop_when_stable is, got False")
         self.prompts = prompts
         self.schedule = schedule
         self.folder = None if folder is None else Path(folder)
@@ -112,6 +135,10 @@ class TopologyCallback(TrainerCallback):
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
         self.divergences: dict[int, npt.NDArray[np.float64]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
+        self.stop_when_stable = stop_when_stable
+        self.floors: dict[int, float] = {}
+        self.stopped_at: int | None = None
+        self._n_stable = 0  # checkpoints in a row
         self.behaviour = behaviour
         self._behaviour: Behaviour | None = None
         self._topology, self._seed = topology, seed
@@ -125,6 +152,7 @@ class TopologyCallback(TrainerCallback):
         if tokenizer is None:
             raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
         self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
+        self.floors, self.stopped_at, self._n_stable = {}, None, 0
         scratch = None if self.folder is None else self.folder / "behaviour"
         self._behaviour = Behaviour(len(self.prompts), scratch) if self.behaviour else None
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
@@ -137,6 +165,9 @@ class TopologyCallback(TrainerCallback):
         last = state.global_step >= state.max_steps or control.should_training_stop
         if last or self.schedule.is_due(state.global_step):
             self._record(state.global_step, kwargs["model"])
+        if self.stop_when_stable and self._n_stable >= self.stop_when_stable and not last:
+            self.stopped_at = state.global_step
+            control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if control.should_training_stop:  # as early stopping asks for it, after the step's own events
@@ -163,9 +194,27 @@ class TopologyCallback(TrainerCallback):
         self.steps.append(step)
         if self._live is not None:
             self.metrics[step] = self._live.update(clouds)
+            if self.stop_when_stable:
+                self._compare_with_floor(step, clouds, self._live)
             _log_to_active_run(self.metrics[step], step)
         if self.on_record is not None:
             self.on_record(step)
+
+    def _compare_with_floor(
+        self, step: int, clouds: Mapping[int, npt.NDArray[Any]], live: LiveTopology
+    ) -> None:
+        """Count the checkpoints in a row at which no layer has moved by as much as its floor."""
+        metrics = self.metrics[step]
+        if not self.floors:
+            self.floors = live.sampling_floors(clouds)
+            found = {f"topology/h1_sampling_floor/layer_{k:02d}": floor for k, floor in self.floors.items()}
+            metrics.update({name: floor for name, floor in found.items() if np.isfinite(floor)})
+            return
+        still = all(
+            metrics.get(f"topology/h1_velocity/layer_{layer:02d}", np.inf) < floor
+            for layer, floor in self.floors.items()
+        )
+        self._n_stable = self._n_stable + 1 if still else 0
 
     def _keep(
         self,

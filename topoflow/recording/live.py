@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.prompts import sampling_floor
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES
 
@@ -44,6 +45,7 @@ class LiveTopology:
         engine: str = "auto",
     ) -> None:
         self.plan = subsample_plan(n_prompts, n_subsamples, subsample_size, seed)
+        self.seed = seed
         self.order = order
         self.engine = engine
         self._first: dict[int, CellDiagrams] = {}
@@ -70,3 +72,14 @@ class LiveTopology:
             self._last[layer] = cell
             metrics.update({f"topology/{name}/layer_{layer:02d}": value for name, value in found.items()})
         return {key: value for key, value in metrics.items() if np.isfinite(value)}
+
+    def sampling_floors(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[int, float]:
+        """How far apart the H1 diagrams of two disjoint sets of prompts are at one checkpoint, on average, a layer.
+
+        See `sampling_floor` for what it can say and what not.
+        """
+        size = self.plan.shape[1]
+        return {
+            layer: float(sampling_floor(cloud, size, 32, self.seed, self.order, self.engine).disjoint[1])
+            for layer, cloud in clouds.items()
+        }

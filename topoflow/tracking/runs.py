@@ -411,18 +411,11 @@ def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric], lacking: 
 
 def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> None:
     """The activation set as a dataset input of the run."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag
 
-    manifest = activations.manifest
-    profile = {key: manifest[key] for key in ("n_prompts", "hidden_size", "layers", "steps", "dtype")}
-    dataset = Dataset(
-        name=f"activations {manifest['model']} {manifest['objective']}",
-        digest=activations.sha256[:32],
-        source_type="local",
-        source=json.dumps({"uri": activations.folder.resolve().as_posix()}),
-        schema=None,
-        profile=json.dumps(profile),
-    )
+    from topoflow.tracking.dataset import dataset_of
+
+    dataset = dataset_of(activations)._to_mlflow_entity()
     tags = [InputTag("mlflow.data.context", "topology")]
     client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 

@@ -1,0 +1,203 @@
+"""Activation sets as datasets of MLflow runs: logged into a real store, read back, and resolved to the bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from support import call
+
+from topoflow import storage
+from topoflow.tracking.dataset import ActivationsSource, from_activations
+
+DVC = (sys.executable, "-m", "dvc")
+PLACE = "activations/tiny/helpful/seed_0"
+
+
+def write_set(folder: Path, seed: int = 0) -> None:
+    """An activation set of 3 checkpoints and 2 layers."""
+    rng = np.random.default_rng(seed)
+    names = []
+    for step in (0, 2, 4):
+        for layer in (1, 5):
+            name = f"{storage.cell_name(step, layer)}.npy"
+            storage.write_file(folder / name, storage.array_bytes(rng.normal(size=(6, 8)).astype(np.float32)))
+            names.append(name)
+    manifest = {"format": storage.ACTIVATIONS, "model": "tiny", "objective": "helpful", "seed": seed,
+                "steps": [0, 2, 4], "layers": [1, 5], "n_prompts": 6, "hidden_size": 8, "dtype": "float32"}  # fmt: skip
+    storage.seal(folder, manifest, names)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def registered():
+    """The source as MLflow registers it by its entry point."""
+    from mlflow.data.dataset_source_registry import _dataset_source_registry
+
+    before = list(_dataset_source_registry.sources)
+    _dataset_source_registry.sources[:] = [
+        source for source in before if source.__name__ != ActivationsSource.__name__
+    ]
+    _dataset_source_registry.register(ActivationsSource)
+    yield
+    _dataset_source_registry.sources[:] = before
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A study whose pipeline has made a set, pushed to a remote and committed."""
+    folder, remote = tmp_path / "study", tmp_path / "remote"
+    folder.mkdir()
+    call(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    call(folder, *DVC, "init", "--quiet")
+    call(folder, *DVC, "remote", "add", "--default", "--quiet", "storage", str(remote))
+    write_set(tmp_path / "made")
+    make = f"{sys.executable} -c \"import shutil; shutil.copytree('{tmp_path}/made', '{PLACE}')\""
+    pipeline = {"stages": {"finetune": {"cmd": make, "outs": [PLACE]}}}
+    (folder / "dvc.yaml").write_text(json.dumps(pipeline))
+    (folder / "activations").mkdir()
+    call(folder, *DVC, "repro", "--quiet")
+    call(folder, *DVC, "push", "--quiet")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "one")
+    return folder
+
+
+def logged(dataset) -> mlflow.entities.Dataset:
+    """The dataset as a real store gives it back."""
+    with mlflow.start_run() as run:
+        mlflow.log_input(dataset, context="topology")
+    (used,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "topology"}
+    return used.dataset
+
+
+def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, store, registered):
+    write_set(tmp_path / "set")
+    found = logged(from_activations(tmp_path / "set"))
+    digest = storage.sha256_of_file(tmp_path / "set" / "manifest.json")
+    assert (found.name, found.digest) == ("activations tiny helpful", digest[:32])
+    assert found.source_type == "topoflow_activations"
+    assert json.loads(found.source)["uri"] == (tmp_path / "set").as_posix()
+    assert json.loads(found.profile) == {
+        "n_prompts": 6, "hidden_size": 8, "layers": [1, 5], "steps": [0, 2, 4], "dtype": "float32", "seed": 0,
+        "n_files": 6, "manifest_sha256": digest,
+    }  # fmt: skip
+    columns = json.loads(found.schema)["mlflow_colspec"]
+    assert [column["name"] for column in columns] == ["layer_01", "layer_05"]
+    stored = mlflow.data.get_source(found).load()
+    assert stored.folder == tmp_path / "set"
+    assert stored.point_cloud(4, 5).shape == (6, 8)
+
+
+def test_a_name_and_a_digest_may_be_given(tmp_path, store):
+    write_set(tmp_path / "set")
+    found = logged(from_activations(str(tmp_path / "set"), name="mine", digest="abc"))
+    assert (found.name, found.digest) == ("mine", "abc")
+
+
+def test_another_set_in_the_folder_is_not_taken_for_the_logged_one(tmp_path):
+    write_set(tmp_path / "set")
+    source = from_activations(tmp_path / "set").source
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(ValueError, match="must be a whole set"):
+        source.load()
+    write_set(tmp_path / "set", seed=1)
+    with pytest.raises(ValueError, match=r"must hold the activation set \w{12} that was logged"):
+        source.load()
+
+
+def test_a_flipped_byte_is_noticed(tmp_path):
+    write_set(tmp_path / "set")
+    source = from_activations(tmp_path / "set").source
+    cell = tmp_path / "set" / "step_000002" / "layer_05.npy"
+    cell.write_bytes(cell.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(ValueError, match="not what its manifest vouches for"):
+        source.load()
+    with pytest.raises(ValueError, match="not what its manifest vouches for"):
+        from_activations(tmp_path / "set")
+
+
+def test_mlflow_can_tell_an_activation_set_from_other_sources(tmp_path, registered):
+    write_set(tmp_path / "set")
+    source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(tmp_path / "set"))
+    assert isinstance(source, ActivationsSource)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("[]")
+    for raw in (tmp_path / "other", str(tmp_path), "https://example.org/x.csv", 3, None, "\0"):
+        assert not ActivationsSource._can_resolve(raw)
+
+
+@pytest.mark.slow
+def test_a_set_that_is_gone_comes_back_from_dvcs_cache_and_from_its_remote(
+    tmp_path, repository, store, registered
+):
+    found = logged(from_activations(repository / PLACE))
+    lock = (repository / "dvc.lock").read_text()
+    md5 = json.loads(found.profile)["dvc_md5"]
+    assert md5.endswith(".dir")
+    assert md5 in lock
+    wanted = contents(tmp_path / "made")
+    shutil.rmtree(repository / PLACE)
+    write_set(repository / PLACE, seed=1)  # a later training has put another set there
+    (repository / "dvc.lock").unlink()
+    source = mlflow.data.get_source(found)
+    assert contents(source.load(tmp_path / "from cache").folder) == wanted
+    shutil.rmtree(repository / ".dvc" / "cache")
+    brought = source.load(tmp_path / "from remote")
+    assert contents(brought.folder) == wanted
+    assert brought.point_cloud(4, 5).shape == (6, 8)
+    shutil.rmtree(repository / ".dvc" / "cache")
+    shutil.rmtree(tmp_path / "remote")
+    with pytest.raises(ValueError, match="DVC cannot bring back the one logged"):
+        source.load()
+
+
+@pytest.mark.slow
+def test_a_dvc_url_names_a_set_at_a_revision_and_its_bytes_come_from_the_remote(
+    tmp_path, repository, store, registered
+):
+    shutil.rmtree(repository / PLACE)
+    shutil.rmtree(repository / ".dvc" / "cache")
+    url = f"dvc+file://{repository}?rev=main#{PLACE}"
+    found = logged(from_activations(url))
+    assert json.loads(found.source)["uri"] == url
+    assert json.loads(found.profile)["steps"] == [0, 2, 4]
+    stored = mlflow.data.get_source(found).load(tmp_path / "here")
+    assert contents(stored.folder) == contents(tmp_path / "made")
+    with pytest.raises(ValueError, match="dst_path must be an empty folder"):
+        mlflow.data.get_source(found).load(tmp_path / "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("dvc+{}", "must be like dvc"),
+        ("dvc+{}?branch=main#x", "must be like dvc"),
+        ("dvc+{}?rev=nothing#activations", "must name a DVC repository and a revision"),
+        ("dvc+{}/nowhere#activations", "must name a DVC repository and a revision"),
+        ("dvc+{}?rev=main#nothing", "must name an activation set"),
+    ],
+)
+def test_a_url_that_names_no_set_is_refused(repository, url, message):
+    with pytest.raises(ValueError, match=message):
+        from_activations(url.format(repository))

@@ -1,0 +1,269 @@
+"""`mlflow run . -b topoflow`: a project of topoflow in the Python that runs MLflow, checked before a run exists.
+
+Beside what `mlflow run --env-manager local` does,
+
+- needs no pyenv and no shell: the entry point's command is run as it is written, with this Python;
+- checks parameters before anything is logged: what is refused leaves no run behind;
+- takes several objectives and seeds, `-P objective=helpful,harmless` or
+  `--backend-config '{"objectives": ["helpful", "harmless"], "seeds": [0, 1]}'`: each becomes a run, under one parent
+  run. They run one after another, since DVC locks what they share, and one that fails does not stop those after it;
+- waits for the job, also where MLflow was asked not to, and fails when it fails.
+
+A front door like cli.py, and not part of any layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What MLflow puts into every backend's configuration; of no use here.
+_OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}
+_OPTIONS = ("objectives", "seeds")
+
+
+class ProjectBackend:
+    """What MLflow asks of a project backend."""
+
+    def run(
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: Mapping[str, Any] | None,
+        version: str | None,
+        backend_config: Mapping[str, Any],
+        tracking_uri: str,
+        experiment_id: str,
+    ) -> _Finished:
+        """Run an entry point to its end.
+
+        Returns
+        -------
+        The finished job, as MLflow's `SubmittedRun`.
+
+        Raises
+        ------
+        mlflow.exceptions.ExecutionException
+            When a parameter or option is refused, and then there is no run; or when a job fails.
+        """
+        from mlflow.exceptions import ExecutionException
+
+        try:
+            jobs, folder = _plan(project_uri, entry_point, dict(params or {}), version, backend_config)
+        except ValueError as error:
+            raise ExecutionException(str(error)) from None
+        where = _Place(project_uri, folder, entry_point, version, tracking_uri, str(experiment_id))
+        if len(jobs) == 1:
+            run_id, failed = where.start(jobs[0])
+        else:
+            run_id, failed = where.start_all(jobs)
+        if failed:
+            raise ExecutionException(f"Run (ID '{run_id}') failed: {failed}")
+        return _Finished(run_id)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A job that has ended well."""
+
+    run_id: str
+
+    def wait(self) -> bool:
+        return True
+
+    def get_status(self) -> str:
+        return "FINISHED"
+
+    def cancel(self) -> None:
+        """Nothing is left to cancel."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    parameters: dict[str, Any]
+    arguments: list[str] = field(default_factory=list)  # of `python -m topoflow`
+
+    def __str__(self) -> str:
+        return shlex.join(self.arguments)
+
+
+# --- before there is a run ----------------------------------------------------------------------
+
+
+def _plan(
+    uri: str, entry_point: str, params: dict[str, Any], version: str | None, config: Mapping[str, Any]
+) -> tuple[list[_Job], Path]:
+    """The jobs, each checked, and the folder of the project."""
+    from mlflow.projects import utils
+
+    projects: Any = utils  # which has no types
+
+    if unknown := set(config) - _OF_MLFLOW - set(_OPTIONS):
+        raise ValueError(
+            f"backend-config must have no other keys than {', '.join(_OPTIONS)}, got {', '.join(sorted(unknown))}"
+        )
+    jobs = [_Job({**params, **axes}) for axes in _axes(params, config)]
+    folder = Path(projects.fetch_and_validate_project(uri, version, entry_point, jobs[0].parameters))
+    entry = projects.load_project(folder).get_entry_point(entry_point)
+    for job in jobs:
+        given = {key: str(value) for key, value in job.parameters.items()}
+        if unknown := set(given) - set(entry.parameters):
+            raise ValueError(
+                f"entry point {entry_point} has no parameter {', '.join(sorted(unknown))}; "
+                f"it has {', '.join(sorted(entry.parameters)) or 'none'}"
+            )
+        words = shlex.split(entry.compute_command(given, None))
+        if words[:3] != ["python", "-m", "topoflow"]:
+            raise ValueError(
+                f"entry point {entry_point} must run `python -m topoflow`, got {shlex.join(words)}"
+            )
+        job.arguments.extend(words[3:])
+        with contextlib.chdir(folder):
+            _check(job.arguments)
+    return jobs, folder
+
+
+def _axes(params: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The objective and the seed of each job, as far as they are given."""
+    chosen = {}
+    for key, option in (("objective", "objectives"), ("seed", "seeds")):
+        listed = config.get(option)
+        if listed is not None and (not isinstance(listed, list) or not listed):
+            raise ValueError(f"{option} must be a list of at least one, got {listed!r}")
+        if listed is not None and key in params:
+            raise ValueError(f"{key} must be given once, as a parameter or as {option}, and both are there")
+        if listed is not None or key in params:
+            values = str(params[key]).split(",") if listed is None else map(str, listed)
+            chosen[key] = [value.strip() for value in values]
+            if len(set(chosen[key])) < len(chosen[key]):
+                raise ValueError(f"{option} must be different ones, got {', '.join(chosen[key])}")
+    return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
+
+
+def _check(arguments: list[str]) -> None:
+    """Refuse what the command would refuse when it begins; the current folder is the study's."""
+    import click
+
+    from topoflow import cli, study
+    from topoflow.config import load_params, split_overrides
+
+    command = cli.main.commands.get(arguments[0]) if arguments else None
+    if command is None:
+        raise ValueError(f"topoflow has no command {arguments[:1]}; it has {', '.join(cli.main.commands)}")
+    try:
+        asked = command.make_context(arguments[0], arguments[1:]).params
+    except click.exceptions.Exit:
+        raise ValueError("a parameter must have a value, and not be an option of its own") from None
+    except click.ClickException as error:
+        raise ValueError(error.format_message()) from None
+    if command.name == "run":
+        overrides = split_overrides(asked["overrides"])
+        study.plan(asked["model"], asked["objective"], overrides, asked["seed"])
+        return
+    params = load_params()
+    if asked.get("model"):
+        params.model_source(asked["model"])
+    if asked.get("objective"):
+        params.objective_text(asked["objective"])
+
+
+# --- the runs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the jobs of one `mlflow run` have in common."""
+
+    uri: str
+    folder: Path
+    entry_point: str
+    version: str | None
+    tracking_uri: str
+    experiment_id: str
+
+    def start_all(self, jobs: list[_Job]) -> tuple[str, str]:
+        """Run each job under one parent run; returns the parent's id and which failed, if any."""
+        import mlflow
+
+        client = mlflow.MlflowClient()
+        names = [", ".join(map(str, job.parameters.values())) for job in jobs]
+        tags = {"mlflow.project.backend": "topoflow", "mlflow.project.entryPoint": self.entry_point}
+        tags |= self._context()
+        parent = client.create_run(
+            self.experiment_id, tags=tags, run_name=f"{len(jobs)} runs: {'; '.join(names)}"
+        )
+        parent_id = str(parent.info.run_id)
+        failed = []
+        with _ended(parent_id) as end:
+            for job, name in zip(jobs, names, strict=True):
+                if self.start(job, parent_id)[1]:
+                    failed.append(name)
+            end("FAILED" if failed else "FINISHED")
+        return parent_id, "; ".join(failed)
+
+    def start(self, job: _Job, parent_id: str | None = None) -> tuple[str, str]:
+        """Run one job in an MLflow run of its own; returns the run's id and how it failed, if it did."""
+        import mlflow
+        from mlflow.projects import utils
+
+        client = mlflow.MlflowClient()
+        created = utils.get_or_create_run(  # type: ignore[no-untyped-call]
+            None,
+            self.uri,
+            self.experiment_id,
+            str(self.folder),
+            self.version,
+            self.entry_point,
+            job.parameters,
+        )
+        run_id = str(created.info.run_id)
+        with _ended(run_id) as end:
+            tags = {"mlflow.project.backend": "topoflow", **self._context()}
+            if parent_id:
+                tags["mlflow.parentRunId"] = parent_id
+            for key, value in tags.items():
+                client.set_tag(run_id, key, value)
+            status = self._call(job, run_id)
+            end("FAILED" if status else "FINISHED")
+        return run_id, f"exit status {status}" if status else ""
+
+    def _context(self) -> dict[str, str]:
+        from topoflow.tracking.plugin import context_tags
+
+        return context_tags(self.folder)
+
+    def _call(self, job: _Job, run_id: str) -> int:
+        """Run the command in the project's folder as part of the MLflow run; returns its exit status."""
+        from topoflow.study import absolute_uri
+
+        environment = {
+            **os.environ,
+            "MLFLOW_RUN_ID": run_id,
+            "MLFLOW_TRACKING_URI": absolute_uri(self.tracking_uri),
+            "MLFLOW_EXPERIMENT_ID": self.experiment_id,
+        }
+        environment.pop("MLFLOW_EXPERIMENT_NAME", None)
+        command = [sys.executable, "-m", "topoflow", *job.arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment).returncode  # noqa: S603 (no shell)
+
+
+@contextlib.contextmanager
+def _ended(run_id: str) -> Any:
+    """See to it that a run does not stay RUNNING for ever, whatever happens in the block."""
+    import mlflow
+
+    final = ["KILLED"]  # as by Ctrl-C, which the job receives from the terminal as well
+    try:
+        yield lambda status: final.append(status)
+    finally:
+        client = mlflow.MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, final[-1])

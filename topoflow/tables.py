@@ -1,0 +1,93 @@
+"""The tables of a run's trajectory: rows are layers and steps, missing values empty fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from topoflow import layout
+from topoflow.dynamics.trajectory import LayerTrajectory
+from topoflow.layout import write_table
+from topoflow.topology.summaries import SUMMARY_NAMES
+
+
+def write_trajectory(
+    folder: Path,
+    names: Sequence[int],
+    steps: Sequence[int],
+    layers: Sequence[LayerTrajectory],
+    behaviour: NDArray[np.float64],
+) -> None:
+    """Write all tables of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's results.
+    names : sequence of int
+        The layers' numbers.
+    steps : sequence of int
+        The T checkpoints.
+    layers : sequence of LayerTrajectory
+    behaviour : ndarray, shape (T - 1, 2)
+        Divergences from the checkpoint before and from the first, in nats; of no rows if not recorded.
+    """
+    _write_velocity(folder, names, steps, layers)
+    write_table(
+        folder / layout.SUMMARIES_FILE,
+        ["layer", "step", *SUMMARY_NAMES],
+        (
+            [name, step, *row]
+            for name, layer in zip(names, layers, strict=True)
+            for step, row in zip(steps, layer.summaries, strict=True)
+        ),
+    )
+    write_table(
+        folder / layout.DISTANCES_FILE,
+        ["layer", "step", "other_step", "h1_distance"],
+        (
+            [name, steps[i], steps[j], layer.distances[i, j]]
+            for name, layer in zip(names, layers, strict=True)
+            for i, j in combinations(range(len(steps)), 2)
+        ),
+    )
+    _write_controls(folder, names, steps, layers)
+    write_table(
+        folder / layout.BEHAVIOUR_FILE,
+        ["previous_step", "step", "velocity", "displacement"],
+        ([*move, *values] for move, values in zip(pairwise(steps), behaviour, strict=False)),
+    )
+
+
+def _write_velocity(
+    folder: Path, names: Sequence[int], steps: Sequence[int], layers: Sequence[LayerTrajectory]
+) -> None:
+    columns = list(layers[0].series)
+    write_table(
+        folder / layout.VELOCITY_FILE,
+        ["layer", "previous_step", "step", *columns],
+        (
+            [name, *move, *(layer.series[column][at] for column in columns)]
+            for name, layer in zip(names, layers, strict=True)
+            for at, move in enumerate(pairwise(steps))
+        ),
+    )
+
+
+def _write_controls(
+    folder: Path, names: Sequence[int], steps: Sequence[int], layers: Sequence[LayerTrajectory]
+) -> None:
+    """Summaries of the recorded states beside those of Gaussian clouds, at the first checkpoint and the last."""
+    shown = [SUMMARY_NAMES.index(name) for name in layout.CONTROL_SUMMARIES]
+    kinds = ("recorded", *layers[0].controls)
+    rows = []
+    for name, layer in zip(names, layers, strict=True):
+        clouds = (layer.summaries[[0, -1]], *layer.controls.values())
+        for end, step in enumerate((steps[0], steps[-1])):
+            rows.append([name, step, *(cloud[end][column] for column in shown for cloud in clouds)])
+    header = ["layer", "step", *(f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds)]
+    write_table(folder / layout.CONTROLS_FILE, header, rows)
