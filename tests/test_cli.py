@@ -10,7 +10,7 @@ from support import REPOSITORY
 from topoflow import stages
 from topoflow.cli import main
 
-STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare"]
+STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def modules_after(statement: str) -> set[str]:
     [
         "topoflow.topology.point_clouds",
         "topoflow.topology.persistence",
+        "topoflow.topology.betti",
         "topoflow.topology.summaries",
         "topoflow.topology.distances",
         "topoflow.dynamics.velocity",

@@ -283,7 +283,7 @@ def test_the_activation_set_is_the_runs_dataset(study):
 def test_pictures_tables_and_note_are_artifacts(study):
     _, _, run_id = study
     found = {Path(item.path).name for item in mlflow.MlflowClient().list_artifacts(run_id, "topology")}
-    names = ("velocity", "heatmap", "distances", "controls", "diagrams", "barcodes")
+    names = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
     pictures = {f"{name}.png" for name in names}
     assert found == pictures | {
         "velocity.csv",

@@ -153,3 +153,16 @@ def track(model: str, objective: str, seed: int | None, run_id: str | None) -> N
 def compare(run_ids: tuple[str, ...], out: str) -> None:
     """Set runs side by side, with a verdict on each claim: all of the study, or the MLflow runs named."""
     stages.compare(load_params(PARAMS_FILE), run_ids, Path(out))
+
+
+@_command
+@click.option("--out", default="report.html", show_default=True, metavar="FILE", help="Where to write.")
+def report(out: str) -> None:
+    """Write the whole study as one HTML file, which works offline and can be mailed.
+
+    Reads results/, diagrams/ and comparison/; what is not there is named in the report.
+    """
+    missing = stages.report(load_params(PARAMS_FILE), Path(out))
+    for part in missing:
+        click.echo(f"Missing: {part}", err=True)
+    click.echo(f"The report is {out}.")

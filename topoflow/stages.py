@@ -284,6 +284,15 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
     log_comparison(folder, facts)
 
 
+def report(params: Params, out: Path) -> list[str]:
+    """The whole study as one HTML file that can be mailed; returns what is missing in it."""
+    from topoflow.tracking.report import report as write
+
+    page, missing = write(params)
+    storage.write_file(out, page)
+    return missing
+
+
 def _code_sha256(*packages: str) -> str:
     """Of the sources of topoflow's packages of these names."""
     home = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 
 from topoflow import layout, storage
 from topoflow.layout import Run, write_table
-from topoflow.tracking import checkpoint_figures, figures, runs
+from topoflow.tracking import checkpoint_figures, evolution_figures, figures, runs
 
 STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
@@ -44,10 +44,23 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
         ["layer", "step", *names],
         ([layer, step, *(10 * layer + step + n for n in range(12))] for layer in LAYERS for step in (0, 8)),
     )
+    columns = list(evolution_figures.SUMMARIES)
+    write_table(
+        results / layout.SUMMARIES_FILE,
+        ["layer", "step", *columns],
+        (
+            [layer, step, *(layer + step + n for n in range(len(columns)))]
+            for layer in LAYERS
+            for step in STEPS
+        ),
+    )
     floors = {f"layer_{layer:02d}": {"h1_sampling_floor": 2.0 * whole} for layer in LAYERS}
     storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"layers": floors}))
     stored = SimpleNamespace(
-        diagrams=lambda step, layer: [[BARS * [0, 1], BARS]], manifest={"subsample_size": 2}
+        diagrams=lambda step, layer: [[BARS * [0, 1], BARS], [BARS, BARS[1:]]],
+        manifest={"subsample_size": 2},
+        steps=tuple(STEPS),
+        layers=tuple(LAYERS),
     )
     return SimpleNamespace(run=Run("tiny", "helpful", 0), results=results, diagrams=stored)
 
@@ -59,7 +72,7 @@ PARAMS: Any = SimpleNamespace(trajectory=SimpleNamespace(order=2.0))
 def test_a_run_has_its_pictures_which_repeat_whatever_is_missing(tmp_path: Path, whole: bool) -> None:
     done: Any = lay_down(tmp_path, whole)
     made = runs._pictures(PARAMS, done)
-    names = ("velocity", "heatmap", "distances", "controls", "diagrams", "barcodes")
+    names = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
     assert list(made) == [f"{name}.png" for name in names]
     assert runs._pictures(PARAMS, done) == made
 
@@ -79,6 +92,8 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     spy(figures, "velocity_figure")
     spy(checkpoint_figures, "distances_figure")
     spy(checkpoint_figures, "controls_figure")
+    spy(evolution_figures, "betti_figure")
+    spy(evolution_figures, "summaries_figure")
     whole: Any = lay_down(tmp_path, True)
     runs._pictures(PARAMS, whole)
     _, velocity = given["velocity_figure"]
@@ -91,6 +106,15 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     assert (layers, steps) == (LAYERS, (0, 8))
     assert controls["h1_count"]["recorded"].tolist() == [[13, 21], [43, 51]]
     assert controls["h1_count"]["matched"].tolist() == [[15, 23], [45, 53]]
+    (steps, curves), _ = given["betti_figure"]
+    assert (list(steps), list(curves)) == (STEPS, LAYERS)
+    distances, numbers = curves[4]
+    assert (distances[0], distances[-1], numbers.shape) == (0.5, 1.0, (len(STEPS), len(distances)))
+    # two subsamples: bars from 0.5 to 1.0 in one, and from 0.6 to 0.9 in both
+    assert [numbers[0, np.searchsorted(distances, t)] for t in (0.55, 0.7, 0.95, 1.0)] == [0.5, 1.5, 0.5, 0]
+    (steps, summaries), _ = given["summaries_figure"]
+    assert steps == STEPS
+    assert summaries["h1_count"][4].tolist() == [4 + step + 1 for step in STEPS]
 
     bare: Any = lay_down(tmp_path, False)
     runs._pictures(PARAMS, bare)

@@ -111,7 +111,7 @@ def velocity_figure(
     step_axis(panels, recorded, marks, width=WIDTH - 1)
     third = _shade_first_third(panels, marks)
     shown = of_prompts or ends
-    for layer, colour in zip(layers, _layer_colours(len(layers)), strict=True):
+    for layer, colour in zip(layers, layer_colours(len(layers)), strict=True):
         _velocity_line(top, marks[1:], curves[layer], shown[layer], colour, f"layer {layer}")
     top.set_ylabel(_velocity_label(dimension, order))
     heights = [np.fmax(curves[layer], shown[layer][1]) for layer in layers]
@@ -123,7 +123,7 @@ def velocity_figure(
     note(top, remark)
     if floor:
         figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # the layout does not see the marks
-        _floor_marks(top, floor, dict(zip(layers, _layer_colours(len(layers)), strict=True)))
+        _floor_marks(top, floor, dict(zip(layers, layer_colours(len(layers)), strict=True)))
     if third is not None:
         shaded = f"shaded: first third of training, to step {third:.4g}"
         top.set_title(shaded, loc="left", fontsize=9, color="#505050")
@@ -439,7 +439,7 @@ def _velocity_label(dimension: int, order: float) -> str:
     return f"H{dimension} velocity: {name},\nEuclidean ground metric\n({DISTANCE})"
 
 
-def _layer_colours(count: int) -> list[Any]:
+def layer_colours(count: int) -> list[Any]:
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.8, max(count, 1))))[:count]
 
 
@@ -480,11 +480,11 @@ def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats,
     every = np.concatenate([*recorded, np.zeros(0)])
     first, last = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
     last = max(last, first + 1)
-    window = _dense_window(steps)
+    window = dense_window(steps)
     label = "optimiser step"
     if window:
         label += f" (linear to {first + window:g}, then log)"
-    forward, inverse = _linear_then_log(first, window or last - first)
+    forward, inverse = linear_then_log(first, window or last - first)
     ticks = steps[thinned(forward(steps), float(forward(last)), steps, width)]
     for axes in panels:
         if window:
@@ -496,14 +496,14 @@ def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats,
     return label
 
 
-def _dense_window(steps: Floats) -> float:
+def dense_window(steps: Floats) -> float:
     """Length, in steps, of the early run of smallest gaps; 0 where there is none."""
     gaps = np.diff(steps)
     wide = np.flatnonzero(gaps > 2 * gaps.min()) if gaps.size else gaps
     return float(steps[int(wide[0])] - steps[0]) if wide.size else 0.0
 
 
-def _linear_then_log(
+def linear_then_log(
     first: float, window: float
 ) -> tuple[Callable[[ArrayLike], Floats], Callable[[ArrayLike], Floats]]:
     def forward(steps: ArrayLike) -> Floats:

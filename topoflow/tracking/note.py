@@ -57,18 +57,31 @@ def write_note(
         "",
         *verdict_table(findings["claims"].values()),
         "",
-        "| layer | peak at step | peak velocity | in units of other prompts | concentration | per step "
-        "| either, if order did not matter | settled after step | from first to last checkpoint |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(LAYER_COLUMNS)} |",
+        f"|{'---|' * len(LAYER_COLUMNS)}",
     ]
-    lines += [_row(name, found) for name, found in findings["layers"].items()]
-    lines += ["", *_caveats(diagrams["constant_cells"])]
+    lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
+    lines += ["", *caveats(diagrams["constant_cells"])]
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, found: Mapping[str, Any]) -> str:
+LAYER_COLUMNS = (
+    "layer",
+    "peak at step",
+    "peak velocity",
+    "in units of other prompts",
+    "concentration",
+    "per step",
+    "either, if order did not matter",
+    "settled after step",
+    "from first to last checkpoint",
+)
+
+
+def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
+    """One layer's numbers under `LAYER_COLUMNS`, from what trajectory.json holds of it."""
     moved = found["h1_peak_step"] is not None
-    cells = [
+    return [
         str(int(name.removeprefix("layer_"))),
         _number(found["h1_peak_step"], "d"),
         _number(found["h1_peak_velocity"], ".4g"),
@@ -81,7 +94,6 @@ def _row(name: str, found: Mapping[str, Any]) -> str:
         else _number(found["h1_stabilised_step"], "d"),
         _number(found["h1_displacement"], ".4g"),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -102,7 +114,8 @@ def _number(value: float | None, spec: str) -> str:
     return "nothing moved" if value is None else format(value, spec)
 
 
-def _caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
+def caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
+    """What a run does not show, as lines of Markdown; `constant_cells` are (step, layer)."""
     constant = sorted({layer for _, layer in constant_cells})
     lines = [
         "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "

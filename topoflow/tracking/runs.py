@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from topoflow import layout, storage
@@ -37,6 +38,8 @@ COMPARISON_TAG = "topoflow.comparison"
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics in one request
 _BATCH = 1000
+# rows of a picture of Betti curves
+_N_DISTANCES = 256
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,19 @@ class _Done:
                 f"{self.results} was made from another {self.diagrams.folder} (SHA-256 {found['diagrams'][:12]}) than "
                 f"the one there now ({self.diagrams.sha256[:12]}); bring it up to date with: dvc repro"
             )
+
+
+class _Drawable(Protocol):
+    """What the pictures of a run are drawn from."""
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def diagrams(self) -> storage.StoredSet: ...
+
+    @property
+    def results(self) -> Path: ...
 
 
 def locate_run(run_id: str) -> tuple[Run, Path]:
@@ -422,8 +438,8 @@ def _in_order(claims: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     return [[claim[name] for name in TABLE] for claim in claims.values()]
 
 
-def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
-    from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
+def _pictures(params: Params, done: _Drawable) -> dict[str, bytes]:
+    from topoflow.tracking import checkpoint_figures, evolution_figures, figures, persistence_figures, style
 
     order, title, results, stored = (
         params.trajectory.order,
@@ -497,7 +513,42 @@ def _pictures(params: Params, done: _Done) -> dict[str, bytes]:
         "controls.png": checkpoint_figures.controls_figure(
             layers, (int(steps[0]), int(steps[-1])), controls, title=f"Against Gaussian clouds, {title}"
         ),
+        "betti.png": evolution_figures.betti_figure(
+            stored.steps,
+            {layer: _betti_curves(stored, layer) for layer in stored.layers},
+            title=f"Holes through training, {title}",
+        ),
+        "summaries.png": evolution_figures.summaries_figure(
+            *_summaries(results, list(evolution_figures.SUMMARIES)), title=f"Summaries of diagrams, {title}"
+        ),
         "diagrams.png": persistence_figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         "barcodes.png": persistence_figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
     }
     return {name: style.png_bytes(figure) for name, figure in drawn.items()}
+
+
+def _betti_curves(
+    stored: storage.StoredSet, layer: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
+    from topoflow.topology.betti import mean_betti_numbers
+
+    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in stored.steps]
+    ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
+    ends = ends[np.isfinite(ends)]
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
+    distances = np.linspace(low, high, _N_DISTANCES)
+    return distances, np.array([mean_betti_numbers(cell, distances) for cell in cells])
+
+
+def _summaries(
+    results: Path, names: list[str]
+) -> tuple[list[int], dict[str, dict[int, npt.NDArray[np.float64]]]]:
+    """The checkpoints of a run, and of each named summary its values by layer."""
+    rows = layout.read_table(results / layout.SUMMARIES_FILE)
+    layers = sorted({int(row["layer"]) for row in rows})
+    values = {
+        name: {layer: np.array([row[name] for row in rows if row["layer"] == layer]) for layer in layers}
+        for name in names
+    }
+    return sorted({int(row["step"]) for row in rows}), values

@@ -1,0 +1,377 @@
+"""The report of a study: whole, alone, the same each time, and honest about what is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from support import REPOSITORY
+
+from topoflow import layout, storage
+from topoflow.cli import main
+from topoflow.config import Params, parse_params
+from topoflow.layout import Run
+from topoflow.topology.persistence import choose_engine
+from topoflow.tracking import charts, page, report, style
+from topoflow.tracking.report import report as make
+
+HOSTILE = "<script>alert(1)</script>&\"'.jsonl"
+BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
+PNG = style.png_bytes(style.blank("a picture", "nothing"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Study:
+    """A finished study in a folder: results and comparison of the committed one, with diagrams made up."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        mapping = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+        mapping |= {"objectives": ["helpful", "harmless"], "seeds": [0, 1], **changes}
+        (folder / "params.yaml").write_text(yaml.safe_dump(mapping), encoding="utf-8")
+        self.params: Params = parse_params(mapping)
+        pooled = {str(run): self._lay_down(run) for run in self.params.runs()}
+        if len(pooled) > 1:
+            shutil.copytree(REPOSITORY / "comparison", layout.COMPARISON_FOLDER)
+            facts = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)
+            self.write(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE, {**facts, "runs": pooled})
+
+    def _lay_down(self, run: Run) -> Any:
+        params, topology = self.params, self.params.topology
+        known = run.objective if run.objective in ("helpful", "harmless") else "mixed"
+        shutil.copytree(REPOSITORY / Run("tiny", known, run.seed).folder("results"), run.folder("results"))
+        rows = layout.read_table(run.folder("results") / layout.SUMMARIES_FILE)
+        steps, layers = (sorted({int(row[key]) for row in rows}) for key in ("step", "layer"))
+        activations = {
+            "sources": params.sources(run.model, run.objective),
+            "study_seed": params.seed,
+            "seed": run.seed,
+            "finetune": asdict(params.finetune),
+            "recording": asdict(params.recording),
+            "versions": {"torch": "1.2.3"},
+            "weights_sha256": "00ff",
+        }
+        folder = run.folder("activations")
+        self.write(folder / storage.MANIFEST, activations)
+        with storage.writing(run.folder("diagrams"), "key") as work:
+            names = [f"{storage.cell_name(step, layer)}.npz" for step in steps for layer in layers]
+            for name in names:
+                storage.write_file(work / name, storage.diagram_bytes([[BARS * [0, 1], BARS]]))
+            made = {
+                "format": storage.DIAGRAMS,
+                "activations": storage.sha256_of_file(folder / storage.MANIFEST),
+                "steps": steps,
+                "layers": layers,
+                "n_subsamples": topology.n_subsamples,
+                "subsample_size": topology.subsample_size,
+                "maxdim": topology.maxdim,
+                "engine": choose_engine(topology.engine, topology.maxdim),
+                "complex": "Vietoris-Rips",
+                "prompts_sha256": "abcd",
+                "constant_cells": [[0, layers[0]]],
+                "versions": {"numba": "4.5.6"},
+            }
+            storage.seal(work, made, names)
+        path = run.folder("results") / layout.TRAJECTORY_FILE
+        digest = storage.sha256_of_file(run.folder("diagrams") / storage.MANIFEST)
+        findings = {**layout.read_json(path), "diagrams": digest}
+        self.write(path, findings)
+        return findings["pooled"]
+
+    @staticmethod
+    def write(path: Path, value: Any) -> None:
+        storage.write_file(path, storage.json_bytes(value))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def study(here: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two objectives with two seeds; the pictures of runs are plain, for they have tests of their own."""
+    monkeypatch.setattr(report, "_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    return Study(here)
+
+
+class Reader(HTMLParser):
+    """What a page holds: its tags with their attributes, and its text outside of scripts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self._inside = "", [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif not self._inside:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def text_of(html: bytes) -> str:
+    return " ".join(Reader(html.decode()).text.split())
+
+
+def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study) -> None:
+    html, missing = make(study.params)
+    assert missing == []
+    read, text = Reader(html.decode()), text_of(html)
+    assert "missing" not in {attributes.get("id") for attributes in read.all("section")}
+    for claim in layout.read_json(Path("comparison/comparison.json"))["claims"].values():
+        assert claim["statement"] in text
+        assert claim["rule"].replace("<=", "≤").replace(">=", "≥") in text
+    anchors = {attributes.get("id") for _, attributes in read.tags}
+    links = [attributes["href"] or "" for attributes in read.all("a")]
+    assert {f"#run-{run}" for run in study.params.runs()} < set(links)
+    assert {link.removeprefix("#") for link in links} <= anchors
+    n_pictures = 4 * len(report._RUN_PICTURES) + len(report._COMPARISON_PICTURES)
+    assert len(read.all("img")) == n_pictures
+    assert all(attributes["alt"] for attributes in read.all("img"))
+    for run in study.params.runs():
+        findings = run.folder("results") / layout.TRAJECTORY_FILE
+        for path in (
+            findings,
+            *(run.folder(kind) / storage.MANIFEST for kind in ("activations", "diagrams")),
+        ):
+            assert storage.sha256_of_file(path) in text
+    for words in (
+        "torch 1.2.3",
+        "numba 4.5.6",
+        "finetune.max_steps",
+        "What this does not show",
+        "concentration",
+    ):
+        assert words in text
+    assert "Layer 1 is constant at some checkpoints" in text
+
+
+def test_the_same_files_give_the_same_bytes(study: Study) -> None:
+    assert make(study.params) == make(study.params)
+
+
+def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(study: Study) -> None:
+    html = make(study.params)[0].decode()
+    read = Reader(html)
+    for tag, attributes in read.tags:
+        for name in ("src", "srcset", "data", "action", "poster"):
+            assert (attributes.get(name) or "data:").startswith("data:"), tag
+        if "href" in attributes:
+            assert (tag, (attributes["href"] or "")[0]) == ("a", "#")
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in read.tags}
+    assert "http://" not in html
+    assert "https://" not in html
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", html)
+    (policy,) = [a["content"] or "" for a in read.all("meta") if "http-equiv" in a]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+
+
+def test_text_that_looks_like_html_is_shown_as_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    objective = {"source": "file", "path": f"/home/me/{HOSTILE.replace('/', '')}"}
+    mapping = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    study = Study(here, objectives=["mine"], seeds=[0], objective={**mapping["objective"], "mine": objective})
+    html = make(study.params)[0].decode()
+    assert "<script>alert" not in html
+    assert HOSTILE.replace("/", "") in unescape(html)
+    assert "/home/me" not in html  # a mailed report says nothing of the machine
+    assert [code for code in Reader(html).scripts if "alert" in code] == []
+
+
+def test_json_cannot_end_its_script_and_prose_is_escaped_before_it_is_marked_up() -> None:
+    value = {"a": [HOSTILE, "<!--", float("nan"), 1 / 3], "b": (1, None)}
+    text = page.script_json(value)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"a": [HOSTILE, "<!--", None, 0.333333], "b": [1, None]}
+    assert page.prose("**a** *b* `c` <b>") == "<strong>a</strong> <em>b</em> <code>c</code> &lt;b&gt;"
+    assert page.prose("2 * 3 * 4") == "2 * 3 * 4"
+    hostile = dict.fromkeys(("claim", "statement", "statistic", "rule", "verdict"), HOSTILE)
+    table = page.claims_table(
+        [{**hostile, "value": None, "low": None, "high": None, "p": None}], {HOSTILE: HOSTILE}
+    )
+    spec = {"title": HOSTILE, "series": [HOSTILE]}
+    parts = [
+        table,
+        page.chart(spec, HOSTILE),
+        page.facts({HOSTILE: "x"}),
+        page.picture(PNG, HOSTILE, HOSTILE),
+    ]
+    for html in parts:
+        assert "<script>alert" not in html
+        assert "alert(1)</script>" not in html
+    assert b"<title>&lt;script&gt;" in page.document(HOSTILE, "")
+
+
+# --- what is not there ---
+
+
+def test_what_is_missing_is_named_and_the_rest_is_told(study: Study) -> None:
+    first, second, third, fourth = study.params.runs()
+    shutil.rmtree(first.folder("diagrams"))
+    (second.folder("results") / layout.TRAJECTORY_FILE).unlink()
+    shutil.rmtree(third.folder("activations"))
+    study.write(fourth.folder("activations") / storage.MANIFEST, {"changed": True})
+    (layout.COMPARISON_FOLDER / "effects.png").unlink()
+    html, missing = make(study.params)
+    text = text_of(html)
+    assert len(missing) == 5
+    assert all(" ".join(reason.split()) in text for reason in missing)
+    pictures, results, states, stale, picture = missing
+    assert "Pictures of the run tiny-helpful-0: diagrams/tiny/helpful/seed_0 must be a whole set" in pictures
+    assert (
+        "The run tiny-helpful-1: results/tiny/helpful/seed_1/trajectory.json must have been made" in results
+    )
+    assert "activations/tiny/harmless/seed_0 is not here" in states
+    assert "The run tiny-harmless-1: diagrams/tiny/harmless/seed_1 was made from another" in stale
+    assert "comparison/effects.png is not here" in picture
+    assert "2 of 4; see what is missing" in text
+    assert "Its pictures need its diagrams, which are not here." in text
+
+
+def test_a_comparison_of_other_runs_or_results_is_left_out_and_said(study: Study) -> None:
+    path = layout.COMPARISON_FOLDER / layout.COMPARISON_FILE
+    facts = layout.read_json(path)
+    name = str(study.params.runs()[0])
+    study.write(path, {**facts, "runs": {**facts["runs"], name: {**facts["runs"][name], "peak_step": -1}}})
+    html, missing = make(study.params)
+    assert missing == [
+        f"The comparison of runs: it was made from other results of {name}; bring it up to date with: dvc repro."
+    ]
+    assert "A comparison of runs is not here" in text_of(html)
+    study.write(path, {**facts, "runs": {name: facts["runs"][name]}})
+    assert "it is of tiny-helpful-0; bring it up to date" in make(study.params)[1][0]
+
+
+def test_results_that_params_do_not_describe_are_left_out(study: Study) -> None:
+    mapping = yaml.safe_load(Path("params.yaml").read_text())
+    mapping["topology"]["subsample_size"] = 100
+    with pytest.raises(
+        ValueError, match="at least one run with results to report, and has none; The run tiny"
+    ):
+        make(parse_params(mapping))
+
+
+def test_one_run_is_a_report_with_its_real_pictures_and_no_comparison(here: Path) -> None:
+    study = Study(here, objectives=["helpful"], seeds=[0])
+    html, missing = make(study.params)
+    read, text = Reader(html.decode()), text_of(html)
+    assert missing == []
+    assert "A comparison of runs needs two runs, and this study has one." in text
+    assert "Side by side" not in text
+    assert len(read.all("img")) == len(report._RUN_PICTURES)
+    (fold,) = [attributes for attributes in read.all("details") if attributes.get("class") == "run"]
+    assert "open" in fold
+
+
+def test_the_command_writes_the_file_and_says_what_is_missing(study: Study) -> None:
+    shutil.rmtree(study.params.runs()[0].folder("diagrams"))
+    result = CliRunner().invoke(main, ["report", "--out", "out/study.html"])
+    assert result.exit_code == 0
+    assert "Missing: Pictures of the run tiny-helpful-0" in result.output
+    assert "The report is out/study.html." in result.output
+    assert Path("out/study.html").read_bytes().startswith(b"<!DOCTYPE html>")
+    shutil.rmtree("results")
+    result = CliRunner().invoke(main, ["report"])
+    assert (result.exit_code, "make it with: dvc repro" in result.output) == (1, True)
+
+
+# --- charts ---
+
+
+def test_charts_hold_each_value_with_its_interval_in_words() -> None:
+    nan = [np.nan] * 2
+    made = charts.velocity_chart(
+        [0, 1, 2], {3: [0.5, np.nan], 1: [1, 2]}, {1: ([0.9, 1.5], [1.1, 2.5]), 3: (nan, nan)}, title="t"
+    )
+    assert [series["name"] for series in made["series"]] == ["layer 1", "layer 3"]
+    first, second = made["series"]
+    assert first["tips"][1] == "steps 1 to 2: 2\n95 % interval over prompts 1.5 to 2.5"
+    assert (first["low"], "low" in second) == ([0.9, 1.5], False)
+    assert json.loads(page.script_json(second))["y"] == [0.5, None]
+    assert made["toggles"][0]["on"] == ["1", "3"]
+    assert made["x"]["ticks"] == [[0, "0"], [0.5, "1"], [1, "2"]]
+
+
+def test_the_chart_of_runs_has_each_run_and_the_mean_of_seeds() -> None:
+    curves: dict[str, charts.Curves] = {
+        "a, seed 0": ([0, 1, 2], {1: [1, 2]}),
+        "a, seed 1": ([0, 1, 2], {1: [3, 4]}),
+        "b": ([0, 2], {1: [5]}),
+    }
+    made = charts.runs_chart(curves, {"a, seed 0": "a", "a, seed 1": "a", "b": "b"}, title="t")
+    named = {series["name"]: series for series in made["series"]}
+    assert list(named) == ["a, seed 0", "a, seed 1", "a, mean of 2 seeds", "b"]
+    assert named["a, mean of 2 seeds"]["y"] == [2, 3]
+    assert [series["bold"] for series in named.values()] == [False, False, True, True]
+    assert named["b"]["tips"] == ["steps 0 to 2: 5"]
+    assert len({series["colour"] for series in named.values()}) == 2
+
+
+def test_the_map_has_a_path_a_run_and_layer() -> None:
+    paths = {"a, seed 0": (np.array([0, 4]), np.array([[1.0, 2], [3, 4]]))}
+    made = charts.map_chart({1: (0.5, paths), 2: (np.nan, paths)}, {"a, seed 0": "a"}, title="t")
+    first, second = made["series"]
+    assert (first["x"], first["y"], first["keys"]) == ([1, 3], [2, 4], ["1", "a"])
+    assert first["tips"][1] == "step 4\nlayer 1: 50 % of the variance"
+    assert second["tips"][1] == "step 4"
+    assert made["toggles"][0]["on"] == ["2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_draws_the_charts_and_answers_the_pointer_without_an_error(study: Study) -> None:
+    html = make(study.params)[0].decode()
+    # a script of the test's own, which the report's policy would not let run
+    pointed = """<script>addEventListener("load", () => { for (const svg of document.querySelectorAll("svg")) {
+        const circle = svg.querySelector("circle:not(.mark)"); if (!circle) continue;
+        const box = circle.getBoundingClientRect();
+        svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.x + 1, clientY: box.y + 1})); } });</script>"""
+    Path("plain.html").write_text(html)
+    Path("pointed.html").write_text(re.sub("<meta http-equiv.*?>", "", html) + pointed)
+    Path("attacked.html").write_text(html.replace("<main>", "<main><script>document.title = 'mine'</script>"))
+
+    def shown(name: str) -> tuple[str, str]:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+        command = [str(CHROMIUM), *flags, "--virtual-time-budget=3000", Path(name).resolve().as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        return done.stdout, "\n".join(console)
+
+    drawn, console = shown("plain.html")
+    assert console == ""
+    side_by_side = drawn.split('<section id="each-run">')[0]
+    assert side_by_side.count("<polyline") == (4 + 2) + 4  # runs and means of one layer; their paths
+    answered, console = shown("pointed.html")
+    assert console == ""
+    tips = re.findall(r'<div class="tip"[^>]*>([^<]+)</div>', answered)
+    assert len(tips) >= 2  # and those of runs, where the browser lays out what is folded
+    assert re.fullmatch(r"helpful, seed 0\nsteps 0 to 1: [\d.]+", tips[0])
+    assert re.fullmatch(r"\w+, seed \d\nstep \d+\nlayer 5: \d+ % of the variance", tips[1])
+    attacked, console = shown("attacked.html")
+    assert "<title>mine</title>" not in attacked
+    assert "Content Security Policy" in console

@@ -1,0 +1,174 @@
+"""Pieces of a self-contained HTML page: all text is escaped here, and nothing is loaded from anywhere.
+
+Pure: text and numbers in, HTML out. A piece is a `str` of HTML; text becomes one by `escape`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from topoflow.dynamics.verdicts import NOT_SUPPORTED, SUPPORTED
+
+__all__ = [
+    "chart",
+    "claims_table",
+    "document",
+    "escape",
+    "facts",
+    "fold",
+    "picture",
+    "prose",
+    "table",
+    "verdict",
+]
+
+
+def prose(text: str) -> str:
+    """Text with the Markdown of the notes in it (`**bold**`, `*italic*`, `` `code` ``), as HTML.
+
+    >>> prose("**Not** shown: `a < b`")
+    '<strong>Not</strong> shown: <code>a &lt; b</code>'
+    """
+    html = escape(text)
+    for mark, tag in ((r"\*\*", "strong"), (r"\*", "em"), ("`", "code")):
+        html = re.sub(rf"{mark}(\S(?:.*?\S)?){mark}", rf"<{tag}>\1</{tag}>", html)
+    return html
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "", words: int = 1) -> str:
+    """A table of cells that are HTML already; all columns but the first `words` hold numbers."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        number = ' class="number"'
+        return "".join(f"<{tag}{number if at >= words else ''}>{c}</{tag}>" for at, c in enumerate(cells))
+
+    body = "\n".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    head = f"<thead><tr>{line('th', header)}</tr></thead>"
+    return f'<div class="scroll"><table class="{kind}">{head}<tbody>\n{body}\n</tbody></table></div>'
+
+
+def verdict(words: str) -> str:
+    """A verdict in words, with a mark and a colour."""
+    look, mark = {SUPPORTED: ("yes", "●"), NOT_SUPPORTED: ("no", "○")}.get(words, ("open", "?"))
+    return f'<span class="verdict {look}">{mark} {escape(words)}</span>'
+
+
+def claims_table(claims: Iterable[Mapping[str, Any]], remarks: Mapping[str, str] | None = None) -> str:
+    """Claims with their verdicts, statistics, rules, values and p-values; `remarks` (text) by the claim's name."""
+    rows = []
+    for claim in claims:
+        value = _shown(claim["value"], ".3g")
+        if claim["low"] is not None and claim["high"] is not None:
+            value += f"<div>[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]</div>"
+        what = f"{escape(claim['statement'])}<div>{escape(claim['statistic'])}</div>"
+        if remark := (remarks or {}).get(claim["claim"]):
+            what += f"<div>{escape(remark)}</div>"
+        rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
+        what += f"<div>Rule: {escape(rule)}.</div>"
+        rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
+    return table(
+        ["verdict", "claim", "value<br>[95\u00a0%\u00a0interval]", "p"], rows, kind="claims", words=2
+    )
+
+
+def _shown(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec).replace("-", "−")
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Names (text) and what they are (HTML)."""
+    rows = "\n".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in pairs.items())
+    return f'<dl class="facts">\n{rows}\n</dl>'
+
+
+def fold(summary: str, body: str, *, kind: str = "more", anchor: str = "", unfolded: bool = False) -> str:
+    """A part that opens at a click; `summary` and `body` are HTML."""
+    name = f' id="{escape(anchor)}"' if anchor else ""
+    state = " open" if unfolded else ""
+    return f'<details class="{kind}"{name}{state}><summary>{summary}</summary><div>\n{body}\n</div></details>'
+
+
+def picture(png: bytes, alt: str, caption: str = "") -> str:
+    """A picture inside the page, in at most 256 colours: a third of the bytes, and no difference to the eye."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        width, height = image.size
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    size = f'width="{width}" height="{height}"'
+    return f'<figure><img {size} alt="{escape(alt)}" src="data:image/png;base64,{data}">{words}</figure>'
+
+
+def chart(spec: Mapping[str, Any], caption: str) -> str:
+    """A chart that answers to the pointer, drawn by report.js from what `topoflow.tracking.charts` makes."""
+    return (
+        f'<figure class="chart"><div class="sheet"><form></form><svg role="img" aria-label="{escape(spec["title"])}">'
+        f'</svg></div><script type="application/json">{script_json(spec)}</script>'
+        f"<noscript><p>This chart needs JavaScript; a picture below shows the same.</p></noscript>"
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def script_json(value: Any) -> str:
+    r"""JSON that can stand in a script element: no `<`, `>` or `&` in it; numbers to six digits, NaN as null.
+
+    >>> script_json({"a": "</script>"})
+    '{"a":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(_rounded(value), sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&]", lambda sign: f"\\u{ord(sign.group()):04x}", text)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def document(title: str, body: str) -> bytes:
+    """A whole page around `body`, with its style and script inside.
+
+    Its policy lets a browser load nothing and run no script but this one.
+    """
+    style, script = (
+        f"\n{files('topoflow.tracking').joinpath(f'report.{kind}').read_text(encoding='utf-8')}"
+        for kind in ("css", "js")
+    )
+    digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (style, script)]
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; "
+        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
+    )
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+<script>{script}</script>
+</body>
+</html>
+"""
+    return page.encode()

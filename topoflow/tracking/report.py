@@ -1,0 +1,536 @@
+"""One HTML file of a whole study: what ran, what may be said of it, its pictures, and what it does not show.
+
+It stands alone: pictures, style and script are inside, nothing is loaded, and the same files give the same bytes. What
+is not there (a run, its diagrams, the comparison) is named in the report and does not stop it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import topoflow
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import Run
+from topoflow.tracking import charts, page
+from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, caveats, layer_cells
+from topoflow.tracking.page import escape, prose
+from topoflow.tracking.runs import _Done, _flat, _pictures
+
+__all__ = ["report"]
+
+# What is shown of the claims of a run, in this order and under these names.
+_CLAIMS = {
+    "early": "early",
+    "transient": "transient peak",
+    "leads": "before behaviour",
+    "beyond_geometry": "beyond geometry",
+}
+_RUN_PICTURES = {
+    "velocity.png": "How far the H1 diagrams moved since the checkpoint before, with behaviour and loss beneath.",
+    "heatmap.png": "The same by layer and interval.",
+    "betti.png": "Betti curves through training (crocker plot): how many holes there are at each distance.",
+    "summaries.png": "Summaries of the diagrams at each checkpoint; mean over subsamples.",
+    "distances.png": "How far any two checkpoints are apart.",
+    "controls.png": "Recorded states beside Gaussian clouds of the same size.",
+    "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
+    "barcodes.png": "The same diagrams as barcodes.",
+}
+_MAP, _CLASSIFICATION = "map.csv", "classification.csv"
+_COMPARISON_PICTURES = {
+    "velocity.png": "H1 velocities of all runs, a panel a layer.",
+    "separation.png": "How far runs of different labels are apart, and runs of one label with different seeds.",
+    "map.png": "All checkpoints of all runs as points of a plane, as far apart as their diagrams where it can be.",
+    "effects.png": "Effect sizes between labels; the run is the unit.",
+}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What there is of one run; what there is not, and why, goes into the list of what is missing."""
+
+    run: Run
+    findings: Mapping[str, Any]
+    diagrams: storage.StoredSet | None
+    activations: storage.StoredSet | None  # its manifest only: the report needs no states
+
+    @property
+    def results(self) -> Path:
+        return self.run.folder("results")
+
+    @property
+    def anchor(self) -> str:
+        return f"run-{self.run}"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What the pictures of a run are drawn from."""
+
+    run: Run
+    diagrams: storage.StoredSet
+    results: Path
+
+
+@dataclass(frozen=True)
+class _Study:
+    params: Params
+    runs: list[_Found]
+    comparison: Mapping[str, Any] | None
+    missing: list[str] = field(default_factory=list)
+
+
+def report(params: Params) -> tuple[bytes, list[str]]:
+    """The report of the study of `params`, drawn from results/, diagrams/ and comparison/ of this folder.
+
+    Returns
+    -------
+    page : bytes
+        HTML in UTF-8, without time stamp.
+    missing : list of str
+        What is not in it, and why; empty for a whole study.
+
+    Raises
+    ------
+    ValueError
+        When no run of the study has results.
+    """
+    study = _look(params)
+    title = f"Topology of fine-tuning: {', '.join(params.models)}"
+    sections = {
+        "What may be said": "\n".join(_verdicts(study)),
+        "The runs at a glance": _glance(study),
+        "Side by side": "\n".join(_side_by_side(study)),
+        "Each run": "\n".join(_one_run(study, found) for found in study.runs),
+        "What this does not show": _caveats(study),
+        "Definitions": _definitions(),
+        "Parameters, hashes, versions": _provenance(study),
+    }
+    sections = {name: body for name, body in sections.items() if body}
+    links = "".join(f'<li><a href="#{_anchor(name)}">{escape(name)}</a></li>' for name in sections)
+    parts = [
+        f"<header>\n<h1>{escape(title)}</h1>",
+        '<p class="lede">What persistent homology sees in the hidden states of a language model while it is '
+        "fine-tuned, what of it may be claimed, and what not.</p>",
+        f"{_what_ran(study)}\n<nav><ul>{links}</ul></nav>\n</header>\n<main>",
+    ]
+    if study.missing:
+        items = "\n".join(f"<li>{escape(reason)}</li>" for reason in study.missing)
+        parts.append(
+            f'<section class="missing" id="missing"><h2>What is missing here</h2>\n<ul>{items}</ul></section>'
+        )
+    parts += [
+        f'<section id="{_anchor(name)}">\n<h2>{escape(name)}</h2>\n{body}\n</section>'
+        for name, body in sections.items()
+    ]
+    parts.append(f"</main>\n<footer>Made by topoflow {escape(topoflow.__version__)}.</footer>")
+    return page.document(title, "\n".join(parts)), study.missing
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(",", "").replace(" ", "-")
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+
+def _look(params: Params) -> _Study:
+    found: list[_Found] = []
+    missing: list[str] = []
+    for run in params.runs():
+        try:
+            found.append(_look_at(params, run, missing))
+        except ValueError as error:
+            missing.append(f"The run {run}: {error}.")
+    if not found:
+        raise ValueError(
+            f"the study must have at least one run with results to report, and has none; {missing[0]}"
+        )
+    comparison = None
+    try:
+        comparison = _comparison(found, [str(run) for run in params.runs()])
+    except ValueError as error:
+        missing.append(f"The comparison of runs: {error}.")
+    if comparison is not None:
+        files = [layout.COMPARISON_FOLDER / name for name in (*_COMPARISON_PICTURES, _MAP, _CLASSIFICATION)]
+        missing += [f"A part of the comparison: {path} is not here." for path in files if not path.exists()]
+    return _Study(params, found, comparison, missing)
+
+
+def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
+    """Open what there is of a run; a run that params.yaml does not describe is an error."""
+    results = run.folder("results")
+    findings = layout.read_json(results / layout.TRAJECTORY_FILE)
+    for name in (layout.VELOCITY_FILE, layout.SUMMARIES_FILE):
+        layout.read_table(results / name)
+    activations = _manifest(run.folder("activations"))
+    try:
+        diagrams = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
+    except ValueError as error:
+        missing.append(f"Pictures of the run {run}: {error}.")
+        return _Found(run, findings, None, activations)
+    if findings["diagrams"] != diagrams.sha256:
+        raise ValueError(f"{results} was made from other diagrams than {diagrams.folder} now holds")
+    if activations is None:
+        missing.append(
+            f"The hidden states of the run {run}: {run.folder('activations')} is not here, so that its parameters "
+            "could not be held against params.yaml."
+        )
+    else:
+        diagrams.check_made_from(activations)
+        _Done(run, activations, diagrams, results).check_parameters(params)
+    return _Found(run, findings, diagrams, activations)
+
+
+def _manifest(folder: Path) -> storage.StoredSet | None:
+    """A set of which the manifest alone is read."""
+    try:
+        data = (folder / storage.MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return None
+    return storage.StoredSet(folder, json.loads(data), storage.sha256(data))
+
+
+def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, Any] | None:
+    """The comparison, if it is of these runs as they are now; None for a study of one run."""
+    if len(wanted) < 2:
+        return None
+    facts: Mapping[str, Any] = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)
+    theirs, ours = facts["runs"], {str(one.run): one.findings["pooled"] for one in found}
+    if sorted(theirs) != sorted(wanted):
+        raise ValueError(f"it is of {', '.join(sorted(theirs))}; bring it up to date with: dvc repro")
+    if stale := [name for name, numbers in ours.items() if theirs[name] != numbers]:
+        raise ValueError(
+            f"it was made from other results of {', '.join(stale)}; bring it up to date with: dvc repro"
+        )
+    return facts
+
+
+# --- sections -----------------------------------------------------------------------------------
+
+
+def _what_ran(study: _Study) -> str:
+    params, first = study.params, study.runs[0]
+    steps = sorted({int(row["step"]) for row in layout.read_table(first.results / layout.SUMMARIES_FILE)})
+    layers = {
+        one.run.model: ", ".join(str(int(key.removeprefix("layer_"))) for key in one.findings["layers"])
+        for one in study.runs
+    }
+    of = len(params.runs())
+    counted = str(of) if len(study.runs) == of else f"{len(study.runs)} of {of}; see what is missing"
+    topology = params.topology
+    return page.facts(
+        {
+            "Models": escape(", ".join(params.models)),
+            "Objectives": escape(", ".join(params.objectives)),
+            "Seeds of training": escape(", ".join(map(str, params.seeds))),
+            "Runs": counted,
+            "Point clouds": f"{params.prompts.n_prompts} evaluation prompts, hidden state of the last token; "
+            f"{topology.n_subsamples} subsamples of {topology.subsample_size}",
+            "Layers": escape(
+                "; ".join(
+                    f"{model}: {names}" if len(layers) > 1 else names for model, names in layers.items()
+                )
+            ),
+            "Checkpoints": f"{len(steps)}, at the optimiser steps {', '.join(map(str, steps))}",
+            "Distances": f"order-{first.findings['order']:g} Wasserstein, Euclidean ground metric, in units of the "
+            "filtration (Euclidean distance of hidden states)",
+        }
+    )
+
+
+def _ordered(claims: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Claims about courses first, then those about all labels, then those about two of them."""
+
+    def place(name: str) -> int:
+        if name in _CLAIMS:
+            return [*_CLAIMS].index(name)
+        return len(_CLAIMS) + (not name.startswith(("objectives of ", "models of ")))
+
+    return [claims[name] for name in sorted(claims, key=place)]
+
+
+def _verdicts(study: _Study) -> Iterator[str]:
+    facts = study.comparison
+    if facts is None:
+        why = (
+            "is not here (see what is missing)"
+            if len(study.params.runs()) > 1
+            else "needs two runs, and this study has one"
+        )
+        yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
+        return
+    yield (
+        f"<p>Over {len(facts['runs'])} runs. A claim is supported where its test rejects at level "
+        f"{facts['level']:g}; “not supported” is no proof of the opposite; “cannot tell” means that no outcome could "
+        "have been significant.</p>"
+    )
+    since = {
+        name: f"Separated at level {facts['level']:g} since step {step}."
+        if step is not None
+        else f"At no checkpoint separated at level {facts['level']:g} from there to the end."
+        for name, step in facts["separated_since"].items()
+    }
+    yield page.claims_table(_ordered(facts["claims"]), since)
+
+
+def _glance(study: _Study) -> str:
+    """A row a run: verdicts and the numbers behind them."""
+    named = list(dict.fromkeys([*_CLAIMS, *(name for one in study.runs for name in one.findings["claims"])]))
+    # what one run can never tell is left to the comparison
+    named = [
+        name
+        for name in named
+        if any(one.findings["claims"].get(name, {"p": None})["p"] is not None for one in study.runs)
+    ]
+    rows = []
+    for one in study.runs:
+        pooled, claims = one.findings["pooled"], one.findings["claims"]
+        verdicts = [page.verdict(claims[name]["verdict"]) if name in claims else "–" for name in named]
+        numbers = [
+            _number(pooled["peak_step"], "g"),
+            _number(pooled["concentration"], ".3f"),
+            _number(pooled["concentration_per_step"], ".3f"),
+            _number(pooled["concentration_expected"], ".3f"),
+            _number(pooled["settled"], ".2f"),
+        ]
+        rows.append([f'<a href="#{one.anchor}">{escape(str(one.run))}</a>', *verdicts, *numbers])
+    header = [
+        "run",
+        *(escape(_CLAIMS.get(name, name)) for name in named),
+        "peak at step",
+        "concentration",
+        "per step",
+        "either expected",
+        "settled (share of training)",
+    ]
+    return page.table(header, rows, kind="glance", words=1 + len(named))
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec).replace("-", "−")
+
+
+def _group(study: _Study, run: Run) -> str:
+    """What runs are called that differ in their seed only."""
+    return f"{run.model}, {run.objective}" if len(study.params.models) > 1 else run.objective
+
+
+def _name(study: _Study, run: Run) -> str:
+    return f"{_group(study, run)}, seed {run.seed}"
+
+
+def _side_by_side(study: _Study) -> Iterator[str]:
+    if len(study.runs) < 2:
+        return
+    groups = {_name(study, one.run): _group(study, one.run) for one in study.runs}
+    curves = {
+        _name(study, one.run): layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
+        for one in study.runs
+    }
+    yield page.chart(
+        charts.runs_chart(curves, groups, title="H1 velocity by step, all runs"),
+        "H1 velocity of all runs, one layer at a time. Point at a dot for its value. Thin: one seed; bold: mean of the "
+        "seeds. Shaded: the first third of training.",
+    )
+    if study.comparison is None:
+        return
+    folder = layout.COMPARISON_FOLDER
+    if (folder / _MAP).exists():
+        yield page.chart(
+            charts.map_chart(_paths(study), groups, title="Map of all checkpoints"),
+            "Map of all checkpoints, one layer at a time: classical scaling of the distances between H1 diagrams. "
+            "Point at a dot for its run and step. Ring: first checkpoint; square: last.",
+        )
+    for name, caption in _COMPARISON_PICTURES.items():
+        if (folder / name).exists():
+            yield page.picture((folder / name).read_bytes(), f"{caption} ({name})", caption)
+    if rows := _rows(folder / _CLASSIFICATION):
+        yield "<h3>Told apart on prompts left out</h3>"
+        yield (
+            "<p>Share of subsamples of unseen prompts whose label a classifier of their 41 summaries tells, at the "
+            "last checkpoint of the deepest layer, all seeds together: it may tell seeds and not labels.</p>"
+        )
+        header = ["labels", "accuracy", "chance", "p", "smallest p there could be"]
+        cells = [
+            [
+                escape(f"{row['label']} and {row['other']}"),
+                *(
+                    f"{float(row[name]):.2g}" if row[name] else "–"
+                    for name in ("accuracy", "chance", "p", "smallest_p")
+                ),
+            ]
+            for row in rows
+        ]
+        yield page.table(header, cells)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _paths(study: _Study) -> dict[int, tuple[float, dict[str, Any]]]:
+    """Layer -> share of the variance shown, and of each run steps and coordinates, from map.csv."""
+    found: dict[int, tuple[float, dict[str, list[list[float]]]]] = {}
+    names = {str(one.run): _name(study, one.run) for one in study.runs}
+    for row in _rows(layout.COMPARISON_FOLDER / _MAP):
+        name = names.get(str(Run(row["model"], row["objective"], int(row["seed"]))))
+        if name is not None:
+            shown = float(row["shown"]) if row["shown"] else np.nan
+            layer = found.setdefault(int(row["layer"]), (shown, {}))
+            layer[1].setdefault(name, []).append([float(row[key]) for key in ("step", "x", "y")])
+    tables = {
+        key: (share, {n: np.array(rows) for n, rows in paths.items()})
+        for key, (share, paths) in found.items()
+    }
+    return {
+        key: (share, {n: (table[:, 0], table[:, 1:]) for n, table in paths.items()})
+        for key, (share, paths) in tables.items()
+    }
+
+
+def _one_run(study: _Study, one: _Found) -> str:
+    findings, alone = one.findings, len(study.runs) == 1
+    steps, velocities = layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
+    low, high = (
+        layout.read_velocity(one.results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
+        for end in ("low", "high")
+    )
+    name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
+    parts = [
+        page.claims_table(_ordered(findings["claims"])),
+        page.chart(
+            charts.velocity_chart(
+                steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
+            ),
+            "H1 velocity by step. Point at a dot for its value; bands are 95 % intervals over prompts. Shaded: the "
+            "first third of training.",
+        ),
+        "<h3>Layer by layer</h3>",
+        page.table(
+            list(map(escape, LAYER_COLUMNS)),
+            [list(map(escape, layer_cells(layer, found))) for layer, found in findings["layers"].items()],
+        ),
+    ]
+    if one.diagrams is not None:
+        of_all = caveats([])
+        of_this = [line for line in caveats(one.diagrams.manifest["constant_cells"]) if line not in of_all]
+        parts += [f"<p>{prose(line)}</p>" for line in of_this]
+        drawn = _pictures(study.params, _Drawn(one.run, one.diagrams, one.results))
+        parts += [
+            page.picture(drawn[file], f"{caption} ({name})", caption)
+            for file, caption in _RUN_PICTURES.items()
+        ]
+    else:
+        parts.append('<p class="soft">Its pictures need its diagrams, which are not here.</p>')
+    verdicts = " · ".join(
+        f"{_CLAIMS.get(claim['claim'], claim['claim'])}: {claim['verdict']}"
+        for claim in _ordered(findings["claims"])
+        if claim["p"] is not None
+    )
+    summary = f'<strong>{escape(name)}</strong> <span class="soft">{escape(verdicts)}</span>'
+    return page.fold(summary, "\n".join(parts), kind="run", anchor=one.anchor, unfolded=alone)
+
+
+def _caveats(study: _Study) -> str:
+    parts = [f"<p>{prose(line)}</p>" for line in caveats([]) if line]
+    if study.comparison is not None:
+        parts.append(
+            "<p>Tests over runs take the run as their unit and count runs as independent, though runs of one study "
+            "share their model, their prompts and, for one seed, the order of their rows. A few seeds allow no small "
+            "p-value at all, which is said where it is so.</p>"
+        )
+    return "\n".join(parts)
+
+
+def _definitions() -> str:
+    words = "\n".join(
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{prose(text)}.</dd>"
+        for name, text in DEFINITIONS.items()
+    )
+    words += (
+        "\n<dt>H0, H1</dt><dd>Persistence diagrams of connected components and of loops (Vietoris-Rips complexes over "
+        "Z/2, Euclidean distance of hidden states).</dd>\n<dt>Betti curve</dt><dd>For each filtration distance t the "
+        "number of H1 bars with birth ≤ t &lt; death; mean over subsamples.</dd>"
+    )
+    return f'<dl class="words">{words}</dl>'
+
+
+def _provenance(study: _Study) -> str:
+    sections = asdict(study.params)
+    chosen: dict[str, Any] = {key: sections[key] for key in ("seed", "models", "objectives", "seeds")}
+    for model in study.params.models:
+        chosen |= _flat(f"model.{model}", sections["model"][model])
+    for objective in _objectives(study.params):
+        chosen |= _flat(f"objective.{objective}", sections["objective"][objective])
+    for key in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
+        chosen |= _flat(key, sections[key])
+    rows = [[f"<code>{escape(key)}</code>", escape(_plain(key, value))] for key, value in chosen.items()]
+    settings = page.table(["parameter", "value"], rows, kind="settings", words=2)
+    return "\n".join(
+        [
+            page.facts(_versions(study)),
+            page.fold("SHA-256 of what each run was made from", _hashes(study)),
+            page.fold("Parameters (params.yaml)", settings),
+        ]
+    )
+
+
+def _objectives(params: Params) -> list[str]:
+    """Those of the study and, of mixtures, their parts."""
+    named = list(params.objectives)
+    for name in named:
+        named += [part for part in getattr(params.objective_text(name), "of", {}) if part not in named]
+    return named
+
+
+def _plain(key: str, value: Any) -> str:
+    """A value as text; of a local path its last name alone, for the rest is the machine's."""
+    if key.endswith(".path"):
+        return Path(value).name
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _versions(study: _Study) -> dict[str, str]:
+    found: dict[str, set[str]] = {"topoflow": {topoflow.__version__}}
+    for one in study.runs:
+        for stored in (one.activations, one.diagrams):
+            for package, version in (stored.manifest["versions"] if stored else {}).items():
+                found.setdefault(package, set()).add(version)
+    versions = ", ".join(f"{package} {' and '.join(sorted(v))}" for package, v in found.items())
+    facts = {"Versions": escape(versions)}
+    for key, words in (("engine", "Engine"), ("complex", "Complex")):
+        if kinds := sorted({str(one.diagrams.manifest[key]) for one in study.runs if one.diagrams}):
+            facts[words] = escape("; ".join(kinds))
+    if prompts := sorted({one.diagrams.manifest["prompts_sha256"] for one in study.runs if one.diagrams}):
+        facts["Prompts (SHA-256)"] = " ".join(f"<code>{escape(digest)}</code>" for digest in prompts)
+    if weights := sorted(
+        {one.activations.manifest["weights_sha256"] for one in study.runs if one.activations}
+    ):
+        facts["Model weights (SHA-256)"] = " ".join(f"<code>{escape(digest)}</code>" for digest in weights)
+    return facts
+
+
+def _hashes(study: _Study) -> str:
+    rows = [
+        [
+            escape(str(one.run)),
+            *(
+                f"<code>{stored.sha256}</code>" if stored else "not here"
+                for stored in (one.activations, one.diagrams)
+            ),
+            f"<code>{storage.sha256_of_file(one.results / layout.TRAJECTORY_FILE)}</code>",
+        ]
+        for one in study.runs
+    ]
+    return page.table(["run", "hidden states (manifest)", "diagrams (manifest)", "findings"], rows, words=4)
