@@ -13,8 +13,9 @@ import pytest
 from support import small_params
 
 from topoflow import layout, stages, storage
-from topoflow.comparison import Member, _labellings, compare_runs
+from topoflow.comparison import _labellings, compare_runs
 from topoflow.config import parse_params
+from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 
 STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90
@@ -56,7 +57,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
             _record(run)
             stages.diagrams(params, run)
             stages.trajectory(params, run)
-        yield params, [Member.open(run) for run in params.runs()]
+        yield params, [FinishedRun.open(run) for run in params.runs()]
 
 
 def _record(run: Run) -> None:
@@ -121,7 +122,7 @@ def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):
     with pytest.raises(ValueError, match="runs must be two or more"):
         compare_runs(params, [members[0], members[0]], tmp_path)
     altered = dict(members[1].diagrams.manifest, prompts_sha256="others")
-    stranger = Member(
+    stranger = FinishedRun(
         members[1].run,
         members[1].activations,
         storage.StoredSet(Path("diagrams"), altered, "0"),

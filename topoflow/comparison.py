@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from topoflow.dynamics.verdicts import (
     table_rows,
     transient_in_runs,
 )
-from topoflow.layout import Run, write_table
+from topoflow.finished import FinishedRun
+from topoflow.layout import write_table
 
 # Of each cell: the mean over a quarter of the overlapping subsamples is hardly less certain, and four times cheaper.
 _SUBSAMPLES = 16
@@ -47,31 +48,7 @@ _MUST_MATCH = {
 }
 
 
-@dataclass(frozen=True)
-class Member:
-    """One run of a comparison: its sets, and what its trajectory says."""
-
-    run: Run
-    activations: storage.StoredSet
-    diagrams: storage.StoredSet
-    results: Path
-    facts: Mapping[str, Any]
-
-    @classmethod
-    def open(cls, run: Run, root: Path = Path()) -> Member:
-        results = root / run.folder("results")
-        facts = layout.read_json(results / layout.TRAJECTORY_FILE)
-        diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
-        if facts["diagrams"] != diagrams.sha256:
-            raise ValueError(
-                f"{results} was made from other diagrams than {diagrams.folder}; bring it up to date with: dvc repro"
-            )
-        activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
-        diagrams.check_made_from(activations)
-        return cls(run, activations, diagrams, results, facts)
-
-
-def compare_runs(params: Params, members: Sequence[Member], folder: Path) -> dict[str, Any]:
+def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -> dict[str, Any]:
     """Compare runs and write tables, facts and verdicts into `folder`; returns the facts.
 
     Raises
@@ -134,7 +111,7 @@ def _distance_matrix(cells: Any, dimension: int, order: float, n_subsamples: int
     return diagram_distance_matrix(cells, dimension, order, n_subsamples)
 
 
-def _check_comparable(members: Sequence[Member]) -> None:
+def _check_comparable(members: Sequence[FinishedRun]) -> None:
     names = [str(member.run) for member in members]
     if len(members) < 2 or len(set(names)) < len(names):
         raise ValueError(f"runs must be two or more, each of another model, objective or seed, got {names}")
@@ -150,16 +127,16 @@ def _check_comparable(members: Sequence[Member]) -> None:
                 )
 
 
-def _label(claim: str, member: Member) -> str:
+def _label(claim: str, member: FinishedRun) -> str:
     return member.run.model if claim == "models" else member.run.objective
 
 
-def _claim(members: Sequence[Member]) -> str:
+def _claim(members: Sequence[FinishedRun]) -> str:
     """What pairs of runs are compared by: objectives, or models where there is one objective."""
     return "objectives" if len({member.run.objective for member in members}) > 1 else "models"
 
 
-def _labellings(members: Sequence[Member]) -> dict[str, list[tuple[str, list[int]]]]:
+def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, list[int]]]]:
     """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective."""
     labellings: dict[str, list[tuple[str, list[int]]]] = {"objectives": [], "models": []}
     for claim, fixed in (("objectives", "model"), ("models", "objective")):
@@ -178,7 +155,7 @@ def _labellings(members: Sequence[Member]) -> dict[str, list[tuple[str, list[int
 
 
 def _verdicts(
-    members: Sequence[Member], found: Mapping[str, LabelComparison], level: float, seed: int
+    members: Sequence[FinishedRun], found: Mapping[str, LabelComparison], level: float, seed: int
 ) -> list[Verdict]:
     numbers = {
         name: np.array([member.facts["pooled"][name] for member in members], dtype=np.float64)
@@ -201,7 +178,7 @@ def _verdicts(
 
 def _write_tables(
     folder: Path,
-    members: Sequence[Member],
+    members: Sequence[FinishedRun],
     layers: Sequence[int],
     steps: Sequence[int],
     matrices: Sequence[npt.NDArray[np.float64]],
@@ -249,7 +226,7 @@ def _write_tables(
     )
 
 
-def _write_effects(folder: Path, members: Sequence[Member], seed: int) -> None:
+def _write_effects(folder: Path, members: Sequence[FinishedRun], seed: int) -> None:
     """Effect sizes and energy distances between objectives of each model, or models where there is one objective."""
     labels = [_label(_claim(members), member) for member in members]
     last = [_last_summaries(member) for member in members]
@@ -289,7 +266,7 @@ def _write_effects(folder: Path, members: Sequence[Member], seed: int) -> None:
     write_table(folder / "effects.csv", header, rows)
 
 
-def _write_classification(folder: Path, params: Params, members: Sequence[Member]) -> None:
+def _write_classification(folder: Path, params: Params, members: Sequence[FinishedRun]) -> None:
     """Whether unseen prompts' summaries at the last checkpoint tell the label (Fay et al.): classification.csv.
 
     All seeds of two labels together, a fold of prompts left out at a time; for the deepest layer.
@@ -338,7 +315,7 @@ def _ends(effect: Any) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in (effect.value, effect.low, effect.high)]
 
 
-def _last_summaries(member: Member) -> npt.NDArray[np.float64]:
+def _last_summaries(member: FinishedRun) -> npt.NDArray[np.float64]:
     """All layers' summaries of a run at its last checkpoint, one after another."""
     rows = layout.read_table(member.results / layout.SUMMARIES_FILE)
     last = max(row["step"] for row in rows)

@@ -441,6 +441,17 @@ class Params:
         return sources
 
 
+def flat(prefix: str, value: Any) -> dict[str, Any]:
+    """A nested mapping as `prefix.key` -> value.
+
+    >>> flat("lora", {"r": 2, "of": {"a": 1}})
+    {'lora.r': 2, 'lora.of.a': 1}
+    """
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: inner for name in value for key, inner in flat(f"{prefix}.{name}", value[name]).items()}
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 

@@ -272,12 +272,13 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
     """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
-    from topoflow.comparison import Member, compare_runs
+    from topoflow.comparison import compare_runs
+    from topoflow.finished import FinishedRun
     from topoflow.tracking import comparison_figures
     from topoflow.tracking.runs import locate_run, log_comparison
 
     located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
-    members = [Member.open(run, root) for run, root in located]
+    members = [FinishedRun.open(run, root) for run, root in located]
     facts = compare_runs(params, members, folder)
     for name, picture in comparison_figures.pictures(folder, members).items():
         storage.write_file(folder / name, picture)

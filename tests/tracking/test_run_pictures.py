@@ -10,7 +10,8 @@ import pytest
 
 from topoflow import layout, storage
 from topoflow.layout import Run, write_table
-from topoflow.tracking import checkpoint_figures, evolution_figures, figures, runs
+from topoflow.tracking import checkpoint_figures, evolution_figures, figures
+from topoflow.tracking.run_figures import pictures
 
 STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
@@ -55,7 +56,7 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
         ),
     )
     floors = {f"layer_{layer:02d}": {"h1_sampling_floor": 2.0 * whole} for layer in LAYERS}
-    storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"layers": floors}))
+    storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"order": 2.0, "layers": floors}))
     stored = SimpleNamespace(
         diagrams=lambda step, layer: [[BARS * [0, 1], BARS], [BARS, BARS[1:]]],
         manifest={"subsample_size": 2},
@@ -65,16 +66,13 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
     return SimpleNamespace(run=Run("tiny", "helpful", 0), results=results, diagrams=stored)
 
 
-PARAMS: Any = SimpleNamespace(trajectory=SimpleNamespace(order=2.0))
-
-
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_run_has_its_pictures_which_repeat_whatever_is_missing(tmp_path: Path, whole: bool) -> None:
     done: Any = lay_down(tmp_path, whole)
-    made = runs._pictures(PARAMS, done)
+    made = pictures(done.run, done.diagrams, done.results)
     names = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
     assert list(made) == [f"{name}.png" for name in names]
-    assert runs._pictures(PARAMS, done) == made
+    assert pictures(done.run, done.diagrams, done.results) == made
 
 
 def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +93,7 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     spy(evolution_figures, "betti_figure")
     spy(evolution_figures, "summaries_figure")
     whole: Any = lay_down(tmp_path, True)
-    runs._pictures(PARAMS, whole)
+    pictures(whole.run, whole.diagrams, whole.results)
     _, velocity = given["velocity_figure"]
     assert velocity["behaviour"][1].tolist() == [0.1] * 3
     assert velocity["floors"] == {1: 2.0, 4: 2.0}
@@ -117,5 +115,5 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     assert summaries["h1_count"][4].tolist() == [4 + step + 1 for step in STEPS]
 
     bare: Any = lay_down(tmp_path, False)
-    runs._pictures(PARAMS, bare)
+    pictures(bare.run, bare.diagrams, bare.results)
     assert given["velocity_figure"][1]["behaviour"] is None

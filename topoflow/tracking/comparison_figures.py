@@ -47,7 +47,7 @@ from topoflow.tracking.style import (
 )
 
 if TYPE_CHECKING:
-    from topoflow.comparison import Member
+    from topoflow.finished import FinishedRun
 
 __all__ = ["effects_figure", "map_figure", "pictures", "separation_figure", "verdicts_figure"]
 
@@ -63,14 +63,14 @@ VERDICT_COLOURS = {SUPPORTED: "#0072B2", NOT_SUPPORTED: "#B34700", CANNOT_TELL: 
 VERDICT_MARKS = {SUPPORTED: "●", NOT_SUPPORTED: "○", CANNOT_TELL: "?"}
 
 
-def pictures(folder: Path, members: Sequence[Member]) -> dict[str, bytes]:
+def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
     """Draw a comparison.
 
     Parameters
     ----------
     folder : Path
         Where `compare_runs` has left its tables.
-    members : sequence of Member
+    members : sequence of FinishedRun
         The runs compared.
 
     Returns

@@ -201,11 +201,11 @@ def dataset_of(
 ) -> ActivationsDataset:
     """The dataset of a set that has been opened, and so verified, already."""
     folder = stored.folder.resolve()
-    origin = ActivationsSource(folder.as_posix(), stored.sha256, _md5_in_lock(folder))
+    origin = ActivationsSource(folder.as_posix(), stored.sha256, md5_in_lock(folder))
     return ActivationsDataset(stored.manifest, origin, name, digest)
 
 
-def _md5_in_lock(folder: Path) -> str | None:
+def md5_in_lock(folder: Path) -> str | None:
     """The hash under which the nearest dvc.lock has a folder."""
     import yaml
 

@@ -17,12 +17,13 @@ import numpy as np
 
 import topoflow
 from topoflow import layout, storage
-from topoflow.config import Params
+from topoflow.config import Params, flat
+from topoflow.finished import FinishedRun, check_findings
 from topoflow.layout import Run
 from topoflow.tracking import charts, page
 from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, caveats, layer_cells
 from topoflow.tracking.page import escape, prose
-from topoflow.tracking.runs import _Done, _flat, _pictures
+from topoflow.tracking.run_figures import pictures
 
 __all__ = ["report"]
 
@@ -68,15 +69,6 @@ class _Found:
     @property
     def anchor(self) -> str:
         return f"run-{self.run}"
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """What the pictures of a run are drawn from."""
-
-    run: Run
-    diagrams: storage.StoredSet
-    results: Path
 
 
 @dataclass(frozen=True)
@@ -176,8 +168,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
     except ValueError as error:
         missing.append(f"Pictures of the run {run}: {error}.")
         return _Found(run, findings, None, activations)
-    if findings["diagrams"] != diagrams.sha256:
-        raise ValueError(f"{results} was made from other diagrams than {diagrams.folder} now holds")
+    check_findings(findings, results, diagrams)
     if activations is None:
         missing.append(
             f"The hidden states of the run {run}: {run.folder('activations')} is not here, so that its parameters "
@@ -185,7 +176,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
         )
     else:
         diagrams.check_made_from(activations)
-        _Done(run, activations, diagrams, results).check_parameters(params)
+        FinishedRun(run, activations, diagrams, results, findings).check_parameters(params)
     return _Found(run, findings, diagrams, activations)
 
 
@@ -426,7 +417,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_all = caveats([])
         of_this = [line for line in caveats(one.diagrams.manifest["constant_cells"]) if line not in of_all]
         parts += [f"<p>{prose(line)}</p>" for line in of_this]
-        drawn = _pictures(study.params, _Drawn(one.run, one.diagrams, one.results))
+        drawn = pictures(one.run, one.diagrams, one.results)
         parts += [
             page.picture(drawn[file], f"{caption} ({name})", caption)
             for file, caption in _RUN_PICTURES.items()
@@ -470,11 +461,11 @@ def _provenance(study: _Study) -> str:
     sections = asdict(study.params)
     chosen: dict[str, Any] = {key: sections[key] for key in ("seed", "models", "objectives", "seeds")}
     for model in study.params.models:
-        chosen |= _flat(f"model.{model}", sections["model"][model])
+        chosen |= flat(f"model.{model}", sections["model"][model])
     for objective in _objectives(study.params):
-        chosen |= _flat(f"objective.{objective}", sections["objective"][objective])
+        chosen |= flat(f"objective.{objective}", sections["objective"][objective])
     for key in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
-        chosen |= _flat(key, sections[key])
+        chosen |= flat(key, sections[key])
     rows = [[f"<code>{escape(key)}</code>", escape(_plain(key, value))] for key, value in chosen.items()]
     settings = page.table(["parameter", "value"], rows, kind="settings", words=2)
     return "\n".join(

@@ -1,0 +1,91 @@
+"""A run that the stages have finished: verified sets, each made from the one before, and what was found in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import Run
+from topoflow.topology.persistence import choose_engine
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What there is of one run of a study.
+
+    Attributes
+    ----------
+    run : Run
+        Which one.
+    activations, diagrams : StoredSet
+    results : Path
+        The folder of its tables.
+    facts : mapping
+        What its trajectory.json holds.
+    """
+
+    run: Run
+    activations: storage.StoredSet
+    diagrams: storage.StoredSet
+    results: Path
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, run: Run, root: Path = Path()) -> FinishedRun:
+        """Open and verify a run of the study in the folder `root`.
+
+        Raises
+        ------
+        ValueError
+            When a set or table is missing or altered, or was made from another one than there is now.
+        """
+        results = root / run.folder("results")
+        facts = layout.read_json(results / layout.TRAJECTORY_FILE)
+        activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
+        diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
+        diagrams.check_made_from(activations)
+        check_findings(facts, results, diagrams)
+        return cls(run, activations, diagrams, results, facts)
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the topology: the diagrams and what was made of them."""
+        findings = (self.results / layout.TRAJECTORY_FILE).read_bytes()
+        return storage.sha256(self.diagrams.sha256.encode() + findings)
+
+    def check_parameters(self, params: Params) -> None:
+        """Refuse parameters that are not those of the results: what is recorded is what ran."""
+        made = {**self.diagrams.manifest, **self.activations.manifest, "order": self.facts["order"]}
+        topology = params.topology
+        wanted = {
+            "sources": params.sources(self.run.model, self.run.objective),
+            "study_seed": params.seed,
+            "seed": self.run.seed,
+            "finetune": asdict(params.finetune),
+            "recording": asdict(params.recording),
+            "n_subsamples": topology.n_subsamples,
+            "subsample_size": topology.subsample_size,
+            "maxdim": topology.maxdim,
+            "engine": choose_engine(topology.engine, topology.maxdim),
+            "order": params.trajectory.order,
+        }
+        for key, value in json.loads(storage.json_bytes(wanted)).items():
+            if made[key] != value:
+                raise ValueError(
+                    f"params.yaml says {key} = {value}, and the results of {self.run} were "
+                    f"made with {made[key]}; bring them up to date with: dvc repro"
+                )
+
+
+def check_findings(facts: Mapping[str, Any], results: Path, diagrams: storage.StoredSet) -> None:
+    """Refuse findings that were made from other diagrams than there are now."""
+    if facts["diagrams"] != diagrams.sha256:
+        raise ValueError(
+            f"{results} was made from another {diagrams.folder} (SHA-256 {facts['diagrams'][:12]}) than "
+            f"the one there now ({diagrams.sha256[:12]}); bring it up to date with: dvc repro"
+        )

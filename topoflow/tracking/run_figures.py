@@ -1,0 +1,138 @@
+"""All pictures of one run, drawn from its diagrams and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow import layout, storage
+from topoflow.layout import Run
+from topoflow.topology.betti import mean_betti_numbers
+from topoflow.tracking import checkpoint_figures, evolution_figures, figures, persistence_figures, style
+
+# rows of a picture of Betti curves
+_N_DISTANCES = 256
+
+
+def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
+    """Draw a run.
+
+    Parameters
+    ----------
+    run : Run
+    stored : StoredSet
+        Its diagrams.
+    results : Path
+        The folder of its tables.
+
+    Returns
+    -------
+    dict of str to bytes
+        File names and PNGs.
+    """
+    facts = layout.read_json(results / layout.TRAJECTORY_FILE)
+    order, title = facts["order"], f"{run.model}, {run.objective}, seed {run.seed}"
+    steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
+    _, spread = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity_std")
+    ends = [
+        layout.read_velocity(results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
+        for end in ("low", "high")
+    ]
+    bands = {layer: (ends[0][layer], ends[1][layer]) for layer in velocity}
+    floors = {
+        int(key.removeprefix("layer_")): float(numbers["h1_sampling_floor"])
+        for key, numbers in facts["layers"].items()
+        if numbers["h1_sampling_floor"] is not None
+    }
+    loss = layout.read_table(results / layout.LOSS_FILE)
+    losses = (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float))
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    behaviour = (steps, np.array([row["velocity"] for row in answers], float)) if answers else None
+    layers = list(velocity)
+    rows = layout.read_table(results / layout.DISTANCES_FILE)
+    distances = {layer: np.zeros((len(steps), len(steps))) for layer in layers}
+    places = {int(step): at for at, step in enumerate(steps)}
+    for row in rows:
+        pair = places[int(row["step"])], places[int(row["other_step"])]
+        for i, j in (pair, pair[::-1]):
+            distances[int(row["layer"])][i, j] = row["h1_distance"]
+    rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
+    controls = {
+        name: {
+            kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2)
+            for kind in ("recorded", "matched", "isotropic")
+        }
+        for name in layout.CONTROL_SUMMARIES
+    }
+    # the layer that moves most shows best what moving means
+    busiest = max(layers, key=lambda layer: float(velocity[layer].sum()))
+    peak = int(steps[1 + int(np.argmax(velocity[busiest]))])
+    panels = [
+        (f"{name}, step {step}", stored.diagrams(step, busiest)[0])
+        for name, step in (("first", int(steps[0])), ("peak", peak), ("last", int(steps[-1])))
+    ]
+    shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
+    drawn = {
+        "velocity.png": figures.velocity_figure(
+            steps,
+            velocity,
+            spread,
+            order=order,
+            title=f"H1 velocity, {title}",
+            bands=bands,
+            floors=floors,
+            behaviour=behaviour,
+            loss=losses,
+        ),
+        "heatmap.png": figures.heatmap_figure(
+            steps,
+            layers,
+            np.array([velocity[layer] for layer in layers]),
+            label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
+            title=f"H1 velocity by layer, {title}",
+        ),
+        "distances.png": checkpoint_figures.distances_figure(
+            steps, distances, order=order, title=f"Distances between checkpoints, {title}"
+        ),
+        "controls.png": checkpoint_figures.controls_figure(
+            layers, (int(steps[0]), int(steps[-1])), controls, title=f"Against Gaussian clouds, {title}"
+        ),
+        "betti.png": evolution_figures.betti_figure(
+            stored.steps,
+            {layer: _betti_curves(stored, layer) for layer in stored.layers},
+            title=f"Holes through training, {title}",
+        ),
+        "summaries.png": evolution_figures.summaries_figure(
+            *_summaries(results, list(evolution_figures.SUMMARIES)), title=f"Summaries of diagrams, {title}"
+        ),
+        "diagrams.png": persistence_figures.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
+        "barcodes.png": persistence_figures.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+    }
+    return {name: style.png_bytes(figure) for name, figure in drawn.items()}
+
+
+def _betti_curves(
+    stored: storage.StoredSet, layer: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
+    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in stored.steps]
+    ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
+    ends = ends[np.isfinite(ends)]
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
+    distances = np.linspace(low, high, _N_DISTANCES)
+    return distances, np.array([mean_betti_numbers(cell, distances) for cell in cells])
+
+
+def _summaries(
+    results: Path, names: list[str]
+) -> tuple[list[int], dict[str, dict[int, npt.NDArray[np.float64]]]]:
+    """The checkpoints of a run, and of each named summary its values by layer."""
+    rows = layout.read_table(results / layout.SUMMARIES_FILE)
+    layers = sorted({int(row["layer"]) for row in rows})
+    values = {
+        name: {layer: np.array([row[name] for row in rows if row["layer"] == layer]) for layer in layers}
+        for name in names
+    }
+    return sorted({int(row["step"]) for row in rows}), values
