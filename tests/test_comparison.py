@@ -13,7 +13,7 @@ import pytest
 from support import small_params
 
 from topoflow import layout, stages, storage
-from topoflow.comparison import _labellings, compare_runs
+from topoflow.comparison import _groups, _labellings, compare_runs
 from topoflow.config import parse_params
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
@@ -39,6 +39,15 @@ def test_objectives_are_compared_within_a_model_and_models_within_an_objective()
         ("models of b", [1, 4]),
         ("models of c", [2, 5]),
     ]
+
+
+def test_groups_are_runs_that_differ_in_their_seed_only():
+    """Seeds of two models must never be pooled into one objective."""
+    both = members_of(*itertools.product(("base", "instruct"), ("a", "b"), (0, 1)))
+    assert _groups(both) == [f"{run.run.model}, {run.run.objective}" for run in both]
+    assert len(set(_groups(both))) == 4
+    assert _groups(members_of(("base", "a", 0), ("base", "b", 0))) == ["a", "b"]
+    assert _groups(members_of(("base", "a", 0), ("instruct", "a", 0))) == ["base", "instruct"]
 
 
 @pytest.fixture(scope="module")

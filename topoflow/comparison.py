@@ -13,6 +13,8 @@ import numpy.typing as npt
 from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
+from topoflow.dynamics.cells import cell_diagrams
+from topoflow.dynamics.classification import classify_summaries, grouped_plan
 from topoflow.dynamics.comparison import (
     LabelComparison,
     compare_labels,
@@ -21,6 +23,7 @@ from topoflow.dynamics.comparison import (
     runs_at_each_checkpoint,
     summary_energy,
 )
+from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.verdicts import (
     TABLE,
     Verdict,
@@ -32,6 +35,7 @@ from topoflow.dynamics.verdicts import (
 )
 from topoflow.finished import FinishedRun
 from topoflow.layout import write_table
+from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
 # Of each cell: the mean over a quarter of the overlapping subsamples is hardly less certain, and four times cheaper.
 _SUBSAMPLES = 16
@@ -60,16 +64,19 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     first = members[0]
     layers, steps, n_runs = first.diagrams.layers, first.diagrams.steps, len(members)
     level, seed = params.trajectory.level, params.seed
+    n_subsamples = min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"])
     tasks = (
         (
             [member.diagrams.diagrams(step, layer) for member in members for step in steps],
             1,
             first.facts["order"],
-            min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"]),
+            n_subsamples,
         )
         for layer in layers
     )
-    matrices = list(map_cells(_distance_matrix, tasks, len(layers), params.compute, "distances of all runs"))
+    matrices = list(
+        map_cells(diagram_distance_matrix, tasks, len(layers), params.compute, "distances of all runs")
+    )
     distances = np.array([runs_at_each_checkpoint(matrix, n_runs) for matrix in matrices])
 
     seeds = [member.run.seed for member in members]
@@ -96,19 +103,13 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "order": first.facts["order"],
         "ground_metric": "euclidean",
         "level": level,
-        "n_subsamples": min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"]),
+        "n_subsamples": n_subsamples,
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": {verdict.claim: asdict(verdict) for verdict in verdicts},
         "separated_since": {name: compared.onset.step for name, compared in found.items()},
     }
     storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(facts))
     return facts
-
-
-def _distance_matrix(cells: Any, dimension: int, order: float, n_subsamples: int) -> npt.NDArray[np.float64]:
-    from topoflow.dynamics.embedding import diagram_distance_matrix
-
-    return diagram_distance_matrix(cells, dimension, order, n_subsamples)
 
 
 def _check_comparable(members: Sequence[FinishedRun]) -> None:
@@ -131,9 +132,14 @@ def _label(claim: str, member: FinishedRun) -> str:
     return member.run.model if claim == "models" else member.run.objective
 
 
-def _claim(members: Sequence[FinishedRun]) -> str:
-    """What pairs of runs are compared by: objectives, or models where there is one objective."""
-    return "objectives" if len({member.run.objective for member in members}) > 1 else "models"
+def _groups(members: Sequence[FinishedRun]) -> list[str]:
+    """What runs are called that differ in their seed only: by what differs between runs beside it."""
+    models, objectives = (
+        {getattr(member.run, axis) for member in members} for axis in ("model", "objective")
+    )
+    if len(models) > 1 and len(objectives) > 1:
+        return [f"{member.run.model}, {member.run.objective}" for member in members]
+    return [_label("objectives" if len(objectives) > 1 else "models", member) for member in members]
 
 
 def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, list[int]]]]:
@@ -184,8 +190,6 @@ def _write_tables(
     matrices: Sequence[npt.NDArray[np.float64]],
     found: Mapping[str, LabelComparison],
 ) -> None:
-    from topoflow.dynamics.embedding import classical_mds
-
     write_table(
         folder / "comparison.csv",
         ["model", "objective", "seed", *members[0].facts["pooled"]],
@@ -227,8 +231,8 @@ def _write_tables(
 
 
 def _write_effects(folder: Path, members: Sequence[FinishedRun], seed: int) -> None:
-    """Effect sizes and energy distances between objectives of each model, or models where there is one objective."""
-    labels = [_label(_claim(members), member) for member in members]
+    """Effect sizes and energy distances between groups of runs: effects.csv."""
+    labels = _groups(members)
     last = [_last_summaries(member) for member in members]
     rows: list[list[Any]] = []
     for a, b, measure, g, delta in effects([member.facts["pooled"] for member in members], labels, seed):
@@ -269,12 +273,8 @@ def _write_effects(folder: Path, members: Sequence[FinishedRun], seed: int) -> N
 def _write_classification(folder: Path, params: Params, members: Sequence[FinishedRun]) -> None:
     """Whether unseen prompts' summaries at the last checkpoint tell the label (Fay et al.): classification.csv.
 
-    All seeds of two labels together, a fold of prompts left out at a time; for the deepest layer.
+    All seeds of two groups of runs together, a fold of prompts left out at a time; for the deepest layer.
     """
-    from topoflow.dynamics.cells import cell_diagrams
-    from topoflow.dynamics.classification import classify_summaries, grouped_plan
-    from topoflow.topology.summaries import barcode_summaries
-
     first = members[0].diagrams
     n_prompts, layer, step = first.manifest["n_prompts"], first.layers[-1], first.steps[-1]
     size = min(_GROUPED_SIZE, n_prompts // _PROMPT_GROUPS)
@@ -285,7 +285,7 @@ def _write_classification(folder: Path, params: Params, members: Sequence[Finish
             barcode_summaries(cell_diagrams(member.activations.point_cloud(step, layer), plan))
             for member in members
         ]
-        labels = [_label(_claim(members), member) for member in members]
+        labels = _groups(members)
         for a, b, places in pairs_of(labels):
             found = classify_summaries(
                 np.concatenate([summaries[at] for at in places]),
@@ -318,13 +318,5 @@ def _ends(effect: Any) -> list[float | None]:
 def _last_summaries(member: FinishedRun) -> npt.NDArray[np.float64]:
     """All layers' summaries of a run at its last checkpoint, one after another."""
     rows = layout.read_table(member.results / layout.SUMMARIES_FILE)
-    last = max(row["step"] for row in rows)
-    return np.array(
-        [
-            value
-            for row in rows
-            if row["step"] == last
-            for name, value in row.items()
-            if name not in ("layer", "step")
-        ]
-    )
+    last = member.diagrams.steps[-1]
+    return np.array([[row[name] for name in SUMMARY_NAMES] for row in rows if row["step"] == last]).ravel()

@@ -88,10 +88,17 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a table with names in it; `columns` must be there."""
+    reader = csv.DictReader(io.StringIO(_read(path), newline=""))
+    if lost := [name for name in columns if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(lost)}")
+    return list(reader)
+
+
 def read_table(path: Path) -> list[dict[str, float]]:
     """The rows of a table of numbers; an empty field, a missing value, is NaN."""
-    lines = io.StringIO(_read(path), newline="")
-    return [{k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(lines)]
+    return [{k: float(v) if v else math.nan for k, v in row.items()} for row in read_rows(path)]
 
 
 def read_velocity(

@@ -11,8 +11,9 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,6 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.layout import Run, read_json_lines, write_table
-
-if TYPE_CHECKING:
-    from topoflow.dynamics.trajectory import LayerTrajectory
 
 # --- text and models ----------------------------------------------------------------------------
 
@@ -206,7 +204,7 @@ def _diagram_bytes(
 
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
-    from topoflow.dynamics.trajectory import claims_of_run, describe_run
+    from topoflow.dynamics.trajectory import claims_of_run, describe_run, follow_layer
     from topoflow.tables import write_trajectory
     from topoflow.topology.point_clouds import subsample_plan
 
@@ -216,22 +214,22 @@ def trajectory(params: Params, run: Run) -> None:
     steps, names, settings = stored.steps, stored.layers, params.trajectory
     made = stored.manifest
     plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
-    options = {
-        "order": settings.order,
-        "n_replicates": settings.n_replicates,
-        "engine": made["engine"],
-        "seed": params.seed,
-    }
+    follow = partial(
+        follow_layer,
+        plan=plan,
+        order=settings.order,
+        n_replicates=settings.n_replicates,
+        engine=made["engine"],
+        seed=params.seed,
+    )
     tasks = (
         (
             [activations.point_cloud(step, layer) for step in steps],
             [stored.diagrams(step, layer) for step in steps],
-            plan,
-            options,
         )
         for layer in names
     )
-    layers = list(map_cells(_follow_layer, tasks, len(names), params.compute, f"trajectory {run}"))
+    layers = list(map_cells(follow, tasks, len(names), params.compute, f"trajectory {run}"))
     answers = [row for step in steps[1:] if (row := activations.divergences(step)) is not None]
     behaviour = np.array([row.mean(axis=1) for row in answers])  # mean over prompts; empty if not recorded
     claims = claims_of_run(
@@ -242,22 +240,14 @@ def trajectory(params: Params, run: Run) -> None:
         "order": settings.order,
         "ground_metric": "euclidean",
         "level": settings.level,
-        "layers": dict(zip(map(_layer_key, names), describe_run(layers, steps, params.seed), strict=True)),
+        "layers": dict(
+            zip(map(storage.layer_name, names), describe_run(layers, steps, params.seed), strict=True)
+        ),
         "pooled": claims.numbers,
         "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
     }
     write_trajectory(run.folder("results"), names, steps, layers, behaviour)
     storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
-
-
-def _follow_layer(clouds: Any, cells: Any, plan: Any, options: Mapping[str, Any]) -> LayerTrajectory:
-    from topoflow.dynamics.trajectory import follow_layer
-
-    return follow_layer(clouds, cells, plan, **options)
-
-
-def _layer_key(layer: int) -> str:
-    return f"layer_{layer:02d}"
 
 
 # --- tracking and comparison --------------------------------------------------------------------

@@ -101,7 +101,16 @@ def cell_name(step: int, layer: int) -> str:
     >>> cell_name(16, 3)
     'step_000016/layer_03'
     """
-    return f"step_{step:06d}/layer_{layer:02d}"
+    return f"step_{step:06d}/{layer_name(layer)}"
+
+
+def layer_name(layer: int) -> str:
+    """What a layer is called in files, tables and metrics.
+
+    >>> layer_name(3)
+    'layer_03'
+    """
+    return f"layer_{layer:02d}"
 
 
 def behaviour_name(step: int) -> str:

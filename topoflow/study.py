@@ -99,11 +99,10 @@ def plan(
         "models": [model],
         "objectives": [objective],
     }
-    seeds = parse_params(mapping).seeds
-    run = Run(model, objective, seeds[0] if seed is None else seed)
-    mapping["seeds"] = [run.seed]
-    parse_params(mapping)
-    return run, mapping
+    if seed is not None:
+        mapping["seeds"] = [seed]
+    run = Run(model, objective, parse_params(mapping).seeds[0])
+    return run, {**mapping, "seeds": [run.seed]}
 
 
 def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:

@@ -60,6 +60,11 @@ class NullTest:
     n_permutations: int
     exact: bool
 
+    @property
+    def smallest_p(self) -> float:
+        """The p-value if no other order came near: above a level, no data could have been significant at it."""
+        return _p_value(1 if self.exact else 0, self.n_permutations, self.exact)
+
 
 def concentration_test(
     velocity: ArrayLike,

@@ -136,6 +136,7 @@ def prompt_bands(
     clouds: Sequence[ArrayLike],
     plan: ArrayLike,
     *,
+    by_plan: ArrayLike | None = None,
     n_replicates: int = 40,
     n_subsamples: int = 8,
     level: float = 0.95,
@@ -165,6 +166,8 @@ def prompt_bands(
         The hidden states of one layer at T checkpoints, the same prompts in the same order.
     plan : array_like of int, shape (n_plan, subsample_size)
         The study's, as `subsample_plan` gives it.
+    by_plan : array_like, shape (T - 1, n_plan), optional
+        The distances of its subsamples in the given dimension, where they are known already.
     n_replicates
         2 or more; the standard error has a relative error of some ``1 / sqrt(2 n_replicates)``.
     n_subsamples
@@ -215,18 +218,19 @@ def prompt_bands(
     for _ in range(n_replicates):
         prompts = _sample(rng, n_prompts, kept)
         replicates += [prompts[_sample(rng, kept, size)] for _ in range(n_subsamples)]
-    every_row = np.concatenate([rows, replicates])
+    every_row = np.array(replicates) if by_plan is not None else np.concatenate([rows, replicates])
     # One checkpoint's diagrams after another, so that two distance matrices are never held at once.
     cells: list[CellDiagrams] = [
         subsample_diagrams(distance_matrix(cloud), every_row, 1, engine) for cloud in clouds
     ]
     distances = np.array([cell_distances(a, b, dimension, order) for a, b in pairwise(cells)])
-    by_plan, others = distances[:, :n_plan], distances[:, n_plan:].reshape(-1, n_replicates, n_subsamples)
+    of_plan = distances[:, :n_plan] if by_plan is None else np.asarray(by_plan, dtype=np.float64)
+    others = distances[:, -len(replicates) :].reshape(-1, n_replicates, n_subsamples)
     within = others.var(axis=2, ddof=1).mean(axis=1) / n_subsamples
     between = others.mean(axis=2).var(axis=1, ddof=1)
     of_prompts = np.maximum(between - within, 0.0) * kept / (n_prompts - kept)
-    standard_error = np.sqrt(of_prompts + by_plan.var(axis=1, ddof=1) / n_plan)
-    velocity = by_plan.mean(axis=1)
+    standard_error = np.sqrt(of_prompts + of_plan.var(axis=1, ddof=1) / n_plan)
+    velocity = of_plan.mean(axis=1)
     reach = stats.t.ppf((1 + level) / 2, n_replicates - 1) * standard_error
     return PromptBands(velocity, standard_error, np.maximum(velocity - reach, 0.0), velocity + reach)
 

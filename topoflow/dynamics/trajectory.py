@@ -35,6 +35,7 @@ from topoflow.dynamics.verdicts import (
     Verdict,
     early_verdict,
     geometry_verdict,
+    known,
     lead_verdict,
     pooled_velocity,
     transience_verdict,
@@ -117,15 +118,27 @@ def follow_layer(
     """
     size = np.shape(plan)[1]
     series: dict[str, Series] = {}
+    moved: dict[str, Series] = {}  # by subsample, shape (T - 1, n_subsamples)
     for dimension in (1, 0):
         others = {"velocity": cells[:-1], "displacement": [cells[0]] * (len(cells) - 1)}
         for name, there in others.items():
-            moved = [cell_distances(a, b, dimension, order) for a, b in zip(there, cells[1:], strict=True)]
-            series[f"h{dimension}_{name}"] = np.array([d.mean() for d in moved])
-            series[f"h{dimension}_{name}_std"] = np.array([d.std() for d in moved])
+            distances = [
+                cell_distances(a, b, dimension, order) for a, b in zip(there, cells[1:], strict=True)
+            ]
+            moved[f"h{dimension}_{name}"] = np.array(distances)
+    for name, by_subsample in moved.items():
+        series[name], series[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
     if n_replicates and size < len(np.asarray(clouds[0])):  # else there are no other prompts to draw
-        bands = prompt_bands(clouds, plan, n_replicates=n_replicates, order=order, engine=engine, seed=seed)
+        bands = prompt_bands(
+            clouds,
+            plan,
+            by_plan=moved["h1_velocity"],
+            n_replicates=n_replicates,
+            order=order,
+            engine=engine,
+            seed=seed,
+        )
         low, high = bands.lower, bands.upper
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
     series["h1_velocity_scale_free"] = _scale_free_velocity(clouds, cells, order)
@@ -203,9 +216,9 @@ def describe_layer(
     }
     return {
         "concentration": concentration(speed, steps) if moved else None,
-        "concentration_p": _known(tests["plain"].p_value),
+        "concentration_p": known(tests["plain"].p_value),
         "concentration_per_step": concentration(per_step, steps) if per_step.any() else None,
-        "concentration_per_step_p": _known(tests["per_step"].p_value),
+        "concentration_per_step_p": known(tests["per_step"].p_value),
         "concentration_expected": expected_concentration(steps),
         "floor": floor,
         "peak_step": peak_step(speed, steps) if moved else None,
@@ -243,12 +256,8 @@ def describe_run(
     for name in [name for name in found[0] if name.endswith("_p")]:
         adjusted = holm(np.array([numbers[name] for numbers in found], dtype=np.float64))  # None becomes NaN
         for numbers, p in zip(found, adjusted, strict=True):
-            numbers[f"{name}_holm"] = _known(float(p))
+            numbers[f"{name}_holm"] = known(float(p))
     return found
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 # --- claims -------------------------------------------------------------------------------------
@@ -303,8 +312,8 @@ def claims_of_run(
     verdicts = [early_verdict(early, level), transience_verdict(settled, level)]
     moved = bool(pooled.any())
     numbers: dict[str, Number] = {
-        "concentration": _known(early.plain.statistic),
-        "concentration_per_step": _known(early.per_step.statistic),
+        "concentration": known(early.plain.statistic),
+        "concentration_per_step": known(early.per_step.statistic),
         "concentration_expected": early.plain.expected,
         "settled": None if not moved else 1.0 if math.isnan(settled.statistic) else settled.statistic,
         "settled_expected": settled.expected,
@@ -318,8 +327,8 @@ def claims_of_run(
         numbers["behaviour_peak_step"] = peak_step(answers, steps)
         numbers["peak_difference"] = lead.peak_difference
         numbers["lag"] = lead.lag_checkpoints
-        numbers["lag_correlation"] = _known(lead.correlation.statistic)
-        numbers["lag_p"] = _known(lead.correlation.p_value)
+        numbers["lag_correlation"] = known(lead.correlation.statistic)
+        numbers["lag_p"] = known(lead.correlation.p_value)
         geometry = np.array([[layer.series[name] for name in _GEOMETRY] for layer in layers])
         given = np.array([pooled_velocity(geometry[:, row]) for row in range(len(_GEOMETRY))]).T
         if len(pooled) >= given.shape[1] + 3:  # what a partial correlation needs

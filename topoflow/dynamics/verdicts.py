@@ -96,16 +96,16 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
 def early_verdict(test: EarlyTest, level: float) -> Verdict:
     """Whether a run reorganises early."""
     parts = [part for part in (test.plain, test.per_step, test.checkpoints) if part is not None]
-    smallest = max(_smallest(part) for part in parts)
+    smallest = max(part.smallest_p for part in parts)
     return Verdict(
         "early",
         "reorganisation is early: the first third of the optimiser steps holds more of it than chance would give",
         "mean concentration of the layers' H1 velocities (a share; "
         f"{test.plain.expected:.3f} if their order meant nothing)",
-        _number(test.plain.statistic),
+        known(test.plain.statistic),
         None,
         None,
-        _number(test.p_value),
+        known(test.p_value),
         decide(test.p_value, smallest, level),
         f"supported if p <= {level:g}, the largest of three p-values: against velocities in any order, rates per "
         "step in any order, and checkpoints in any order (noise alone)",
@@ -119,11 +119,11 @@ def transience_verdict(test: TransienceTest, level: float) -> Verdict:
         "a transient peak, then stabilisation",
         "share of training after which the pooled H1 velocity stays below its median + 10 % of its peak "
         f"(peak at step {test.peak_step}; {test.expected:.3f} if the order of velocities meant nothing)",
-        _number(test.statistic),
+        known(test.statistic),
         None,
         None,
-        _number(test.p_value),
-        decide(test.p_value, 1 / test.n_permutations, level),
+        known(test.p_value),
+        decide(test.p_value, test.smallest_p, level),
         f"supported if p <= {level:g}, the share of all orders of the velocities that settle as early; cannot tell if "
         "so few velocities are above the threshold that no order could",
     )
@@ -151,11 +151,11 @@ def geometry_verdict(test: NullTest, level: float) -> Verdict:
         "topology moves with behaviour in a way that plain geometry does not explain",
         "Spearman correlation of the pooled H1 velocity and behavioural velocity, with centroid drift, change of "
         "variance and of mean distance held fixed",
-        _number(test.statistic),
+        known(test.statistic),
         None,
         None,
-        _number(test.p_value),
-        decide(1.0 if test.statistic < 0 else test.p_value, _smallest(test), level),
+        known(test.p_value),
+        decide(1.0 if test.statistic < 0 else test.p_value, test.smallest_p, level),
         f"supported if the correlation is positive and its two-sided p <= {level:g}; slow trends that both share "
         "inflate it",
     )
@@ -179,11 +179,11 @@ def early_in_runs(plain: ArrayLike, per_step: ArrayLike, level: float, seed: int
         "early",
         "reorganisation is early, on average over runs",
         "mean over runs of concentration minus its expected share",
-        _number(tests[0].statistic),
+        known(tests[0].statistic),
         low,
         high,
-        _number(p),
-        decide(p, max(_smallest(test) for test in tests), level),
+        known(p),
+        decide(p, max(test.smallest_p for test in tests), level),
         f"supported if p <= {level:g}, the larger of two sign-flip tests over runs, of velocities and of rates per "
         "step; runs count as independent",
     )
@@ -198,11 +198,11 @@ def transient_in_runs(settled: ArrayLike, expected: ArrayLike, level: float, see
         "transient",
         "a transient peak, then stabilisation, on average over runs",
         "mean over runs of the expected minus the observed share of training at which a run has settled",
-        _number(test.statistic),
+        known(test.statistic),
         low,
         high,
-        _number(test.p_value),
-        decide(test.p_value, _smallest(test), level),
+        known(test.p_value),
+        decide(test.p_value, test.smallest_p, level),
         f"supported if p <= {level:g} by a sign-flip test over runs; a run that never settles counts as settled at "
         "its end",
     )
@@ -217,11 +217,11 @@ def leads_in_runs(peak_differences: ArrayLike, level: float, seed: int) -> Verdi
         "leads",
         "behaviour alone does not show it: topology peaks before behaviour, on average over runs",
         "mean over runs of the peak step of topology minus that of behaviour (optimiser steps)",
-        None if math.isnan(test.statistic) else 0.0 - test.statistic,
+        known(0.0 - test.statistic),
         low,
         high,
-        _number(test.p_value),
-        decide(test.p_value, _smallest(test), level),
+        known(test.p_value),
+        decide(test.p_value, test.smallest_p, level),
         f"supported if p <= {level:g} by a one-sided sign-flip test over runs",
     )
 
@@ -232,10 +232,10 @@ def separation_verdict(claim: str, what: str, test: PermutationTest, ratio: floa
         claim,
         f"{what} leave distinguishable trajectories",
         "mean H1 distance of whole trajectories between labels, over that between seeds of one label",
-        _number(ratio),
+        known(ratio),
         None,
         None,
-        _number(test.p),
+        known(test.p),
         test.verdict(level),
         f"supported if p <= {level:g}, the share of all labelings of the runs (within seeds) that separate as well; "
         f"cannot tell if there are too few ({test.n_labelings}, so p >= {test.smallest_p:.3f})",
@@ -256,11 +256,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float | None,
     return float(known.mean() - reach), float(known.mean() + reach)
 
 
-def _smallest(test: NullTest) -> float:
-    return 1 / test.n_permutations if test.exact else 1 / (1 + test.n_permutations)
-
-
-def _number(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """A number, or None for a missing one (NaN), as JSON and tables have it."""
     return None if math.isnan(value) else float(value)
 
 

@@ -50,15 +50,14 @@ class Behaviour:
     def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
         """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary)."""
         if self._now is None:
-            self._now = self._file("now", log_probabilities.shape[1])
+            self._now = self._map("now", log_probabilities.shape[1], "w+")
         self._now[prompts] = log_probabilities
-        for row, name in enumerate(("before", "first")):
-            for prompt in (
-                prompts if name in self._kept else ()
-            ):  # one by one: a vocabulary is large, in float64
-                there, here = (
-                    np.exp(of[[prompt]].astype(np.float64)) for of in (self._kept[name], self._now)
-                )
+        if not self._kept:
+            return
+        for prompt in prompts:  # one by one: a vocabulary is large, in float64
+            here = np.exp(self._now[[prompt]].astype(np.float64))
+            for row, name in enumerate(("before", "first")):
+                there = np.exp(self._kept[name][[prompt]].astype(np.float64))
                 self._divergences[row, prompt] = jensen_shannon(there, here)[0]
 
     def finish(self) -> npt.NDArray[np.float64]:
@@ -78,9 +77,6 @@ class Behaviour:
     def _keep(self, name: str, vocabulary: int) -> None:
         os.replace(self._folder / "now.f32", self._folder / f"{name}.f32")
         self._kept[name] = self._map(name, vocabulary, "r")
-
-    def _file(self, name: str, vocabulary: int) -> npt.NDArray[np.float32]:
-        return self._map(name, vocabulary, "w+")
 
     def _map(self, name: str, vocabulary: int, mode: str) -> npt.NDArray[np.float32]:
         path = self._folder / f"{name}.f32"

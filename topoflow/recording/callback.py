@@ -16,7 +16,7 @@ from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.recording.live import LiveTopology
 from topoflow.recording.schedule import Schedule
-from topoflow.storage import array_bytes, behaviour_name, cell_name, write_file
+from topoflow.storage import array_bytes, behaviour_name, cell_name, layer_name, write_file
 
 Messages = Sequence[dict[str, str]]
 
@@ -207,11 +207,11 @@ class TopologyCallback(TrainerCallback):
         metrics = self.metrics[step]
         if not self.floors:
             self.floors = live.sampling_floors(clouds)
-            found = {f"topology/h1_sampling_floor/layer_{k:02d}": floor for k, floor in self.floors.items()}
+            found = {f"topology/h1_sampling_floor/{layer_name(k)}": floor for k, floor in self.floors.items()}
             metrics.update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
         still = all(
-            metrics.get(f"topology/h1_velocity/layer_{layer:02d}", np.inf) < floor
+            metrics.get(f"topology/h1_velocity/{layer_name(layer)}", np.inf) < floor
             for layer, floor in self.floors.items()
         )
         self._n_stable = self._n_stable + 1 if still else 0

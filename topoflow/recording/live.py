@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.prompts import sampling_floor
+from topoflow.storage import layer_name
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES
 
@@ -70,7 +71,7 @@ class LiveTopology:
                         )
             self._first.setdefault(layer, cell)
             self._last[layer] = cell
-            metrics.update({f"topology/{name}/layer_{layer:02d}": value for name, value in found.items()})
+            metrics.update({f"topology/{name}/{layer_name(layer)}": value for name, value in found.items()})
         return {key: value for key, value in metrics.items() if np.isfinite(value)}
 
     def sampling_floors(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[int, float]:

@@ -43,7 +43,7 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
     colours = [mpl.colors.to_hex(colour) for colour in layer_colours(len(layers))]
-    scale = _step_scale(marks)
+    scale = _Scale(marks)
     series = []
     for layer, colour in zip(layers, colours, strict=True):
         line = np.asarray(velocities[layer], dtype=np.float64)
@@ -76,7 +76,7 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
         See `report.js`.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
-    scale = _step_scale(np.unique(np.concatenate(list(marks.values()))))
+    scale = _Scale(np.unique(np.concatenate(list(marks.values()))))
     layers = sorted({layer for _, lines in curves.values() for layer in lines})
     colours = _group_colours(groups)
     series = []
@@ -144,6 +144,7 @@ class _Scale:
     """The step axis of the pictures: linear over the dense window, then logarithmic."""
 
     def __init__(self, marks: Floats) -> None:
+        marks = marks if marks.size else np.zeros(1)
         window = dense_window(marks)
         self.first, self.last = float(marks[0]), max(float(marks[-1]), float(marks[0]) + 1)
         self._forward, _ = linear_then_log(self.first, window or self.last - self.first)
@@ -153,10 +154,6 @@ class _Scale:
     def places(self, steps: ArrayLike) -> list[float]:
         found: list[float] = np.asarray(self._forward(steps)).tolist()
         return found
-
-
-def _step_scale(marks: Floats) -> _Scale:
-    return _Scale(marks if marks.size else np.zeros(1))
 
 
 def _velocities(scale: _Scale, title: str, toggles: list[Any], series: list[Any]) -> dict[str, Any]:

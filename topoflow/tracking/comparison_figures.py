@@ -6,7 +6,6 @@ tables of a comparison and draws them all.
 
 from __future__ import annotations
 
-import csv
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -93,7 +92,9 @@ def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
     }
     alone = len(set(groups.values())) == len(members)  # then the run's own name says more
     whose = f"{len(members)} runs" + ("" if several else f" of {members[0].run.model}")
-    separation = _table(folder / "separation.csv", ("compared", "layer", "step", "between", "within"))
+    separation = layout.read_rows(
+        folder / "separation.csv", ("compared", "layer", "step", "between", "within")
+    )
     drawn = {
         "velocity.png": comparison_figure(
             curves, order=order, title=f"H1 velocity of {whose}", groups=groups
@@ -106,17 +107,19 @@ def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
             since=facts["separated_since"],
         ),
         "map.png": map_figure(
-            _paths(_table(folder / "map.csv", _MAP_COLUMNS), several),
+            _paths(layout.read_rows(folder / "map.csv", _MAP_COLUMNS), several),
             order=order,
             title=f"Map of the H1 diagrams of {whose}",
             seeds=not alone,
         ),
         "effects.png": effects_figure(
-            _table(folder / "effects.csv", ("label", "other", "measure", "effect", "value", "low", "high")),
+            layout.read_rows(
+                folder / "effects.csv", ("label", "other", "measure", "effect", "value", "low", "high")
+            ),
             title="Effect sizes between labels, a run an observation",
         ),
         "verdicts.png": verdicts_figure(
-            _table(folder / "verdicts.csv", _CLAIM_COLUMNS), title=f"What {whose} say"
+            layout.read_rows(folder / "verdicts.csv", _CLAIM_COLUMNS), title=f"What {whose} say"
         ),
     }
     return {name: png_bytes(figure) for name, figure in drawn.items()}
@@ -133,19 +136,6 @@ _CLAIM_COLUMNS = ("statement", "statistic", "value", "low", "high", "p", "verdic
 _MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
 Separations = dict[str, dict[int, tuple[Floats, Floats, Floats]]]
 Paths = dict[str, list[tuple[Floats, Floats]]]
-
-
-def _table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table with names in it; `columns` must be there."""
-    if not path.exists():
-        raise ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if lost := [name for name in columns if name not in (reader.fieldnames or ())]:
-            raise ValueError(
-                f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(lost)}"
-            )
-        return list(reader)
 
 
 def _number(field: str) -> float:

@@ -151,7 +151,7 @@ class ActivationsDataset(Dataset):
         from mlflow.types.schema import ColSpec, DataType, Schema
 
         kind = DataType.double if self._manifest["dtype"] == "float64" else DataType.float
-        return Schema([ColSpec(kind, f"layer_{layer:02d}") for layer in self._manifest["layers"]])
+        return Schema([ColSpec(kind, storage.layer_name(layer)) for layer in self._manifest["layers"]])
 
     def to_dict(self) -> dict[str, str]:
         return {

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from topoflow.storage import layer_name
+
 MODEL_TYPE = "topology"
 # MLflow takes at most this many metrics in one request.
 _BATCH = 1000
@@ -197,14 +199,14 @@ def _recorded(
         pad_token_id=tokenizer.pad_token_id or 0,
         batch_size=settings.batch_size,
     )
-    return {f"layer_{layer:02d}": states[layer] for layer in sorted(states)}
+    return {layer_name(layer): states[layer] for layer in sorted(states)}
 
 
 def _returned(states: Any, n_prompts: int) -> dict[str, npt.NDArray[Any]]:
     layers = states if isinstance(states, Mapping) else {"states": states}
     clouds = {}
     for layer, cloud in layers.items():
-        name = f"layer_{layer:02d}" if isinstance(layer, int) else str(layer)
+        name = layer_name(layer) if isinstance(layer, int) else str(layer)
         clouds[name] = np.asarray(cloud)
         if clouds[name].ndim != 2 or len(clouds[name]) != n_prompts or clouds[name].dtype.kind not in "fiu":
             raise ValueError(

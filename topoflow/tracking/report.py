@@ -6,7 +6,6 @@ is not there (a run, its diagrams, the comparison) is named in the report and do
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -364,10 +363,7 @@ def _side_by_side(study: _Study) -> Iterator[str]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return layout.read_rows(path) if path.exists() else []
 
 
 def _paths(study: _Study) -> dict[int, tuple[float, dict[str, Any]]]:

@@ -256,12 +256,12 @@ _Metric = tuple[str, float, int]
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
     for row in layout.read_table(results / layout.VELOCITY_FILE):
-        layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
+        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
         for name in ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement"):
             yield f"topology/{name}/{layer}", row[name], step
     summaries = layout.read_table(results / layout.SUMMARIES_FILE)
     for row in summaries:
-        layer, step = f"layer_{int(row['layer']):02d}", int(row["step"])
+        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
         for name in params.track.summaries:
             yield f"topology/{name}/{layer}", row[name], step
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
