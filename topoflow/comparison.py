@@ -176,7 +176,14 @@ def _verdicts(
         leads_in_runs(numbers["peak_difference"], level, seed),
     ]
     verdicts += [
-        separation_verdict(name, f"{' and '.join(compared.labels)}", compared.test, compared.ratio, level)
+        separation_verdict(
+            name,
+            " and ".join(compared.labels),
+            compared.test,
+            compared.ratio,
+            level,
+            within_seeds=compared.within_seeds,
+        )
         for name, compared in found.items()
     ]
     return verdicts

@@ -10,6 +10,7 @@ from topoflow.dynamics.comparison import (
     runs_at_each_checkpoint,
     summary_energy,
 )
+from topoflow.dynamics.verdicts import separation_verdict
 
 LABELS = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
 SEEDS = [0, 1, 2] * 3
@@ -54,6 +55,17 @@ def test_two_labels_of_three_seeds_cannot_tell_whatever_the_data():
     found = compare_labels(pick, LABELS[:6], SEEDS[:6], [0, 5, 10, 20, 40])
     assert found.test.smallest_p == pytest.approx(0.1)
     assert found.test.verdict() == "cannot tell"
+
+
+def test_labels_stay_within_seeds_once_there_are_enough_and_the_rule_says_which():
+    for n_seeds, within in ((3, False), (4, True)):
+        labels, seeds = np.repeat(["a", "b", "c"], n_seeds), np.tile(np.arange(n_seeds), 3)
+        places = np.random.default_rng(0).normal(size=(1, 2, 3 * n_seeds))
+        found = compare_labels(np.abs(places[..., :, None] - places[..., None, :]), labels, seeds, [0, 5])
+        assert found.within_seeds is within
+        assert found.test.n_labelings == {3: 280, 4: 216}[n_seeds]  # 4: (3!)^4 / 3!
+        verdict = separation_verdict("x", "y", found.test, found.ratio, 0.05, within_seeds=found.within_seeds)
+        assert ("within seeds" in verdict.rule) is within
 
 
 def test_one_seed_a_label_has_no_floor_to_compare_with():

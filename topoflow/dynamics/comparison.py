@@ -40,6 +40,8 @@ class LabelComparison:
         distance. Runs of one seed are not compared, since they share the order of their rows.
     test : PermutationTest
         Of whole trajectories (layers weigh alike), labels permuted over runs.
+    within_seeds : bool
+        Whether labels were exchanged between runs of one seed only.
     ratio : float
         Of whole trajectories, between over within; NaN where nothing differs.
     onset : Onset
@@ -50,6 +52,7 @@ class LabelComparison:
     between: NDArray[np.float64]
     within: NDArray[np.float64]
     test: PermutationTest
+    within_seeds: bool
     ratio: float
     onset: Onset
 
@@ -124,6 +127,7 @@ def compare_labels(
         apart.between,
         apart.within,
         separation_test(whole, labels, blocks, seed=seed),
+        blocks is not None,
         float(ratio),
         when_separated(per_step, steps, labels, blocks, level=level, seed=seed),
     )

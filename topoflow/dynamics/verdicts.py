@@ -226,7 +226,9 @@ def leads_in_runs(peak_differences: ArrayLike, level: float, seed: int) -> Verdi
     )
 
 
-def separation_verdict(claim: str, what: str, test: PermutationTest, ratio: float, level: float) -> Verdict:
+def separation_verdict(
+    claim: str, what: str, test: PermutationTest, ratio: float, level: float, *, within_seeds: bool
+) -> Verdict:
     """Whether labels leave distinguishable trajectories."""
     return Verdict(
         claim,
@@ -237,7 +239,8 @@ def separation_verdict(claim: str, what: str, test: PermutationTest, ratio: floa
         None,
         known(test.p),
         test.verdict(level),
-        f"supported if p <= {level:g}, the share of all labelings of the runs (within seeds) that separate as well; "
+        f"supported if p <= {level:g}, the share of all labelings of the runs{' within seeds' * within_seeds} that "
+        "separate as well; "
         f"cannot tell if there are too few ({test.n_labelings}, so p >= {test.smallest_p:.3f})",
     )
 
