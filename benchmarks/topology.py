@@ -27,6 +27,7 @@ from ripser import ripser
 from threadpoolctl import threadpool_limits
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
+from topoflow.topology.compiled import compiled
 from topoflow.topology.distances import wasserstein_distances
 from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
@@ -316,33 +317,51 @@ def whole_cloud_rows(
 # --- threads, and how the cost grows --------------------------------------------------------------
 
 
+@compiled
+def arithmetic(n):  # type: ignore[no-untyped-def]
+    """Work that needs nothing but a core: what two threads are worth on this machine at this moment."""
+    state = np.uint64(88172645463325252)
+    for _ in range(n):
+        state ^= state << np.uint64(13)
+        state ^= state >> np.uint64(7)
+        state ^= state << np.uint64(17)
+    return state
+
+
 def thread_rows() -> list[list[str]]:
-    """Eight cells side by side on one thread and on two, as `compute.backend: threads` runs them."""
-    rows = []
+    """Eight calls side by side on one thread and on two, as `compute.backend: threads` runs them.
+
+    One and two threads take turns, and medians are given: what a neighbour on the machine takes from one turn, it
+    takes from the next as well.
+    """
+    arithmetic(1)
+    rows = [threads_row("arithmetic in registers (what the cores allow)", lambda: arithmetic(20_000_000))]
     for kind, dimension in (("aniso", 576), ("iso", 576)):
         points = synthetic_cloud(kind, 750, dimension)
         plan = subsample_plan(len(points), N_SUBSAMPLES, SIZE)
         matrix, before = distance_matrix(points), our_cell(next_checkpoint(points), plan)
-
-        def on_threads(n_threads: int, function: Callable[[], Any]) -> None:
-            with ThreadPoolExecutor(n_threads) as pool:
-                list(pool.map(lambda _: function(), range(8)))
-
         for what, function in (
             ("diagrams", lambda m=matrix, p=plan: subsample_diagrams(m, p)),
             ("whole cell", lambda x=points, p=plan, b=before: our_cell(x, p, b)),
         ):
-            timed = in_turns({str(n): lambda n=n, f=function: on_threads(n, f) for n in (1, 2)}, repeats=5)
-            (cpu_1, wall_1), (cpu_2, wall_2) = timed["1"], timed["2"]
-            numbers = (cpu_1, cpu_2, wall_1, wall_2)
-            rows.append(
-                [
-                    f"{kind} {dimension}, {what}",
-                    *(f"{1e3 * x / 8 / N_SUBSAMPLES:.3f}" for x in numbers),
-                    f"{wall_1 / wall_2:.2f}",
-                ]
-            )
+            rows.append(threads_row(f"{kind} {dimension}, {what}", function))
     return rows
+
+
+def threads_row(what: str, function: Callable[[], Any], repeats: int = 25) -> list[str]:
+    """CPU and wall milliseconds a call on one thread and on two; the speed-up, with its quartiles over the turns."""
+    function()
+    taken: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as two:
+        for _ in range(repeats):
+            for n_threads, pool in ((1, one), (2, two)):
+                cpu, wall = time.process_time(), time.perf_counter()
+                list(pool.map(lambda _: function(), range(8)))
+                taken[n_threads].append((time.process_time() - cpu, time.perf_counter() - wall))
+    (cpu_1, wall_1), (cpu_2, wall_2) = (np.array(taken[n]).T for n in (1, 2))
+    low, median, high = np.quantile(wall_1 / wall_2, (0.25, 0.5, 0.75))
+    numbers = [np.median(times) * 1e3 / 8 for times in (cpu_1, cpu_2, wall_1, wall_2)]
+    return [what, *(f"{number:.1f}" for number in numbers), f"{median:.2f} ({low:.2f} to {high:.2f})"]
 
 
 def growth() -> dict[str, dict[int, float]]:
@@ -475,8 +494,9 @@ def main() -> None:
         "## A whole cloud (64 coordinates), from points to diagrams",
         "Seconds of CPU, and memory beyond the points and the imports; each in its own process.",
         table(["cloud, points", *WHOLE.values()], whole),
-        "## Eight cells on one thread and on two",
-        "A subsample.",
+        "## Cells on one thread and on two",
+        "Milliseconds a cell of 64 subsamples, medians of 25 turns of eight cells. Speed-up of one turn over the next, "
+        "with its quartiles.",
         table(["what", "CPU, 1", "CPU, 2", "wall, 1", "wall, 2", "speed-up"], threads),
         "## A checkpoint of five layers, 64 subsamples each, with the H1 distance to the one before",
         "Seconds.",

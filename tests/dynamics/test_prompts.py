@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances
-from topoflow.dynamics.prompts import prompt_bands, sampling_floor
+from topoflow.dynamics.prompts import concentration_interval, prompt_bands, sampling_floor
+from topoflow.dynamics.velocity import concentration
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
@@ -136,3 +138,64 @@ class TestPromptBands:
         )
         assert 0.92 <= covered <= 0.99
         assert 0.9 * spread <= said <= 1.3 * spread
+
+
+class TestConcentrationInterval:
+    STEPS = range(5)  # two of four velocities are early
+
+    @staticmethod
+    def run(seed, n_prompts):
+        """Two layers, of the same prompts, that stretch and shake, more at first."""
+        rng = np.random.default_rng(seed)
+        start = rng.normal(size=(n_prompts, 3))
+        for way in ([1.0, 0.6, 0.3], [0.5, 0.5, 0.1]):
+            far = np.cumsum([0.0, *way, 0.1])
+            yield [start * [1 + f, 1, 1 - f / 4] + 0.1 * rng.normal(size=start.shape) for f in far]
+
+    @classmethod
+    def measured(cls, seed, n_prompts=80, n_plan=32, **options):
+        plan = subsample_plan(n_prompts, n_plan, 20)
+        bands = [prompt_bands(clouds, plan, **options) for clouds in cls.run(seed, n_prompts)]
+        value = np.mean([concentration(b.velocity, cls.STEPS) for b in bands])
+        return value, concentration_interval([b.replicates for b in bands], cls.STEPS)
+
+    def test_it_surrounds_the_mean_concentration_within_0_and_1(self):
+        value, (low, high) = self.measured(0, n_replicates=8)
+        assert 0 <= low < value < high <= 1
+
+    def test_what_moves_only_early_has_no_uncertainty(self):
+        cloud = some_cloud()
+        bands = prompt_bands(
+            [cloud, 2 * cloud, 2 * cloud, 2 * cloud], subsample_plan(60, 6, 20), n_replicates=3
+        )
+        assert concentration_interval([bands.replicates], range(4)) == (1, 1)
+
+    def test_layers_at_rest_are_left_out(self):
+        cloud = some_cloud()
+        clouds, plan = [some_cloud(seed) for seed in range(4)], subsample_plan(60, 6, 20)
+        moved, still = (prompt_bands(c, plan, n_replicates=3).replicates for c in (clouds, [cloud] * 4))
+        assert concentration_interval([still, moved], range(4)) == concentration_interval([moved], range(4))
+        assert np.isnan(concentration_interval([still], range(4))).all()
+
+    def test_errors_that_layers_share_do_not_average_out(self):
+        clouds, plan = [some_cloud(seed) for seed in range(4)], subsample_plan(60, 6, 20)
+        layer = prompt_bands(clouds, plan, n_replicates=6).replicates
+        one, two = (concentration_interval([layer] * n, range(4)) for n in (1, 2))
+        assert one == pytest.approx(two, rel=1e-12)
+
+    def test_a_level_out_of_its_range_is_named(self):
+        with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
+            concentration_interval([], range(4), 95)
+
+    @pytest.mark.slow
+    def test_it_covers_the_concentration_of_all_prompts_there_could_be(self):
+        truth, _ = self.measured(10**6, n_prompts=4000, n_plan=2000, n_replicates=2, n_subsamples=2)
+        found = [self.measured(seed) for seed in range(200)]
+        covered = np.mean([low <= truth <= high for _, (low, high) in found])
+        spread = np.std([value for value, _ in found])
+        width = np.mean([high - low for _, (low, high) in found]) / 2 / stats.t.ppf(0.975, 39)
+        print(
+            f"\nconcentration: coverage {covered:.3f} of nominal 0.95, standard error {width:.4f}, truly {spread:.4f}"
+        )
+        assert 0.92 <= covered <= 0.99
+        assert 0.9 * spread <= width <= 1.4 * spread

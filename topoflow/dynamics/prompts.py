@@ -1,4 +1,5 @@
-"""What another choice of prompts would have given: the noise floor of sampling, and bands for velocities.
+"""What another choice of prompts would have given: the noise floor of sampling, bands for velocities, and an interval
+for their concentration.
 
 The prompt is what was sampled; subsamples of the prompts overlap, and their spread says nothing about how far
 the prompts themselves can be trusted.
@@ -6,6 +7,7 @@ the prompts themselves can be trusted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from topoflow.dynamics.cells import CellDiagrams, cell_distances
+from topoflow.dynamics.velocity import check_steps, concentration, ends_in_first_third
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import check_whole_number, distance_matrix
 
@@ -49,12 +52,49 @@ class SamplingFloor:
 
 @dataclass(frozen=True)
 class PromptBands:
-    """The velocities of one layer with what the choice of prompts makes uncertain, each of shape (T - 1,)."""
+    """The velocities of one layer with what the choice of prompts makes uncertain.
+
+    Attributes
+    ----------
+    velocity, standard_error, lower, upper
+        Each of shape (T - 1,), in filtration distance.
+    replicates
+        The distances that the standard error comes from.
+    """
 
     velocity: NDArray[np.float64]
     standard_error: NDArray[np.float64]
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
+    replicates: PromptReplicates
+
+
+@dataclass(frozen=True)
+class PromptReplicates:
+    """Distances of the subsamples of a plan, and of subsamples within random subsets of the prompts.
+
+    Attributes
+    ----------
+    by_plan
+        Of shape (T - 1, n_plan), in filtration distance.
+    by_replicate
+        Of shape (T - 1, n_replicates, n_subsamples), in filtration distance.
+    inflation
+        k / (n - k) for subsets of k of n prompts: what a variance between them is to be multiplied by.
+    """
+
+    by_plan: NDArray[np.float64]
+    by_replicate: NDArray[np.float64]
+    inflation: float
+
+    def standard_error(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of means over subsamples: of ``weights`` (n_numbers, T - 1) times the velocities. See `prompt_bands`."""
+        of_plan = weights @ self.by_plan
+        others = np.tensordot(weights, self.by_replicate, 1)
+        within = others.var(axis=2, ddof=1).mean(axis=1) / others.shape[2]
+        between = others.mean(axis=2).var(axis=1, ddof=1)
+        of_prompts = np.maximum(between - within, 0.0) * self.inflation
+        return np.asarray(np.sqrt(of_prompts + of_plan.var(axis=1, ddof=1) / of_plan.shape[1]))
 
 
 def sampling_floor(
@@ -224,15 +264,80 @@ def prompt_bands(
         subsample_diagrams(distance_matrix(cloud), every_row, 1, engine) for cloud in clouds
     ]
     distances = np.array([cell_distances(a, b, dimension, order) for a, b in pairwise(cells)])
-    of_plan = distances[:, :n_plan] if by_plan is None else np.asarray(by_plan, dtype=np.float64)
-    others = distances[:, -len(replicates) :].reshape(-1, n_replicates, n_subsamples)
-    within = others.var(axis=2, ddof=1).mean(axis=1) / n_subsamples
-    between = others.mean(axis=2).var(axis=1, ddof=1)
-    of_prompts = np.maximum(between - within, 0.0) * kept / (n_prompts - kept)
-    standard_error = np.sqrt(of_prompts + of_plan.var(axis=1, ddof=1) / n_plan)
-    velocity = of_plan.mean(axis=1)
-    reach = stats.t.ppf((1 + level) / 2, n_replicates - 1) * standard_error
-    return PromptBands(velocity, standard_error, np.maximum(velocity - reach, 0.0), velocity + reach)
+    found = PromptReplicates(
+        distances[:, :n_plan] if by_plan is None else np.asarray(by_plan, dtype=np.float64),
+        distances[:, -len(replicates) :].reshape(-1, n_replicates, n_subsamples),
+        kept / (n_prompts - kept),
+    )
+    velocity = found.by_plan.mean(axis=1)
+    standard_error = found.standard_error(np.eye(len(velocity)))
+    reach = _reach(level, n_replicates) * standard_error
+    return PromptBands(velocity, standard_error, np.maximum(velocity - reach, 0.0), velocity + reach, found)
+
+
+def concentration_interval(
+    layers: Sequence[PromptReplicates], steps: ArrayLike, level: float = 0.95
+) -> tuple[float, float]:
+    r"""Compute an interval for the mean concentration of a run's layers that resamples prompts.
+
+    A concentration C = E / S is a ratio of two means over subsamples, and to first order (the delta method) its
+    error is that of the mean of :math:`(e_b - C s_b) / S`, with what subsample b moved early and in all; its variance
+    is that of `prompt_bands`. The layers share their prompts, so their errors are added up before they are squared. As
+    the bands, it holds the run fixed: another training seed is not in it.
+
+    Parameters
+    ----------
+    layers : sequence of PromptReplicates
+        Of `prompt_bands` with the same seed for each layer. Layers in which nothing moved are left out.
+    steps : array_like of int, shape (T,)
+        Optimiser steps of the checkpoints, strictly increasing.
+    level
+        Of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+
+    Returns
+    -------
+    low, high
+        Shares, within 0 and 1; NaN where nothing moved in any layer.
+
+    Raises
+    ------
+    ValueError
+        If ``level`` is not between 0 and 1, and as `concentration` does.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> clouds = [rng.normal(size=(40, 3)) * (1 + min(t, 2)) for t in range(5)]
+    >>> plan = [rng.choice(40, 15, replace=False) for _ in range(8)]
+    >>> bands = prompt_bands(clouds, plan, n_replicates=10)
+    >>> low, high = concentration_interval([bands.replicates], range(5))
+    >>> low < concentration(bands.velocity, range(5)) < high
+    True
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    moved = [layer for layer in layers if layer.by_plan.any()]
+    if not moved:
+        return math.nan, math.nan
+    shares, weights = [], []
+    for layer in moved:
+        velocity = layer.by_plan.mean(axis=1)
+        shares.append(concentration(velocity, steps))
+        weights.append((ends_in_first_third(check_steps(steps)) - shares[-1]) / velocity.sum() / len(moved))
+    # one long row of velocities, layer after layer, of the same subsamples
+    run = PromptReplicates(
+        np.concatenate([layer.by_plan for layer in moved]),
+        np.concatenate([layer.by_replicate for layer in moved]),
+        moved[0].inflation,
+    )
+    (standard_error,) = run.standard_error(np.concatenate(weights)[None])
+    reach = _reach(level, run.by_replicate.shape[1]) * standard_error
+    centre = float(np.mean(shares))
+    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+
+
+def _reach(level: float, n_replicates: int) -> float:
+    return float(stats.t.ppf((1 + level) / 2, n_replicates - 1))
 
 
 def _sample(rng: np.random.Generator, n: int, size: int) -> NDArray[np.int64]:

@@ -22,7 +22,12 @@ from topoflow.dynamics.controls import (
 )
 from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.nulls import concentration_test, holm
-from topoflow.dynamics.prompts import prompt_bands, sampling_floor
+from topoflow.dynamics.prompts import (
+    PromptReplicates,
+    concentration_interval,
+    prompt_bands,
+    sampling_floor,
+)
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
@@ -65,6 +70,8 @@ class LayerTrajectory:
     floor : float
         Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
         unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
+    replicates : PromptReplicates or None
+        H1 distances within random subsets of the prompts; None where there are no bands.
     """
 
     series: dict[str, Series]
@@ -72,6 +79,7 @@ class LayerTrajectory:
     summaries: Series
     controls: dict[str, Series]
     floor: float
+    replicates: PromptReplicates | None
 
 
 def follow_layer(
@@ -129,6 +137,7 @@ def follow_layer(
     for name, by_subsample in moved.items():
         series[name], series[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
+    replicates = None
     if n_replicates and size < len(np.asarray(clouds[0])):  # else there are no other prompts to draw
         bands = prompt_bands(
             clouds,
@@ -139,7 +148,7 @@ def follow_layer(
             engine=engine,
             seed=seed,
         )
-        low, high = bands.lower, bands.upper
+        low, high, replicates = bands.lower, bands.upper, bands.replicates
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
     series["h1_velocity_scale_free"] = _scale_free_velocity(clouds, cells, order)
     geometry = geometric_baselines(clouds)
@@ -160,7 +169,15 @@ def follow_layer(
         np.array([summarise_cell(cell) for cell in cells]),
         controls,
         float(floor.disjoint[1]),
+        replicates,
     )
+
+
+def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[Number, Number]:
+    """Of the layers' mean H1 concentration, 95 % over prompts; None where there are no bands or nothing moved."""
+    replicates = [layer.replicates for layer in layers if layer.replicates is not None]
+    low, high = concentration_interval(replicates, steps)
+    return known(low), known(high)
 
 
 def _scale_free_velocity(clouds: Sequence[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> Series:
@@ -239,7 +256,8 @@ def describe_run(
     -------
     list of dict
         For each layer the numbers of `describe_layer` of H0 and H1 (`h1_concentration` and so on), `_p_holm` beside
-        each `_p`, `h1_sampling_floor` (filtration distance) and `h1_peak_over_sampling_floor`.
+        each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance) and
+        `h1_peak_over_sampling_floor`.
     """
     found: list[dict[str, Number]] = []
     for layer in layers:
@@ -250,6 +268,7 @@ def describe_run(
             )
             numbers.update({f"{h}_{name}": value for name, value in described.items()})
         peak = float(layer.series["h1_velocity"].max())
+        numbers["h1_concentration_low"], numbers["h1_concentration_high"] = _interval([layer], steps)
         numbers["h1_sampling_floor"] = layer.floor
         numbers["h1_peak_over_sampling_floor"] = peak / layer.floor if layer.floor else None
         found.append(numbers)
@@ -309,7 +328,10 @@ def claims_of_run(
     pooled = pooled_velocity(velocity)
     # Half of all velocities as the floor: known on every schedule, and the same in any order, as the test needs it.
     settled = transience_test(pooled, steps, float(np.median(pooled)))
-    verdicts = [early_verdict(early, level), transience_verdict(settled, level)]
+    verdicts = [
+        early_verdict(early, _interval(layers, steps), level),
+        transience_verdict(settled, level),
+    ]
     moved = bool(pooled.any())
     numbers: dict[str, Number] = {
         "concentration": known(early.plain.statistic),

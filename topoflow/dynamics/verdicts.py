@@ -93,18 +93,17 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def early_verdict(test: EarlyTest, level: float) -> Verdict:
-    """Whether a run reorganises early."""
+def early_verdict(test: EarlyTest, interval: tuple[float | None, float | None], level: float) -> Verdict:
+    """Whether a run reorganises early; the interval is `concentration_interval`'s, which resamples prompts."""
     parts = [part for part in (test.plain, test.per_step, test.checkpoints) if part is not None]
     smallest = max(part.smallest_p for part in parts)
     return Verdict(
         "early",
         "reorganisation is early: the first third of the optimiser steps holds more of it than chance would give",
         "mean concentration of the layers' H1 velocities (a share; "
-        f"{test.plain.expected:.3f} if their order meant nothing)",
+        f"{test.plain.expected:.3f} if their order meant nothing; interval over prompts, the run held fixed)",
         known(test.plain.statistic),
-        None,
-        None,
+        *interval,
         known(test.p_value),
         decide(test.p_value, smallest, level),
         f"supported if p <= {level:g}, the largest of three p-values: against velocities in any order, rates per "

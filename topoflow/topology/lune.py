@@ -196,9 +196,10 @@ def filtration(distances, row):
     Returns their lengths; the pair of vertices of each, where vertices are numbered from the most central point
     outwards; and the unit of length that float32 sees.
     """
-    farthest, total = farthest_and_total(distances, row)
+    distances = distances_between(row, distances)
+    farthest, total = farthest_and_total(distances)
     # A central point lies in many lunes and is joined to most of them. Numbered low, it is met first.
-    points = row[np.argsort(total)]
+    points = np.argsort(total)
     enclosing_radius = farthest.min()
     lengths, pairs = edges_within(enclosing_radius, distances, points)
     unit = unit_of(farthest.max())
@@ -207,14 +208,27 @@ def filtration(distances, row):
 
 
 @compiled
-def farthest_and_total(distances, points):
-    """Largest and summed distance from each point to the others."""
-    farthest, total = np.zeros(len(points)), np.zeros(len(points))
+def distances_between(points, distances):
+    """Gather the distances between some points: small enough for a core's own cache, where they are read twice."""
+    if len(points) == len(distances):  # all of them, whose order decides nothing
+        return distances
+    among = np.empty((len(points), len(points)))
     for i in range(len(points)):
         from_i = distances[points[i]]
+        among[i, i] = 0.0
+        for j in range(i):
+            among[i, j] = among[j, i] = from_i[points[j]]
+    return among
+
+
+@compiled
+def farthest_and_total(distances):
+    """Largest and summed distance from each point to the others."""
+    farthest, total = np.zeros(len(distances)), np.zeros(len(distances))
+    for i in range(len(distances)):
         largest = summed = 0.0
         for j in range(i):
-            length = from_i[points[j]]
+            length = distances[i, j]
             if length > farthest[j]:
                 farthest[j] = length
             if length > largest:

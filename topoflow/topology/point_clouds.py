@@ -98,14 +98,15 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
         return np.zeros((n_points, n_points))
 
     # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
-    exponent = max(int(np.frexp(np.abs(cloud).max())[1]), -1022)
-    cloud = cloud * math.ldexp(1.0, -exponent)
-    centred = cloud - cloud.mean(axis=0)
+    exponent = max(int(np.frexp(max(cloud.max(), -cloud.min()))[1]), -1022)
+    scale = math.ldexp(1.0, -exponent)
+    centred = cloud * scale
+    centred -= centred.mean(axis=0)
     distances = centred @ centred.T  # the Gram matrix, turned into distances in place
     norms = np.diagonal(distances).copy()
     for i in np.flatnonzero(squares_of_gram(distances, norms)):
         near = i + 1 + np.flatnonzero(distances[i, i + 1 :] <= NEAR_PAIR * (norms[i] + norms[i + 1 :]))
-        differences = cloud[near] - cloud[i]
+        differences = cloud[near] * scale - cloud[i] * scale
         distances[i, near] = np.einsum("ij,ij->i", differences, differences)
     largest = roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
     if not largest < math.inf:
