@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 OBJECTIVE ?= helpful
+# processes that run tests, each file in one of them
+WORKERS ?= 2
 # installed once for each content of the lock file and pyproject.toml
 READY = $(VENV)/.installed
 ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
@@ -17,10 +19,10 @@ ui: $(READY)
 	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
 
 test: $(READY) ## all tests
-	$(ACTIVE) python -m pytest -q
+	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-fast: $(READY) ## the tests without the slow ones
-	$(ACTIVE) python -m pytest -q -m "not slow and not real"
+	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real"
 
 lint: $(READY)
 	$(ACTIVE) ruff check .
