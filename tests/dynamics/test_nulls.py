@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from topoflow.dynamics.nulls import checkpoint_test, concentration_test, holm, sign_flip_test
+from topoflow.dynamics.nulls import checkpoint_test, concentration_test, holm, path_test, sign_flip_test
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
@@ -112,6 +112,39 @@ class TestConcentrationTest:
             concentration_test([[1.0, 1.0], [1.0, -1.0]], [0, 1, 2])
         with pytest.raises(ValueError, match="n_permutations must be a whole number, 1 or more, got 0"):
             concentration_test([1.0, 1.0], [0, 1, 2], n_permutations=0)
+
+
+class TestPathTest:
+    @pytest.mark.parametrize("n_permutations", [360, 359], ids=["exact", "random"])
+    def test_it_agrees_with_all_orders_of_the_checkpoints(self, n_permutations):
+        distances = np.stack([some_distances(seed, 6) for seed in (0, 1)])
+        scaled = [layer / layer[~np.eye(6, dtype=bool)].mean() for layer in distances]
+        null = [
+            np.mean([layer[order[:-1], order[1:]] for layer in scaled])
+            for order in itertools.permutations(range(6))
+        ]
+        found = path_test(distances, [0, 2, 4, 8, 9, 15], n_permutations=n_permutations)
+        tolerance = 1e-12 if found.exact else 0.07
+        assert found.exact == (n_permutations == 360)
+        assert found.statistic == pytest.approx(null[0])
+        assert found.expected == pytest.approx(1, abs=tolerance)
+        assert found.p_value == pytest.approx(np.mean(np.array(null) <= null[0] + 1e-12), abs=tolerance)
+
+    def test_a_sudden_change_is_a_change_wherever_it_comes(self):
+        for at in (3, 6, 9):
+            place = np.arange(12) >= at
+            assert path_test(np.abs(place[:, None] * 1.0 - place), DENSE_EARLY).p_value < 0.05
+
+    def test_four_checkpoints_cannot_show_a_change(self):
+        place = np.arange(4)
+        assert path_test(abs(place[:, None] - place), place).smallest_p > 0.05
+
+    def test_layers_at_rest_are_left_out_and_scales_do_not_matter(self):
+        distances = some_distances(0, 12)
+        once = path_test(distances, DENSE_EARLY, seed=3)
+        with_others = path_test(np.stack([8 * distances, np.zeros((12, 12))]), DENSE_EARLY, seed=3)
+        assert with_others == once
+        assert math.isnan(path_test(np.zeros((3, 3)), [0, 1, 2]).p_value)
 
 
 class TestCheckpointTest:

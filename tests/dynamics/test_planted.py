@@ -14,7 +14,7 @@ import pytest
 from topoflow.dynamics.cells import cell_diagrams, cell_distances
 from topoflow.dynamics.claims import early_test, transience_test
 from topoflow.dynamics.controls import geometric_baselines, median_distance
-from topoflow.dynamics.nulls import sign_flip_test
+from topoflow.dynamics.nulls import path_test, sign_flip_test
 from topoflow.dynamics.velocity import concentration, expected_concentration, peak_step
 from topoflow.topology.point_clouds import subsample_plan
 
@@ -103,24 +103,26 @@ def distances_of(clouds):
 
 @cache
 def runs(plant, schedule):
-    """The velocities of each planted run, and its `early_test`."""
+    """The velocities of each planted run, its `early_test`, and the p-value of its `path_test`."""
     steps, found = SCHEDULES[schedule], []
     must_be_rare = plant in (jitter_only, other_prompts_each_time, steady_drift)
     for seed in range(N_RUNS["level" if must_be_rare else "power"]):
         distances = distances_of(plant(np.random.default_rng([seed, 1]), steps))
         test = early_test(np.diagonal(distances, 1), steps, distances, n_permutations=3003, seed=seed)
-        found.append((np.diagonal(distances, 1), test))
+        changes = path_test(distances, steps, n_permutations=3003, seed=seed).p_value
+        found.append((np.diagonal(distances, 1), test, changes))
     return found
 
 
 def rates(plant, schedule):
     """How often each null is rejected at 0.05, and how often all are: then the run is called early."""
-    tests = [test for _, test in runs(plant, schedule)]
+    tests = [test for _, test, _ in runs(plant, schedule)]
     found = {
         kind: rejected([getattr(test, kind).p_value for test in tests])
         for kind in ("plain", "per_step", "checkpoints")
     }
     found["early"] = rejected([test.p_value for test in tests])
+    found["changes"] = rejected([p_value for _, _, p_value in runs(plant, schedule)])
     report(f"{plant.__name__}, {schedule}", **found)
     return found
 
@@ -141,7 +143,7 @@ def rate_over_studies(plant, n_studies):
 @cache
 def known_floor(schedule):
     """What 95 % of velocities stay below that are noise alone."""
-    return float(np.quantile([velocity for velocity, _ in runs(jitter_only, schedule)], 0.95))
+    return float(np.quantile([velocity for velocity, _, _ in runs(jitter_only, schedule)], 0.95))
 
 
 def rejected(p_values):
@@ -160,6 +162,7 @@ class TestNoChange:
         found = rates(plant, schedule)
         assert 0.02 <= found["checkpoints"] <= 0.08
         assert 0.02 <= found["early"] <= 0.08
+        assert 0.02 <= found["changes"] <= 0.08
         # Not at the level, nor could they be: velocities that share a checkpoint are no exchangeable numbers,
         # and divided by the gap noise is largest where checkpoints are dense. Hence the joint test.
         assert 0.02 <= found["plain"] <= 0.15
@@ -172,7 +175,7 @@ class TestNoChange:
     def test_noise_is_hardly_ever_called_transient(self, schedule):
         p_values = [
             transience_test(velocity, SCHEDULES[schedule], known_floor(schedule)).p_value
-            for velocity, _ in runs(jitter_only, schedule)
+            for velocity, _, _ in runs(jitter_only, schedule)
         ]
         report(f"jitter_only, {schedule}, floor known", transience=rejected(p_values))
         assert rejected(p_values) <= 0.08
@@ -184,6 +187,7 @@ class TestUniformChange:
     @pytest.mark.parametrize("plant", [steady_growth, steady_drift])
     def test_it_is_called_early_no_more_often_than_the_level(self, plant, schedule):
         found = rates(plant, schedule)
+        assert found["changes"] >= 0.9
         assert found["early"] <= 0.08
         if plant is steady_drift and schedule == "even":
             assert found["early"] >= 0.02
@@ -201,11 +205,12 @@ class TestUniformChange:
 class TestEarlyBurst:
     @pytest.mark.parametrize("schedule", SCHEDULES)
     def test_it_is_called_early_and_transient(self, schedule):
-        assert rates(early_burst, schedule)["early"] >= 0.9
+        found = rates(early_burst, schedule)
+        assert min(found["changes"], found["early"]) >= 0.9
         steps = SCHEDULES[schedule]
         tests = [
             transience_test(velocity, steps, known_floor(schedule))
-            for velocity, _ in runs(early_burst, schedule)
+            for velocity, _, _ in runs(early_burst, schedule)
         ]
         settled = np.mean([test.stabilised_at == steps[5 if schedule == "even" else 8] for test in tests])
         power = rejected([test.p_value for test in tests])
@@ -217,9 +222,12 @@ class TestEarlyBurst:
 class TestAbruptChange:
     @pytest.mark.parametrize("schedule", SCHEDULES)
     @pytest.mark.parametrize("plant", [abrupt_change, abrupt_turn])
-    def test_its_step_is_found(self, plant, schedule):
+    def test_it_is_called_a_change_and_its_step_is_found(self, plant, schedule):
+        assert rates(plant, schedule)["changes"] >= 0.9
         steps = SCHEDULES[schedule]
-        exactly = np.mean([peak_step(velocity, steps) == steps[3] for velocity, _ in runs(plant, schedule)])
+        exactly = np.mean(
+            [peak_step(velocity, steps) == steps[3] for velocity, _, _ in runs(plant, schedule)]
+        )
         report(f"{plant.__name__}, {schedule}", peak_found_exactly=exactly)
         assert exactly >= 0.99
 

@@ -116,11 +116,14 @@ def test_a_steady_change_on_a_dense_early_schedule_is_no_early_burst():
 def test_an_early_burst_is_called_early_and_settled_and_a_steady_change_is_not(early):
     burst = claims_of_run(early, STEPS)
     steady = claims_of_run(followed("steady"), STEPS)
-    assert {v.claim: v.verdict for v in burst.verdicts} == {"early": "supported", "transient": "supported"}
-    assert {v.claim: v.verdict for v in steady.verdicts}["early"] == "not supported"
+    assert {v.claim: v.verdict for v in burst.verdicts} == dict.fromkeys(
+        ("changes", "early", "transient"), "supported"
+    )
+    found = {v.claim: v.verdict for v in steady.verdicts}
+    assert (found["changes"], found["early"]) == ("supported", "not supported")
     velocity = np.array([layer.series["h1_velocity"] for layer in early])
     test = early_test(velocity, STEPS, np.array([layer.distances for layer in early]))
-    assert burst.verdicts[0].p == test.p_value
+    assert burst.verdicts[1].p == test.p_value
     assert burst.numbers["concentration"] == pytest.approx(
         np.mean([concentration(row, STEPS) for row in velocity])
     )
@@ -130,6 +133,7 @@ def test_behaviour_adds_when_it_peaks_and_what_geometry_does_not_explain(early):
     answers = np.exp(-np.arange(12.0))
     claims = claims_of_run(early, STEPS, answers)
     assert [verdict.claim for verdict in claims.verdicts] == [
+        "changes",
         "early",
         "transient",
         "leads",
@@ -137,9 +141,9 @@ def test_behaviour_adds_when_it_peaks_and_what_geometry_does_not_explain(early):
     ]
     assert claims.numbers["behaviour_peak_step"] == 1
     assert claims.numbers["peak_difference"] == claims.numbers["peak_step"] - 1
-    assert claims.verdicts[2].verdict == "cannot tell"  # of one run
+    assert claims.verdicts[3].verdict == "cannot tell"  # of one run
     pooled = pooled_velocity([layer.series["h1_velocity"] for layer in early])
     found = lead_lag(pooled, answers, STEPS)
     assert claims.numbers["lag"] == found.lag_checkpoints
     assert claims.numbers["lag_p"] == found.correlation.p_value
-    assert not math.isnan(claims.verdicts[3].value)
+    assert not math.isnan(claims.verdicts[4].value)

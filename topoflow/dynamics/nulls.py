@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -200,6 +200,61 @@ def checkpoint_test(
     return NullTest(statistic, float(null.mean()), p_value, n_permutations, exact=False)
 
 
+def path_test(
+    distances: ArrayLike, steps: ArrayLike, *, n_permutations: int = 10_000, seed: int = 0
+) -> NullTest:
+    r"""Test whether anything changes at all: are checkpoints that follow one another nearer than chance has it?
+
+    The statistic is the length of the path through the diagrams, over that of a path whose every step is as long as
+    the mean distance between two checkpoints; over several layers its mean. Where checkpoints differ by noise alone,
+    any order of them is as likely, and the permutation null is exact. Any change with a lasting effect, sudden or
+    slow, early or late, makes the observed path shorter than most. So does a random walk, which is a change too; what
+    comes and goes within one interval is not seen.
+
+    Parameters
+    ----------
+    distances, steps, n_permutations, seed
+        As for `checkpoint_test`. Exact where there are no more than ``n_permutations`` orders of the checkpoints, an
+        order and its reverse being one.
+
+    Returns
+    -------
+    NullTest
+        Small statistics are the extreme ones. With NaN for all three numbers where no two checkpoints differ.
+
+    Raises
+    ------
+    ValueError
+        As `checkpoint_test` does.
+
+    Examples
+    --------
+    >>> place = np.array([0, 0, 0, 1, 1, 1, 1])  # one sudden change
+    >>> test = path_test(abs(place[:, None] - place), steps=range(7))
+    >>> round(test.statistic, 3), round(test.p_value, 3), test.exact
+    (0.292, 0.057, True)
+    """
+    n_permutations, rng = _check_sampling(n_permutations, seed)
+    checkpoints = check_steps(steps)
+    n_checkpoints = len(checkpoints)
+    matrices = _check_distances(distances, n_checkpoints)
+    mean = matrices.sum(axis=(1, 2)) / (n_checkpoints * (n_checkpoints - 1))
+    exact = math.factorial(n_checkpoints) // 2 <= n_permutations
+    n_permutations = math.factorial(n_checkpoints) // 2 if exact else n_permutations
+    if not mean.any():
+        return NullTest(math.nan, math.nan, math.nan, n_permutations, exact)
+    scaled = matrices[mean > 0] / mean[mean > 0, None, None]
+    observed = _ordered_path(scaled, np.arange(n_checkpoints)[None])[0]
+    orders = (
+        _orders(n_checkpoints)
+        if exact
+        else _draws(rng, n_checkpoints, n_checkpoints, n_permutations, n_numbers=scaled.size)
+    )
+    null = np.concatenate([_ordered_path(scaled, rows) for rows in orders])
+    p_value = _p_value(int((null <= observed + _TIE).sum()), n_permutations, exact)
+    return NullTest(float(observed), float(null.mean()), p_value, n_permutations, exact)
+
+
 def sign_flip_test(differences: ArrayLike, *, n_permutations: int = 10_000, seed: int = 0) -> NullTest:
     r"""Test whether independent runs are above what is expected, on average: one-sided, with the run as unit.
 
@@ -322,6 +377,16 @@ def _ordered_concentration(
     total = speed.sum(axis=-1)
     share = np.divide(speed[..., early].sum(axis=-1), total, out=np.zeros_like(total), where=total > 0)
     return np.asarray(share.sum(axis=0) / np.maximum((total > 0).sum(axis=0), 1))
+
+
+def _ordered_path(matrices: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Mean step, over layers and the steps of each path, of checkpoints in each order."""
+    return np.asarray(matrices[:, orders[:, :-1], orders[:, 1:]].mean(axis=(0, 2)))
+
+
+def _orders(n: int) -> Iterator[NDArray[np.int64]]:
+    """All orders, one of each pair that are each other's reverse, as one block of rows."""
+    yield np.array([order for order in permutations(range(n)) if order[0] < order[-1]], dtype=np.int64)
 
 
 def _layers(velocity: ArrayLike, steps: ArrayLike) -> list[NDArray[np.float64]]:

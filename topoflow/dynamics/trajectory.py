@@ -21,7 +21,7 @@ from topoflow.dynamics.controls import (
     partial_rank_correlation,
 )
 from topoflow.dynamics.embedding import diagram_distance_matrix
-from topoflow.dynamics.nulls import concentration_test, holm
+from topoflow.dynamics.nulls import concentration_test, holm, path_test
 from topoflow.dynamics.prompts import (
     PromptReplicates,
     concentration_interval,
@@ -38,6 +38,7 @@ from topoflow.dynamics.velocity import (
 )
 from topoflow.dynamics.verdicts import (
     Verdict,
+    change_verdict,
     early_verdict,
     geometry_verdict,
     known,
@@ -329,6 +330,7 @@ def claims_of_run(
     # Half of all velocities as the floor: known on every schedule, and the same in any order, as the test needs it.
     settled = transience_test(pooled, steps, float(np.median(pooled)))
     verdicts = [
+        change_verdict(path_test(distances, steps, seed=seed), level),
         early_verdict(early, _interval(layers, steps), level),
         transience_verdict(settled, level),
     ]

@@ -93,6 +93,23 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
 # --- one run ------------------------------------------------------------------------------------
 
 
+def change_verdict(test: NullTest, level: float) -> Verdict:
+    """Whether the topology of a run changes at all."""
+    return Verdict(
+        "changes",
+        "the topology changes through training, by more than noise between checkpoints",
+        "path through the H1 diagrams of all checkpoints, mean of the layers, in units of the path of as many steps of "
+        f"mean length ({test.expected:.3f} in any order)",
+        known(test.statistic),
+        None,
+        None,
+        known(test.p_value),
+        decide(test.p_value, test.smallest_p, level),
+        f"supported if p <= {level:g}, the share of all orders of the checkpoints with as short a path; without it the "
+        "other claims speak of noise",
+    )
+
+
 def early_verdict(test: EarlyTest, interval: tuple[float | None, float | None], level: float) -> Verdict:
     """Whether a run reorganises early; the interval is `concentration_interval`'s, which resamples prompts."""
     parts = [part for part in (test.plain, test.per_step, test.checkpoints) if part is not None]

@@ -28,6 +28,7 @@ __all__ = ["report"]
 
 # What is shown of the claims of a run, in this order and under these names.
 _CLAIMS = {
+    "changes": "changes at all",
     "early": "early",
     "transient": "transient peak",
     "leads": "before behaviour",
