@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import FullyShardedDataParallelPlugin
+from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -68,9 +69,12 @@ def trainer(network: Any, engine: str, folder: Path, callback: Any, **changes: A
 
 
 def weights(made: Trainer) -> dict[str, torch.Tensor]:
-    """The whole model, on rank 0."""
-    state = made.accelerator.get_state_dict(made.model, unwrap=False)
-    return {name: value.detach().clone().contiguous() for name, value in (state or {}).items()}
+    """The whole model, on every rank."""
+    whole = {}
+    for name, value in made.model.state_dict().items():
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        whole[name] = value.detach().clone().contiguous()
+    return whole
 
 
 def record(engine: str, folder: Path) -> dict[str, Any]:
@@ -86,7 +90,8 @@ def record(engine: str, folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     made = trainer(network, engine, folder, callback)
     made.train()
-    if (trained := weights(made)) and dist.get_rank() == 0:
+    trained = weights(made)
+    if dist.get_rank() == 0:
         save_file(trained, folder / "trained.safetensors")
     return {
         "steps": callback.steps,
@@ -184,6 +189,7 @@ def fails(engine: str, folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     folder, engine, *scenarios = sys.argv[1:]
+    PartialState(cpu=True)  # opens the process group
     saw = {name: globals()[name](engine, Path(folder) / name) for name in scenarios}
     (Path(folder) / f"rank_{dist.get_rank()}.json").write_text(json.dumps(saw))
     dist.destroy_process_group()

@@ -1,10 +1,10 @@
 """Hidden states of the last token of each prompt, at chosen layers of a causal language model.
 
-Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's
-output, k the output of block k, and L the last block's output AFTER the model's final norm (also of Mamba, whose own
-list is shifted: it leaves the embedding out and has the last block twice, before and after the norm). Between blocks it is the
-residual stream: where blocks normalise what they read (pre-norm: Llama, GPT-2) it carries no norm, where they normalise
-what they write (post-norm: OLMo 2, Gemma 2's second norms) it is the sum that the norms have entered.
+Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's output, k the output
+of block k, and L the last block's output AFTER the model's final norm (also of Mamba, whose own list is shifted: it
+leaves the embedding out and has the last block twice, before the norm and after). Between blocks it is the residual
+stream: where blocks normalise what they read (pre-norm: Llama, GPT-2) no norm is applied to it, where they normalise
+what they write (post-norm: OLMo 2, the second norms of Gemma 2) it is the sum of what their norms gave.
 
 The model's own forward pass makes the states, in the precision that it trains in (autocast included), and ends at the
 deepest layer asked for. Only the last token's rows of the chosen layers are ever kept, and no logits but those of the
