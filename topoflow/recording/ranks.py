@@ -95,12 +95,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def sharded_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules of which FSDP has given each rank a part; none where every rank holds the model whole."""
+    """The modules of which FSDP2 has given each rank a part; none where every rank holds the model whole."""
     if rank_and_size()[1] == 1:  # spares a plain training the import
         return []
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+    from torch.distributed.fsdp import FSDPModule
 
-    return [module for module in model.modules() if isinstance(module, FSDPModule | FullyShardedDataParallel)]
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def check_parallelism(model: nn.Module) -> None:
@@ -109,22 +109,29 @@ def check_parallelism(model: nn.Module) -> None:
     Raises
     ------
     ValueError
-        When DeepSpeed has partitioned the parameters (ZeRO-3), or when ranks share one batch (tensor, context or
-        sequence parallelism).
+        When DeepSpeed (ZeRO-3) or the first FSDP has partitioned the parameters, or when ranks share one batch
+        (tensor, context or sequence parallelism).
     """
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise ValueError(
-            "model must be whole on each rank, or sharded by FSDP, to be recorded, and DeepSpeed ZeRO-3 has "
+            "model must be whole on each rank, or sharded by FSDP2, to be recorded, and DeepSpeed ZeRO-3 has "
             "partitioned its parameters: train with FSDP2, or with ZeRO stage 1 or 2"
         )
     if rank_and_size()[1] == 1:
         return
     from accelerate.state import AcceleratorState
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise ValueError(
+            "model must be whole on each rank, or sharded by FSDP2, to be recorded, and FSDP1 has sharded it: set "
+            "fsdp_version to 2"
+        )
 
     plan = getattr(AcceleratorState(), "parallelism_config", None)
     sharing = max(plan.non_data_parallel_size if plan else 1, getattr(model, "tp_size", None) or 1)
     if sharing > 1:
         raise ValueError(
-            "each rank must have batches of its own (DDP or FSDP) for a model to be recorded, got "
+            "each rank must have batches of its own (DDP or FSDP2) for a model to be recorded, got "
             f"{sharing} ranks that share one (tensor, context or sequence parallelism)"
         )
