@@ -164,3 +164,24 @@ def test_parameters_that_deepspeed_has_partitioned_are_refused_by_name(model):
     model.lm_head.weight.ds_id = 0  # as ZeRO-3 marks them; DeepSpeed is not at hand
     with pytest.raises(ValueError, match="DeepSpeed ZeRO-3 has partitioned its parameters: train with FSDP2"):
         check_parallelism(model)
+
+
+def test_what_several_ranks_cannot_be_followed_in_is_refused_by_name(model, monkeypatch):
+    from accelerate import Accelerator
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    Accelerator(cpu=True)
+    monkeypatch.setattr("topoflow.recording.ranks.rank_and_size", lambda: (0, 2))
+    check_parallelism(model)
+    model._tp_size = 2  # as from_pretrained(tp_plan="auto") leaves it
+    with pytest.raises(
+        ValueError, match=r"each rank must have batches of its own .* got 2 ranks that share one"
+    ):
+        check_parallelism(model)
+    model._tp_size = None
+    model.wrapped = FullyShardedDataParallel.__new__(
+        FullyShardedDataParallel
+    )  # takes a process group to make
+    torch.nn.Module.__init__(model.wrapped)
+    with pytest.raises(ValueError, match="FSDP1 has sharded it: set fsdp_version to 2"):
+        check_parallelism(model)

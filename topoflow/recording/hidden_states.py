@@ -373,7 +373,7 @@ def _decoder(model: nn.Module) -> nn.Module:
 
 def _head(model: nn.Module) -> nn.Module | None:
     """What makes logits of hidden states, if anything does."""
-    return getattr(model, "get_output_embeddings", lambda: None)()  # type: ignore[no-any-return]
+    return getattr(model, "get_output_embeddings", lambda: None)()
 
 
 def _blocks(decoder: nn.Module) -> nn.ModuleList:
