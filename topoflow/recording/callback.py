@@ -43,8 +43,8 @@ class TopologyCallback(TrainerCallback):
 
     In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone writes, keeps,
     computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and `floors`
-    stay empty. When one rank fails, all do. FSDP1, DeepSpeed's ZeRO-3 and tensor, context and
-    sequence parallelism are refused.
+    stay empty. When one rank fails, all do. FSDP1, DeepSpeed's ZeRO-3 and tensor, context and sequence parallelism
+    are refused.
 
     States are those of the forward pass that trains: under `bf16=True` with its autocast, of a 4-bit base model with
     what it dequantizes to. The pass ends at the deepest layer, unless FSDP or `behaviour` needs all of it.

@@ -350,9 +350,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         model.eval()
         try:
             yield
-            for module in sharded_modules(
-                model
-            ):  # FSDP keeps the root's parameters gathered, for a backward pass
+            # FSDP keeps the root's parameters gathered, for a backward pass that will not come
+            for module in sharded_modules(model):
                 module.reshard()  # type: ignore[operator]
         finally:
             for module in training:

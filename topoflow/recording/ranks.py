@@ -127,7 +127,6 @@ def check_parallelism(model: nn.Module) -> None:
             "model must be whole on each rank, or sharded by FSDP2, to be recorded, and FSDP1 has sharded it: set "
             "fsdp_version to 2"
         )
-
     plan = getattr(AcceleratorState(), "parallelism_config", None)
     sharing = max(plan.non_data_parallel_size if plan else 1, getattr(model, "tp_size", None) or 1)
     if sharing > 1:
