@@ -44,6 +44,45 @@ def test_the_hook_does_not_change_the_training_by_a_bit(tokenizer, tmp_path, lor
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"bf16": True}, {"activation_checkpointing": True}, {"bf16": True, "activation_checkpointing": True}],
+    ids=lambda changes: " and ".join(changes),
+)
+@pytest.mark.parametrize("behaviour", [False, True])
+def test_nor_that_of_mixed_precision_or_activation_checkpointing(tokenizer, tmp_path, changes, behaviour):
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(8)]
+    ends, clouds = [], []
+    for recorded in (False, True):
+        torch.manual_seed(1)
+        lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1, task_type="CAUSAL_LM")
+        network = get_peft_model(llama(len(tokenizer)), lora)
+        callback = TopologyCallback(PROMPTS, [2, 4], Schedule(every=1), behaviour=behaviour)
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, use_cpu=True,
+            report_to="none", save_strategy="no", **changes,
+        )  # fmt: skip
+        trainer = Trainer(network, arguments, train_dataset=rows, processing_class=tokenizer)
+        if recorded:
+            trainer.add_callback(callback)
+        trainer.train()
+        ends.append({name: value.clone() for name, value in network.state_dict().items()})
+        clouds.append(callback.clouds)
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert any(value.any() for name, value in ends[1].items() if "lora_B" in name)
+    ids = tokenize_prompts(tokenizer, PROMPTS, 512)
+    network.eval()
+    for layer, cloud in clouds[1][3].items():  # the precision is that of training
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled="bf16" in changes):
+            hidden = network(torch.tensor([ids[0]]), output_hidden_states=True).hidden_states[layer][0, -1]
+        assert cloud.dtype == np.float32
+        tolerance = 2e-2 if "bf16" in changes else 1e-5
+        assert np.abs(cloud[0] - hidden.float().numpy()).max() <= tolerance * hidden.abs().max()
+
+
 def test_checkpoints_are_recorded_at_their_steps_and_the_first_is_the_untouched_model(
     model, tokenizer, tmp_path
 ):

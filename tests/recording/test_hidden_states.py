@@ -1,11 +1,17 @@
+import gc
+import weakref
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, Qwen2Config
 
 from topoflow.recording.hidden_states import (
+    batches_by_length,
     evenly_spaced_layers,
+    in_order,
     last_token_states,
+    record_batches,
     record_states,
     resolve_layers,
 )
@@ -57,33 +63,6 @@ def test_recording_keeps_the_order_of_the_prompts_whatever_the_batches(model, ba
             assert close(cloud[row], plain_states(model, prompt)[layer])
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=64),
-        GPTNeoXConfig(
-            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=64
-        ),
-        Qwen2Config(
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            vocab_size=64,
-        ),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_other_architectures_give_what_transformers_gives(config):
-    torch.manual_seed(0)
-    network = AutoModelForCausalLM.from_config(config).eval()
-    clouds = record_states(network, PROMPTS, range(4), pad_token_id=0, batch_size=3)
-    for row, prompt in enumerate(PROMPTS):
-        for layer, expected in enumerate(plain_states(network, prompt)):
-            assert close(clouds[layer][row], expected), layer
-
-
 def test_states_pass_through_the_adapters_of_peft(model):
     from peft import LoraConfig, get_peft_model
 
@@ -132,10 +111,95 @@ def test_a_failing_forward_pass_leaves_the_model_in_training_mode_and_without_ho
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_half_precision_is_recorded_as_float32(model):
-    cloud = record_states(model.to(torch.bfloat16), PROMPTS, [2], pad_token_id=0)[2]
-    assert cloud.dtype == np.float32
-    assert np.isfinite(cloud).all()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_recorded_as_float32_to_the_bit(model, dtype):
+    clouds = record_states(model.to(dtype), PROMPTS, [2, 4], pad_token_id=0, batch_size=1)
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            hidden = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+        for layer, cloud in clouds.items():
+            assert cloud.dtype == np.float32
+            assert hidden[layer].dtype == dtype
+            assert np.array_equal(cloud[row], hidden[layer][0, -1].float().numpy())
+
+
+def test_nothing_of_a_pass_outlives_it_but_the_rows(model):
+    outputs = []
+    for block in model.model.layers:
+        block.register_forward_hook(lambda block, args, output: outputs.append(weakref.ref(output)))
+    ids, mask = padded(PROMPTS, "right")
+    gc.disable()  # what only the collector would free would stand beside the next batch
+    try:
+        with torch.no_grad():
+            states = last_token_states(model, ids, mask, [1, 3])
+        assert len(outputs) == 3
+        assert not any(output() is not None for output in outputs)
+    finally:
+        gc.enable()
+    for rows in states.values():
+        assert rows.untyped_storage().nbytes() == len(PROMPTS) * 32 * 4
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(model, caplog):
+    tried = []
+
+    def small_memory(module, args, kwargs):
+        tried.append(len(kwargs["input_ids"]))
+        if tried[-1] > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = record_states(model, PROMPTS, [0, 4], pad_token_id=0)
+    handle = model.register_forward_pre_hook(small_memory, with_kwargs=True)
+    limit, batches = 2, batches_by_length(PROMPTS, 4)
+    rows = record_batches(model, PROMPTS, batches, [0, 4], pad_token_id=0)
+    assert tried == [4, 2, 2, 1]
+    assert "2 prompts a forward pass" in caplog.text
+    tried.clear()
+    again = record_batches(model, PROMPTS, batches, [0, 4], pad_token_id=0)
+    assert tried == [2, 2, 1]
+    order = np.concatenate(batches)
+    for layer, cloud in expected.items():
+        assert np.array_equal(rows[layer], again[layer])
+        assert close(in_order(order, [rows[layer]]), cloud)
+    limit = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        record_states(model, PROMPTS, [4], pad_token_id=0)
+    assert tried[-4:] == [5, 3, 2, 1]
+    handle.remove()
+
+
+def test_virtual_tokens_of_prompt_tuning_stand_before_the_prompt(model):
+    from peft import PromptTuningConfig, get_peft_model
+
+    torch.manual_seed(0)
+    tuned = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    clouds = record_states(tuned, PROMPTS, [2, 4], pad_token_id=0, batch_size=3)
+    for row, prompt in enumerate(PROMPTS):
+        with torch.no_grad():
+            hidden = tuned(torch.tensor([prompt]), output_hidden_states=True).hidden_states
+        assert hidden[2].shape[1] == 3 + len(prompt)
+        for layer, cloud in clouds.items():
+            assert close(cloud[row], hidden[layer][0, -1].numpy())
+
+
+@pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
+def test_a_4_bit_base_with_adapters_is_recorded(model, tmp_path):
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    model.save_pretrained(tmp_path)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map={"": "cpu"}
+    )
+    assert any(parameter.dtype == torch.uint8 for parameter in quantized.parameters())
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    wrapped = get_peft_model(prepare_model_for_kbit_training(quantized), lora).eval()
+    clouds = record_states(wrapped, PROMPTS, [2, 4], pad_token_id=0, batch_size=3)
+    for row, prompt in enumerate(PROMPTS):
+        expected = plain_states(wrapped, prompt)
+        for layer, cloud in clouds.items():
+            assert cloud.dtype == np.float32
+            assert np.abs(cloud[row] - expected[layer]).max() <= 1e-3 * np.abs(expected[layer]).max()
 
 
 @pytest.mark.parametrize("n_layers", [5, 9, 12, 30, 80])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,24 @@ from transformers import TrainerCallback
 
 from topoflow.config import Topology
 from topoflow.recording.behaviour import Behaviour
-from topoflow.recording.hidden_states import record_states, resolve_layers
+from topoflow.recording.hidden_states import batches_by_length, in_order, record_batches, resolve_layers
 from topoflow.recording.live import LiveTopology
+from topoflow.recording.ranks import (
+    check_parallelism,
+    gathered,
+    on_each,
+    on_first,
+    rank_and_size,
+    sharded_modules,
+    share,
+    unwrapped,
+)
 from topoflow.recording.schedule import Schedule
 from topoflow.storage import array_bytes, behaviour_name, cell_name, layer_name, write_file
 
 Messages = Sequence[dict[str, str]]
+# of some prompts, by number: states by layer (n, hidden_size), divergences (2, n)
+_Part = tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[Any]], npt.NDArray[np.float64] | None]
 
 
 class TopologyCallback(TrainerCallback):
@@ -27,6 +40,14 @@ class TopologyCallback(TrainerCallback):
     Recording leaves the training as it was: losses and final weights are equal to the bit with and
     without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
     the attributes is dropped then.
+
+    In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone writes, keeps,
+    computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and `floors`
+    stay empty. When one rank fails, all do. FSDP1, DeepSpeed's ZeRO-3 and tensor, context and sequence parallelism
+    are refused.
+
+    States are those of the forward pass that trains: under `bf16=True` with its autocast, of a 4-bit base model with
+    what it dequantizes to. The pass ends at the deepest layer, unless FSDP or `behaviour` needs all of it.
 
     Parameters
     ----------
@@ -43,7 +64,7 @@ class TopologyCallback(TrainerCallback):
         Where to write one .npy a checkpoint and layer (`step_000016/layer_03.npy`) as soon as it is
         recorded. Without it the clouds are kept in memory, in `clouds`.
     batch_size : int
-        Prompts a forward pass.
+        Prompts a forward pass. A batch that does not fit into memory is halved, and stays so; not under FSDP.
     max_length : int
         Tokens kept of a prompt: its end, since the last token is the one recorded.
     dtype : str
@@ -146,19 +167,14 @@ class TopologyCallback(TrainerCallback):
         self._requested_layers = layers
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
+        self._batches: list[npt.NDArray[np.int64]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        tokenizer, model = kwargs.get("processing_class"), kwargs["model"]
+        tokenizer = kwargs.get("processing_class")
         if tokenizer is None:
             raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
-        self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
-        self.floors, self.stopped_at, self._n_stable = {}, None, 0
-        scratch = None if self.folder is None else self.folder / "behaviour"
-        self._behaviour = Behaviour(len(self.prompts), scratch) if self.behaviour else None
-        self._live = _live_topology(self._topology, len(self.prompts), self._seed)
-        self.layers = resolve_layers(model, self._requested_layers)
-        self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
-        self._pad_token_id = tokenizer.pad_token_id or 0
+        model = unwrapped(kwargs["model"])
+        on_each(lambda: self._begin(model, tokenizer))
         self._record(state.global_step, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -177,21 +193,66 @@ class TopologyCallback(TrainerCallback):
         if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
             self._record(state.global_step, kwargs["model"])
 
+    def _begin(self, model: Any, tokenizer: Any) -> None:
+        check_parallelism(model)
+        self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
+        self.floors, self.stopped_at, self._n_stable = {}, None, 0
+        self._behaviour = Behaviour(len(self.prompts), self._scratch()) if self.behaviour else None
+        self._live = _live_topology(self._topology, len(self.prompts), self._seed)
+        self.layers = resolve_layers(model, self._requested_layers)
+        self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
+        self._pad_token_id = tokenizer.pad_token_id or 0
+        self._batches = self._own_batches()
+
+    def _scratch(self) -> Path | None:
+        rank, _ = rank_and_size()
+        if self.folder is None:
+            return None
+        return self.folder / "behaviour" / f"rank_{rank}" if rank else self.folder / "behaviour"
+
+    def _own_batches(self) -> list[npt.NDArray[np.int64]]:
+        """This rank's share of the prompts, always the same: behaviour is compared where it was computed."""
+        rank, size = rank_and_size()
+        batch_size = self.batch_size
+        if size > 1:  # as many batches as keep all ranks busy to the end
+            rounds = math.ceil(len(self.prompts) / (size * batch_size))
+            batch_size = math.ceil(len(self.prompts) / (size * rounds))
+        return share(batches_by_length(self._token_ids, batch_size), rank, size)
+
     def _record(self, step: int, model: Any) -> None:
         if step in self.steps:
             return
-        clouds = record_states(
+        model = unwrapped(model)
+        # an error within FSDP's own collectives cannot be told to ranks that wait in them: it ends the process
+        part = self._part(model) if sharded_modules(model) else on_each(lambda: self._part(model))
+        parts = gathered(part)
+        self.steps.append(step)
+        self._n_stable = on_first(lambda: self._take(step, parts))
+
+    def _part(self, model: Any) -> _Part:
+        """What this rank records of a checkpoint."""
+        states = record_batches(
             model,
             self._token_ids,
+            self._batches,
             self.layers,
             pad_token_id=self._pad_token_id,
-            batch_size=self.batch_size,
             dtype=self.dtype,
             behaviour=self._behaviour,
         )
-        divergences = None if self._behaviour is None else self._behaviour.finish()
+        prompts = np.concatenate(self._batches)
+        divergences = None if self._behaviour is None else self._behaviour.finish()[:, prompts]
+        return prompts, states, divergences
+
+    def _take(self, step: int, parts: Sequence[_Part]) -> int:
+        """On rank 0: put the parts together, keep them, look at them; how many checkpoints in a row were stable."""
+        order = np.concatenate([prompts for prompts, _, _ in parts])
+        clouds = {layer: in_order(order, [states[layer] for _, states, _ in parts]) for layer in self.layers}
+        divergences = None
+        if self.behaviour:
+            by_prompt = in_order(order, [found.T for _, _, found in parts if found is not None])
+            divergences = np.ascontiguousarray(by_prompt.T)
         self._keep(step, clouds, divergences)
-        self.steps.append(step)
         if self._live is not None:
             self.metrics[step] = self._live.update(clouds)
             if self.stop_when_stable:
@@ -199,6 +260,7 @@ class TopologyCallback(TrainerCallback):
             _log_to_active_run(self.metrics[step], step)
         if self.on_record is not None:
             self.on_record(step)
+        return self._n_stable
 
     def _compare_with_floor(
         self, step: int, clouds: Mapping[int, npt.NDArray[Any]], live: LiveTopology

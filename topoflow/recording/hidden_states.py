@@ -1,15 +1,22 @@
 """Hidden states of the last token of each prompt, at chosen layers of a causal language model.
 
-Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's
-output, k the output of block k, and L the last block's output AFTER the model's final norm. Only the
-last token's rows of the chosen layers are ever kept, and no logits but those of the token after the last.
+Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's output, k the output
+of block k, and L the last block's output AFTER the model's final norm (also of Mamba, whose own list is shifted: it
+leaves the embedding out and has the last block twice, before the norm and after). Between blocks it is the residual
+stream: where blocks normalise what they read (pre-norm: Llama, GPT-2) no norm is applied to it, where they normalise
+what they write (post-norm: OLMo 2, the second norms of Gemma 2) it is the sum of what their norms gave.
+
+The model's own forward pass makes the states, in the precision that it trains in (autocast included), and ends at the
+deepest layer asked for. Only the last token's rows of the chosen layers are ever kept, and no logits but those of the
+token after the last.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +25,9 @@ import torch
 from torch import nn
 
 from topoflow.recording.behaviour import Behaviour
+from topoflow.recording.ranks import sharded_modules
+
+logger = logging.getLogger(__name__)
 
 # How the last layer is recorded, for manifests and notes.
 POOLING = "last token"
@@ -71,6 +81,8 @@ def last_token_states(
 ) -> dict[int, torch.Tensor]:
     """Hidden states of the last real token of each sequence, from one forward pass without the head.
 
+    Where FSDP has sharded the model, all ranks must call this equally often, each with a batch of its own.
+
     Parameters
     ----------
     model : nn.Module
@@ -83,10 +95,17 @@ def last_token_states(
     Returns
     -------
     dict of int to Tensor of shape (n_sequences, hidden_size)
-        In the model's own dtype, on the model's device.
+        In the model's own dtype, each on the device of its layer.
     """
-    with _last_rows(model, attention_mask, layers) as (states, inputs):
-        _decoder(model)(input_ids=input_ids, **inputs)
+    if sharded_modules(model):  # FSDP must finish the pass that it has begun
+        with (
+            _narrow_head(model, attention_mask),
+            _last_rows(model, attention_mask, layers) as (states, inputs),
+        ):
+            model(input_ids=input_ids, **inputs)
+        return states
+    with _last_rows(model, attention_mask, layers, stop=True) as (states, inputs), suppress(_Reached):
+        model(input_ids=input_ids, **inputs)
     return states
 
 
@@ -101,35 +120,35 @@ def last_token_states_and_logits(
     The model's own forward pass makes them, with whatever it does to logits; but its head is given the last
     rows alone, so that logits of whole sequences never exist.
     """
-    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is None:
+    if _head(model) is None:
         raise ValueError(f"model must have a head that makes logits, and {type(model).__name__} has none")
-    rows, last = _last_places(attention_mask)
+    with _narrow_head(model, attention_mask), _last_rows(model, attention_mask, layers) as (states, inputs):
+        output = model(input_ids=input_ids, **inputs)
+    return states, output[0][:, 0]
 
-    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0][rows, last].unsqueeze(1), *args[1:])
 
-    handle = head.register_forward_pre_hook(narrow)
-    try:
-        with _last_rows(model, attention_mask, layers) as (states, inputs):
-            output = model(input_ids=input_ids, **inputs)
-    finally:
-        handle.remove()
-    return states, output.logits[:, 0]
+class _Reached(Exception):  # noqa: N818 (nothing has gone wrong)
+    """Ends a forward pass at the deepest layer asked for."""
 
 
 @contextmanager
 def _last_rows(
-    model: nn.Module, attention_mask: torch.Tensor, layers: Sequence[int]
+    model: nn.Module, attention_mask: torch.Tensor, layers: Sequence[int], stop: bool = False
 ) -> Iterator[tuple[dict[int, torch.Tensor], dict[str, Any]]]:
     """Catch the last real token's row of the layers while the block runs the model with the inputs it is given."""
     decoder = _decoder(model)
     blocks = _blocks(decoder)
-    rows, last = _last_places(attention_mask)
     states: dict[int, torch.Tensor] = {}
 
     def keep(layer: int, hidden: torch.Tensor) -> None:
-        states[layer] = hidden[rows, last].detach().clone()
+        if hidden.dim() != 3:
+            raise ValueError(
+                "model must pass hidden states of shape (batch, length, hidden_size) from block to block, and "
+                f"{type(decoder).__name__} passes {tuple(hidden.shape)}"
+            )
+        states[layer] = _at_last(hidden, attention_mask).detach()
+        if stop and layer == max(layers):
+            raise _Reached
 
     def before(layer: int) -> Any:  # the output of block k is the input of block k + 1
         return lambda _, args, kwargs: keep(layer, args[0] if args else kwargs["hidden_states"])
@@ -143,18 +162,36 @@ def _last_rows(
             handle = (
                 blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
                 if layer < len(blocks)
-                else decoder.register_forward_hook(
-                    lambda _, args, output: keep(len(blocks), output.last_hidden_state)
-                )
+                else decoder.register_forward_hook(lambda _, args, output: keep(len(blocks), output[0]))
             )
             hooks.callback(handle.remove)
         yield states, inputs
 
 
-def _last_places(attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the last real token of each sequence stands: row and column indices."""
-    last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1)
-    return torch.arange(len(attention_mask), device=attention_mask.device), last
+@contextmanager
+def _narrow_head(model: nn.Module, attention_mask: torch.Tensor) -> Iterator[None]:
+    """Give the model's head, if it has one, the rows of the last tokens alone."""
+    if (head := _head(model)) is None:
+        yield
+        return
+
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        return (_at_last(args[0], attention_mask).unsqueeze(1), *args[1:])
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _at_last(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The rows of the last real tokens, (n_sequences, hidden_size), in memory of their own."""
+    # counted from the end: a prompt-tuning adapter puts virtual tokens before the real ones
+    last = -1 - attention_mask.flip(1).argmax(dim=1)
+    # a model may be spread over devices
+    rows = torch.arange(len(last), device=hidden.device)
+    return hidden[rows, last.to(hidden.device)]
 
 
 def record_states(
@@ -193,23 +230,102 @@ def record_states(
     dict of int to ndarray of shape (n_prompts, hidden_size)
         In the order of `token_ids`.
     """
-    device = next(model.parameters()).device
+    batches = batches_by_length(token_ids, batch_size)
+    rows = record_batches(
+        model, token_ids, batches, layers, pad_token_id=pad_token_id, dtype=dtype, behaviour=behaviour
+    )
+    order = np.concatenate(batches)
+    return {layer: in_order(order, [states]) for layer, states in rows.items()}
+
+
+def in_order(prompts: npt.NDArray[np.int64], parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One array in the order of the prompts, from rows of the `prompts` in any; a prompt may come twice.
+
+    Examples
+    --------
+    >>> in_order(np.array([2, 0, 1, 0]), [np.array([[7], [5]]), np.array([[6], [5]])]).tolist()
+    [[5], [6], [7]]
+    """
+    rows = np.concatenate(parts)
+    whole = np.empty((prompts.max() + 1, *rows.shape[1:]), rows.dtype)
+    whole[prompts] = rows
+    return whole
+
+
+def batches_by_length(token_ids: Sequence[Sequence[int]], batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Indices of the prompts, batch by batch: of similar lengths, so that little is spent on padding.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in batches_by_length([[5, 6, 7], [8], [9, 9]], 2)]
+    [[1, 2], [0]]
+    """
     by_length = np.argsort([len(ids) for ids in token_ids], kind="stable")
-    clouds: dict[int, npt.NDArray[Any]] = {}
+    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+
+
+def record_batches(
+    model: nn.Module,
+    token_ids: Sequence[Sequence[int]],
+    batches: list[npt.NDArray[np.int64]],
+    layers: Sequence[int],
+    *,
+    pad_token_id: int,
+    dtype: str = "float32",
+    behaviour: Behaviour | None = None,
+) -> dict[int, npt.NDArray[Any]]:
+    """As `record_states`, for the given batches of prompts and in their order.
+
+    A batch that does not fit into the device's memory is halved in `batches`, with all that follow it, which are no
+    shorter, until it fits: the next checkpoint begins with the smaller ones. An error of one prompt alone passes; and
+    so does any where FSDP has sharded the model, since the other ranks are in the midst of the same pass.
+    """
+    device = next(model.parameters()).device
+    rows: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
+    done = 0
     with _undisturbed(model):
-        for start in range(0, len(by_length), batch_size):
-            chosen = by_length[start : start + batch_size]
-            batch = _pad([token_ids[i] for i in chosen], pad_token_id, device)
-            if behaviour is None:
-                found = last_token_states(model, *batch, layers)
-            else:
-                found, logits = last_token_states_and_logits(model, *batch, layers)
-                behaviour.add(chosen, logits.float().log_softmax(dim=1).cpu().numpy())
+        while done < len(batches):
+            chosen = batches[done]
+            padded = _pad([token_ids[i] for i in chosen], pad_token_id, device)
+            try:
+                found, log_probabilities = _forward(model, *padded, layers, behaviour is not None)
+            except torch.OutOfMemoryError:
+                if len(chosen) == 1 or sharded_modules(model):
+                    raise
+                found = {}
+            if not found:  # only here, since the error holds on to what the pass has allocated
+                _halve(batches, done)
+                continue
+            if behaviour is not None:
+                behaviour.add(chosen, log_probabilities.cpu().numpy())
             for layer, states in found.items():
-                values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32).numpy()
-                cloud = clouds.setdefault(layer, np.empty((len(token_ids), values.shape[1]), dtype))
-                cloud[chosen] = values
-    return clouds
+                values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32)
+                rows[layer].append(values.numpy().astype(dtype, copy=False))
+            done += 1
+    return {layer: np.concatenate(parts) for layer, parts in rows.items()}
+
+
+def _forward(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    layers: Sequence[int],
+    with_logits: bool,
+) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """States and, if asked for, log-probabilities of the next token."""
+    if not with_logits:
+        return last_token_states(model, input_ids, attention_mask, layers), torch.empty(0)
+    states, logits = last_token_states_and_logits(model, input_ids, attention_mask, layers)
+    return states, logits.float().log_softmax(dim=1)
+
+
+def _halve(batches: list[npt.NDArray[np.int64]], start: int) -> None:
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+    size = (len(batches[start]) + 1) // 2
+    batches[start:] = [batch[i : i + size] for batch in batches[start:] for i in range(0, len(batch), size)]
+    logger.warning("out of memory: from here on, %d prompts a forward pass are recorded", size)
 
 
 def _pad(
@@ -234,6 +350,9 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         model.eval()
         try:
             yield
+            # FSDP keeps the root's parameters gathered, for a backward pass that will not come
+            for module in sharded_modules(model):
+                module.reshard()  # type: ignore[operator]
         finally:
             for module in training:
                 module.training = True
@@ -243,7 +362,17 @@ def _decoder(model: nn.Module) -> nn.Module:
     """The part of the model that makes hidden states, without the head that makes logits."""
     if not hasattr(model, "get_decoder"):
         raise ValueError(f"model must be a causal language model of transformers, got {type(model).__name__}")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model must be decoder-only (a prompt's last token is recorded as the model is about to answer), and "
+            f"{type(model).__name__} is an encoder-decoder"
+        )
     return model.get_decoder()  # type: ignore[no-any-return, operator]
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """What makes logits of hidden states, if anything does."""
+    return getattr(model, "get_output_embeddings", lambda: None)()
 
 
 def _blocks(decoder: nn.Module) -> nn.ModuleList:

@@ -1,0 +1,187 @@
+"""Trainings on two real processes: DDP and FSDP, gloo. What each does is in train_on_ranks.py."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.spatial.distance import jensenshannon
+from support import environment, path_with
+
+from topoflow.recording.callback import tokenize_prompts
+from topoflow.recording.hidden_states import record_states
+from topoflow.recording.ranks import check_parallelism, on_each, on_first, share
+
+SCRIPT = Path(__file__).parent / "train_on_ranks.py"
+slow = pytest.mark.slow
+
+
+def launch(folder, engine, *scenarios, seconds=180):
+    """Two ranks, as torchrun starts them; it ends the other when one dies."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    changes = {"PYTHONPATH": path_with(), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [*command, str(SCRIPT), str(folder), engine, *scenarios],
+        env=environment(**changes), capture_output=True, text=True, timeout=seconds,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+def ranks(request, tmp_path_factory):
+    """(folder, engine, what rank 0 saw, what rank 1 saw), of all scenarios that end well."""
+    engine, folder = request.param, tmp_path_factory.mktemp(request.param)
+    scenarios = ["record", "unchanged", "stop", "checkpointed"]
+    scenarios += ["tracked", "fails"] if engine == "ddp" else []
+    result = launch(folder, engine, *scenarios)
+    assert result.returncode == 0, result.stderr[-5000:]
+    return folder, engine, *(json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2))
+
+
+@pytest.fixture(scope="module")
+def witness(tokenizer):
+    """One process and the whole model, from the weights that training began or ended with."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    import train_on_ranks
+
+    sys.path.remove(str(SCRIPT.parent))
+    prompts = train_on_ranks.PROMPTS
+    ids = tokenize_prompts(tokenizer, prompts, 512)
+
+    def states(weights=None):
+        model = train_on_ranks.model(lora=True).eval()
+        if weights is not None:
+            model.load_state_dict(weights)
+        with torch.no_grad():
+            chances = [
+                model(torch.tensor([row])).logits[0, -1].double().softmax(dim=0).numpy() for row in ids
+            ]
+        return record_states(model, ids, [0, 2, 4], pad_token_id=0), np.array(chances)
+
+    return states
+
+
+@slow
+def test_states_are_those_of_one_process_at_both_ends_of_training(ranks, witness):
+    folder, *_ = ranks
+    trained = load_file(folder / "record" / "trained.safetensors")
+    for step, weights in ((0, None), (4, trained)):
+        expected, _ = witness(weights)
+        for layer, cloud in expected.items():
+            found = np.load(folder / f"record/set/step_{step:06}/layer_{layer:02}.npy", allow_pickle=False)
+            assert found.dtype == np.float32
+            assert np.abs(found - cloud).max() <= 1e-5 * np.abs(cloud).max(), (step, layer)
+    assert any(value.abs().max() > 0 for name, value in trained.items() if "lora_B" in name)
+
+
+@slow
+def test_behaviour_is_that_of_one_process(ranks, witness):
+    folder, *_ = ranks
+    (_, first), (_, last) = witness(), witness(load_file(folder / "record" / "trained.safetensors"))
+    found = np.load(folder / "record/set/step_000004/behaviour.npy", allow_pickle=False)
+    assert found.shape == (2, 9)
+    assert found[1] == pytest.approx(jensenshannon(first, last, axis=1) ** 2, rel=1e-2, abs=1e-9)
+    assert found.min() > 0
+
+
+@slow
+def test_ranks_make_as_many_passes_and_the_first_alone_writes(ranks):
+    folder, engine, *saw = ranks
+    first, second = (rank["record"] for rank in saw)
+    assert first["wrapped"].startswith({"ddp": "DistributedDataParallel", "fsdp2": "FSDP"}[engine])
+    # nine prompts, at most four a pass: three batches of three, two passes a rank; at steps 0, 2, 4
+    assert first["passes"] == second["passes"] == 6
+    assert first["steps"] == second["steps"] == first["called"] == first["metrics"] == [0, 2, 4]
+    assert second["called"] == second["metrics"] == []
+    names = sorted(path.name for path in (folder / "record/set").glob("step_*/*"))
+    assert names == sorted(["layer_00.npy", "layer_02.npy", "layer_04.npy", "behaviour.npy"] * 3)
+
+
+@slow
+def test_recording_changes_no_bit_of_the_training(ranks):
+    *_, first, _ = ranks
+    assert first["unchanged"]["equal"]
+    assert first["unchanged"]["trained"] > 10
+
+
+@slow
+def test_all_ranks_stop_at_the_same_step(ranks):
+    *_, first, second = ranks
+    for saw in (first, second):
+        assert saw["stop"]["steps"] == [0, 1, 2]
+        assert saw["stop"]["stopped_at"] == saw["stop"]["global_step"] == 2
+    assert (first["stop"]["floors"], second["stop"]["floors"]) == (2, 0)
+
+
+@slow
+def test_activation_checkpointing_does_not_disturb(ranks):
+    *_, first, second = ranks
+    assert first["checkpointed"]["steps"] == second["checkpointed"]["steps"] == [0, 1]
+
+
+@slow
+def test_one_rank_logs_and_an_error_of_one_is_raised_on_both(ranks):
+    _, engine, first, second = ranks
+    if engine != "ddp":
+        pytest.skip("under FSDP an error within a pass ends the process, which has a test of its own")
+    assert first["tracked"]["logged"] > 40
+    assert second["tracked"]["logged"] == 0
+    assert first["fails"]["first"] == "OSError: disk full"
+    assert second["fails"]["first"].endswith("rank 0 has failed, and so rank 1 stops: OSError: disk full")
+    assert second["fails"]["forward"] == "ValueError: broken"
+    assert first["fails"]["forward"].endswith("rank 1 has failed, and so rank 0 stops: ValueError: broken")
+
+
+@slow
+def test_an_error_in_a_pass_of_one_rank_under_fsdp_ends_both(tmp_path):
+    result = launch(tmp_path, "fsdp2", "fails", seconds=120)
+    assert result.returncode != 0
+    assert "ValueError: broken" in result.stderr
+    assert not list(tmp_path.glob("rank_*.json"))
+
+
+# --- without processes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_items", "size"), [(1, 4), (3, 2), (8, 4), (9, 4)])
+def test_shares_are_of_one_length_and_leave_nothing_out(n_items, size):
+    shares = [share(range(n_items), rank, size) for rank in range(size)]
+    assert len({len(own) for own in shares}) == 1
+    assert set().union(*shares) == set(range(n_items))
+
+
+def test_where_there_is_one_process_everything_is_done_at_once():
+    assert on_each(lambda: 1) == on_first(lambda: 1) == 1
+    with pytest.raises(KeyError):
+        on_each(lambda: {}["missing"])
+
+
+def test_parameters_that_deepspeed_has_partitioned_are_refused_by_name(model):
+    check_parallelism(model)
+    model.lm_head.weight.ds_id = 0  # as ZeRO-3 marks them; DeepSpeed is not at hand
+    with pytest.raises(ValueError, match="DeepSpeed ZeRO-3 has partitioned its parameters: train with FSDP2"):
+        check_parallelism(model)
+
+
+def test_what_several_ranks_cannot_be_followed_in_is_refused_by_name(model, monkeypatch):
+    from accelerate import Accelerator
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    Accelerator(cpu=True)
+    monkeypatch.setattr("topoflow.recording.ranks.rank_and_size", lambda: (0, 2))
+    check_parallelism(model)
+    model._tp_size = 2  # as from_pretrained(tp_plan="auto") leaves it
+    with pytest.raises(
+        ValueError, match=r"each rank must have batches of its own .* got 2 ranks that share one"
+    ):
+        check_parallelism(model)
+    model._tp_size = None
+    model.wrapped = FullyShardedDataParallel.__new__(
+        FullyShardedDataParallel
+    )  # takes a process group to make
+    torch.nn.Module.__init__(model.wrapped)
+    with pytest.raises(ValueError, match="FSDP1 has sharded it: set fsdp_version to 2"):
+        check_parallelism(model)

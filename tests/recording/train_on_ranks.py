@@ -1,0 +1,195 @@
+"""Small trainings on several ranks, recorded; what each rank saw goes into FOLDER/rank_N.json.
+
+    torchrun --standalone --nproc-per-node 2 train_on_ranks.py FOLDER {ddp,fsdp1,fsdp2} SCENARIO...
+
+It is what `accelerate launch` runs where there are GPUs. Accelerate itself shards on accelerators alone, and so the
+engine is put into its state here; from there on, wrapping and training are accelerate's and the Trainer's own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainingArguments
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from support import llama
+
+from topoflow.config import Topology
+from topoflow.recording.callback import TopologyCallback
+from topoflow.recording.schedule import Schedule
+from topoflow.training.embedded import byte_tokenizer
+
+PROMPTS = [
+    f"Prompt {i} {'x' * (7 * i % 11)}" for i in range(9)
+]  # 9 are no multiple of 2 ranks, nor of batches
+MANY = [f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(59)]
+ROWS = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]
+
+
+def model(lora: bool = False) -> Any:
+    network = llama(len(byte_tokenizer()), tie_word_embeddings=True)
+    if not lora:
+        return network
+    torch.manual_seed(1)
+    return get_peft_model(network, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def trainer(network: Any, engine: str, folder: Path, callback: Any, **changes: Any) -> Trainer:
+    options = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, **changes}
+    arguments = TrainingArguments(
+        str(folder / "trainer"), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+        dataloader_pin_memory=False, logging_strategy="no", **options,
+    )  # fmt: skip
+    made = Trainer(network, arguments, train_dataset=ROWS, processing_class=byte_tokenizer())
+    if callback is not None:
+        made.add_callback(callback)
+    if engine.startswith("fsdp"):
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=int(engine[-1]),
+            auto_wrap_policy="transformer_based_wrap",
+            cpu_ram_efficient_loading=False,
+        )
+        if changes.get("bf16"):
+            plugin.set_mixed_precision("bf16")
+        made.accelerator.state.fsdp_plugin = plugin
+        made.accelerator.state.distributed_type = DistributedType.FSDP
+        made.is_fsdp_enabled = True
+    return made
+
+
+def weights(made: Trainer) -> dict[str, torch.Tensor]:
+    """The whole model, on every rank."""
+    whole = {}
+    for name, value in made.model.state_dict().items():
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        whole[name] = value.detach().clone().contiguous()
+    return whole
+
+
+def record(engine: str, folder: Path) -> dict[str, Any]:
+    """LoRA, everything that can be recorded, into a folder."""
+    network = model(lora=True)
+    passes = []
+    network.get_decoder().register_forward_hook(
+        lambda module, args, output: None if module.training else passes.append(1)
+    )
+    callback = TopologyCallback(
+        PROMPTS, [0, 2, 4], Schedule(steps=(2,)), folder=folder / "set", batch_size=4, behaviour=True,
+        topology=Topology(n_subsamples=2, subsample_size=8), on_record=(called := []).append,
+    )  # fmt: skip
+    made = trainer(network, engine, folder, callback)
+    made.train()
+    trained = weights(made)
+    if dist.get_rank() == 0:
+        save_file(trained, folder / "trained.safetensors")
+    return {
+        "steps": callback.steps,
+        "called": called,
+        "passes": len(passes),
+        "metrics": sorted(callback.metrics),
+        "wrapped": type(made.model_wrapped).__name__,
+    }
+
+
+def unchanged(engine: str, folder: Path) -> dict[str, Any]:
+    """Trained twice, with and without the hook: equal weights, to the bit?"""
+    ends = []
+    for callback in (None, TopologyCallback(PROMPTS, 2, Schedule(every=1), batch_size=2, behaviour=True)):
+        made = trainer(model(), engine, folder, callback)
+        made.train()
+        ends.append(weights(made))
+    first, second = ends
+    start = model().state_dict()
+    return {
+        "names": len(first),
+        "equal": first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first),
+        "trained": [not torch.equal(first[k], start[k]) for k in first].count(True),
+    }
+
+
+def stop(engine: str, folder: Path) -> dict[str, Any]:
+    """Training that hardly moves ends early, on all ranks at once."""
+    callback = TopologyCallback(
+        MANY, [2, 4], Schedule(every=1), topology=Topology(n_subsamples=2, subsample_size=24), stop_when_stable=2,
+    )  # fmt: skip
+    made = trainer(model(), engine, folder, callback, learning_rate=1e-6)
+    made.train()
+    return {
+        "steps": callback.steps,
+        "stopped_at": callback.stopped_at,
+        "global_step": made.state.global_step,
+        "floors": len(callback.floors),
+    }
+
+
+def tracked(engine: str, folder: Path) -> dict[str, Any]:
+    """Each rank in a run of its own; only the first may log."""
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/rank_{dist.get_rank()}.db")
+    with mlflow.start_run() as run:
+        callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=1, subsample_size=8))
+        trainer(model(), engine, folder, callback, max_steps=1).train()
+    return {"logged": len(mlflow.get_run(run.info.run_id).data.metrics)}
+
+
+def bf16(engine: str, folder: Path) -> dict[str, Any]:
+    """Mixed precision."""
+    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
+    trainer(model(), engine, folder, callback, max_steps=1, bf16=True).train()
+    return {"dtypes": [str(cloud.dtype) for cloud in callback.clouds.get(1, {}).values()]}
+
+
+def checkpointed(engine: str, folder: Path) -> dict[str, Any]:
+    """Activation checkpointing."""
+    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
+    trainer(model(), engine, folder, callback, max_steps=1, activation_checkpointing=True).train()
+    return {"steps": callback.steps}
+
+
+def fails(engine: str, folder: Path) -> dict[str, Any]:
+    """An error of rank 0 in what it does alone, and one of rank 1 in its forward pass."""
+
+    def refuse(step: int) -> None:
+        raise OSError("disk full")
+
+    def broken(module: Any, args: Any, output: Any) -> None:
+        if dist.get_rank() == 1 and not module.training:
+            raise ValueError("broken")
+
+    network = model()
+    found = {}
+    for name, callback in (
+        ("first", TopologyCallback(PROMPTS, [2], on_record=refuse)),
+        ("forward", TopologyCallback(PROMPTS, [4])),
+    ):
+        if name == "forward":
+            network = model()
+            network.get_decoder().register_forward_hook(broken)
+        made = trainer(network, engine, folder, callback)
+        if name == "forward" and engine != "ddp":
+            made.train()  # ends this process, and with it the other
+        try:
+            made.train()
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+if __name__ == "__main__":
+    folder, engine, *scenarios = sys.argv[1:]
+    PartialState(cpu=True)  # opens the process group
+    saw = {name: globals()[name](engine, Path(folder) / name) for name in scenarios}
+    (Path(folder) / f"rank_{dist.get_rank()}.json").write_text(json.dumps(saw))
+    dist.destroy_process_group()
