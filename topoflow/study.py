@@ -8,11 +8,13 @@ DVC's cache.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ import yaml
 from topoflow import stages, storage
 from topoflow.config import (
     PARAMS_FILE,
+    CheckpointFolder,
     FileText,
     FolderModel,
     MixedText,
     ModelSource,
+    ObjectiveSource,
     Params,
-    TextSource,
     apply_overrides,
     load_params,
     parse_params,
@@ -76,6 +79,57 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
         finally:
             os.chdir(home)
     return str(run_id)
+
+
+def record(
+    source: Mapping[str, Any],
+    model: str | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> str:
+    """Do what `run` does with the checkpoints of a training that has been; returns the MLflow run's id.
+
+    Parameters
+    ----------
+    source : mapping
+        Where they are, as an entry under `objective` in params.yaml.
+    model : str, optional
+        The key of the model that they are of; without it, the base that adapters name, or the first checkpoint.
+    objective : str, optional
+        What to call them; without it, as their folder or repository.
+    overrides, seed
+        As for `run`.
+
+    Raises
+    ------
+    ValueError
+        As `run` does, and when the checkpoints are not what they must be.
+    """
+    from topoflow.training.checkpoints import folders, model_of
+
+    place = str(source.get("path") or source["id"])
+    objective = objective or _as_name(place)
+    changes = [f"objective.{objective}={json.dumps(source)}", *overrides]
+    found = parse_params(
+        {**apply_overrides(read_mapping(PARAMS_FILE), changes), "objectives": [objective]}
+    ).checkpoints(objective)
+    assert found is not None
+    if model is None:
+        entry, apart = model_of(found, load_params().seeds[0] if seed is None else seed)
+        model = _as_name(entry["id"] if "id" in entry else entry["path"] if apart else place)
+        changes.insert(1, f"model.{model}={json.dumps(entry)}")
+        changes.insert(2, f"objective.{objective}.model_is_step_0={json.dumps(apart)}")
+    chosen, _ = plan(model, objective, changes, seed)
+    if isinstance(found, CheckpointFolder):
+        folders(found, chosen)  # refused before there is an MLflow run
+    return run(model, objective, changes, seed)
+
+
+def _as_name(place: str) -> str:
+    """A folder or repository as a name in params.yaml."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", place.rstrip("/").rpartition("/")[2]).strip("-_")[:64]
+    return name or "checkpoints"
 
 
 def plan(
@@ -142,15 +196,15 @@ def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     They take seconds and are run each time. What depends on them runs when they made something else.
     """
 
-    def is_local(source: ModelSource | TextSource) -> bool:
+    def is_local(source: ModelSource | ObjectiveSource) -> bool:
         if isinstance(source, MixedText):
-            return any(is_local(params.objective_text(name)) for name in source.of)
-        return isinstance(source, FileText | FolderModel)
+            return any(is_local(params.objective_source(name)) for name in source.of)
+        return isinstance(source, FileText | FolderModel | CheckpointFolder)
 
     sources = {
         f"model@{run.model}": params.model_source(run.model),
         "prompts": params.prompts.text,
-        f"prepare@{run.objective}": params.objective_text(run.objective),
+        f"prepare@{run.objective}": params.objective_source(run.objective),
     }
     return [stage for stage, source in sources.items() if is_local(source)]
 

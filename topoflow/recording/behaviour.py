@@ -47,6 +47,16 @@ class Behaviour:
         self._now: npt.NDArray[np.float32] | None = None
         self._divergences = np.zeros((2, n_prompts))
 
+    def resume(self) -> None:
+        """Go on after an interruption: compare with the first checkpoint that the folder holds, if it does.
+
+        The next checkpoint must be the last one recorded before; its divergences mean nothing, and were known.
+        """
+        path = self._folder / "first.f32"
+        if path.is_file():
+            self._kept["first"] = self._map("first", path.stat().st_size // (4 * self._n_prompts), "r")
+            self._kept["before"] = self._kept["first"]
+
     def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
         """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary)."""
         if self._now is None:

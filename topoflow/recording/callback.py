@@ -26,7 +26,9 @@ class TopologyCallback(TrainerCallback):
 
     Recording leaves the training as it was: losses and final weights are equal to the bit with and
     without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
-    the attributes is dropped then.
+    the attributes is dropped then. Only a training that is resumed (`resume_from_checkpoint`) keeps the earlier
+    checkpoints that its `folder` holds whole, and goes on from the step at which it is resumed, best a recorded
+    one.
 
     Parameters
     ----------
@@ -146,6 +148,7 @@ class TopologyCallback(TrainerCallback):
         self._requested_layers = layers
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
+        self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         tokenizer, model = kwargs.get("processing_class"), kwargs["model"]
@@ -159,6 +162,8 @@ class TopologyCallback(TrainerCallback):
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
         self._pad_token_id = tokenizer.pad_token_id or 0
+        self._found = self._take_up(state.global_step)
+        self.steps = [step for step in self._found if step < state.global_step]
         self._record(state.global_step, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -176,6 +181,23 @@ class TopologyCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
             self._record(state.global_step, kwargs["model"])
+
+    def _take_up(self, step: int) -> list[int]:
+        """The whole checkpoints that the folder holds up to `step`, at which training is resumed; none at step 0.
+
+        The one at `step` is recorded again all the same, for what the next is compared with, but not written.
+        """
+        if self.folder is None or step == 0:
+            return []
+        found = []
+        for earlier in sorted(int(path.name[len("step_") :]) for path in self.folder.glob("step_[0-9]*")):
+            names = [f"{cell_name(earlier, layer)}.npy" for layer in self.layers]
+            names += [behaviour_name(earlier)] * self.behaviour
+            if earlier <= step and all((self.folder / name).is_file() for name in names):
+                found.append(earlier)
+        if found and self._behaviour is not None:
+            self._behaviour.resume()
+        return found
 
     def _record(self, step: int, model: Any) -> None:
         if step in self.steps:
@@ -226,6 +248,8 @@ class TopologyCallback(TrainerCallback):
             self.clouds[step] = clouds
             if divergences is not None:
                 self.divergences[step] = divergences
+            return
+        if step in self._found:
             return
         for layer, cloud in clouds.items():
             write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
 from topoflow.recording.callback import TopologyCallback, plain_text
+from topoflow.storage import write_file
 
 logger = logging.getLogger(__name__)
+
+_WHOLE = "whole"  # an empty file in a checkpoint of the trainer's: it was killed neither before nor while writing it
 
 
 class _FiniteLogs(TrainerCallback):
@@ -28,6 +32,44 @@ class _FiniteLogs(TrainerCallback):
             logger.warning("%s is %s at step %d", name, logs.pop(name), state.global_step)
 
 
+class _KeepWhole(TrainerCallback):
+    """Has the trainer keep the last recorded checkpoint whole, `save_steps` or more after the one before.
+
+    Only recorded ones, because the next answers are compared with theirs; and never the last step, at which a
+    trainer that is resumed would train on.
+    """
+
+    def __init__(self, recording: TopologyCallback | None, save_steps: int) -> None:
+        self.recording = recording
+        self.save_steps = save_steps
+        self.saved = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        recorded = self.recording is None or step in self.recording.steps
+        last = step >= state.max_steps or control.should_training_stop
+        if self.save_steps and recorded and not last and step - self.saved >= self.save_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = state.global_step
+        if state.is_world_process_zero:
+            here = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_file(here / _WHOLE, b"")
+            for older in Path(args.output_dir).glob("checkpoint-*"):
+                if older != here:
+                    shutil.rmtree(older)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """Where an interrupted `finetune` in this folder can go on from, if anywhere."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
 def finetune(
     model: Any,
     tokenizer: Any,
@@ -37,8 +79,11 @@ def finetune(
     folder: Path,
     callback: TopologyCallback | None = None,
     report_to: str = "none",
+    save_steps: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Fine-tune `model` in place.
+    """Fine-tune `model` in place; go on from the last whole checkpoint of an interrupted call, if the folder has one.
+
+    A call that goes on ends with the bytes of one that was not interrupted.
 
     Parameters
     ----------
@@ -57,6 +102,8 @@ def finetune(
         Records hidden states.
     report_to : str
         As in TrainingArguments: "mlflow" or "none".
+    save_steps : int
+        As in the section `compute` of params.yaml; 0 keeps no checkpoint.
 
     Returns
     -------
@@ -104,7 +151,12 @@ def finetune(
     )
     trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
     trainer.callback_handler.callbacks.insert(0, _FiniteLogs())
-    trainer.train()
+    trainer.add_callback(_KeepWhole(callback, save_steps))
+    if begun := last_whole_checkpoint(folder):
+        logger.warning("training goes on from %s", begun.name)
+        log = TrainerState.load_from_json(str(begun / "trainer_state.json")).log_history
+        trainer._total_train_tokens = int(log[-1]["num_tokens"])  # TRL would count again from 0
+    trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     return trainer.model, trainer.state.log_history
 
 
