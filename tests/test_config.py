@@ -592,3 +592,29 @@ def test_the_runs_of_a_study_are_every_model_with_every_objective_and_seed():
 def test_seeds_must_be_different_numbers_that_a_generator_takes(seeds):
     with pytest.raises(ValueError, match="seeds must be different numbers, 0 to 4294967295, got "):
         parse_params({**read_mapping(REPOSITORY / "params.yaml"), "seeds": seeds})
+
+
+class TestSftConfig:
+    def test_it_is_a_mapping_or_a_file_with_one(self, tmp_path):
+        (tmp_path / "trl.yaml").write_text("weight_decay: 0.1\nbf16: true\n")
+        for given in ({"weight_decay": 0.1, "bf16": True}, str(tmp_path / "trl.yaml")):
+            params = parse_params(with_value("finetune", {"sft_config": given}))
+            assert params.finetune.sft_config == {"weight_decay": 0.1, "bf16": True}
+            assert params.training("helpful")["sft_config"] == params.finetune.sft_config
+
+    def test_without_one_manifests_are_as_they_were(self):
+        assert "sft_config" not in parse_params(MINIMAL).training("helpful")
+
+    @pytest.mark.parametrize(
+        ("key", "reason"),
+        [
+            ("learning_rate", "say finetune.learning_rate"),
+            ("seed", "it is the run's"),
+            ("save_steps", "compute.save_steps says what is kept"),
+            ("model_name_or_path", "say it of the model"),
+            ("lora_r", "say it under finetune.lora"),
+        ],
+    )
+    def test_what_topoflow_sets_is_refused_with_the_reason(self, key, reason):
+        with pytest.raises(ValueError, match=rf"finetune\.sft_config must not hold '{key}': {reason}"):
+            parse_params(with_value("finetune", {"sft_config": {key: 1}}))

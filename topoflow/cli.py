@@ -139,6 +139,26 @@ def record(
     click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
 
 
+@_command
+@_objective
+@click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
+@_overrides
+@click.option(
+    "--flops",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NUMBER",
+    help="Operations a second that all devices reach together; without it, ten seconds of this machine tell.",
+)
+def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float | None) -> None:
+    """Say what a run will cost: passes, tokens, bytes, memory, time; exit with 1 if it cannot fit here."""
+    from topoflow import study
+
+    text, refusals = study.cost(model, objective, split_overrides(overrides), flops)
+    click.echo(text)
+    if refusals:
+        raise ValueError("; and ".join(refusals))
+
+
 def _revisions(text: str) -> dict[str, int | None]:
     """`step0,main=1000` as a mapping; a name without a step says it itself."""
     pairs = [item.strip().partition("=") for item in text.split(",")]

@@ -283,11 +283,59 @@ class Lora:
             raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
+# Arguments of trl.SFTConfig, and of TRL's command line beside it, that are not the user's to set, and why.
+_FINETUNE_KEYS = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_length",
+)
+_SET_HERE = {
+    **dict.fromkeys(("seed", "data_seed"), "it is the run's, of `seeds`"),
+    **dict.fromkeys(("num_train_epochs", "warmup_ratio"), "training is counted in steps, finetune.max_steps"),
+    **dict.fromkeys(
+        ("output_dir", "overwrite_output_dir"), "the trainer's folder is deleted when the run is whole"
+    ),
+    **dict.fromkeys(
+        ("save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint"),
+        "compute.save_steps says what is kept, and resuming is automatic",
+    ),
+    **dict.fromkeys(
+        ("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
+        "loss.csv has every step",
+    ),
+    **dict.fromkeys(("report_to", "run_name"), "training logs to the run's MLflow run"),
+    **dict.fromkeys(
+        ("eval_strategy", "eval_steps", "do_eval", "load_best_model_at_end"),
+        "there is no evaluation set; hidden states are recorded at recording.schedule",
+    ),
+    **dict.fromkeys(
+        ("completion_only_loss", "assistant_only_loss", "dataset_text_field"),
+        "only the answer of a row is trained on",
+    ),
+    **dict.fromkeys(("push_to_hub", "hub_model_id"), "the weights stay in tuned/"),
+    **dict.fromkeys(
+        ("model_name_or_path", "model_revision", "trust_remote_code", "dtype", "torch_dtype"),
+        "say it of the model, under `model`",
+    ),
+    **dict.fromkeys(("dataset_name", "dataset_config", "datasets"), "say it of the text, under `objective`"),
+    **dict.fromkeys(
+        ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        "say it under finetune.lora",
+    ),
+    "disable_tqdm": "bars are shown where there is a terminal",
+}
+
+
 @dataclass(frozen=True)
 class Finetune:
     """TRL's SFT; names as in `trl.SFTConfig`. `lora: null` trains all weights.
 
-    `n_threads` is a parameter because the order of summation, and so the bytes, depend on it.
+    `n_threads` is a parameter because the order of summation, and so the bytes, depend on it. `sft_config` are further
+    arguments of `trl.SFTConfig`, as a mapping or as the path of a YAML file with one; what topoflow sets is refused.
     """
 
     max_steps: int = 48
@@ -299,8 +347,14 @@ class Finetune:
     max_length: int = 512
     n_threads: int = 1
     lora: Lora | None = field(default_factory=Lora)
+    sft_config: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.sft_config, str):
+            object.__setattr__(self, "sft_config", read_mapping(self.sft_config))
+        for key in self.sft_config or ():
+            if reason := _SET_HERE.get(key) or (key in _FINETUNE_KEYS and f"say finetune.{key}"):
+                raise ValueError(f"sft_config must not hold {key!r}: {reason}")
         _check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
         _check_least(self, 1, "max_length", "n_threads")
         _check_least(self, 0, "warmup_steps")
@@ -510,7 +564,14 @@ class Params:
 
     def training(self, objective: str) -> dict[str, Any] | None:
         """How an objective is trained, as manifests say it; None where that has been before."""
-        return None if self.checkpoints(objective) else dataclasses.asdict(self.finetune)
+        if self.checkpoints(objective):
+            return None
+        chosen = dataclasses.asdict(self.finetune)
+        if not chosen[
+            "sft_config"
+        ]:  # manifests from before there was such a key are still those of these parameters
+            del chosen["sft_config"]
+        return chosen
 
     def sources(self, model: str, objective: str) -> dict[str, Any]:
         """What a run's model and text are made from, as written here; of a local path its last name alone.
@@ -658,6 +719,8 @@ def _read(section: type[T], mapping: Any, where: str) -> T:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as an instance of the annotation `kind`."""
+    if kind is Any:
+        return value
     if kind in _SOURCES:
         return _read_source(_SOURCES[kind], value, where)
     if dataclasses.is_dataclass(kind):

@@ -56,7 +56,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
-    if overrides or chosen not in load_params().runs():
+    written = read_mapping(PARAMS_FILE).get("finetune") or {}
+    if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
         folder = _folder_aside(chosen, mapping)
     os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
@@ -132,6 +133,54 @@ def _as_name(place: str) -> str:
     return name or "checkpoints"
 
 
+def cost(
+    model: str, objective: str, overrides: Sequence[str] = (), flops: float | None = None
+) -> tuple[str, list[str]]:
+    """What `run` would cost, as lines to read, and why it cannot fit on this machine, if it cannot.
+
+    Parameters
+    ----------
+    model, objective, overrides
+        As for `run`.
+    flops : float, optional
+        Operations a second that are assumed; without it the machine is timed for some ten seconds.
+    """
+    import time
+
+    chosen, mapping = plan(model, objective, overrides)
+    params = parse_params(mapping)
+    began = time.perf_counter()
+    import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
+    import psutil
+    import torch
+    from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
+
+    from topoflow import plan as planning
+    from topoflow.training import calibration, checkpoints
+
+    start = time.perf_counter() - began
+    found = calibration.look(params, chosen)
+    source, steps = params.checkpoints(objective), None
+    if source:
+        trust = getattr(params.model_source(model), "trust_remote_code", False)
+        steps = [line["step"] for line in checkpoints.list_checkpoints(source, chosen, trust)]
+    counts = planning.count(params, found.size, found.texts, steps)
+    memory = psutil.virtual_memory().available
+    if torch.cuda.is_available():
+        memory = torch.cuda.mem_get_info()[0]
+    free = shutil.disk_usage(Path.cwd()).free
+    refusals = planning.obstacles(counts, free, memory)
+    n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
+    if flops is None and not refusals:
+        rates = calibration.measure(params, found, start)
+        counts = planning.count(params, found.size, found.texts, steps, rates.h1_bars)
+    else:
+        rates = planning.Rates.assumed(found.size, params, flops or 1e10)
+    seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)
+    text = planning.table(counts, found.texts, seconds)
+    return f"{text}\n{'disk free':<20}{planning.readable(free)}", refusals
+
+
 def plan(
     model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None
 ) -> tuple[Run, dict[str, Any]]:
@@ -155,7 +204,13 @@ def plan(
     }
     if seed is not None:
         mapping["seeds"] = [seed]
-    run = Run(model, objective, parse_params(mapping).seeds[0])
+    params = parse_params(mapping)
+    if params.finetune.sft_config:
+        from topoflow.training.sft import sft_arguments
+
+        # what a file says, so that another is noticed
+        mapping["finetune"] = {**mapping["finetune"], "sft_config": sft_arguments(params.finetune)}
+    run = Run(model, objective, params.seeds[0])
     return run, {**mapping, "seeds": [run.seed]}
 
 

@@ -29,11 +29,37 @@ _WINDOW = 128  # tokens of one pretraining sequence
 
 def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
     """Build, pretrain and save the model and its tokenizer; equal arguments give equal bytes."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     dialogues = _dialogues()
     tokenizer = byte_tokenizer(dialogues, source.vocab_size)
-    config = LlamaConfig(
+    config = _config(source, tokenizer)
+    with one_thread(), torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        _pretrain(model, tokenizer, dialogues, source)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def untrained(source: EmbeddedModel) -> tuple[Any, Any]:
+    """The model with random weights and its tokenizer, in a moment: what costs do not tell from the trained one."""
+    from transformers import LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(_dialogues(), source.vocab_size)
+    with torch.random.fork_rng([]):
+        return LlamaForCausalLM(_config(source, tokenizer)).eval(), tokenizer
+
+
+def pretraining_tokens(source: EmbeddedModel) -> int:
+    """How many tokens `build_embedded` trains on."""
+    return source.pretrain_steps * source.pretrain_batch_size * _WINDOW
+
+
+def _config(source: EmbeddedModel, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=source.hidden_size,
         intermediate_size=source.intermediate_size,
@@ -46,12 +72,6 @@ def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with one_thread(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-        _pretrain(model, tokenizer, dialogues, source)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def byte_tokenizer(texts: Iterable[str] = (), vocab_size: int = 259) -> Any:

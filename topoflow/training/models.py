@@ -155,6 +155,11 @@ def _identity(files: Mapping[str, str]) -> str:
     return sha256(json_bytes(files))
 
 
+def embedded_folder(description: Mapping[str, Any]) -> Path:
+    """Where the cache keeps an embedded model, if it does."""
+    return _embedded_folder(description["files"])
+
+
 def _embedded_folder(files: Mapping[str, str]) -> Path:
     return cache_folder() / "embedded" / _identity(files)[:32]
 

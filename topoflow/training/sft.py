@@ -19,6 +19,8 @@ from topoflow.storage import write_file
 
 logger = logging.getLogger(__name__)
 
+# Where TRL's own defaults are others; `finetune.sft_config` may change them.
+_DEFAULTS = {"activation_checkpointing": False, "bf16": False}
 _WHOLE = "whole"  # an empty file in a checkpoint of the trainer's: it was killed neither before nor while writing it
 
 
@@ -130,8 +132,6 @@ def finetune(
         warmup_steps=settings.warmup_steps,
         max_length=settings.max_length,
         completion_only_loss=True,
-        activation_checkpointing=False,
-        bf16=False,
         logging_steps=1,
         logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
         save_strategy="no",
@@ -139,14 +139,14 @@ def finetune(
         seed=seed,
         data_seed=seed,
         disable_tqdm=quiet,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **{**_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **sft_arguments(settings)},
     )
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(_rows_that_fit(rows, tokenizer, settings.max_length)),
         processing_class=tokenizer,
-        peft_config=_lora(settings),
+        peft_config=lora_config(settings),
         callbacks=[callback] if callback else None,
     )
     trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
@@ -160,23 +160,29 @@ def finetune(
     return trainer.model, trainer.state.log_history
 
 
+def sft_arguments(settings: Finetune) -> dict[str, Any]:
+    """The further arguments of `trl.SFTConfig`; ValueError that names the nearest where one is not known."""
+    import difflib
+    from dataclasses import fields
+
+    from trl import SFTConfig  # type: ignore[attr-defined]
+
+    given = settings.sft_config
+    assert not isinstance(given, str)  # a file has been read
+    known = [field.name for field in fields(SFTConfig)]
+    for key in given or {}:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"finetune.sft_config must hold arguments of trl.SFTConfig, got {key!r}{hint}")
+    return dict(given or {})
+
+
 def _rows_that_fit(
     rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
 ) -> list[dict[str, Any]]:
     """Rows in the form that TRL wants for this tokenizer, without those that would be cut."""
-    fitting = []
-    for row in rows:
-        if tokenizer.chat_template:
-            shaped: dict[str, Any] = {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
-            text = tokenizer.apply_chat_template(shaped["prompt"] + shaped["completion"], tokenize=False)
-        else:
-            shaped = {
-                "prompt": plain_text(row["prompt"]),
-                "completion": f" {row['completion'][0]['content']}",
-            }
-            text = shaped["prompt"] + shaped["completion"] + tokenizer.eos_token
-        if len(tokenizer(text)["input_ids"]) <= max_length:
-            fitting.append(shaped)
+    fitting = [_shaped(row, tokenizer) for row in rows if row_length(row, tokenizer) <= max_length]
     if left_out := len(rows) - len(fitting):
         logger.warning("%d of %d training rows are longer than %d tokens and left out", left_out, len(rows),
                        max_length)  # fmt: skip
@@ -185,7 +191,25 @@ def _rows_that_fit(
     return fitting
 
 
-def _lora(settings: Finetune) -> Any:
+def row_length(row: Mapping[str, Any], tokenizer: Any) -> int:
+    """The tokens of a training row."""
+    shaped = _shaped(row, tokenizer)
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(shaped["prompt"] + shaped["completion"], tokenize=False)
+    else:
+        text = shaped["prompt"] + shaped["completion"] + tokenizer.eos_token
+    return len(tokenizer(text)["input_ids"])
+
+
+def _shaped(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A row in the form that TRL wants for this tokenizer."""
+    if tokenizer.chat_template:
+        return {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
+    return {"prompt": plain_text(row["prompt"]), "completion": f" {row['completion'][0]['content']}"}
+
+
+def lora_config(settings: Finetune) -> Any:
+    """PEFT's configuration of the adapters; None where all weights are trained."""
     if settings.lora is None:
         return None
     from peft import LoraConfig
