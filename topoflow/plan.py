@@ -93,6 +93,7 @@ class Rates:
     begin: float = 4.0
     pictures: float = 20.0
     h1_bars: float = H1_BARS  # a point of a subsample
+    pretraining: float | None = None  # of an embedded model, all of it, where it was timed
 
     @classmethod
     def assumed(cls, size: Size, params: Params, flops: float, bytes_per_second: float = 1e9) -> Rates:
@@ -205,7 +206,8 @@ def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: i
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
     recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
     opened = 1 if counts.steps else counts.checkpoints
-    parts = {"model": rates.start + pretraining_tokens * rates.training_token}
+    made = pretraining_tokens * rates.training_token if rates.pretraining is None else rates.pretraining
+    parts = {"model": rates.start + made}
     parts["finetune"] = rates.start + opened * rates.open_model
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
     parts["diagrams"] = rates.begin + cells / min(n_workers, counts.cells)

@@ -172,7 +172,7 @@ def cost(
     refusals = planning.obstacles(counts, free, memory)
     n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
     if flops is None and not refusals:
-        rates = calibration.measure(params, found, start)
+        rates = calibration.measure(params, chosen, found, start)
         counts = planning.count(params, found.size, found.texts, steps, rates.h1_bars)
     else:
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)

@@ -150,12 +150,13 @@ def _size(network: Any, params: Params) -> Size:
 # --- rates --------------------------------------------------------------------------------------
 
 
-def measure(params: Params, found: Found, start: float) -> Rates:
+def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
     """Time some steps of the real training, the recording of real prompts, and one cell of real size, in seconds.
 
     Parameters
     ----------
     params : Params
+    run : Run
     found : Found
     start : float
         Seconds that the libraries took to load.
@@ -223,8 +224,15 @@ def measure(params: Params, found: Found, start: float) -> Rates:
         / padded(sorted(prompt_tokens), recording.batch_size),
         open_model=opened,
         start=start,
+        pretraining=_pretraining(params.model_source(run.model), found),
         **_topology_rates(params, cells if found.folder else [], found.size.hidden_size),
     )
+
+
+def _pretraining(source: ModelSource, found: Found) -> float | None:
+    if isinstance(source, EmbeddedModel) and found.pretraining_tokens:  # it is still to be made
+        return embedded.pretraining_seconds(source)
+    return None
 
 
 def _some(found: Found, params: Params) -> Sequence[Any]:

@@ -7,8 +7,10 @@ conclude anything about language models from it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,16 @@ def untrained(source: EmbeddedModel) -> tuple[Any, Any]:
     tokenizer = byte_tokenizer(_dialogues(), source.vocab_size)
     with torch.random.fork_rng([]):
         return LlamaForCausalLM(_config(source, tokenizer)).eval(), tokenizer
+
+
+def pretraining_seconds(source: EmbeddedModel) -> float:
+    """How long the pretraining of `build_embedded` will take here, from a few of its steps."""
+    few = 3
+    model, tokenizer = untrained(source)
+    with one_thread(), torch.random.fork_rng([]):
+        began = time.perf_counter()
+        _pretrain(model, tokenizer, _dialogues(), replace(source, pretrain_steps=few))
+        return (time.perf_counter() - began) * source.pretrain_steps / few
 
 
 def pretraining_tokens(source: EmbeddedModel) -> int:
