@@ -49,6 +49,8 @@ def look(params: Params, run: Run) -> Found:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from_config: Any = AutoModelForCausalLM.from_config
+
     source = params.model_source(run.model)
     folder = _folder(params, run, source)
     trust = getattr(source, "trust_remote_code", False)
@@ -68,7 +70,7 @@ def look(params: Params, run: Run) -> Found:
             config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)
             tokenizer = _tokenizer(place, trust)
         with torch.device("meta"):  # shapes without memory
-            network = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust)
+            network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
     prompts, rows, assumed = _texts(params, run)
     lengths = Texts(*_lengths(params, tokenizer, prompts, rows), assumed)
     size = _size(network, params)
@@ -173,7 +175,8 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
     if found.folder is not None:
         network = models.open_model(found.folder)
     elif any(weights.is_meta for weights in found.network.parameters()):
-        network = AutoModelForCausalLM.from_config(found.network.config, dtype=torch.float32).eval()
+        from_config: Any = AutoModelForCausalLM.from_config
+        network = from_config(found.network.config, dtype=torch.float32).eval()
     else:
         network = found.network
     opened = time.perf_counter() - began
@@ -237,7 +240,8 @@ def _pretraining(source: ModelSource, found: Found) -> float | None:
 
 def _some(found: Found, params: Params) -> Sequence[Any]:
     """As many prompts, of all lengths, as take seconds: all of them of a small model."""
-    affordable = _OPERATIONS / (2 * found.size.n_parameters * max(1, np.mean(found.texts.prompts)))
+    mean = float(np.mean(found.texts.prompts))
+    affordable = _OPERATIONS / (2 * found.size.n_parameters * mean)
     n = int(min(len(found.prompts), max(8, affordable)))
     by_length = np.argsort(found.texts.prompts, kind="stable")
     return [found.prompts[at] for at in by_length[np.linspace(0, len(by_length) - 1, n).astype(int)]]

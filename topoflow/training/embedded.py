@@ -50,7 +50,7 @@ def untrained(source: EmbeddedModel) -> tuple[Any, Any]:
 
     tokenizer = byte_tokenizer(_dialogues(), source.vocab_size)
     with torch.random.fork_rng([]):
-        return LlamaForCausalLM(_config(source, tokenizer)).eval(), tokenizer
+        return LlamaForCausalLM(_config(source, tokenizer)).eval(), tokenizer  # type: ignore[no-untyped-call]
 
 
 def pretraining_seconds(source: EmbeddedModel) -> float:
