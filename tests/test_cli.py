@@ -10,6 +10,7 @@ from support import REPOSITORY
 from topoflow import stages
 from topoflow.cli import main
 
+FRONT_DOORS = ["plan", "run", "record"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 
@@ -31,7 +32,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-@pytest.mark.parametrize("command", ["run", *STAGES])
+@pytest.mark.parametrize("command", [*FRONT_DOORS, *STAGES])
 def test_every_command_explains_itself(invoke, command):
     result = invoke(command, "--help")
     assert result.exit_code == 0
@@ -41,7 +42,7 @@ def test_every_command_explains_itself(invoke, command):
 
 def test_the_group_lists_every_command(invoke):
     listed = invoke("--help").output.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["run", *STAGES])
+    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted([*FRONT_DOORS, *STAGES])
 
 
 @pytest.mark.parametrize(
@@ -122,3 +123,38 @@ def test_a_folder_without_params_says_so(tmp_path, monkeypatch):
     result = CliRunner().invoke(main, ["prompts"])
     assert result.exit_code == 1
     assert "params.yaml must exist in the folder of the study" in result.output
+
+
+def test_checkpoints_to_record_become_an_entry_of_params(invoke, monkeypatch):
+    seen = []
+    monkeypatch.setattr("topoflow.study.record", lambda *arguments: seen.append(arguments))
+    revisions = ("record", "--hub", "owner/name", "--revisions", "step0,main=1000", "--remove-downloads")
+    assert invoke(*revisions, "--set", "seed=1").exit_code == 0
+    assert invoke("record", "--checkpoints", "out", "--steps", "8,16", "--model", "tiny").exit_code == 0
+    hub = {"source": "revisions", "id": "owner/name", "revisions": {"step0": None, "main": 1000}}
+    assert seen[0] == ({**hub, "remove_downloads": True}, None, None, ["seed=1"], None)
+    folder = {"source": "checkpoints", "path": "out", "steps": [8, 16]}
+    assert seen[1] == (folder, "tiny", None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of --checkpoints and --hub must be given, and not both"),
+        (
+            ["--checkpoints", "a", "--hub", "b/c"],
+            "one of --checkpoints and --hub must be given, and not both",
+        ),
+        (["--hub", "b/c"], "--hub and --revisions must be given together"),
+        (["--hub", "b/c", "--revisions", "main"], "must say their steps, as step512 does"),
+        (["--checkpoints", "a", "--steps", "x"], "--steps must be optimiser steps, got 'x'"),
+        (["--checkpoints", "nowhere"], "path must be a folder with checkpoint-N folders in it"),
+        (["--checkpoints", "nowhere", "--model", "gpt5"], "model must be one of"),
+    ],
+)
+def test_checkpoints_that_cannot_be_recorded_are_refused_before_there_is_a_run(invoke, arguments, message):
+    result = invoke("record", *arguments)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not Path("mlflow.db").exists()

@@ -106,9 +106,9 @@ class TestReading:
         assert params.model_source("package") == config.PackageModel("p==1", "0" * 64, "m.gguf")
         assert params.model_source("hub") == config.HubModel("owner/name", "main", False)
         assert params.model_source("folder") == config.FolderModel("somewhere", False)
-        assert params.objective_text("helpful") == config.SampleText("helpful")
-        assert params.objective_text("file") == config.FileText("rows.jsonl")
-        assert params.objective_text("hub") == config.HubText("owner/rows", "main", None, "train")
+        assert params.objective_source("helpful") == config.SampleText("helpful")
+        assert params.objective_source("file") == config.FileText("rows.jsonl")
+        assert params.objective_source("hub") == config.HubText("owner/rows", "main", None, "train")
 
     def test_prompts_may_come_from_any_text_source_with_their_number_beside_it(self):
         source = {"source": "hub", "id": "o/p", "split": "test", "n_prompts": 200}
@@ -182,7 +182,10 @@ class TestUnknownKeys:
         refused(with_value(path, 1), f"{label} has no key {key!r}; did you mean {nearest!r}?")
 
     def test_one_that_is_near_to_none_is_answered_with_all_there_are(self):
-        refused(with_value("compute.zzz", 1), "compute has no key 'zzz'; it has address, backend, n_jobs")
+        refused(
+            with_value("compute.zzz", 1),
+            "compute has no key 'zzz'; it has address, backend, n_jobs, save_steps",
+        )
 
     def test_a_key_that_is_no_text_is_refused_like_any_other(self):
         mapping = {**MINIMAL, "prepare": {7: 1}}
@@ -391,7 +394,7 @@ class TestNames:
         ("path", "kinds"),
         [
             ("model.tiny", "embedded, folder, hub, package"),
-            ("objective.helpful", "file, hub, mix, samples"),
+            ("objective.helpful", "checkpoints, file, hub, mix, revisions, samples"),
             ("prompts", "file, hub, mix, samples"),
         ],
     )
@@ -411,7 +414,7 @@ class TestNames:
         mapping = copy.deepcopy(MINIMAL)
         mapping["objective"][name] = {"source": "samples", "name": "helpful"}
         mapping["objectives"] = [name]
-        assert parse_params(mapping).objective_text(name) == config.SampleText("helpful")
+        assert parse_params(mapping).objective_source(name) == config.SampleText("helpful")
 
     def test_the_study_lists_models_and_objectives_that_there_are(self):
         refused(
@@ -469,7 +472,7 @@ class TestNames:
         with pytest.raises(ValueError, match=r"^model must be one of folder, hub, .* got 'helpful'$"):
             params.model_source("helpful")
         with pytest.raises(ValueError, match=r"^objective must be one of file, .* got 'tiny'$"):
-            params.objective_text("tiny")
+            params.objective_source("tiny")
 
     def test_a_mix_is_made_of_known_plain_objectives(self):
         refused(
@@ -589,3 +592,29 @@ def test_the_runs_of_a_study_are_every_model_with_every_objective_and_seed():
 def test_seeds_must_be_different_numbers_that_a_generator_takes(seeds):
     with pytest.raises(ValueError, match="seeds must be different numbers, 0 to 4294967295, got "):
         parse_params({**read_mapping(REPOSITORY / "params.yaml"), "seeds": seeds})
+
+
+class TestSftConfig:
+    def test_it_is_a_mapping_or_a_file_with_one(self, tmp_path):
+        (tmp_path / "trl.yaml").write_text("weight_decay: 0.1\nbf16: true\n")
+        for given in ({"weight_decay": 0.1, "bf16": True}, str(tmp_path / "trl.yaml")):
+            params = parse_params(with_value("finetune", {"sft_config": given}))
+            assert params.finetune.sft_config == {"weight_decay": 0.1, "bf16": True}
+            assert params.training("helpful")["sft_config"] == params.finetune.sft_config
+
+    def test_without_one_manifests_are_as_they_were(self):
+        assert "sft_config" not in parse_params(MINIMAL).training("helpful")
+
+    @pytest.mark.parametrize(
+        ("key", "reason"),
+        [
+            ("learning_rate", "say finetune.learning_rate"),
+            ("seed", "it is the run's"),
+            ("save_steps", "compute.save_steps says what is kept"),
+            ("model_name_or_path", "say it of the model"),
+            ("lora_r", "say it under finetune.lora"),
+        ],
+    )
+    def test_what_topoflow_sets_is_refused_with_the_reason(self, key, reason):
+        with pytest.raises(ValueError, match=rf"finetune\.sft_config must not hold '{key}': {reason}"):
+            parse_params(with_value("finetune", {"sft_config": {key: 1}}))

@@ -172,7 +172,7 @@ def _check(arguments: list[str]) -> None:
     if asked.get("model"):
         params.model_source(asked["model"])
     if asked.get("objective"):
-        params.objective_text(asked["objective"])
+        params.objective_source(asked["objective"])
 
 
 # --- the runs -----------------------------------------------------------------------------------

@@ -27,6 +27,16 @@ _seed = click.option(
 )
 
 
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override params.yaml for this run; several may stand in one, separated by spaces. "
+    "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="topoflow")
 def main() -> None:
@@ -69,20 +79,96 @@ def _command(function: Callable[..., Any]) -> click.Command:
 @_objective
 @click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
 @_seed
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override params.yaml for this run; several may stand in one, separated by spaces. "
-    "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
-)
+@_overrides
 def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
     """Run one objective end to end through DVC, into one MLflow run."""
     from topoflow import study
 
     run_id = study.run(model, objective, split_overrides(overrides), seed)
     click.echo(f"MLflow run {run_id} holds the training and its topology.")
+
+
+@_command
+@click.option("--checkpoints", metavar="FOLDER", help="With checkpoint-N folders, models or PEFT adapters.")
+@click.option("--steps", metavar="N,N,...", help="Only these of the folder.")
+@click.option("--hub", metavar="ID", help="A repository of the Hub that has checkpoints as revisions.")
+@click.option("--revisions", metavar="NAME,...", help="Of it: step0,step512 or main=1000 (revision=step).")
+@click.option(
+    "--remove-downloads", is_flag=True, help="Delete each from the Hub's cache once it is recorded."
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="A key under `model`: what the adapters were trained on, or where tokenizer and step 0 come from. "
+    "By default the base that adapters name, or the first checkpoint.",
+)
+@click.option("--objective", metavar="NAME", help="What to call them; by default, as folder or repository.")
+@_seed
+@_overrides
+def record(
+    checkpoints: str | None,
+    steps: str | None,
+    hub: str | None,
+    revisions: str | None,
+    remove_downloads: bool,
+    model: str | None,
+    objective: str | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Follow a training that has been by its checkpoints, end to end, into one MLflow run.
+
+    Nothing is trained: hidden states are recorded from each checkpoint, and the rest is as in `run`. To keep them in
+    a study, write them under `objective` in params.yaml (source: checkpoints, or revisions).
+    """
+    from topoflow import study
+
+    if (checkpoints is None) == (hub is None):
+        raise ValueError("one of --checkpoints and --hub must be given, and not both")
+    if (hub is None) != (revisions is None):
+        raise ValueError("--hub and --revisions must be given together")
+    source: dict[str, Any]
+    if checkpoints is not None:
+        source = {"source": "checkpoints", "path": checkpoints}
+        if steps is not None:
+            source["steps"] = [_number(step, "--steps") for step in steps.split(",")]
+    else:
+        source = {"source": "revisions", "id": hub, "revisions": _revisions(revisions or "")}
+        source["remove_downloads"] = remove_downloads
+    run_id = study.record(source, model, objective, split_overrides(overrides), seed)
+    click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
+
+
+@_command
+@_objective
+@click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
+@_overrides
+@click.option(
+    "--flops",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NUMBER",
+    help="Operations a second that all devices reach together; without it, ten seconds of this machine tell.",
+)
+def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float | None) -> None:
+    """Say what a run will cost: passes, tokens, bytes, memory, time; exit with 1 if it cannot fit here."""
+    from topoflow import study
+
+    text, refusals = study.cost(model, objective, split_overrides(overrides), flops)
+    click.echo(text)
+    if refusals:
+        raise ValueError("; and ".join(refusals))
+
+
+def _revisions(text: str) -> dict[str, int | None]:
+    """`step0,main=1000` as a mapping; a name without a step says it itself."""
+    pairs = [item.strip().partition("=") for item in text.split(",")]
+    return {name: _number(step, "--revisions") if equals else None for name, equals, step in pairs}
+
+
+def _number(text: str, option: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"{option} must be optimiser steps, got {text.strip()!r}")
+    return int(text)
 
 
 def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params, Run]:

@@ -168,6 +168,82 @@ TEXT_SOURCES: dict[str, type[Any]] = {
 }
 
 
+# --- where checkpoints come from that others have trained ---------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of a training that has been: the `checkpoint-N` folders of a Trainer, models or PEFT adapters.
+
+    `{model}` and `{seed}` in `path` stand for those of the run. `steps` chooses some; without it, all are taken.
+    The run's model is step 0, unless `model_is_step_0` is false or there is a checkpoint-0.
+    """
+
+    path: str
+    steps: tuple[int, ...] = ()
+    model_is_step_0: bool = True
+
+    def __post_init__(self) -> None:
+        if len(set(self.steps)) < len(self.steps) or min(self.steps, default=0) < 0:
+            raise ValueError(f"steps must be different optimiser steps, 0 or later, got {list(self.steps)}")
+
+
+@dataclass(frozen=True)
+class HubCheckpoints:
+    """Training checkpoints that were published as revisions (branches, tags, commits) of a Hub repository.
+
+    `step512` says its step; of other names it is given, as in `{step0: null, a1b2c3: 512}`. `{model}` and `{seed}`
+    in `id` stand for those of the run. `remove_downloads` deletes each from the Hub's cache once it is recorded, if it
+    was not there before.
+    """
+
+    id: str
+    revisions: tuple[str, ...] | dict[str, int | None]
+    model_is_step_0: bool = False
+    remove_downloads: bool = False
+
+    def __post_init__(self) -> None:
+        found = self.revision_of_step
+        if self.model_is_step_0 and 0 in found:
+            raise ValueError(f"model_is_step_0 must be false where a revision is, got step 0 of {found[0]!r}")
+
+    @property
+    def revision_of_step(self) -> dict[int, str]:
+        """The revisions by their steps, increasing."""
+        given = self.revisions if isinstance(self.revisions, dict) else dict.fromkeys(self.revisions)
+        steps: dict[int, str] = {}
+        for revision, step in given.items():
+            number = _step_of(revision) if step is None else step
+            if number < 0 or number in steps:
+                raise ValueError(
+                    f"revisions must be of different optimiser steps, 0 or later, got {number} of {revision!r}"
+                    + (f" and of {steps[number]!r}" if number in steps else "")
+                )
+            steps[number] = revision
+        if len(steps) < len(self.revisions) or not steps:
+            raise ValueError(f"revisions must name at least one, each once, got {list(self.revisions)}")
+        return dict(sorted(steps.items()))
+
+
+def _step_of(revision: str) -> int:
+    """The optimiser step in a name: the number after `step`, else the only number."""
+    found = re.findall(r"step[-_]?(\d+)", revision, re.IGNORECASE) or re.findall(r"\d+", revision)
+    if len(found) != 1:
+        raise ValueError(
+            f"revisions must say their steps, as step512 does, or be given them, got {revision!r}"
+        )
+    return int(found[0])
+
+
+CheckpointSource = CheckpointFolder | HubCheckpoints
+ObjectiveSource = TextSource | CheckpointSource
+OBJECTIVE_SOURCES: dict[str, type[Any]] = {
+    **TEXT_SOURCES,
+    "checkpoints": CheckpointFolder,
+    "revisions": HubCheckpoints,
+}
+
+
 # --- the stages ---------------------------------------------------------------------------------
 
 
@@ -207,11 +283,59 @@ class Lora:
             raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
+# Arguments of trl.SFTConfig, and of TRL's command line beside it, that are not the user's to set, and why.
+_FINETUNE_KEYS = (
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_length",
+)
+_SET_HERE = {
+    **dict.fromkeys(("seed", "data_seed"), "it is the run's, of `seeds`"),
+    **dict.fromkeys(("num_train_epochs", "warmup_ratio"), "training is counted in steps, finetune.max_steps"),
+    **dict.fromkeys(
+        ("output_dir", "overwrite_output_dir"), "the trainer's folder is deleted when the run is whole"
+    ),
+    **dict.fromkeys(
+        ("save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint"),
+        "compute.save_steps says what is kept, and resuming is automatic",
+    ),
+    **dict.fromkeys(
+        ("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
+        "loss.csv has every step",
+    ),
+    **dict.fromkeys(("report_to", "run_name"), "training logs to the run's MLflow run"),
+    **dict.fromkeys(
+        ("eval_strategy", "eval_steps", "do_eval", "load_best_model_at_end"),
+        "there is no evaluation set; hidden states are recorded at recording.schedule",
+    ),
+    **dict.fromkeys(
+        ("completion_only_loss", "assistant_only_loss", "dataset_text_field"),
+        "only the answer of a row is trained on",
+    ),
+    **dict.fromkeys(("push_to_hub", "hub_model_id"), "the weights stay in tuned/"),
+    **dict.fromkeys(
+        ("model_name_or_path", "model_revision", "trust_remote_code", "dtype", "torch_dtype"),
+        "say it of the model, under `model`",
+    ),
+    **dict.fromkeys(("dataset_name", "dataset_config", "datasets"), "say it of the text, under `objective`"),
+    **dict.fromkeys(
+        ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        "say it under finetune.lora",
+    ),
+    "disable_tqdm": "bars are shown where there is a terminal",
+}
+
+
 @dataclass(frozen=True)
 class Finetune:
     """TRL's SFT; names as in `trl.SFTConfig`. `lora: null` trains all weights.
 
-    `n_threads` is a parameter because the order of summation, and so the bytes, depend on it.
+    `n_threads` is a parameter because the order of summation, and so the bytes, depend on it. `sft_config` are further
+    arguments of `trl.SFTConfig`, as a mapping or as the path of a YAML file with one; what topoflow sets is refused.
     """
 
     max_steps: int = 48
@@ -223,8 +347,14 @@ class Finetune:
     max_length: int = 512
     n_threads: int = 1
     lora: Lora | None = field(default_factory=Lora)
+    sft_config: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.sft_config, str):
+            object.__setattr__(self, "sft_config", read_mapping(self.sft_config))
+        for key in self.sft_config or ():
+            if reason := _SET_HERE.get(key) or (key in _FINETUNE_KEYS and f"say finetune.{key}"):
+                raise ValueError(f"sft_config must not hold {key!r}: {reason}")
         _check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
         _check_least(self, 1, "max_length", "n_threads")
         _check_least(self, 0, "warmup_steps")
@@ -317,13 +447,17 @@ class Compute:
 
     `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core; `address`
     that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
+    `save_steps` is how far apart, at least, the optimiser steps are at which a training keeps what it needs to go
+    on after an interruption (recorded ones, of which the last is left on disk until the end); 0 for none.
     """
 
     backend: str = "threads"
     n_jobs: int = -1
     address: str | None = None
+    save_steps: int = 8
 
     def __post_init__(self) -> None:
+        _check_least(self, 0, "save_steps")
         _known(self.backend, dict.fromkeys(("threads", "processes", "dask", "ray")), "backend")
         if self.address is not None and self.backend not in ("dask", "ray"):
             raise ValueError(
@@ -340,7 +474,7 @@ class Params:
     models: tuple[str, ...]
     objectives: tuple[str, ...]
     model: dict[str, ModelSource]
-    objective: dict[str, TextSource]
+    objective: dict[str, ObjectiveSource]
     prompts: Prompts
     seed: int = 0
     seeds: tuple[int, ...] = (0,)
@@ -368,8 +502,9 @@ class Params:
                     f"objective.{name} must be text with answers to train on, and the samples 'prompts' have none"
                 )
             for part in text.of if isinstance(text, MixedText) else ():
-                if isinstance(self.objective_text(part), MixedText):
-                    raise ValueError(f"a mix is made of plain objectives, got the mix {part!r}")
+                if not isinstance(self.objective_source(part), PlainText):
+                    kind = "checkpoints" if self.checkpoints(part) else "mix"
+                    raise ValueError(f"a mix is made of plain objectives, got the {kind} {part!r}")
         if self.topology.subsample_size > self.prompts.n_prompts:
             raise ValueError(
                 "topology.subsample_size must be at most prompts.n_prompts "
@@ -418,16 +553,32 @@ class Params:
         """The source of the model called `name`; ValueError that lists the models where there is none."""
         return typing.cast(ModelSource, _known(name, self.model, "model"))
 
-    def objective_text(self, name: str) -> TextSource:
-        """The text of the objective called `name`; ValueError that lists the objectives where there is none."""
-        return typing.cast(TextSource, _known(name, self.objective, "objective"))
+    def objective_source(self, name: str) -> ObjectiveSource:
+        """What the objective called `name` is; ValueError that lists the objectives where there is none."""
+        return typing.cast(ObjectiveSource, _known(name, self.objective, "objective"))
+
+    def checkpoints(self, objective: str) -> CheckpointSource | None:
+        """The checkpoints that are an objective, of a training that has been; None where it is to be trained."""
+        source = self.objective_source(objective)
+        return source if isinstance(source, CheckpointFolder | HubCheckpoints) else None
+
+    def training(self, objective: str) -> dict[str, Any] | None:
+        """How an objective is trained, as manifests say it; None where that has been before."""
+        if self.checkpoints(objective):
+            return None
+        chosen = dataclasses.asdict(self.finetune)
+        if not chosen[
+            "sft_config"
+        ]:  # manifests from before there was such a key are still those of these parameters
+            del chosen["sft_config"]
+        return chosen
 
     def sources(self, model: str, objective: str) -> dict[str, Any]:
         """What a run's model and text are made from, as written here; of a local path its last name alone.
 
         The rest of a path is the machine's; what stands there is vouched for by SHA-256s.
         """
-        text = self.objective_text(objective)
+        text = self.objective_source(objective)
         names = list(text.of) if isinstance(text, MixedText) else []
         sources = {
             "model": dataclasses.asdict(self.model_source(model)),
@@ -438,6 +589,7 @@ class Params:
         for source in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
             if "path" in source:
                 source["path"] = Path(source["path"]).name
+            source.pop("remove_downloads", None)  # changes no result
         return sources
 
 
@@ -567,8 +719,10 @@ def _read(section: type[T], mapping: Any, where: str) -> T:
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
     """`value` as an instance of the annotation `kind`."""
-    if kind in (ModelSource, TextSource):
-        return _read_source(MODEL_SOURCES if kind is ModelSource else TEXT_SOURCES, value, where)
+    if kind is Any:
+        return value
+    if kind in _SOURCES:
+        return _read_source(_SOURCES[kind], value, where)
     if dataclasses.is_dataclass(kind):
         return _read(typing.cast(type[Any], kind), value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -596,7 +750,7 @@ def _option(options: Sequence[Any], value: Any) -> Any:
         if isinstance(value, list | tuple):
             return typing.get_origin(option) is tuple
         if isinstance(value, Mapping):
-            return dataclasses.is_dataclass(option)
+            return dataclasses.is_dataclass(option) or typing.get_origin(option) is dict
         return isinstance(option, type) and isinstance(value, option)
 
     return next(filter(fits, options), options[0])
@@ -613,6 +767,11 @@ def _convert_scalar(kind: type[Any], value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {_KIND_NAMES[kind]}, got {value!r}")
 
 
+_SOURCES: dict[Any, dict[str, type[Any]]] = {
+    ModelSource: MODEL_SOURCES,
+    TextSource: TEXT_SOURCES,
+    ObjectiveSource: OBJECTIVE_SOURCES,
+}
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 

@@ -66,7 +66,7 @@ class FinishedRun:
             "sources": params.sources(self.run.model, self.run.objective),
             "study_seed": params.seed,
             "seed": self.run.seed,
-            "finetune": asdict(params.finetune),
+            "finetune": params.training(self.run.objective),
             "recording": asdict(params.recording),
             "n_subsamples": topology.n_subsamples,
             "subsample_size": topology.subsample_size,

@@ -8,11 +8,13 @@ DVC's cache.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ import yaml
 from topoflow import stages, storage
 from topoflow.config import (
     PARAMS_FILE,
+    CheckpointFolder,
     FileText,
     FolderModel,
     MixedText,
     ModelSource,
+    ObjectiveSource,
     Params,
-    TextSource,
     apply_overrides,
     load_params,
     parse_params,
@@ -53,7 +56,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
-    if overrides or chosen not in load_params().runs():
+    written = read_mapping(PARAMS_FILE).get("finetune") or {}
+    if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
         folder = _folder_aside(chosen, mapping)
     os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
@@ -76,6 +80,105 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
         finally:
             os.chdir(home)
     return str(run_id)
+
+
+def record(
+    source: Mapping[str, Any],
+    model: str | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> str:
+    """Do what `run` does with the checkpoints of a training that has been; returns the MLflow run's id.
+
+    Parameters
+    ----------
+    source : mapping
+        Where they are, as an entry under `objective` in params.yaml.
+    model : str, optional
+        The key of the model that they are of; without it, the base that adapters name, or the first checkpoint.
+    objective : str, optional
+        What to call them; without it, as their folder or repository.
+    overrides, seed
+        As for `run`.
+
+    Raises
+    ------
+    ValueError
+        As `run` does, and when the checkpoints are not what they must be.
+    """
+    from topoflow.training.checkpoints import folders, model_of
+
+    place = str(source.get("path") or source["id"])
+    objective = objective or _as_name(place)
+    changes = [f"objective.{objective}={json.dumps(source)}", *overrides]
+    found = parse_params(
+        {**apply_overrides(read_mapping(PARAMS_FILE), changes), "objectives": [objective]}
+    ).checkpoints(objective)
+    assert found is not None
+    if model is None:
+        entry, apart = model_of(found, load_params().seeds[0] if seed is None else seed)
+        model = _as_name(entry["id"] if "id" in entry else entry["path"] if apart else place)
+        changes.insert(1, f"model.{model}={json.dumps(entry)}")
+        changes.insert(2, f"objective.{objective}.model_is_step_0={json.dumps(apart)}")
+    chosen, _ = plan(model, objective, changes, seed)
+    if isinstance(found, CheckpointFolder):
+        folders(found, chosen)  # refused before there is an MLflow run
+    return run(model, objective, changes, seed)
+
+
+def _as_name(place: str) -> str:
+    """A folder or repository as a name in params.yaml."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", place.rstrip("/").rpartition("/")[2]).strip("-_")[:64]
+    return name or "checkpoints"
+
+
+def cost(
+    model: str, objective: str, overrides: Sequence[str] = (), flops: float | None = None
+) -> tuple[str, list[str]]:
+    """What `run` would cost, as lines to read, and why it cannot fit on this machine, if it cannot.
+
+    Parameters
+    ----------
+    model, objective, overrides
+        As for `run`.
+    flops : float, optional
+        Operations a second that are assumed; without it the machine is timed for some ten seconds.
+    """
+    import time
+
+    chosen, mapping = plan(model, objective, overrides)
+    params = parse_params(mapping)
+    began = time.perf_counter()
+    import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
+    import psutil
+    import torch
+    from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
+
+    from topoflow import plan as planning
+    from topoflow.training import calibration, checkpoints
+
+    start = time.perf_counter() - began
+    found = calibration.look(params, chosen)
+    source, steps = params.checkpoints(objective), None
+    if source:
+        trust = getattr(params.model_source(model), "trust_remote_code", False)
+        steps = [line["step"] for line in checkpoints.list_checkpoints(source, chosen, trust)]
+    counts = planning.count(params, found.size, found.texts, steps)
+    memory = psutil.virtual_memory().available
+    if torch.cuda.is_available():
+        memory = torch.cuda.mem_get_info()[0]
+    free = shutil.disk_usage(Path.cwd()).free
+    refusals = planning.obstacles(counts, free, memory)
+    n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
+    if flops is None and not refusals:
+        rates = calibration.measure(params, chosen, found, start)
+        counts = planning.count(params, found.size, found.texts, steps, rates.h1_bars)
+    else:
+        rates = planning.Rates.assumed(found.size, params, flops or 1e10)
+    seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)
+    text = planning.table(counts, found.texts, seconds)
+    return f"{text}\n{'disk free':<20}{planning.readable(free)}", refusals
 
 
 def plan(
@@ -101,7 +204,13 @@ def plan(
     }
     if seed is not None:
         mapping["seeds"] = [seed]
-    run = Run(model, objective, parse_params(mapping).seeds[0])
+    params = parse_params(mapping)
+    if params.finetune.sft_config:
+        from topoflow.training.sft import sft_arguments
+
+        # what a file says, so that another is noticed
+        mapping["finetune"] = {**mapping["finetune"], "sft_config": sft_arguments(params.finetune)}
+    run = Run(model, objective, params.seeds[0])
     return run, {**mapping, "seeds": [run.seed]}
 
 
@@ -142,15 +251,15 @@ def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     They take seconds and are run each time. What depends on them runs when they made something else.
     """
 
-    def is_local(source: ModelSource | TextSource) -> bool:
+    def is_local(source: ModelSource | ObjectiveSource) -> bool:
         if isinstance(source, MixedText):
-            return any(is_local(params.objective_text(name)) for name in source.of)
-        return isinstance(source, FileText | FolderModel)
+            return any(is_local(params.objective_source(name)) for name in source.of)
+        return isinstance(source, FileText | FolderModel | CheckpointFolder)
 
     sources = {
         f"model@{run.model}": params.model_source(run.model),
         "prompts": params.prompts.text,
-        f"prepare@{run.objective}": params.objective_text(run.objective),
+        f"prepare@{run.objective}": params.objective_source(run.objective),
     }
     return [stage for stage, source in sources.items() if is_local(source)]
 

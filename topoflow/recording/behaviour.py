@@ -47,6 +47,25 @@ class Behaviour:
         self._now: npt.NDArray[np.float32] | None = None
         self._divergences = np.zeros((2, n_prompts))
 
+    def resume(self) -> None:
+        """Go on after an interruption: compare with the first checkpoint, which the folder holds.
+
+        The next checkpoint must be the last one recorded before; its divergences mean nothing, and were known.
+
+        Raises
+        ------
+        ValueError
+            When the folder does not hold it.
+        """
+        path = self._folder / "first.f32"
+        if not path.is_file():
+            raise ValueError(
+                f"{path} must hold the answers of the first checkpoint for a training to be gone on with, and is not "
+                "there; start it again with an empty folder"
+            )
+        self._kept["first"] = self._map("first", path.stat().st_size // (4 * self._n_prompts), "r")
+        self._kept["before"] = self._kept["first"]
+
     def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
         """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary)."""
         if self._now is None:

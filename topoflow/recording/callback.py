@@ -39,7 +39,9 @@ class TopologyCallback(TrainerCallback):
 
     Recording leaves the training as it was: losses and final weights are equal to the bit with and
     without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
-    the attributes is dropped then.
+    the attributes is dropped then. Only a training that is resumed (`resume_from_checkpoint`) keeps the earlier
+    checkpoints that its `folder` holds whole, and goes on from the step at which it is resumed, best a recorded
+    one.
 
     In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone writes, keeps,
     computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and `floors`
@@ -168,6 +170,7 @@ class TopologyCallback(TrainerCallback):
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
         self._batches: list[npt.NDArray[np.int64]] = []
+        self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         tokenizer = kwargs.get("processing_class")
@@ -175,6 +178,10 @@ class TopologyCallback(TrainerCallback):
             raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer))
+        self._found = on_first(lambda: self._take_up(state.global_step))
+        if self._found and self._behaviour is not None:
+            on_each(self._behaviour.resume)
+        self.steps = [step for step in self._found if step < state.global_step]
         self._record(state.global_step, model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -218,6 +225,21 @@ class TopologyCallback(TrainerCallback):
             rounds = math.ceil(len(self.prompts) / (size * batch_size))
             batch_size = math.ceil(len(self.prompts) / (size * rounds))
         return share(batches_by_length(self._token_ids, batch_size), rank, size)
+
+    def _take_up(self, step: int) -> list[int]:
+        """The whole checkpoints that the folder holds up to `step`, at which training is resumed; none at step 0.
+
+        The one at `step` is recorded again all the same, for what the next is compared with, but not written.
+        """
+        if self.folder is None or step == 0:
+            return []
+        found = []
+        for earlier in sorted(int(path.name[len("step_") :]) for path in self.folder.glob("step_[0-9]*")):
+            names = [f"{cell_name(earlier, layer)}.npy" for layer in self.layers]
+            names += [behaviour_name(earlier)] * self.behaviour
+            if earlier <= step and all((self.folder / name).is_file() for name in names):
+                found.append(earlier)
+        return found
 
     def _record(self, step: int, model: Any) -> None:
         if step in self.steps:
@@ -288,6 +310,8 @@ class TopologyCallback(TrainerCallback):
             self.clouds[step] = clouds
             if divergences is not None:
                 self.divergences[step] = divergences
+            return
+        if step in self._found:
             return
         for layer, cloud in clouds.items():
             write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))

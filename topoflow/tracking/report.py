@@ -478,7 +478,7 @@ def _objectives(params: Params) -> list[str]:
     """Those of the study and, of mixtures, their parts."""
     named = list(params.objectives)
     for name in named:
-        named += [part for part in getattr(params.objective_text(name), "of", {}) if part not in named]
+        named += [part for part in getattr(params.objective_source(name), "of", {}) if part not in named]
     return named
 
 

@@ -48,6 +48,13 @@ class TrackedRun:
 
         mlflow.MlflowClient().set_tag(self.run_id, ACTIVATIONS_TAG, sha256)
 
+    def log_losses(self, path: Path, until: float) -> None:
+        """Log the steps of a training up to one, which an interrupted run saw, from its table."""
+        import mlflow
+
+        earlier = (metric for metric in _loss_metrics(path) if metric[2] <= until)
+        _log_metrics(mlflow.MlflowClient(), self.run_id, earlier)
+
 
 @contextmanager
 def training_run(name: str) -> Iterator[TrackedRun]:
@@ -216,7 +223,10 @@ def _log_params(
         **flat("model_source", sections["model"][done.run.model]),
         **flat("text", sections["objective"][done.run.objective]),
     }
-    for section in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
+    sections_used = ["prompts", "prepare", "finetune", "recording", "topology", "trajectory"]
+    if params.checkpoints(done.run.objective):  # trained elsewhere
+        sections_used = [name for name in sections_used if name not in ("prepare", "finetune")]
+    for section in sections_used:
         chosen.update(flat(section, sections[section]))
     wanted = {key: str(value)[:6000] for key, value in chosen.items()}
     for key, value in wanted.items():

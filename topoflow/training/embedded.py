@@ -7,8 +7,10 @@ conclude anything about language models from it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,47 @@ _WINDOW = 128  # tokens of one pretraining sequence
 
 def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
     """Build, pretrain and save the model and its tokenizer; equal arguments give equal bytes."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     dialogues = _dialogues()
     tokenizer = byte_tokenizer(dialogues, source.vocab_size)
-    config = LlamaConfig(
+    config = _config(source, tokenizer)
+    with one_thread(), torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        _pretrain(model, tokenizer, dialogues, source)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def untrained(source: EmbeddedModel) -> tuple[Any, Any]:
+    """The model with random weights and its tokenizer, in a moment: what costs do not tell from the trained one."""
+    from transformers import LlamaForCausalLM
+
+    tokenizer = byte_tokenizer(_dialogues(), source.vocab_size)
+    with torch.random.fork_rng([]):
+        return LlamaForCausalLM(_config(source, tokenizer)).eval(), tokenizer  # type: ignore[no-untyped-call]
+
+
+def pretraining_seconds(source: EmbeddedModel) -> float:
+    """How long the pretraining of `build_embedded` will take here, from a few of its steps."""
+    few = 3
+    model, tokenizer = untrained(source)
+    with one_thread(), torch.random.fork_rng([]):
+        began = time.perf_counter()
+        _pretrain(model, tokenizer, _dialogues(), replace(source, pretrain_steps=few))
+        return (time.perf_counter() - began) * source.pretrain_steps / few
+
+
+def pretraining_tokens(source: EmbeddedModel) -> int:
+    """How many tokens `build_embedded` trains on."""
+    return source.pretrain_steps * source.pretrain_batch_size * _WINDOW
+
+
+def _config(source: EmbeddedModel, tokenizer: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=source.hidden_size,
         intermediate_size=source.intermediate_size,
@@ -46,12 +84,6 @@ def build_embedded(source: EmbeddedModel, seed: int, folder: Path) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with one_thread(), torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-        _pretrain(model, tokenizer, dialogues, source)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def byte_tokenizer(texts: Iterable[str] = (), vocab_size: int = 259) -> Any:

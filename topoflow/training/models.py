@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,26 @@ def describe(name: str, source: ModelSource, seed: int) -> dict[str, Any]:
     return {"name": name, **origin, "sha256": _identity(files), "files": files, **_shape(folder, source)}
 
 
+def identity(folder: Path) -> str:
+    """The SHA-256 of all files of a model's folder that decide its hidden states."""
+    return _identity(_files(folder))
+
+
 def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tuple[Any, Any]:
-    """The model (float32, eval mode) and tokenizer of a description.
+    """The model (float32, eval mode) and tokenizer of a description; ValueError as `locate`."""
+    folder = locate(description, source, seed)
+    trust = getattr(source, "trust_remote_code", False)
+    return open_model(folder, trust), open_tokenizer(folder, trust)
+
+
+def locate(description: Mapping[str, Any], source: ModelSource, seed: int) -> Path:
+    """The folder with the files of a description.
 
     Raises
     ------
     ValueError
         When the files there now are not those that were described.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     match source:
         case EmbeddedModel():
             folder = _embedded_folder(description["files"])
@@ -90,19 +101,39 @@ def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tupl
             folder, _ = _download(source, description["revision"])
         case FolderModel():
             folder = Path(source.path)
-    if (found := _identity(_files(folder))) != description["sha256"]:
+    if (found := identity(folder)) != description["sha256"]:
         raise ValueError(
             f"model {description['name']!r} must be the one described (SHA-256 {description['sha256'][:12]}), "
             f"and the files there now are {found[:12]}; to accept them: "
             f"{_describe_again(description['name'])}"
         )
-    options = {"trust_remote_code": getattr(source, "trust_remote_code", False), "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True, **options)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    return folder
+
+
+def open_model(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The causal language model in a folder, in float32 and eval mode."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="float32",
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        local_files_only=True,
+    )
+    return model.eval()  # type: ignore[no-untyped-call]
+
+
+def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a folder; it pads with the end of text where it has nothing of its own."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.eval()  # type: ignore[no-untyped-call]
-    return model, tokenizer
+    return tokenizer
 
 
 def _describe_again(name: str) -> str:
@@ -122,6 +153,11 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _identity(files: Mapping[str, str]) -> str:
     return sha256(json_bytes(files))
+
+
+def embedded_folder(description: Mapping[str, Any]) -> Path:
+    """Where the cache keeps an embedded model, if it does."""
+    return _embedded_folder(description["files"])
 
 
 def _embedded_folder(files: Mapping[str, str]) -> Path:
@@ -178,17 +214,66 @@ def _shape(folder: Path, source: ModelSource) -> dict[str, Any]:
 
 def _download(source: HubModel, revision: str | None = None) -> tuple[Path, str]:
     """The Hub's files of a model and the commit they are of; from the Hub's own cache where it has them."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = revision or source.revision
-    try:
-        folder = Path(snapshot_download(source.id, revision=wanted, allow_patterns=list(_MODEL_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(
-            f"id must be a model that the Hub or its local cache has, got {source.id!r} at {wanted!r}: {error}"
-        ) from None
+    folder = download(source.id, revision or source.revision)
     return folder, folder.name
+
+
+def download(repository: str, revision: str, cached: bool = False) -> Path:
+    """The folder in the Hub's cache of what decides a model's hidden states at a revision; `cached`: if it is there."""
+    from huggingface_hub import snapshot_download
+
+    with readable_hub_errors("model", repository, revision):
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(_MODEL_FILES), local_files_only=cached
+        )
+    return Path(folder)
+
+
+@contextmanager
+def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[None]:
+    """Whatever the Hub's clients raise as a ValueError that says what is wrong and what to do; kind: model, dataset."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{repository}"
+    transport: Any = errors.HfHubHTTPError.__bases__[0]  # the error of the HTTP client that the Hub's uses
+    try:
+        yield
+    except errors.GatedRepoError:
+        told = f"it is gated; accept its licence at {page}, then log in with: hf auth login"
+    except errors.RepositoryNotFoundError:
+        told = f"there is none, or it is private; look at {page}, and log in for a private one: hf auth login"
+    except errors.RevisionNotFoundError:
+        told = f"it has no such branch, tag or commit; those that it has are at {page}/tree/main"
+    except errors.HFValidationError as error:
+        told = str(error)
+    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
+        told = (
+            "it is not in the cache, and HF_HUB_OFFLINE forbids to download it; unset that, or fetch it where there "
+            f"is a network, with: hf download {repository}"
+            if is_offline()
+            else f"it is not in the cache, and the Hub cannot be reached from here: {error.__cause__ or error}"
+        )
+    except FileNotFoundError as error:  # of the library datasets
+        told = f"{error} For a gated or private one, log in with: hf auth login"
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        told = f"the Hub answers {status}: {error}"
+        if status in (401, 403):
+            told = f"access is denied ({status}); log in with a token that may read it: hf auth login"
+    except transport as error:
+        told = f"the Hub cannot be reached from here: {error}"
+    else:
+        return
+    raise ValueError(
+        f"id must be a {kind} that the Hub or its local cache has, got {repository!r} at {revision!r}: {told}"
+    ) from None
+
+
+def is_offline() -> bool:
+    """Whether the user forbids to ask the Hub (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _unpack(source: PackageModel) -> Path:

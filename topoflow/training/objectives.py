@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from topoflow.config import FileText, MixedText, Params, PlainText, SampleText, TextSource
+from topoflow.training.models import readable_hub_errors
 from topoflow.training.samples import load_samples
 
 Message = dict[str, str]
@@ -64,9 +65,10 @@ def training_rows(params: Params, objective: str, prompts: Sequence[list[Message
     held_out = {_identity(prompt) for prompt in prompts}
     beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
     rows = []
-    for name, text, count in _parts(
-        params, objective, params.objective_text(objective), params.prepare.n_rows
-    ):
+    source = params.objective_source(objective)
+    if not isinstance(source, TextSource):
+        raise ValueError(f"objective must be text to train on, got the checkpoints {objective!r}")
+    for name, text, count in _parts(params, objective, source, params.prepare.n_rows):
         distinct = {}
         for row in _source_rows(text):
             dialogue = _identity(row["prompt"] + row["completion"])
@@ -91,8 +93,8 @@ def _parts(params: Params, name: str, text: TextSource, total: int) -> Iterator[
     shares = np.array(list(text.of.values()))
     counts = np.diff(np.rint(np.cumsum([0, *shares]) / shares.sum() * total)).astype(int)
     for part, count in zip(text.of, counts, strict=True):
-        source = params.objective_text(part)
-        assert not isinstance(source, MixedText)  # refused when params.yaml was read
+        source = params.objective_source(part)
+        assert isinstance(source, PlainText)  # others are refused when params.yaml is read
         yield part, source, int(count)
 
 
@@ -105,9 +107,10 @@ def _source_rows(text: PlainText) -> Iterator[Row]:
     else:
         import datasets
 
-        rows = datasets.load_dataset(
-            text.id, data_dir=text.data_dir, revision=text.revision, split=text.split
-        )
+        with readable_hub_errors("dataset", text.id, text.revision):
+            rows = datasets.load_dataset(
+                text.id, data_dir=text.data_dir, revision=text.revision, split=text.split
+            )
         yield from parse_rows(rows, text.id)
 
 

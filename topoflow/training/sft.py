@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
 from topoflow.recording.callback import TopologyCallback, plain_text
+from topoflow.storage import write_file
 
 logger = logging.getLogger(__name__)
+
+# Where TRL's own defaults are others; `finetune.sft_config` may change them.
+_DEFAULTS = {"activation_checkpointing": False, "bf16": False}
+_WHOLE = "whole"  # an empty file in a checkpoint of the trainer's: it was killed neither before nor while writing it
 
 
 class _FiniteLogs(TrainerCallback):
@@ -28,6 +34,44 @@ class _FiniteLogs(TrainerCallback):
             logger.warning("%s is %s at step %d", name, logs.pop(name), state.global_step)
 
 
+class _KeepWhole(TrainerCallback):
+    """Has the trainer keep the last recorded checkpoint whole, `save_steps` or more after the one before.
+
+    Only recorded ones, because the next answers are compared with theirs; and never the last step, at which a
+    trainer that is resumed would train on.
+    """
+
+    def __init__(self, recording: TopologyCallback | None, save_steps: int) -> None:
+        self.recording = recording
+        self.save_steps = save_steps
+        self.saved = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step = state.global_step
+        recorded = self.recording is None or step in self.recording.steps
+        last = step >= state.max_steps or control.should_training_stop
+        if self.save_steps and recorded and not last and step - self.saved >= self.save_steps:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved = state.global_step
+        if state.is_world_process_zero:
+            here = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_file(here / _WHOLE, b"")
+            for older in Path(args.output_dir).glob("checkpoint-*"):
+                if older != here:
+                    shutil.rmtree(older)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """Where an interrupted `finetune` in this folder can go on from, if anywhere."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{_WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.partition("-")[2]), default=None)
+
+
 def finetune(
     model: Any,
     tokenizer: Any,
@@ -37,8 +81,11 @@ def finetune(
     folder: Path,
     callback: TopologyCallback | None = None,
     report_to: str = "none",
+    save_steps: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Fine-tune `model` in place.
+    """Fine-tune `model` in place; go on from the last whole checkpoint of an interrupted call, if the folder has one.
+
+    A call that goes on ends with the bytes of one that was not interrupted.
 
     Parameters
     ----------
@@ -57,6 +104,8 @@ def finetune(
         Records hidden states.
     report_to : str
         As in TrainingArguments: "mlflow" or "none".
+    save_steps : int
+        As in the section `compute` of params.yaml; 0 keeps no checkpoint.
 
     Returns
     -------
@@ -83,8 +132,6 @@ def finetune(
         warmup_steps=settings.warmup_steps,
         max_length=settings.max_length,
         completion_only_loss=True,
-        activation_checkpointing=False,
-        bf16=False,
         logging_steps=1,
         logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
         save_strategy="no",
@@ -92,39 +139,50 @@ def finetune(
         seed=seed,
         data_seed=seed,
         disable_tqdm=quiet,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **{**_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **sft_arguments(settings)},
     )
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(_rows_that_fit(rows, tokenizer, settings.max_length)),
         processing_class=tokenizer,
-        peft_config=_lora(settings),
+        peft_config=lora_config(settings),
         callbacks=[callback] if callback else None,
     )
     trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
     trainer.callback_handler.callbacks.insert(0, _FiniteLogs())
-    trainer.train()
+    trainer.add_callback(_KeepWhole(callback, save_steps))
+    if begun := last_whole_checkpoint(folder):
+        logger.warning("training goes on from %s", begun.name)
+        log = TrainerState.load_from_json(str(begun / "trainer_state.json")).log_history
+        trainer._total_train_tokens = int(log[-1]["num_tokens"])  # TRL would count again from 0
+    trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     return trainer.model, trainer.state.log_history
+
+
+def sft_arguments(settings: Finetune) -> dict[str, Any]:
+    """The further arguments of `trl.SFTConfig`; ValueError that names the nearest where one is not known."""
+    import difflib
+    from dataclasses import fields
+
+    from trl import SFTConfig  # type: ignore[attr-defined]
+
+    given = settings.sft_config
+    assert not isinstance(given, str)  # a file has been read
+    known = [field.name for field in fields(SFTConfig)]
+    for key in given or {}:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"finetune.sft_config must hold arguments of trl.SFTConfig, got {key!r}{hint}")
+    return dict(given or {})
 
 
 def _rows_that_fit(
     rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
 ) -> list[dict[str, Any]]:
     """Rows in the form that TRL wants for this tokenizer, without those that would be cut."""
-    fitting = []
-    for row in rows:
-        if tokenizer.chat_template:
-            shaped: dict[str, Any] = {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
-            text = tokenizer.apply_chat_template(shaped["prompt"] + shaped["completion"], tokenize=False)
-        else:
-            shaped = {
-                "prompt": plain_text(row["prompt"]),
-                "completion": f" {row['completion'][0]['content']}",
-            }
-            text = shaped["prompt"] + shaped["completion"] + tokenizer.eos_token
-        if len(tokenizer(text)["input_ids"]) <= max_length:
-            fitting.append(shaped)
+    fitting = [_shaped(row, tokenizer) for row in rows if row_length(row, tokenizer) <= max_length]
     if left_out := len(rows) - len(fitting):
         logger.warning("%d of %d training rows are longer than %d tokens and left out", left_out, len(rows),
                        max_length)  # fmt: skip
@@ -133,7 +191,25 @@ def _rows_that_fit(
     return fitting
 
 
-def _lora(settings: Finetune) -> Any:
+def row_length(row: Mapping[str, Any], tokenizer: Any) -> int:
+    """The tokens of a training row."""
+    shaped = _shaped(row, tokenizer)
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(shaped["prompt"] + shaped["completion"], tokenize=False)
+    else:
+        text = shaped["prompt"] + shaped["completion"] + tokenizer.eos_token
+    return len(tokenizer(text)["input_ids"])
+
+
+def _shaped(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A row in the form that TRL wants for this tokenizer."""
+    if tokenizer.chat_template:
+        return {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
+    return {"prompt": plain_text(row["prompt"]), "completion": f" {row['completion'][0]['content']}"}
+
+
+def lora_config(settings: Finetune) -> Any:
+    """PEFT's configuration of the adapters; None where all weights are trained."""
     if settings.lora is None:
         return None
     from peft import LoraConfig

@@ -1,0 +1,118 @@
+"""What a run is said to cost: counted by hand, and held against what a real one leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from support import small_params
+
+from topoflow import plan, stages
+from topoflow.cli import main
+from topoflow.config import FolderModel, parse_params
+from topoflow.layout import Run
+from topoflow.plan import Rates, Size, Texts, count, estimate, obstacles
+
+PARAMS = parse_params(small_params())  # 4 steps, checkpoints 0, 1, 2, 4; 2 layers, 24 prompts
+SIZE = Size(n_parameters=1000, n_trainable=100, n_layers=2, hidden_size=16, vocab_size=300)
+TEXTS = Texts([10] * 20 + [30] * 4, [50, 40, 20, 30])
+
+
+def test_passes_tokens_and_bytes_are_those_counted_by_hand():
+    params = replace(PARAMS, recording=replace(PARAMS.recording, batch_size=20))
+    counts = count(params, SIZE, TEXTS)
+    assert (counts.checkpoints, counts.cells, counts.forward_passes) == (4, 8, 8)
+    assert counts.prompt_tokens == 20 * 10 + 4 * 30
+    assert counts.training_tokens == 4 * (2 * 50 + 2 * 30) / 2  # batches of two, padded to the longer row
+    assert counts.activation_bytes == 4 * (2 * 24 * 16 * 4 + 2 * 24 * 8)
+    assert counts.weight_bytes == 400
+    assert counts.scratch_bytes == 2 * 3 * 400 + 3 * 24 * 300 * 4
+    assert counts.memory_bytes > 4000 + 1200
+
+
+def test_checkpoints_that_are_there_cost_no_training():
+    counts = count(PARAMS, SIZE, replace(TEXTS, rows=[]), steps=range(1000))
+    assert (counts.steps, counts.training_tokens, counts.weight_bytes) == (0, 0, 0)
+    assert (counts.checkpoints, counts.cells) == (1000, 2000)
+    assert counts.h1_distances > 1000 * 999 / 2 * 3  # every pair of checkpoints, of each of three subsamples
+
+
+def test_times_add_up_and_workers_share_cells_but_no_layer():
+    counts = count(PARAMS, SIZE, TEXTS)
+    rates = Rates.assumed(SIZE, PARAMS, flops=1e6)
+    assert rates.training_token == pytest.approx((4 * 1000 + 2 * 100) / 1e6)
+    one, two, many = (estimate(counts, rates, n) for n in (1, 2, 64))
+    trained = counts.training_tokens * rates.training_token + 4 * counts.prompt_tokens * rates.forward_token
+    assert one["finetune"] == pytest.approx(rates.start + rates.open_model + trained)
+    assert one["diagrams"] - rates.begin == pytest.approx(2 * (two["diagrams"] - rates.begin))
+    assert one["trajectory"] - rates.begin == pytest.approx(2 * (two["trajectory"] - rates.begin))
+    assert many["trajectory"] == two["trajectory"]
+    assert estimate(counts, rates, 1, 1000)["model"] - one["model"] == pytest.approx(4.2)
+
+
+def test_what_cannot_fit_is_said_with_what_would_help():
+    counts = count(PARAMS, SIZE, TEXTS)
+    assert obstacles(counts, 10**12, 10**12) == []
+    disk, memory = obstacles(counts, 1000, 2000)
+    assert disk.startswith("it needs ")
+    assert "1.0 kB are free; record fewer layers or checkpoints" in disk
+    assert "2.0 kB are available; choose a smaller model" in memory
+
+
+def test_the_bytes_of_activations_are_those_that_a_run_leaves(tmp_path, monkeypatch, model_cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("params.yaml").write_text(yaml.safe_dump(small_params()))
+    from topoflow.training.calibration import look
+
+    run = Run("tiny", "helpful", 0)
+    before = look(PARAMS, run)
+    stages.model(PARAMS, "tiny")
+    stages.prompts(PARAMS)
+    stages.prepare(PARAMS, "helpful")
+    after = look(PARAMS, run)
+    assert (before.size, before.texts) == (after.size, after.texts)  # before a weight is made, as after
+    stages.finetune(PARAMS, run)
+    counts = count(PARAMS, after.size, after.texts)
+    arrays = list(run.folder("activations").rglob("*.npy"))
+    written = sum(path.stat().st_size for path in arrays) - 128 * len(arrays)  # the header of each
+    assert counts.activation_bytes == written
+    weights = run.folder("tuned") / "adapter_model.safetensors"
+    assert counts.weight_bytes == pytest.approx(weights.stat().st_size, rel=0.5)
+
+
+def test_the_command_measures_prints_and_refuses(tmp_path, monkeypatch, model_cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
+    Path("params.yaml").write_text(yaml.safe_dump(small_params()))
+    said = CliRunner().invoke(main, ["plan", "--objective", "helpful"])
+    assert said.exit_code == 0, said.output
+    assert "checkpoints         4 of 2 layers: 8 cells" in said.output
+    assert "time in all" in said.output
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    refused = CliRunner().invoke(main, ["plan", "--objective", "helpful", "--flops", "1e12"])
+    assert refused.exit_code == 1
+    assert "of disk, and 10 B are free" in refused.output
+    assert not Path("mlflow.db").exists()
+    assert not Path("activations").exists()
+
+
+def test_seven_billion_parameters_on_eight_gpus_and_a_thousand_checkpoints():
+    size = Size(7_000_000_000, 40_000_000, 32, 4096, 32_000)
+    texts = Texts([150] * 750, [300] * 8000, assumed=True)
+    params = replace(
+        PARAMS,
+        model={"tiny": FolderModel("seven-billion")},
+        prompts=replace(PARAMS.prompts, n_prompts=750),
+        recording=replace(PARAMS.recording, layers=5),
+    )
+    counts = count(params, size, texts, steps=range(1000))
+    assert counts.activation_bytes == 1000 * (5 * 750 * 4096 * 4 + 2 * 750 * 8)  # 61 GB
+    seconds = estimate(counts, Rates.assumed(size, params, flops=8 * 2e14), n_workers=64)
+    passes = 1000 * 750 * 150 * 2 * 7e9 / 1.6e15
+    assert seconds["finetune"] == pytest.approx(passes + 1000 * 28 + 12)
+    assert plan.duration(passes) == "16.4 min"

@@ -1,0 +1,280 @@
+"""What a run will cost before it runs: counted from its parameters, timed by rates that were measured or assumed.
+
+All of it is arithmetic. `training.calibration` looks at the model and the text, and measures the rates of this
+machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from topoflow.config import Params
+
+_FLOAT = 4  # bytes: weights, gradients and moments are float32
+# What is written of a diagram, of what it holds as float64: H0 bars are born at 0, and the file is deflated.
+_DEFLATED = 0.8
+# H1 bars a point of a subsample, where none have been counted: what language models' states have.
+H1_BARS = 0.36
+_FLOOR_PAIRS = 32  # of prompts, in `sampling_floor`, two kinds of them
+_BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, as far as costs depend on it; `n_trainable` weights are trained (the adapter's under LoRA)."""
+
+    n_parameters: int
+    n_trainable: int
+    n_layers: int
+    hidden_size: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Tokens of each prompt and of training rows; `assumed` where neither tokenizer nor text was at hand."""
+
+    prompts: Sequence[int]
+    rows: Sequence[int]
+    assumed: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run does and leaves.
+
+    Tokens are padded ones, of all steps or of one checkpoint. `diagrams`, `h1_distances` and `h0_distances` are those
+    of single subsamples, `matrices` and `summaries` those of cells: first of the stage `diagrams`, then of one layer
+    in the stage `trajectory`. Bytes are those that stay, but for `scratch_bytes`, which are needed meanwhile.
+    """
+
+    steps: int
+    checkpoints: int
+    layers: int
+    cells: int
+    forward_passes: int
+    prompt_tokens: int
+    training_tokens: int
+    diagrams: tuple[int, int]
+    matrices: tuple[int, int]
+    summaries: int
+    h1_distances: int
+    h0_distances: int
+    activation_bytes: int
+    diagram_bytes: int
+    weight_bytes: int
+    scratch_bytes: int
+    memory_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.activation_bytes + self.diagram_bytes + self.weight_bytes + self.scratch_bytes
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds: of a token in training and in a forward pass, of opening a model, of topology on one core.
+
+    `start` is what a stage that trains takes before it begins, `begin` one that does not, and `pictures` what `track`
+    draws and logs.
+    """
+
+    training_token: float
+    forward_token: float
+    open_model: float
+    matrix: float
+    diagram: float
+    summary: float
+    h1_distance: float
+    h0_distance: float
+    start: float = 12.0
+    begin: float = 4.0
+    pictures: float = 20.0
+    h1_bars: float = H1_BARS  # a point of a subsample
+    pretraining: float | None = None  # of an embedded model, all of it, where it was timed
+
+    @classmethod
+    def assumed(cls, size: Size, params: Params, flops: float, bytes_per_second: float = 1e9) -> Rates:
+        """Rates from `flops`, the floating-point operations a second that all devices reach together.
+
+        A token costs 2 operations a weight forward and 2 more backward, and 2 more for the gradients of weights that
+        are trained. Topology is that of `benchmarks/topology.md`, one core, states that are not isotropic.
+        """
+        forward = 2 * size.n_parameters
+        points, width = params.prompts.n_prompts, size.hidden_size
+        area, part = (points / 750) ** 2, (params.topology.subsample_size / 160) ** 2
+        return cls(
+            training_token=(2 * forward + 2 * size.n_trainable) / flops,
+            forward_token=forward / flops,
+            open_model=_FLOAT * size.n_parameters / bytes_per_second,
+            matrix=area * (2.5e-3 + 1.9e-5 * width),
+            diagram=part * 0.5e-3,
+            summary=params.topology.n_subsamples * 0.035e-3,
+            h1_distance=part * 0.04e-3,
+            h0_distance=part * 0.047e-3,
+        )
+
+
+def count(
+    params: Params, size: Size, texts: Texts, steps: Sequence[int] | None = None, h1_bars: float = H1_BARS
+) -> Counts:
+    """Count what a run does.
+
+    Parameters
+    ----------
+    params : Params
+    size : Size
+    texts : Texts
+    steps : sequence of int, optional
+        Those of checkpoints that are there already; without it, the run trains, and they are the schedule's.
+    h1_bars
+        H1 bars a point of a subsample.
+
+    Examples
+    --------
+    >>> from topoflow.config import load_params
+    >>> size = Size(n_parameters=1_000_000, n_trainable=100_000, n_layers=5, hidden_size=128, vocab_size=1024)
+    >>> counts = count(load_params(), size, Texts([40] * 750, [120] * 600))
+    >>> counts.checkpoints, counts.cells, counts.forward_passes, counts.activation_bytes
+    (14, 70, 168, 27048000)
+    """
+    settings, recording, topology = params.finetune, params.recording, params.topology
+    trained = steps is None
+    at = recording.schedule.checkpoints(settings.max_steps) if steps is None else tuple(steps)
+    n_steps = settings.max_steps if trained else 0
+    t, n = len(at), params.prompts.n_prompts
+    layers = recording.layers if isinstance(recording.layers, int) else len(recording.layers)
+    batch = settings.per_device_train_batch_size
+    batches = n_steps * settings.gradient_accumulation_steps
+    m, b = topology.subsample_size, topology.n_subsamples
+    bands = params.trajectory.n_replicates * _BAND_SUBSAMPLES if m < n else 0
+    floor = 2 * _FLOOR_PAIRS
+    item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
+    of_prompts = padded(sorted(texts.prompts), recording.batch_size)
+    behaviour = recording.behaviour
+    training = _FLOAT * (3 * size.n_trainable) if trained else 0
+    longest = max(texts.rows, default=0) * batch if trained else 0
+    widest = max(texts.prompts) * min(recording.batch_size, n)
+    return Counts(
+        steps=n_steps,
+        checkpoints=t,
+        layers=layers,
+        cells=t * layers,
+        forward_passes=t * math.ceil(n / recording.batch_size),
+        prompt_tokens=of_prompts,
+        training_tokens=round(
+            batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
+        ),
+        diagrams=(t * layers * b, t * bands + 2 * floor + 4 * b),
+        matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
+        summaries=t + 4,
+        h1_distances=(3 * (t - 1) + t * (t - 1) // 2) * b + (t - 1) * bands + floor,
+        h0_distances=2 * (t - 1) * b + floor,
+        activation_bytes=t * (layers * n * size.hidden_size * item + behaviour * 2 * n * 8),
+        diagram_bytes=round(t * layers * b * _DEFLATED * (8 * (m - 1) + 16 * h1_bars * m)),
+        weight_bytes=_FLOAT * size.n_trainable if trained else 0,
+        # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first
+        scratch_bytes=2 * training * bool(params.compute.save_steps)
+        + behaviour * 3 * n * size.vocab_size * 4,
+        memory_bytes=_FLOAT * size.n_parameters
+        + training
+        + _FLOAT
+        * max(
+            longest * (16 * size.n_layers * size.hidden_size + 2 * size.vocab_size),
+            widest * 8 * size.hidden_size,
+        ),
+    )
+
+
+def padded(lengths: Sequence[int], batch_size: int) -> int:
+    """Tokens of texts in batches, padded to the longest of each."""
+    batches = [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
+    return sum(len(batch) * max(batch) for batch in batches)
+
+
+def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: int = 0) -> dict[str, float]:
+    """Seconds of each stage; a layer's trajectory is one task, so more workers than layers do not help there."""
+    layer = (
+        counts.matrices[1] * rates.matrix
+        + counts.diagrams[1] * rates.diagram
+        + counts.summaries * rates.summary
+        + counts.h1_distances * rates.h1_distance
+        + counts.h0_distances * rates.h0_distance
+    )
+    cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
+    recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
+    opened = 1 if counts.steps else counts.checkpoints
+    made = pretraining_tokens * rates.training_token if rates.pretraining is None else rates.pretraining
+    parts = {"model": rates.start + made}
+    parts["finetune"] = rates.start + opened * rates.open_model
+    parts["finetune"] += counts.training_tokens * rates.training_token + recorded
+    parts["diagrams"] = rates.begin + cells / min(n_workers, counts.cells)
+    parts["trajectory"] = rates.begin + layer * math.ceil(counts.layers / n_workers)
+    parts["track"] = rates.begin + rates.pictures
+    return parts
+
+
+def obstacles(counts: Counts, disk_free: int, memory_free: int) -> list[str]:
+    """Why a run cannot fit on this machine; empty where it can."""
+    found = []
+    if counts.disk_bytes > disk_free:
+        found.append(
+            f"it needs {readable(counts.disk_bytes)} of disk, and {readable(disk_free)} are free; record fewer layers "
+            "or checkpoints (recording.layers, recording.schedule), or free some"
+        )
+    if counts.memory_bytes > memory_free:
+        found.append(
+            f"it needs {readable(counts.memory_bytes)} of memory, and {readable(memory_free)} are available; choose a "
+            "smaller model, adapters (finetune.lora) or smaller batches (finetune.per_device_train_batch_size)"
+        )
+    return found
+
+
+def readable(n_bytes: float) -> str:
+    """
+    >>> readable(1_536_000), readable(12)
+    ('1.5 MB', '12 B')
+    """
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} B"
+    power = min(int(math.log10(n_bytes)) // 3, 4)
+    return f"{n_bytes / 1000**power:.1f} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(9.6), duration(75), duration(7300), duration(200_000)
+    ('10 s', '1.2 min', '2.0 h', '2.3 days')
+    """
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length * (2 if unit == "days" else 1):
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def table(counts: Counts, texts: Texts, seconds: Mapping[str, float]) -> str:
+    """All of it as lines to read."""
+    source = "assumed" if texts.assumed else "counted"
+    per = sum(texts.prompts) / len(texts.prompts)
+    lines = [
+        ("checkpoints", f"{counts.checkpoints} of {counts.layers} layers: {counts.cells} cells"),
+        (
+            "forward passes",
+            f"{counts.forward_passes:,} ({counts.checkpoints * counts.prompt_tokens:,} tokens, padded)",
+        ),
+        ("prompts", f"{len(texts.prompts)}, {per:.0f} tokens each on average ({source})"),
+        (
+            "training",
+            f"{counts.steps} steps, {counts.training_tokens:,} tokens, padded" if counts.steps else "none",
+        ),
+        ("activations", readable(counts.activation_bytes)),
+        ("diagrams", f"{readable(counts.diagram_bytes)} (estimate), {counts.diagrams[0]:,} of them"),
+        ("weights kept", readable(counts.weight_bytes)),
+        ("meanwhile on disk", readable(counts.scratch_bytes)),
+        ("memory", f"{readable(counts.memory_bytes)} (estimate)"),
+        *((f"time of {part}", duration(spent)) for part, spent in seconds.items()),
+        ("time in all", duration(sum(seconds.values()))),
+    ]
+    return "\n".join(f"{name:<20}{value}" for name, value in lines)
