@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
+from functools import partial
+from http.server import CGIHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -185,6 +188,36 @@ def test_a_dvc_url_names_a_set_at_a_revision_and_its_bytes_come_from_the_remote(
     assert contents(stored.folder) == contents(tmp_path / "made")
     with pytest.raises(ValueError, match="dst_path must be an empty folder"):
         mlflow.data.get_source(found).load(tmp_path / "here")
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Serves the folder of this test over HTTP: git repositories under /cgi-bin/git, the rest as files."""
+    script = tmp_path / "cgi-bin" / "git"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nGIT_PROJECT_ROOT={tmp_path} GIT_HTTP_EXPORT_ALL=1 exec git http-backend\n")
+    script.chmod(0o755)
+    handler = partial(type("Handler", (CGIHTTPRequestHandler,), {"have_fork": False}), directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, store, registered, web):
+    call(repository, *DVC, "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
+    call(repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two")
+    call(repository, "git", "tag", "v1")
+    call(tmp_path, "git", "clone", "--quiet", "--bare", str(repository), "published.git")
+    shutil.rmtree(repository)
+    url = f"dvc+{web}/cgi-bin/git/published.git?rev=v1#{PLACE}"
+    found = logged(from_activations(url))
+    stored = mlflow.data.get_source(found).load(tmp_path / "here")
+    assert contents(stored.folder) == contents(tmp_path / "made")
+    shutil.rmtree(tmp_path / "remote")
+    with pytest.raises(ValueError, match="must name an activation set that DVC has or can fetch"):
+        from_activations(url)
 
 
 @pytest.mark.slow

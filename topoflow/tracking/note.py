@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 # Beside every number that a run holds: what it is, with its unit.
 DEFINITIONS = {
@@ -34,8 +36,33 @@ DEFINITIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Page:
+    """The page of a run in MLflow's UI, which shows notes: so links there begin with `#`, whatever the host.
+
+    >>> page = Page("0", "ab12")
+    >>> page.url, page.artifact("topology/velocity.png")
+    ('#/experiments/0/runs/ab12', '#/experiments/0/runs/ab12/artifacts/topology/velocity.png')
+    """
+
+    experiment_id: str
+    run_id: str
+
+    @property
+    def url(self) -> str:
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def artifact(self, path: str) -> str:
+        return f"{self.url}/artifacts/{quote(path)}"
+
+    def picture(self, path: str, words: str) -> str:
+        """An artifact shown in the note, as Markdown: the picture is a link to its own page."""
+        source = f"get-artifact?path={quote(path, safe='')}&run_uuid={self.run_id}"
+        return f"[![{words}]({source})]({self.artifact(path)})"
+
+
 def write_note(
-    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any]
+    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any], page: Page
 ) -> str:
     """Markdown for the run's page.
 
@@ -45,10 +72,13 @@ def write_note(
         What trajectory.json holds: `order`, `claims`, and `layers` with the numbers of each.
     activations, diagrams : mapping
         The manifests of the two sets.
+    page : Page
+        Of the run, where its pictures are in the folder `topology`.
     """
     steps = activations["steps"]
     lines = [
-        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`",
+        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`, seed "
+        f"{activations['seed']}",
         "",
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
@@ -56,6 +86,10 @@ def write_note(
         "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
         "",
         *verdict_table(findings["claims"].values()),
+        "",
+        page.picture("topology/velocity.png", "H1 velocity by step"),
+        "",
+        f"All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"| {' | '.join(LAYER_COLUMNS)} |",
         f"|{'---|' * len(LAYER_COLUMNS)}",
@@ -137,16 +171,37 @@ def caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
     return lines
 
 
-def write_comparison_note(facts: Mapping[str, Any]) -> str:
-    """Markdown for a comparison's page, from what comparison.json holds."""
+def write_comparison_note(
+    facts: Mapping[str, Any], pages: Mapping[str, Page], page: Page, *, with_report: bool
+) -> str:
+    """Markdown for a comparison's page.
+
+    Parameters
+    ----------
+    facts : mapping
+        What comparison.json holds.
+    pages : mapping of str to Page
+        Of the runs compared, by name, as far as MLflow holds them.
+    page : Page
+        Of the comparison, where its pictures are in the folder `comparison`.
+    with_report : bool
+        Whether `report.html` is there as well.
+    """
+    names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
     lines = [
-        f"### {len(facts['runs'])} runs side by side",
+        f"### {len(names)} runs side by side",
         "",
-        f"{', '.join(f'`{name}`' for name in facts['runs'])}. Distances are order-{facts['order']:g} Wasserstein with "
+        f"{', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
         "units of the filtration.",
         "",
+    ]
+    if with_report:
+        lines += [f"The whole study as one page: [report.html]({page.artifact('report.html')}).", ""]
+    lines += [
         *verdict_table(facts["claims"].values()),
+        "",
+        page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
     ]
     for name, step in facts["separated_since"].items():
