@@ -97,12 +97,12 @@ def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, store, re
     write_set(tmp_path / "set")
     found = logged(from_activations(tmp_path / "set"))
     digest = storage.sha256_of_file(tmp_path / "set" / "manifest.json")
-    assert (found.name, found.digest) == ("activations tiny helpful", digest[:32])
+    assert (found.name, found.digest) == ("activations tiny-helpful-0", digest[:32])
     assert found.source_type == "topoflow_activations"
     assert json.loads(found.source)["uri"] == (tmp_path / "set").as_posix()
     assert json.loads(found.profile) == {
         "n_prompts": 6, "hidden_size": 8, "layers": [1, 5], "steps": [0, 2, 4], "dtype": "float32", "seed": 0,
-        "n_files": 6, "manifest_sha256": digest,
+        "n_files": 6, "manifest_sha256": digest, "source": (tmp_path / "set").as_posix(),
     }  # fmt: skip
     columns = json.loads(found.schema)["mlflow_colspec"]
     assert [column["name"] for column in columns] == ["layer_01", "layer_05"]
@@ -207,7 +207,9 @@ def web(tmp_path):
 @pytest.mark.slow
 def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, store, registered, web):
     call(repository, *DVC, "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
-    call(repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two")
+    call(
+        repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two"
+    )
     call(repository, "git", "tag", "v1")
     call(tmp_path, "git", "clone", "--quiet", "--bare", str(repository), "published.git")
     shutil.rmtree(repository)

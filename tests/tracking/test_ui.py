@@ -10,7 +10,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -28,7 +27,6 @@ pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PNG = style.png_bytes(style.blank("a picture", "nothing"))
-PICTURES = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
 STEPS, LAYERS = (0, 1, 2, 4), (1, 2)
 
 
@@ -134,9 +132,8 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        plain = {f"{name}.png": PNG for name in PICTURES}  # they have tests of their own
+        plain = dict.fromkeys(run_figures.NAMES, PNG)  # they have tests of their own
         patch.setattr(run_figures, "pictures", lambda *_: plain)
-        patch.setattr("topoflow.tracking.report.pictures", lambda *_: plain)
         mlflow.set_tracking_uri(server)
         loaded = load_params()
         found = Study(server)
@@ -148,7 +145,9 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
         with Requests() as asked:
             stages.compare(loaded)
         found.asked["comparison"] = asked
-        (comparison,) = mlflow.search_runs(filter_string="tags.`topoflow.comparison` != ''", output_format="list")
+        (comparison,) = mlflow.search_runs(
+            filter_string="tags.`topoflow.comparison` != ''", output_format="list"
+        )
         found.comparison = comparison.info.run_id
         yield found
         mlflow.set_tracking_uri(before)

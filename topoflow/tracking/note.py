@@ -40,9 +40,8 @@ DEFINITIONS = {
 class Page:
     """The page of a run in MLflow's UI, which shows notes: so links there begin with `#`, whatever the host.
 
-    >>> page = Page("0", "ab12")
-    >>> page.url, page.artifact("topology/velocity.png")
-    ('#/experiments/0/runs/ab12', '#/experiments/0/runs/ab12/artifacts/topology/velocity.png')
+    >>> Page("0", "ab12").artifact("topology/velocity.png")
+    '#/experiments/0/runs/ab12/artifacts/topology/velocity.png?workflowType=machine_learning'
     """
 
     experiment_id: str
@@ -50,10 +49,14 @@ class Page:
 
     @property
     def url(self) -> str:
-        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return self._tab("")
 
     def artifact(self, path: str) -> str:
-        return f"{self.url}/artifacts/{quote(path)}"
+        return self._tab(f"/artifacts/{quote(path)}")
+
+    def _tab(self, tab: str) -> str:
+        # else MLflow goes over to its view for language model applications, which shows no training
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}{tab}?workflowType=machine_learning"
 
     def picture(self, path: str, words: str) -> str:
         """An artifact shown in the note, as Markdown: the picture is a link to its own page."""
@@ -80,6 +83,9 @@ def write_note(
         f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`, seed "
         f"{activations['seed']}",
         "",
+        # MLflow folds a note after a few lines
+        f"{_in_short(findings['claims'].values())} All [pictures and tables]({page.artifact('topology')}).",
+        "",
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
@@ -88,8 +94,6 @@ def write_note(
         *verdict_table(findings["claims"].values()),
         "",
         page.picture("topology/velocity.png", "H1 velocity by step"),
-        "",
-        f"All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"| {' | '.join(LAYER_COLUMNS)} |",
         f"|{'---|' * len(LAYER_COLUMNS)}",
@@ -133,15 +137,23 @@ def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
     """Claims with their numbers and rules, as lines of Markdown."""
     lines = ["| claim | statistic | value | 95 % interval | p | verdict |", "|---|---|---|---|---|---|"]
-    rules = [""]
+    rules: dict[str, list[str]] = {}
     for claim in claims:
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
         cells = (claim["statement"], claim["statistic"], value, interval, p, f"**{claim['verdict']}**")
         lines.append(f"| {' | '.join(cells)} |")
-        rules.append(f"- *{claim['statement']}*: {claim['rule']}.")
-    return [*lines, *rules]
+        rules.setdefault(claim["rule"], []).append(claim["statement"])
+    return [*lines, "", *(f"- *{'; '.join(statements)}*: {rule}." for rule, statements in rules.items())]
+
+
+def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
+    """Which claims have which verdict, in one sentence."""
+    found: dict[str, list[str]] = {}
+    for claim in claims:
+        found.setdefault(claim["verdict"], []).append(claim["claim"].replace("_", " "))
+    return "; ".join(f"**{words}**: {', '.join(found[words])}" for words in sorted(found, reverse=True)) + "."
 
 
 def _number(value: float | None, spec: str) -> str:
@@ -188,16 +200,19 @@ def write_comparison_note(
         Whether `report.html` is there as well.
     """
     names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
+    report = (
+        f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
+    )
     lines = [
         f"### {len(names)} runs side by side",
+        "",
+        f"{_in_short(facts['claims'].values())}{report}",
         "",
         f"{', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
         "units of the filtration.",
         "",
     ]
-    if with_report:
-        lines += [f"The whole study as one page: [report.html]({page.artifact('report.html')}).", ""]
     lines += [
         *verdict_table(facts["claims"].values()),
         "",

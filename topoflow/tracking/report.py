@@ -22,7 +22,7 @@ from topoflow.layout import Run
 from topoflow.tracking import charts, page
 from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, layer_cells
 from topoflow.tracking.page import escape, prose
-from topoflow.tracking.run_figures import pictures
+from topoflow.tracking.run_figures import kept_pictures
 
 __all__ = ["report"]
 
@@ -426,7 +426,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_all = caveats([])
         of_this = [line for line in caveats(one.diagrams.manifest["constant_cells"]) if line not in of_all]
         parts += [f"<p>{prose(line)}</p>" for line in of_this]
-        drawn = pictures(one.run, one.diagrams, one.results)
+        drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [
             page.picture(drawn[file], f"{caption} ({name})", caption)
             for file, caption in _RUN_PICTURES.items()

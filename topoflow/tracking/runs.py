@@ -202,7 +202,8 @@ def log_comparison(
     run = there[0] if there else _new_run(client, f"comparison of {len(facts['runs'])} runs")
     run_id = str(run.info.run_id)
     if not there:
-        _log_metrics(client, run_id, _claim_metrics(facts["claims"], 0))
+        # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
+        _log_metrics(client, run_id, _claim_metrics("comparison", facts["claims"], 0))
     client.log_artifacts(run_id, str(folder), "comparison")
     if report is not None:
         client.log_text(run_id, report.decode(), "report.html")
@@ -307,36 +308,49 @@ def _tags(done: FinishedRun) -> dict[str, str]:
 # --- metrics ------------------------------------------------------------------------------------
 
 _Metric = tuple[str, float, int]
+# Of what trajectory.json has of a layer, the numbers that are charts; the rest is read where it stands beside them.
+_OF_A_LAYER = [
+    f"{dimension}_{name}"
+    for dimension in ("h1", "h0")
+    for name in (
+        "concentration",
+        "concentration_expected",
+        "concentration_per_step",
+        "peak_step",
+        "peak_velocity",
+        "stabilised_step",
+        "straightness",
+    )
+]
 
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
-    for row in layout.read_table(results / layout.VELOCITY_FILE):
-        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
-        for name in ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement"):
-            yield f"topology/{name}/{layer}", row[name], step
+    velocities = layout.read_table(results / layout.VELOCITY_FILE)
     summaries = layout.read_table(results / layout.SUMMARIES_FILE)
-    for row in summaries:
-        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
-        for name in params.track.summaries:
-            yield f"topology/{name}/{layer}", row[name], step
+    moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
+    for rows, names in ((velocities, moved), (summaries, params.track.summaries)):
+        for name in names:
+            for row in rows:
+                yield f"topology/{name}/{storage.layer_name(int(row['layer']))}", row[name], int(row["step"])
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     last_step = max(int(row["step"]) for row in summaries)
-    for layer, findings in facts["layers"].items():
-        for name, value in findings.items():
-            if value is not None:
-                yield f"trajectory/{name}/{layer}", value, last_step
-    yield from _claim_metrics(facts["claims"], last_step)
+    for name in _OF_A_LAYER:
+        for layer, findings in facts["layers"].items():
+            if findings[name] is not None:
+                yield f"trajectory/{name}/{layer}", findings[name], last_step
+    yield from _claim_metrics("claims", facts["claims"], last_step)
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
         for name in ("velocity", "displacement"):
             yield f"behaviour/{name}", row[name], int(row["step"])
 
 
-def _claim_metrics(claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
-    for claim, found in claims.items():
-        for name in ("value", "low", "high", "p"):
+def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
+    """One section for all values and one for all p-values: a section a claim would hide the curves below them."""
+    for name in ("value", "p"):
+        for claim, found in claims.items():
             if found[name] is not None:
-                yield f"claims/{claim}/{name}", found[name], step
+                yield f"{prefix}/{name}/{claim}", found[name], step
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
@@ -383,7 +397,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
 
     for path in sorted(done.results.iterdir()):
         (folder / path.name).write_bytes(path.read_bytes())
-    for name, picture in run_figures.pictures(done.run, done.diagrams, done.results).items():
+    for name, picture in run_figures.kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     claims = done.facts["claims"].values()
