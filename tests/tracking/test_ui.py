@@ -162,3 +162,76 @@ def browser() -> Iterator[Any]:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A tab that knows what went wrong in it, and which requests would have left this machine."""
+    opened = browser.new_page(viewport={"width": 1700, "height": 1300})
+    opened.set_default_timeout(60_000)
+    opened.errors, opened.foreign = [], []
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.on(
+        "console", lambda message: opened.errors.append(message.text) if message.type == "error" else None
+    )
+    opened.route(lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:", "file:")),
+                 lambda route: (opened.foreign.append(route.request.url), route.abort()))  # fmt: skip
+    opened.add_init_script("localStorage['mlflow.assistant.fab.autoOpenedOnFirstLoad_v1'] = true")
+    yield opened
+    opened.close()
+
+
+def test_a_run_takes_fewer_than_fifty_requests_and_a_second_look_no_upload(study):
+    for name in study.runs:
+        assert len(study.asked[name]) < 40, name
+    assert len(study.asked["comparison"]) < 50
+    uploads = [path for method, path in study.asked["comparison"] if method == "PUT"]
+    assert len([path for path in uploads if path.endswith("/report.html")]) == 1
+
+
+def test_the_charts_of_each_quantity_show_all_runs(study, page):
+    page.goto(f"{study.server}/#/experiments/0/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    page.get_by_placeholder("Search metric charts").fill("h1_velocity")
+    page.get_by_text("topology/h1_velocity/layer_02").first.wait_for()
+    drawn = """() => [...document.querySelectorAll(".js-plotly-plot")].map(
+        plot => [...new Set(plot.data.map(line => line.name))].sort().join())"""
+    all_runs = ",".join(sorted(study.runs))
+    page.wait_for_function(
+        f"wanted => ({drawn})().join(';') === wanted", arg=f"{all_runs};{all_runs}"
+    )  # two layers
+
+
+def test_the_note_of_a_run_shows_its_picture_and_leads_to_the_others(study, page):
+    page.goto(study.address(study.runs["tiny-helpful-0"]))
+    page.get_by_text("Show more").click()
+    picture = page.get_by_alt_text("H1 velocity by step")
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "image => image.complete && image.naturalWidth > 100", arg=picture.element_handle()
+    )
+    page.get_by_role("link", name="pictures and tables").click()
+    page.get_by_text("verdicts.csv").wait_for()
+
+
+def test_the_comparison_leads_to_its_runs_and_to_the_report(study, page):
+    page.goto(study.address(study.comparison))
+    page.get_by_role("link", name="tiny-harmless-1").click()
+    page.get_by_text("fine-tuned on harmless, seed 1").wait_for()
+    page.go_back()
+    page.get_by_role("link", name="report.html").click()
+    frame = page.frame_locator("iframe")
+    frame.locator("svg polyline").first.wait_for()
+    assert frame.locator("svg polyline").count() > len(study.runs)
+
+
+def test_the_report_alone_has_no_error_and_asks_nobody(study, page, tmp_path):
+    path = mlflow.artifacts.download_artifacts(
+        run_id=study.comparison, artifact_path="report.html", dst_path=tmp_path
+    )
+    page.goto(f"file://{path}")
+    page.locator("svg polyline").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    assert (page.errors, page.foreign) == ([], [])
+    run_id = study.runs["tiny-helpful-0"]
+    link = page.get_by_role("link", name=run_id, include_hidden=True)
+    assert link.get_attribute("href") == study.address(run_id, "?workflowType=machine_learning")
