@@ -204,24 +204,27 @@ def test_the_charts_of_each_quantity_show_all_runs(study, page):
 def test_the_note_of_a_run_shows_its_picture_and_leads_to_the_others(study, page):
     page.goto(study.address(study.runs["tiny-helpful-0"]))
     page.get_by_text("Show more").click()
-    picture = page.get_by_alt_text("H1 velocity by step")
-    picture.scroll_into_view_if_needed()
+    picture = page.locator('img[src*="topology%2Fvelocity.png"]')
+    picture.wait_for()
     page.wait_for_function(
         "image => image.complete && image.naturalWidth > 100", arg=picture.element_handle()
     )
-    page.get_by_role("link", name="pictures and tables").click()
-    page.get_by_text("verdicts.csv").wait_for()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="pictures and tables").click()
+    opened.value.get_by_text("verdicts.csv").wait_for()
 
 
 def test_the_comparison_leads_to_its_runs_and_to_the_report(study, page):
     page.goto(study.address(study.comparison))
-    page.get_by_role("link", name="tiny-harmless-1").click()
-    page.get_by_text("fine-tuned on harmless, seed 1").wait_for()
-    page.go_back()
-    page.get_by_role("link", name="report.html").click()
-    frame = page.frame_locator("iframe")
-    frame.locator("svg polyline").first.wait_for()
-    assert frame.locator("svg polyline").count() > len(study.runs)
+    page.get_by_text("Show more").click()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="tiny-harmless-1").click()
+    opened.value.get_by_text("fine-tuned on harmless, seed 1").wait_for()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="report.html").click()
+    lines = opened.value.frame_locator("iframe").locator("svg polyline")
+    lines.first.wait_for()
+    assert lines.count() > len(study.runs)
 
 
 def test_the_report_alone_has_no_error_and_asks_nobody(study, page, tmp_path):
