@@ -243,12 +243,13 @@ def compare(run_ids: tuple[str, ...], out: str) -> None:
 
 @_command
 @click.option("--out", default="report.html", show_default=True, metavar="FILE", help="Where to write.")
-def report(out: str) -> None:
+@click.option("--mlflow", is_flag=True, help="Name the MLflow run of each run, with links to a server's.")
+def report(out: str, mlflow: bool) -> None:
     """Write the whole study as one HTML file, which works offline and can be mailed.
 
     Reads results/, diagrams/ and comparison/; what is not there is named in the report.
     """
-    missing = stages.report(load_params(PARAMS_FILE), Path(out))
+    missing = stages.report(load_params(PARAMS_FILE), Path(out), mlflow)
     for part in missing:
         click.echo(f"Missing: {part}", err=True)
     click.echo(f"The report is {out}.")

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -344,21 +345,33 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
     from topoflow.comparison import compare_runs
     from topoflow.finished import FinishedRun
     from topoflow.tracking import comparison_figures
-    from topoflow.tracking.runs import locate_run, log_comparison
+    from topoflow.tracking.report import report as write
+    from topoflow.tracking.runs import locate_run, log_comparison, pages_of, server
 
     located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
     members = [FinishedRun.open(run, root) for run, root in located]
     facts = compare_runs(params, members, folder)
     for name, picture in comparison_figures.pictures(folder, members).items():
         storage.write_file(folder / name, picture)
-    log_comparison(folder, facts)
+    pages = pages_of(members)
+    study = not run_ids and folder == layout.COMPARISON_FOLDER
+    log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
 
 
-def report(params: Params, out: Path) -> list[str]:
-    """The whole study as one HTML file that can be mailed; returns what is missing in it."""
+def report(params: Params, out: Path, mlflow: bool = False) -> list[str]:
+    """The whole study as one HTML file that can be mailed; returns what is missing in it.
+
+    With `mlflow` it names the MLflow run of each run, and links to it where a server is tracked to.
+    """
+    from topoflow.finished import FinishedRun
     from topoflow.tracking.report import report as write
+    from topoflow.tracking.runs import pages_of, server
 
-    page, missing = write(params)
+    whole = []
+    for run in params.runs() if mlflow else ():
+        with suppress(ValueError):  # the report names what is missing
+            whole.append(FinishedRun.open(run))
+    page, missing = write(params, pages_of(whole), server()) if mlflow else write(params)
     storage.write_file(out, page)
     return missing
 

@@ -84,14 +84,15 @@ def test_dvc_repro_then_trains_the_other_objectives_only_and_compares(study):
     assert "Running stage 'finetune@tiny-harmless-0'" in output
     assert "Running stage 'finetune@tiny-mixed-0'" in output
     assert sorted(run.info.run_name for run in study.runs()) == [
-        "comparison",
+        "comparison of 3 runs",
         "tiny-harmless-0",
         "tiny-helpful-0",
         "tiny-mixed-0",
     ]
     assert all(run.info.status == "FINISHED" for run in study.runs())
     for run in study.runs():
-        kind = "claims/early/value" if run.info.run_name == "comparison" else "topology/h1_velocity/layer_02"
+        compared = run.info.run_name == "comparison of 3 runs"
+        kind = "comparison/value/early" if compared else "topology/h1_velocity/layer_02"
         assert kind in run.data.metrics
     table = study.read("comparison/comparison.csv").splitlines()
     assert len(table) == 1 + 3  # objectives

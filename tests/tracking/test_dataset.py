@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
+from functools import partial
+from http.server import CGIHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -94,12 +97,12 @@ def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, store, re
     write_set(tmp_path / "set")
     found = logged(from_activations(tmp_path / "set"))
     digest = storage.sha256_of_file(tmp_path / "set" / "manifest.json")
-    assert (found.name, found.digest) == ("activations tiny helpful", digest[:32])
+    assert (found.name, found.digest) == ("activations tiny-helpful-0", digest[:32])
     assert found.source_type == "topoflow_activations"
     assert json.loads(found.source)["uri"] == (tmp_path / "set").as_posix()
     assert json.loads(found.profile) == {
         "n_prompts": 6, "hidden_size": 8, "layers": [1, 5], "steps": [0, 2, 4], "dtype": "float32", "seed": 0,
-        "n_files": 6, "manifest_sha256": digest,
+        "n_files": 6, "manifest_sha256": digest, "source": (tmp_path / "set").as_posix(),
     }  # fmt: skip
     columns = json.loads(found.schema)["mlflow_colspec"]
     assert [column["name"] for column in columns] == ["layer_01", "layer_05"]
@@ -185,6 +188,38 @@ def test_a_dvc_url_names_a_set_at_a_revision_and_its_bytes_come_from_the_remote(
     assert contents(stored.folder) == contents(tmp_path / "made")
     with pytest.raises(ValueError, match="dst_path must be an empty folder"):
         mlflow.data.get_source(found).load(tmp_path / "here")
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Serves the folder of this test over HTTP: git repositories under /cgi-bin/git, the rest as files."""
+    script = tmp_path / "cgi-bin" / "git"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nGIT_PROJECT_ROOT={tmp_path} GIT_HTTP_EXPORT_ALL=1 exec git http-backend\n")
+    script.chmod(0o755)
+    handler = partial(type("Handler", (CGIHTTPRequestHandler,), {"have_fork": False}), directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, store, registered, web):
+    call(repository, *DVC, "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
+    call(
+        repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two"
+    )
+    call(repository, "git", "tag", "v1")
+    call(tmp_path, "git", "clone", "--quiet", "--bare", str(repository), "published.git")
+    shutil.rmtree(repository)
+    url = f"dvc+{web}/cgi-bin/git/published.git?rev=v1#{PLACE}"
+    found = logged(from_activations(url))
+    stored = mlflow.data.get_source(found).load(tmp_path / "here")
+    assert contents(stored.folder) == contents(tmp_path / "made")
+    shutil.rmtree(tmp_path / "remote")
+    with pytest.raises(ValueError, match="must name an activation set that DVC has or can fetch"):
+        from_activations(url)
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def study(here: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two objectives with two seeds; the pictures of runs are plain, for they have tests of their own."""
-    monkeypatch.setattr(report, "pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    monkeypatch.setattr(report, "kept_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
     return Study(here)
 
 
@@ -192,7 +192,7 @@ def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(study: Study) 
 
 
 def test_text_that_looks_like_html_is_shown_as_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    monkeypatch.setattr(report, "kept_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
     objective = {"source": "file", "path": f"/home/me/{HOSTILE.replace('/', '')}"}
     mapping = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     study = Study(here, objectives=["mine"], seeds=[0], objective={**mapping["objective"], "mine": objective})

@@ -10,8 +10,8 @@ import pytest
 
 from topoflow import layout, storage
 from topoflow.layout import Run, write_table
-from topoflow.tracking import checkpoint_figures, evolution_figures, figures
-from topoflow.tracking.run_figures import pictures
+from topoflow.tracking import checkpoint_figures, evolution_figures, figures, run_figures
+from topoflow.tracking.run_figures import NAMES, kept_pictures, pictures
 
 STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
@@ -70,9 +70,32 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
 def test_a_run_has_its_pictures_which_repeat_whatever_is_missing(tmp_path: Path, whole: bool) -> None:
     done: Any = lay_down(tmp_path, whole)
     made = pictures(done.run, done.diagrams, done.results)
-    names = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
-    assert list(made) == [f"{name}.png" for name in names]
+    assert tuple(made) == NAMES
     assert pictures(done.run, done.diagrams, done.results) == made
+
+
+def test_pictures_are_drawn_again_only_when_what_they_show_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done: Any = lay_down(tmp_path / "results", True)
+    done.diagrams.sha256 = "00ff"
+    drawn: list[Path] = []
+
+    def draw(run: Run, stored: Any, results: Path) -> dict[str, bytes]:
+        drawn.append(results)
+        return dict.fromkeys(NAMES, bytes([len(drawn)]))
+
+    monkeypatch.setattr(run_figures, "pictures", draw)
+    first = kept_pictures(done.run, done.diagrams, done.results)
+    assert kept_pictures(done.run, done.diagrams, done.results) == first
+    assert len(drawn) == 1
+    (done.results / layout.LOSS_FILE).write_text("step,loss\n1,2.5\n")
+    assert kept_pictures(done.run, done.diagrams, done.results) != first
+    done.diagrams.sha256 = "00fe"
+    kept_pictures(done.run, done.diagrams, done.results)
+    assert len(drawn) == 3
+    assert len(list(tmp_path.glob(".topoflow/pictures/*/*"))) == 1
 
 
 def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,8 @@ class ActivationsDataset(Dataset):
         digest: str | None = None,
     ) -> None:
         self._manifest = manifest
-        super().__init__(source, name or f"activations {manifest['model']} {manifest['objective']}", digest)
+        name = name or "activations {model}-{objective}-{seed}".format_map(manifest)
+        super().__init__(source, name, digest)
 
     @property
     def source(self) -> ActivationsSource:
@@ -143,6 +144,7 @@ class ActivationsDataset(Dataset):
         )
         found = {key: manifest[key] for key in kept if key in manifest}
         found |= {"n_files": len(manifest["files"]), "manifest_sha256": self.source.sha256}
+        found |= {"source": self.source.uri}  # which MLflow's drawer shows of kinds of source it knows alone
         return found | ({"dvc_md5": self.source.dvc_md5} if self.source.dvc_md5 else {})
 
     @property
@@ -178,7 +180,7 @@ def from_activations(
         The folder of a set, or a DVC URL (`dvc+<repository>?rev=<revision>#<path>`), of which only the manifest is
         read here.
     name : str, optional
-        By default `activations`, the model and the objective.
+        By default `activations` and the run, as in `activations tiny-helpful-0`.
     digest : str, optional
         By default the first 32 digits of the manifest's SHA-256.
 

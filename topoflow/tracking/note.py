@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 # Beside every number that a run holds: what it is, with its unit.
 DEFINITIONS = {
@@ -34,8 +36,36 @@ DEFINITIONS = {
 }
 
 
+@dataclass(frozen=True)
+class Page:
+    """The page of a run in MLflow's UI, which shows notes: so links there begin with `#`, whatever the host.
+
+    >>> Page("0", "ab12").artifact("topology/velocity.png")
+    '#/experiments/0/runs/ab12/artifacts/topology/velocity.png?workflowType=machine_learning'
+    """
+
+    experiment_id: str
+    run_id: str
+
+    @property
+    def url(self) -> str:
+        return self._tab("")
+
+    def artifact(self, path: str) -> str:
+        return self._tab(f"/artifacts/{quote(path)}")
+
+    def _tab(self, tab: str) -> str:
+        # else MLflow goes over to its view for language model applications, which shows no training
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}{tab}?workflowType=machine_learning"
+
+    def picture(self, path: str, words: str) -> str:
+        """An artifact shown in the note, as Markdown: the picture is a link to its own page."""
+        source = f"get-artifact?path={quote(path, safe='')}&run_uuid={self.run_id}"
+        return f"[![{words}]({source})]({self.artifact(path)})"
+
+
 def write_note(
-    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any]
+    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any], page: Page
 ) -> str:
     """Markdown for the run's page.
 
@@ -45,10 +75,16 @@ def write_note(
         What trajectory.json holds: `order`, `claims`, and `layers` with the numbers of each.
     activations, diagrams : mapping
         The manifests of the two sets.
+    page : Page
+        Of the run, where its pictures are in the folder `topology`.
     """
     steps = activations["steps"]
     lines = [
-        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`",
+        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`, seed "
+        f"{activations['seed']}",
+        "",
+        # MLflow folds a note after a few lines
+        f"{_in_short(findings['claims'].values())} All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
@@ -56,6 +92,8 @@ def write_note(
         "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
         "",
         *verdict_table(findings["claims"].values()),
+        "",
+        page.picture("topology/velocity.png", "H1 velocity by step"),
         "",
         f"| {' | '.join(LAYER_COLUMNS)} |",
         f"|{'---|' * len(LAYER_COLUMNS)}",
@@ -99,15 +137,23 @@ def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
     """Claims with their numbers and rules, as lines of Markdown."""
     lines = ["| claim | statistic | value | 95 % interval | p | verdict |", "|---|---|---|---|---|---|"]
-    rules = [""]
+    rules: dict[str, list[str]] = {}
     for claim in claims:
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
         cells = (claim["statement"], claim["statistic"], value, interval, p, f"**{claim['verdict']}**")
         lines.append(f"| {' | '.join(cells)} |")
-        rules.append(f"- *{claim['statement']}*: {claim['rule']}.")
-    return [*lines, *rules]
+        rules.setdefault(claim["rule"], []).append(claim["statement"])
+    return [*lines, "", *(f"- *{'; '.join(statements)}*: {rule}." for rule, statements in rules.items())]
+
+
+def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
+    """Which claims have which verdict, in one sentence."""
+    found: dict[str, list[str]] = {}
+    for claim in claims:
+        found.setdefault(claim["verdict"], []).append(claim["claim"].replace("_", " "))
+    return "; ".join(f"**{words}**: {', '.join(found[words])}" for words in sorted(found, reverse=True)) + "."
 
 
 def _number(value: float | None, spec: str) -> str:
@@ -137,16 +183,40 @@ def caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
     return lines
 
 
-def write_comparison_note(facts: Mapping[str, Any]) -> str:
-    """Markdown for a comparison's page, from what comparison.json holds."""
+def write_comparison_note(
+    facts: Mapping[str, Any], pages: Mapping[str, Page], page: Page, *, with_report: bool
+) -> str:
+    """Markdown for a comparison's page.
+
+    Parameters
+    ----------
+    facts : mapping
+        What comparison.json holds.
+    pages : mapping of str to Page
+        Of the runs compared, by name, as far as MLflow holds them.
+    page : Page
+        Of the comparison, where its pictures are in the folder `comparison`.
+    with_report : bool
+        Whether `report.html` is there as well.
+    """
+    names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
+    report = (
+        f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
+    )
     lines = [
-        f"### {len(facts['runs'])} runs side by side",
+        f"### {len(names)} runs side by side",
         "",
-        f"{', '.join(f'`{name}`' for name in facts['runs'])}. Distances are order-{facts['order']:g} Wasserstein with "
+        f"{_in_short(facts['claims'].values())}{report}",
+        "",
+        f"{', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
         "units of the filtration.",
         "",
+    ]
+    lines += [
         *verdict_table(facts["claims"].values()),
+        "",
+        page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
     ]
     for name, step in facts["separated_since"].items():

@@ -20,9 +20,9 @@ from topoflow.config import Params, flat
 from topoflow.finished import FinishedRun, check_findings
 from topoflow.layout import Run
 from topoflow.tracking import charts, page
-from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, caveats, layer_cells
+from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, layer_cells
 from topoflow.tracking.page import escape, prose
-from topoflow.tracking.run_figures import pictures
+from topoflow.tracking.run_figures import kept_pictures
 
 __all__ = ["report"]
 
@@ -76,11 +76,23 @@ class _Study:
     params: Params
     runs: list[_Found]
     comparison: Mapping[str, Any] | None
+    pages: Mapping[str, Page]  # of runs that MLflow holds
+    host: str | None
     missing: list[str] = field(default_factory=list)
 
 
-def report(params: Params) -> tuple[bytes, list[str]]:
+def report(
+    params: Params, pages: Mapping[str, Page] | None = None, host: str | None = None
+) -> tuple[bytes, list[str]]:
     """The report of the study of `params`, drawn from results/, diagrams/ and comparison/ of this folder.
+
+    Parameters
+    ----------
+    params : Params
+    pages : mapping of str to Page, optional
+        The MLflow run that holds each run, by the run's name; the report names its id.
+    host : str, optional
+        Address of the MLflow server: with it, the ids are links.
 
     Returns
     -------
@@ -94,7 +106,7 @@ def report(params: Params) -> tuple[bytes, list[str]]:
     ValueError
         When no run of the study has results.
     """
-    study = _look(params)
+    study = _look(params, pages or {}, host)
     title = f"Topology of fine-tuning: {', '.join(params.models)}"
     sections = {
         "What may be said": "\n".join(_verdicts(study)),
@@ -133,7 +145,7 @@ def _anchor(name: str) -> str:
 # --- what there is ------------------------------------------------------------------------------
 
 
-def _look(params: Params) -> _Study:
+def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study:
     found: list[_Found] = []
     missing: list[str] = []
     for run in params.runs():
@@ -153,7 +165,7 @@ def _look(params: Params) -> _Study:
     if comparison is not None:
         files = [layout.COMPARISON_FOLDER / name for name in (*_COMPARISON_PICTURES, _MAP, _CLASSIFICATION)]
         missing += [f"A part of the comparison: {path} is not here." for path in files if not path.exists()]
-    return _Study(params, found, comparison, missing)
+    return _Study(params, found, comparison, pages, host, missing)
 
 
 def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
@@ -396,6 +408,7 @@ def _one_run(study: _Study, one: _Found) -> str:
     )
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
     parts = [
+        *_in_mlflow(study, one.run),
         page.claims_table(_ordered(findings["claims"])),
         page.chart(
             charts.velocity_chart(
@@ -414,7 +427,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_all = caveats([])
         of_this = [line for line in caveats(one.diagrams.manifest["constant_cells"]) if line not in of_all]
         parts += [f"<p>{prose(line)}</p>" for line in of_this]
-        drawn = pictures(one.run, one.diagrams, one.results)
+        drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [
             page.picture(drawn[file], f"{caption} ({name})", caption)
             for file, caption in _RUN_PICTURES.items()
@@ -428,6 +441,17 @@ def _one_run(study: _Study, one: _Found) -> str:
     )
     summary = f'<strong>{escape(name)}</strong> <span class="soft">{escape(verdicts)}</span>'
     return page.fold(summary, "\n".join(parts), kind="run", anchor=one.anchor, unfolded=alone)
+
+
+def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:
+    """Which MLflow run holds this one, if it is known."""
+    if at := study.pages.get(str(run)):
+        words = f"<code>{escape(at.run_id)}</code>"
+        if study.host:
+            # in a tab of its own: MLflow shows the report in a frame, which must not leave it
+            address = escape(f"{study.host}/{at.url}")
+            words = f'<a href="{address}" target="_blank" rel="noopener">{words}</a>'
+        yield f'<p class="soft">MLflow run {words}</p>'
 
 
 def _caveats(study: _Study) -> str:

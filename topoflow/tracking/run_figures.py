@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,31 @@ from topoflow.tracking import checkpoint_figures, evolution_figures, figures, pe
 
 # rows of a picture of Betti curves
 _N_DISTANCES = 256
+NAMES = ("velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png", "summaries.png",
+         "diagrams.png", "barcodes.png")  # fmt: skip
+
+
+def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
+    """As `pictures`; what has been drawn is kept in .topoflow/, for MLflow and the report show the same."""
+    home = storage.WORK_FOLDER / "pictures" / str(run)
+    folder = home / _made_from(stored, results)
+    try:
+        return {name: (folder / name).read_bytes() for name in NAMES}
+    except FileNotFoundError:
+        pass
+    drawn = pictures(run, stored, results)
+    shutil.rmtree(home, ignore_errors=True)
+    for name, picture in drawn.items():
+        storage.write_file(folder / name, picture)
+    return drawn
+
+
+def _made_from(stored: storage.StoredSet, results: Path) -> str:
+    """Identifies what decides the pictures: diagrams, tables and the code that draws them."""
+    package = Path(__file__).parent.parent
+    code = [path for name in ("tracking", "topology") for path in sorted((package / name).glob("*.py"))]
+    files = [storage.sha256_of_file(path) for path in (*sorted(results.iterdir()), *code)]
+    return storage.sha256("".join((stored.sha256, *files, version("matplotlib"))).encode())[:16]
 
 
 def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:

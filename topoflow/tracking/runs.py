@@ -12,18 +12,19 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.verdicts import TABLE
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
-from topoflow.tracking.note import DEFINITIONS, write_comparison_note, write_note
+from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,15 @@ def training_run(name: str) -> Iterator[TrackedRun]:
     """
     import mlflow
 
+    # the trainer logs each step by itself: sent a few seconds' worth at a time, live curves cost few requests
+    os.environ.setdefault("MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS", "2")
     joined = os.environ.get("MLFLOW_RUN_ID")
     mlflow.search_experiments(max_results=1)  # creates a fresh store's tables before anything is at stake
     try:
         # a bare start_run joins the run of the environment and removes it there: with run_id= it would stay,
         # and Hugging Face's callback would try to start the run again
         with mlflow.start_run(run_name=None if joined else name) as run:
+            mlflow.set_tags(_lacking(context_tags(), run.data.tags))
             yield TrackedRun(run.info.run_id)
     finally:
         if joined:
@@ -107,9 +111,9 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
             _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
             return run_id
         if run_id is None:
-            run_id = str(client.create_run(_experiment_id(), run_name=str(run)).info.run_id)
-            started_here = True
-    logged = client.get_run(run_id).data
+            run_id, started_here = str(_new_run(client, str(run)).info.run_id), True
+    found = client.get_run(run_id)
+    logged = found.data
     _log_params(client, run_id, params, done, logged.params)
     if ACTIVATIONS_TAG not in logged.tags:
         # the activations were restored by DVC: this run has not seen the training, so it is replayed
@@ -117,10 +121,10 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     _log_metrics(client, run_id, _topology_metrics(params, done.results))
     _log_dataset(client, run_id, done.activations)
     with tempfile.TemporaryDirectory() as folder:
-        note = _write_artifacts(Path(folder), done)
+        note = _write_artifacts(Path(folder), done, _page(found))
         client.log_artifacts(run_id, folder, "topology")
-    for key, value in {**_tags(done), NOTE_TAG: note}.items():
-        client.set_tag(run_id, key, value)
+    tags = {**_lacking(context_tags(), logged.tags), **_tags(done), NOTE_TAG: note}
+    client.log_batch(run_id, tags=_as_tags(tags))  # last, for they say that all else is there
     if started_here:
         client.set_terminated(run_id)
     return run_id
@@ -161,22 +165,64 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     return run, root
 
 
-def log_comparison(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Log a comparison as an MLflow run of its own, once; returns the run's id."""
+def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
+    """By the name of each run the page of the newest MLflow run that holds its topology, where there is one."""
     import mlflow
 
     mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
     client = mlflow.MlflowClient()
+    held = {str(member.run): _tagged(client, TRAJECTORY_TAG, member.sha256) for member in members}
+    return {name: _page(runs[0]) for name, runs in held.items() if runs}
+
+
+def server() -> str | None:
+    """The address of the MLflow server that is tracked to, without a password in it; None where it is a file."""
+    import mlflow
+
+    address = urlsplit(mlflow.get_tracking_uri())
+    if address.scheme not in ("http", "https"):
+        return None
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
+def log_comparison(
+    folder: Path, facts: Mapping[str, Any], pages: Mapping[str, Page], report: bytes | None = None
+) -> str:
+    """Log a comparison as an MLflow run of its own, or bring that run up to date; returns its id.
+
+    Parameters
+    ----------
+    folder : Path
+        Its tables and pictures.
+    facts : mapping
+        What its comparison.json holds.
+    pages : mapping of str to Page
+        As `pages_of` gives them: runs logged since the comparison get their links when it is logged again.
+    report : bytes, optional
+        The report of the study whose runs are compared.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
     digest = storage.sha256(storage.json_bytes(facts))
-    if there := _tagged(client, COMPARISON_TAG, digest):
-        return str(there[0].info.run_id)
-    run_id = str(client.create_run(_experiment_id(), run_name="comparison").info.run_id)
-    _log_metrics(client, run_id, _claim_metrics(facts["claims"], 0))
+    there = _tagged(client, COMPARISON_TAG, digest)
+    run = there[0] if there else _new_run(client, f"comparison of {len(facts['runs'])} runs")
+    run_id = str(run.info.run_id)
+    if not there:
+        # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
+        _log_metrics(client, run_id, _claim_metrics("comparison", facts["claims"], 0))
     client.log_artifacts(run_id, str(folder), "comparison")
-    client.set_tag(run_id, NOTE_TAG, write_comparison_note(facts))
-    client.set_tag(run_id, COMPARISON_TAG, digest)
-    client.set_terminated(run_id)
+    if report is not None:
+        client.log_text(run_id, report.decode(), "report.html")
+    note = write_comparison_note(facts, pages, _page(run), with_report=report is not None)
+    client.log_batch(run_id, tags=_as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
+    if not there:
+        client.set_terminated(run_id)
     return run_id
+
+
+def _page(run: Any) -> Page:
+    return Page(str(run.info.experiment_id), str(run.info.run_id))
 
 
 def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
@@ -198,11 +244,24 @@ def _tagged(client: Any, tag: str, value: str) -> list[Any]:
     return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
-def _experiment_id() -> str:
-    """The experiment that a bare `mlflow.start_run()` would use."""
+def _new_run(client: Any, name: str) -> Any:
+    """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
+    from mlflow.tracking.context.registry import resolve_tags
     from mlflow.tracking.fluent import _get_experiment_id
 
-    return str(_get_experiment_id())
+    tags = resolve_tags(context_tags())  # type: ignore[no-untyped-call]
+    return client.create_run(_get_experiment_id(), tags=tags, run_name=name)
+
+
+def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
+    """What is not there yet: a run keeps what it was tagged with when it began."""
+    return {key: value for key, value in wanted.items() if key not in present}
+
+
+def _as_tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
 
 
 # --- parameters and tags ------------------------------------------------------------------------
@@ -251,8 +310,6 @@ def _tags(done: FinishedRun) -> dict[str, str]:
         "topoflow.diagrams": done.diagrams.sha256,
         TRAJECTORY_TAG: done.sha256,
     }
-    if commit := context_tags().get("topoflow.git_commit"):
-        tags["topoflow.git_commit"] = commit
     if revision := md5_in_lock(done.activations.folder.resolve()):
         tags["topoflow.dvc_activations_md5"] = revision
     return tags
@@ -261,36 +318,49 @@ def _tags(done: FinishedRun) -> dict[str, str]:
 # --- metrics ------------------------------------------------------------------------------------
 
 _Metric = tuple[str, float, int]
+# Of what trajectory.json has of a layer, the numbers that are charts; the rest is read where it stands beside them.
+_OF_A_LAYER = [
+    f"{dimension}_{name}"
+    for dimension in ("h1", "h0")
+    for name in (
+        "concentration",
+        "concentration_expected",
+        "concentration_per_step",
+        "peak_step",
+        "peak_velocity",
+        "stabilised_step",
+        "straightness",
+    )
+]
 
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
-    for row in layout.read_table(results / layout.VELOCITY_FILE):
-        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
-        for name in ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement"):
-            yield f"topology/{name}/{layer}", row[name], step
+    velocities = layout.read_table(results / layout.VELOCITY_FILE)
     summaries = layout.read_table(results / layout.SUMMARIES_FILE)
-    for row in summaries:
-        layer, step = storage.layer_name(int(row["layer"])), int(row["step"])
-        for name in params.track.summaries:
-            yield f"topology/{name}/{layer}", row[name], step
+    moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
+    for rows, names in ((velocities, moved), (summaries, params.track.summaries)):
+        for name in names:
+            for row in rows:
+                yield f"topology/{name}/{storage.layer_name(int(row['layer']))}", row[name], int(row["step"])
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     last_step = max(int(row["step"]) for row in summaries)
-    for layer, findings in facts["layers"].items():
-        for name, value in findings.items():
-            if value is not None:
-                yield f"trajectory/{name}/{layer}", value, last_step
-    yield from _claim_metrics(facts["claims"], last_step)
+    for name in _OF_A_LAYER:
+        for layer, findings in facts["layers"].items():
+            if findings[name] is not None:
+                yield f"trajectory/{name}/{layer}", findings[name], last_step
+    yield from _claim_metrics("claims", facts["claims"], last_step)
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
         for name in ("velocity", "displacement"):
             yield f"behaviour/{name}", row[name], int(row["step"])
 
 
-def _claim_metrics(claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
-    for claim, found in claims.items():
-        for name in ("value", "low", "high", "p"):
+def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
+    """One section for all values and one for all p-values: a section a claim would hide the curves below them."""
+    for name in ("value", "p"):
+        for claim, found in claims.items():
             if found[name] is not None:
-                yield f"claims/{claim}/{name}", found[name], step
+                yield f"{prefix}/{name}/{claim}", found[name], step
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
@@ -331,17 +401,17 @@ def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> No
     client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
 
-def _write_artifacts(folder: Path, done: FinishedRun) -> str:
+def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
     from topoflow.tracking import run_figures  # matplotlib is of no use before
 
     for path in sorted(done.results.iterdir()):
         (folder / path.name).write_bytes(path.read_bytes())
-    for name, picture in run_figures.pictures(done.run, done.diagrams, done.results).items():
+    for name, picture in run_figures.kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, ([claim[name] for name in TABLE] for claim in claims))
-    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest)
+    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
