@@ -31,7 +31,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-@pytest.mark.parametrize("command", ["run", *STAGES])
+@pytest.mark.parametrize("command", ["init", "run", *STAGES])
 def test_every_command_explains_itself(invoke, command):
     result = invoke(command, "--help")
     assert result.exit_code == 0
@@ -41,7 +41,7 @@ def test_every_command_explains_itself(invoke, command):
 
 def test_the_group_lists_every_command(invoke):
     listed = invoke("--help").output.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["run", *STAGES])
+    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["init", "run", *STAGES])
 
 
 @pytest.mark.parametrize(
