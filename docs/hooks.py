@@ -106,7 +106,10 @@ def params_page() -> str:
     from topoflow.config import MODEL_SOURCES, TEXT_SOURCES, Params
     from topoflow.recording.schedule import Schedule
 
-    comments = {**field_comments(ROOT / "topoflow/config.py"), **field_comments(ROOT / "topoflow/recording/schedule.py")}
+    comments = {
+        **field_comments(ROOT / "topoflow/config.py"),
+        **field_comments(ROOT / "topoflow/recording/schedule.py"),
+    }
     written = yaml_comments(ROOT / "params.yaml")
     hints = typing.get_type_hints(Params)
     lines = [
@@ -126,16 +129,20 @@ def params_page() -> str:
             lines += _section(hints[field.name], field.name, comments, written)
     lines += _section(config.Lora, "finetune.lora", comments, written)
     lines += _section(Schedule, "recording.schedule", comments, written)
-    for kind, sources in (("model", MODEL_SOURCES), ("objective", TEXT_SOURCES)):
-        where = "`model.NAME`" if kind == "model" else "`objective.NAME`, or in line in `prompts`"
-        lines += ["", f"## Sources of {'models' if kind == 'model' else 'text'}", "", f"An entry {where}; `source` says which."]
+    for kind, sources, where in (
+        ("models", MODEL_SOURCES, "`model.NAME`"),
+        ("text", TEXT_SOURCES, "`objective.NAME`, or in line in `prompts`"),
+    ):
+        lines += ["", f"## Sources of {kind}", "", f"An entry {where}; `source` says which."]
         for name, section in sources.items():
             lines += ["", f"### source: {name}", "", _first_paragraph(section), ""]
             lines += _table(section, "", comments, {})
     return "\n".join(lines) + "\n"
 
 
-def _section(section: Any, name: str, comments: dict[tuple[str, str], str], written: dict[str, str]) -> list[str]:
+def _section(
+    section: Any, name: str, comments: dict[tuple[str, str], str], written: dict[str, str]
+) -> list[str]:
     return ["", f"## {name}", "", _first_paragraph(section), "", *_table(section, name, comments, written)]
 
 
@@ -248,6 +255,8 @@ def cli_page() -> str:
     lines += ["", "```text", main.get_help(context), "```"]
     for name in main.list_commands(context):
         command = main.get_command(context, name)
-        inner = click.Context(command, info_name=name, parent=context, max_content_width=100, terminal_width=100)
+        inner = click.Context(
+            command, info_name=name, parent=context, max_content_width=100, terminal_width=100
+        )
         lines += ["", f"## topoflow {name}", "", "```text", command.get_help(inner), "```"]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import ast
 import csv
 import importlib
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -176,7 +177,7 @@ def check_click(command: Any, arguments: list[str]) -> None:
 
 def check_project_parameters(arguments: list[str]) -> None:
     project = yaml.safe_load((REPOSITORY / "MLproject").read_text(encoding="utf-8"))
-    given = [value.split("=")[0] for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "-P"]
+    given = [value.split("=")[0] for flag, value in itertools.pairwise(arguments) if flag == "-P"]
     assert set(given) <= set(project["entry_points"]["main"]["parameters"])
 
 
@@ -228,7 +229,10 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
 
     page = hooks.params_page()
     sections = [
-        *(getattr(config, name) for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording")),
+        *(
+            getattr(config, name)
+            for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording")
+        ),
         *(getattr(config, name) for name in ("Topology", "Trajectory", "Track", "Compute")),
         *config.MODEL_SOURCES.values(),
         *config.TEXT_SOURCES.values(),
@@ -259,7 +263,9 @@ def test_a_page_that_loads_from_the_network_is_refused(hooks, tmp_path):
     from mkdocs.exceptions import PluginError
 
     page = tmp_path / "index.html"
-    page.write_text('<a href="https://example.org">a link</a><link rel="canonical" href="https://example.org">')
+    page.write_text(
+        '<a href="https://example.org">a link</a><link rel="canonical" href="https://example.org">'
+    )
     hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
     for loading in (
         '<script src="https://example.org/a.js"></script>',
@@ -267,7 +273,7 @@ def test_a_page_that_loads_from_the_network_is_refused(hooks, tmp_path):
         "<style>@import 'https://example.org/a.css'</style>",
     ):
         page.write_text(loading)
-        with pytest.raises(PluginError, match="example.org/a"):
+        with pytest.raises(PluginError, match=r"example\.org/a"):
             hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
 
 
@@ -281,7 +287,11 @@ def verdict_rows(path: Path) -> list[str]:
     else:
         claims = list(json.loads(path.read_text(encoding="utf-8"))["claims"].values())
     shown = [
-        (c["statement"], *("–" if c[k] in (None, "") else f"{float(c[k]):.3g}" for k in ("value", "p")), c["verdict"])
+        (
+            c["statement"],
+            *("–" if c[k] in (None, "") else f"{float(c[k]):.3g}" for k in ("value", "p")),
+            c["verdict"],
+        )
         for c in claims
     ]
     return [f"| {' | '.join(row)} |" for row in shown]

@@ -72,7 +72,19 @@ def test_one_version_is_told_everywhere():
 # --- built, installed without the sources, and used ---------------------------------------------
 
 NOT_SOURCES = (
-    *(".git", ".venv", ".topoflow", "cache", "tmp", "build", "dist", "site", "*.egg-info", "__pycache__", ".*_cache"),
+    *(
+        ".git",
+        ".venv",
+        ".topoflow",
+        "cache",
+        "tmp",
+        "build",
+        "dist",
+        "site",
+        "*.egg-info",
+        "__pycache__",
+        ".*_cache",
+    ),
     *("activations", "diagrams", "tuned", "models", "mlruns", "mlflow.db"),
 )
 
@@ -82,7 +94,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the source distribution, and the wheel built from it."""
     folder = tmp_path_factory.mktemp("build")
     shutil.copytree(REPOSITORY, folder / "sources", ignore=shutil.ignore_patterns(*NOT_SOURCES))
-    call(folder, sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "sources", PYTHONPATH="")
+    call(
+        folder, sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "sources", PYTHONPATH=""
+    )
     return folder / "dist"
 
 
@@ -149,7 +163,15 @@ def test_the_source_distribution_holds_what_tests_and_docs_need(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         *STUDY_FILES,
-        *("setup.py", "requirements.lock", "LICENSE", "CITATION.cff", "CHANGELOG.md", "mkdocs.yml", "Makefile"),
+        *(
+            "setup.py",
+            "requirements.lock",
+            "LICENSE",
+            "CITATION.cff",
+            "CHANGELOG.md",
+            "mkdocs.yml",
+            "Makefile",
+        ),
         *("tests/support.py", "tests/topology/test_lune.py", "docs/hooks.py", "examples/sft.py", "dvc.lock"),
         *(".dvc/config", "results/tiny/helpful/seed_0/trajectory.json", "comparison/velocity.png"),
     } <= names

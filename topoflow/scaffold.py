@@ -56,11 +56,15 @@ def lay_down(folder: Path) -> list[str]:
 
     texts = study_texts()
     if taken := [name for name in texts if (folder / name).exists()]:
-        raise ValueError(f"folder must have none of the files of a study, and {folder} has {', '.join(taken)}")
+        raise ValueError(
+            f"folder must have none of the files of a study, and {folder} has {', '.join(taken)}"
+        )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder must be a folder or not exist, and {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)
-    _make_repository(folder.resolve())  # first: should it fail, none of the files is in the way of another try
+    _make_repository(
+        folder.resolve()
+    )  # first: should it fail, none of the files is in the way of another try
     for name, text in texts.items():
         write_file(folder / name, text.encode())
     return list(texts)
@@ -97,9 +101,7 @@ def check_version(folder: Path = Path()) -> None:
 def _without_code(dvc_yaml: str) -> str:
     """The stages with requirements.txt in place of each run of dependencies that are topoflow's code."""
     code = r"topoflow/[\w/.]+"
-    lines = re.sub(
-        rf"^( +- ){code}\n(?: +- {code}\n)*", rf"\1{REQUIREMENTS}\n", dvc_yaml, flags=re.MULTILINE
-    )
+    lines = re.sub(rf"^( +- ){code}\n(?: +- {code}\n)*", rf"\1{REQUIREMENTS}\n", dvc_yaml, flags=re.MULTILINE)
     return re.sub(rf"{code}(?:, {code})*", REQUIREMENTS, lines)
 
 
