@@ -28,7 +28,7 @@ lint: $(READY)
 	$(ACTIVE) mypy
 
 docs: $(READY) ## the documentation, into site/
-	$(ACTIVE) mkdocs build --strict --quiet
+	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

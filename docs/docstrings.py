@@ -10,17 +10,17 @@ import griffe
 from latex2mathml.converter import convert
 
 
-class Formulas(griffe.Extension):
-    """Turns `.. math::` and `:math:` of every docstring into MathML."""
+class AsMarkdown(griffe.Extension):
+    """Turns what numpydoc writes in its own way, and mkdocstrings does not know, into Markdown."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called with each module, class, function and attribute that is read."""
         if obj.docstring:
-            obj.docstring.value = with_mathml(obj.docstring.value)
+            obj.docstring.value = fenced(with_mathml(obj.docstring.value))
 
 
 def with_mathml(docstring: str) -> str:
-    """A docstring with its formulas drawn.
+    """A docstring with the formulas of `.. math::` and `:math:` drawn.
 
     >>> with_mathml("of :math:`x`").startswith("of <math")
     True
@@ -28,6 +28,17 @@ def with_mathml(docstring: str) -> str:
     block = re.compile(r"^( *)\.\. math:: *(.*(?:\n\1 +\S.*)*)", flags=re.MULTILINE)
     text = block.sub(lambda found: textwrap.indent(_mathml(found[2], "block"), found[1]), docstring)
     return re.sub(r":math:`([^`]+)`", lambda found: _mathml(found[1], "inline"), text)
+
+
+def fenced(docstring: str) -> str:
+    """A docstring with the examples outside a section of that name as blocks of code.
+
+    >>> fenced("Adds.\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['Adds.', '', '```pycon', '>>> 1 + 1', '2', '```']
+    """
+    before, heading, after = docstring.partition("Examples\n--------")
+    text = re.sub(r"^>>> .*(?:\n.+)*", r"```pycon\n\g<0>\n```", before, flags=re.MULTILINE)
+    return text + heading + after
 
 
 def _mathml(tex: str, display: str) -> str:
