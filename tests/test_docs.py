@@ -308,23 +308,35 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
     assert n_tables == 3
 
 
-def test_messages_in_troubleshooting_are_those_of_the_code():
-    """An ellipsis stands for what is filled in; what is between must be in one message of the code, in order."""
-    code = [
-        "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-        if isinstance(node, ast.JoinedStr)
-        else node.value
-        for path in (REPOSITORY / "topoflow").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+def messages_of_the_code() -> list[str]:
+    """The strings of topoflow, with an ellipsis for what is filled in."""
+    from topoflow.config import _KIND_NAMES
+    from topoflow.scaffold import REQUIREMENTS
+
+    def said(part: ast.expr) -> str:
+        if isinstance(part, ast.Constant):
+            return str(part.value)
+        return REQUIREMENTS if ast.unparse(part) == "{REQUIREMENTS}" else "…"
+
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "topoflow").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    strings = ["".join(map(said, node.values)) for node in nodes if isinstance(node, ast.JoinedStr)]
+    strings += [
+        node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
+    return strings + [f"… must be {kind}, got …" for kind in _KIND_NAMES.values()]
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    """What stands between ellipses must be in one message of the code, in order."""
     text = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8")
     messages = re.findall(r"^\| `([^`]+)` \| ", text, flags=re.MULTILINE)
-    assert len(messages) > 30
+    assert len(messages) >= 30
+    code = messages_of_the_code()
     for message in messages:
-        parts = [re.escape(part.strip()) for part in message.split("…") if len(part.strip()) > 3]
-        pattern = re.compile(".*".join(parts), flags=re.DOTALL)
-        assert any(pattern.search(said) for said in code), message
+        parts = [part.strip(" '") for part in message.split("…")]
+        pattern = re.compile(".*".join(re.escape(part) for part in parts if len(part) > 3))
+        assert any(map(pattern.search, code)), message
 
 
 def test_places_named_in_the_protocol_exist():
