@@ -147,7 +147,7 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(built):
     sources = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / "topoflow").rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and path.parent.name != "__pycache__"
     }
     assert names == sources | {f"topoflow/study_template/{name}" for name in STUDY_FILES}
     assert template == {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in STUDY_FILES}
