@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
 import venv
@@ -108,7 +107,8 @@ class Installed:
         self.bin, self.cache = folder / "bin", cache
         (site,) = folder.glob("lib/python*/site-packages")
         # as a .pth names it, the folder's own .pth files are not read: an editable topoflow there is not seen
-        (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        dependencies = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (site / "dependencies.pth").write_text("\n".join(dependencies), encoding="utf-8")
         pip = (sys.executable, "-m", "pip", "--python", str(self.bin / "python"))
         call(folder, *pip, "install", "--quiet", "--no-deps", "--no-index", str(wheel), PYTHONPATH="")
 
