@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import io
 import re
 import tokenize
@@ -97,6 +98,10 @@ class _Loads(HTMLParser):
             self.urls.append(given.get("href", ""))
 
 
+# What neither a comment nor a docstring says.
+REMARKS = {("Prompts", "text"): "not a key of its own: the keys of a source of text stand here in line"}
+
+
 # --- params.yaml --------------------------------------------------------------------------------
 
 
@@ -106,10 +111,9 @@ def params_page() -> str:
     from topoflow.config import MODEL_SOURCES, TEXT_SOURCES, Params
     from topoflow.recording.schedule import Schedule
 
-    comments = {
-        **field_comments(ROOT / "topoflow/config.py"),
-        **field_comments(ROOT / "topoflow/recording/schedule.py"),
-    }
+    comments = dict(REMARKS)
+    for module in ("topoflow/config.py", "topoflow/recording/schedule.py"):
+        comments |= {key: remark for key, remark in field_comments(ROOT / module).items() if remark}
     written = yaml_comments(ROOT / "params.yaml")
     hints = typing.get_type_hints(Params)
     lines = [
@@ -135,7 +139,7 @@ def params_page() -> str:
     ):
         lines += ["", f"## Sources of {kind}", "", f"An entry {where}; `source` says which."]
         for name, section in sources.items():
-            lines += ["", f"### source: {name}", "", _first_paragraph(section), ""]
+            lines += ["", f"### source: {name}", "", _description(section), ""]
             lines += _table(section, "", comments, {})
     return "\n".join(lines) + "\n"
 
@@ -143,7 +147,7 @@ def params_page() -> str:
 def _section(
     section: Any, name: str, comments: dict[tuple[str, str], str], written: dict[str, str]
 ) -> list[str]:
-    return ["", f"## {name}", "", _first_paragraph(section), "", *_table(section, name, comments, written)]
+    return ["", f"## {name}", "", _description(section), "", *_table(section, name, comments, written)]
 
 
 def _table(
@@ -159,8 +163,9 @@ def _table(
     return lines if len(lines) > 2 else ["It has no keys."]
 
 
-def _first_paragraph(section: Any) -> str:
-    return " ".join((section.__doc__ or "").split("\n\n")[0].split())
+def _description(section: Any) -> str:
+    """What a class says of itself, before its parameters."""
+    return inspect.cleandoc(section.__doc__ or "").split("\n\nParameters\n")[0]
 
 
 def _type(hint: Any) -> str:
@@ -179,7 +184,7 @@ def _type(hint: Any) -> str:
         return f"mapping of a name to {_type(arguments[1])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_type, arguments))
-    return "section below"
+    return "section below" if dataclasses.is_dataclass(hint) else "anything"
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
@@ -189,9 +194,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
         value = field.default_factory()
     else:
         return "required"
-    if dataclasses.is_dataclass(value):
-        given = ", ".join(f"{f.name}: {_plain(getattr(value, f.name))}" for f in dataclasses.fields(value))
-        return f"`{{{given}}}`" if given else "–"
+    if dataclasses.is_dataclass(value) and value == type(value)():
+        return "that of its keys"
     return f"`{_plain(value)}`"
 
 
@@ -199,6 +203,8 @@ def _plain(value: Any) -> str:
     """A value as YAML has it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if dataclasses.is_dataclass(value):
+        return f"{{{', '.join(f'{f.name}: {_plain(getattr(value, f.name))}' for f in dataclasses.fields(value))}}}"
     return f"[{', '.join(map(_plain, value))}]" if isinstance(value, tuple) else str(value)
 
 

@@ -182,7 +182,7 @@ def test_the_source_distribution_holds_what_tests_and_docs_need(built):
 def test_an_installed_topoflow_makes_a_study_whose_stages_run_without_the_sources(installed, study):
     home = installed(study, "python", "-c", "import topoflow; print(topoflow.__file__)").stdout
     assert Path(home.strip()).is_relative_to(installed.bin.parent)
-    ignored = call(study, "git", "check-ignore", "activations", "data", "mlflow.db", ".topoflow").stdout
+    ignored = call(study, "git", "check-ignore", "activations/", "data/", "mlflow.db", ".topoflow/").stdout
     assert len(ignored.split()) == 4
     said = installed(study, "python", "-m", "dvc", "repro", "prompts", "prepare@helpful").stdout
     assert "Running stage 'prepare@helpful'" in said
