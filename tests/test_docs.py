@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import doctest
 import importlib
 import importlib.util
 import itertools
@@ -215,12 +216,22 @@ def merged(base: Any, over: Any) -> Any:
     return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
 
 
-@pytest.fixture(scope="module")
-def hooks() -> Any:
-    spec = importlib.util.spec_from_file_location("hooks", REPOSITORY / "docs/hooks.py")
+def module_of_docs(name: str) -> Any:
+    """A module that mkdocs is given, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"docs/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    return module_of_docs("hooks")
+
+
+def test_docstrings_become_markdown_as_their_examples_say():
+    found = doctest.testmod(module_of_docs("docstrings"))
+    assert (found.attempted, found.failed) == (2, 0)
 
 
 def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
