@@ -8,7 +8,7 @@ WORKERS ?= 2
 READY = $(VENV)/.installed
 ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: run test test-fast lint ui
+.PHONY: run test test-fast lint docs ui
 
 run: $(READY) ## one objective end to end on the embedded model
 	$(ACTIVE) mlflow run . --env-manager local -P objective=$(OBJECTIVE)
@@ -28,6 +28,9 @@ lint: $(READY)
 	$(ACTIVE) ruff check .
 	$(ACTIVE) ruff format --check .
 	$(ACTIVE) mypy
+
+docs: $(READY) ## the documentation, into site/
+	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

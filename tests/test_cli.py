@@ -10,7 +10,7 @@ from support import REPOSITORY
 from topoflow import stages
 from topoflow.cli import main
 
-FRONT_DOORS = ["plan", "run", "record"]
+FRONT_DOORS = ["init", "plan", "run", "record"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 

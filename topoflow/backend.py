@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from topoflow.scaffold import check_version
+
 # What MLflow puts into every backend's configuration; of no use here.
 _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}
 _OPTIONS = ("objectives", "seeds")
@@ -127,6 +129,7 @@ def _plan(
             )
         job.arguments.extend(words[3:])
         with contextlib.chdir(folder):
+            check_version()
             _check(job.arguments)
     return jobs, folder
 

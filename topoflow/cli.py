@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from topoflow import stages
+from topoflow import scaffold, stages
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.layout import Run
 
@@ -42,8 +42,8 @@ _overrides = click.option(
 def main() -> None:
     """Follow the topology of a language model's hidden states through fine-tuning.
 
-    Run one objective with `topoflow run`, or the whole study with `dvc repro`, in a folder that holds
-    params.yaml and dvc.yaml. The other commands are the stages that DVC calls.
+    Make a folder a study with `topoflow init`. In it, run one objective with `topoflow run`, or the whole
+    study with `dvc repro`. Most other commands are the stages that DVC calls.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault(
@@ -62,8 +62,8 @@ class _Command(click.Command):
             raise click.UsageError(f"{error.message} There are {', '.join(sorted(known))}.", ctx) from None
 
 
-def _command(function: Callable[..., Any]) -> click.Command:
-    """A subcommand whose ValueErrors, which name an argument of the user's, are shown without a traceback."""
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose ValueErrors, which name an argument of the user's, are shown without a traceback."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -72,7 +72,31 @@ def _command(function: Callable[..., Any]) -> click.Command:
         except ValueError as error:
             raise click.ClickException(str(error)) from error
 
-    return main.command(cls=_Command)(guarded)
+    return guarded
+
+
+def _command(function: Callable[..., Any]) -> click.Command:
+    """A subcommand for a study's folder, under the version of topoflow that the study says."""
+
+    @functools.wraps(function)
+    def in_study(*args: Any, **kwargs: Any) -> Any:
+        scaffold.check_version()
+        return function(*args, **kwargs)
+
+    return main.command(cls=_Command)(_guarded(in_study))
+
+
+@main.command(cls=_Command)
+@click.argument("folder", type=click.Path(path_type=Path))
+@_guarded
+def init(folder: Path) -> None:
+    """Make FOLDER a study of your own: params.yaml, dvc.yaml and MLproject in a git and DVC repository.
+
+    Nothing is overwritten.
+    """
+    for name in scaffold.lay_down(folder):
+        click.echo(f"wrote {folder / name}")
+    click.echo(f"Next: cd {folder}; topoflow run --objective helpful")
 
 
 @_command

@@ -36,6 +36,7 @@ from topoflow.config import (
     read_mapping,
 )
 from topoflow.layout import Run
+from topoflow.scaffold import REQUIREMENTS
 
 
 def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
@@ -223,7 +224,7 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     folder = Path.cwd() / ".topoflow" / "studies" / f"{run}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
-    for name in ("dvc.yaml", ".dvcignore"):
+    for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
         if Path(name).exists():
             shutil.copyfile(name, folder / name)
     code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any

@@ -1,0 +1,372 @@
+"""Every block of code in README.md and docs/ is run or parsed, and what they say of files and messages is so.
+
+Python runs, page by page, with a small real Trainer at hand. Of a shell block each command is parsed by the program
+that it calls, with all its options, and not run; a YAML block is read as part of params.yaml. A block that can do
+neither says why in a comment before it: `<!-- not run: REASON -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import doctest
+import importlib
+import importlib.util
+import itertools
+import json
+import re
+import shlex
+import textwrap
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import REPOSITORY, llama
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"^(?P<mark> *<!--.*?-->\n)?(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
+# Nothing of these is topoflow's, and they are not installed for tests.
+OTHERS = {"cp", "cd", "git", "source", "export", "sbatch"}
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    body: str
+    not_run: str
+
+
+def blocks(language: str | None = None) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            reason = re.search(r"<!-- not run: (.+) -->", match["mark"] or "")
+            found.append(
+                Block(
+                    page.relative_to(REPOSITORY).as_posix(),
+                    text[: match.start("body")].count("\n") + 1,
+                    match["language"],
+                    textwrap.dedent(match["body"]),
+                    reason[1] if reason else "",
+                )
+            )
+    return [block for block in found if language in (None, block.language)]
+
+
+def runnable(language: str) -> list[Any]:
+    return [pytest.param(b, id=f"{b.page}:{b.line}") for b in blocks(language) if not b.not_run]
+
+
+def test_blocks_are_of_known_languages_and_few_are_not_run():
+    assert {block.language for block in blocks()} == {"sh", "python", "yaml", "text", "bibtex"}
+    assert sum(bool(block.not_run) for block in blocks()) <= 6
+
+
+# --- Python -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch, model, tokenizer):
+    """What the pages take as given: a Trainer, its model and tokenizer, prompts, and a store to log to."""
+    import mlflow
+    import torch
+    from mlflow.models.evaluation.evaluator_registry import _model_evaluation_registry
+    from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    from topoflow.tracking.evaluator import TopologyEvaluator
+
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    _model_evaluation_registry.register("topoflow", TopologyEvaluator)
+    torch.manual_seed(0)
+    trainer = Trainer(
+        llama(len(tokenizer)),
+        TrainingArguments("out", max_steps=4, report_to="none", save_strategy="no", use_cpu=True),
+        train_dataset=[tokenizer(f"A row about the number {i}.") for i in range(16)],
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
+    )
+    prompts = [f"Prompt number {i * i}: {'why ' * (i % 4)}" for i in range(24)]
+    yield {"trainer": trainer, "model": model, "tokenizer": tokenizer, "prompts": prompts}
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.parametrize("page", sorted({b.page for b in blocks("python") if not b.not_run}))
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, session):
+    for block in blocks("python"):
+        if block.page == page and not block.not_run:
+            code = "\n" * (block.line - 1) + block.body  # so that an error names the line of the page
+            exec(compile(code, str(REPOSITORY / page), "exec"), session)
+
+
+# --- the shell ----------------------------------------------------------------------------------
+
+
+def commands(body: str) -> list[list[str]]:
+    """The commands of a shell block as words, without variables set before them and without launchers."""
+    found = []
+    for line in body.replace("\\\n", " ").splitlines():
+        if re.match(r"\w+=\(", line):  # an array of bash
+            continue
+        words = shlex.split(line, comments=True)
+        while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "srun"):
+            words = words[1:]
+        if words:
+            found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("block", runnable("sh"))
+def test_every_command_is_understood_by_the_program_that_it_calls(block):
+    for words in commands(block.body):
+        check_command(words)
+
+
+def check_command(words: list[str]) -> None:
+    program, *arguments = words
+    if program == "topoflow":
+        from topoflow.cli import main
+
+        check_click(main, arguments)
+        assert "--objective" not in arguments or arguments[0] in ("plan", "run")
+    elif program == "mlflow":
+        from mlflow.cli import cli
+
+        check_click(cli, arguments)
+        if arguments[0] == "run":
+            check_project_parameters(arguments)
+    elif program == "dask":
+        from importlib import import_module
+
+        check_click(import_module(f"distributed.cli.dask_{arguments[0]}").main, arguments[1:])
+    elif program == "dvc":
+        from dvc.cli import parse_args
+
+        parse_args(arguments)
+        check_stages(arguments)
+    elif program == "make":
+        targets = re.findall(r"^(\w[\w-]*):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+        assert set(arguments) <= set(targets)
+    elif program == "pip":
+        assert arguments[0] == "install"
+        check_requirement(arguments[-1])
+    elif program == "python":
+        script = (REPOSITORY / arguments[0]).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in script for word in arguments if word.startswith("--"))
+    else:
+        assert program in OTHERS, f"nothing here can parse {shlex.join(words)}"
+
+
+def check_click(command: Any, arguments: list[str]) -> None:
+    """Parse a command of click down to its last subcommand, without calling it."""
+    import click
+
+    context = command.make_context(command.name, list(arguments))
+    while isinstance(command, click.Group):
+        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+
+
+def check_project_parameters(arguments: list[str]) -> None:
+    project = yaml.safe_load((REPOSITORY / "MLproject").read_text(encoding="utf-8"))
+    given = [value.split("=")[0] for flag, value in itertools.pairwise(arguments) if flag == "-P"]
+    assert set(given) <= set(project["entry_points"]["main"]["parameters"])
+
+
+def check_stages(arguments: list[str]) -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    targets = [word for word in arguments[1:] if not word.startswith("-")] if "repro" in arguments else []
+    assert {target.split("@")[0] for target in targets if target != "repro"} <= set(stages)
+
+
+def check_requirement(text: str) -> None:
+    from packaging.requirements import Requirement
+    from test_packaging import PROJECT
+
+    requirement = Requirement(text if text != "." else "topoflow")
+    assert requirement.name == PROJECT["name"]
+    assert requirement.extras <= set(PROJECT["optional-dependencies"])
+
+
+# --- params.yaml --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", runnable("yaml"))
+def test_every_yaml_block_is_a_part_of_a_valid_params_yaml(block):
+    from topoflow.config import parse_params
+
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    # models and layers of a page need not go with the embedded model of the study
+    params["models"] = ["pythia"]
+    parse_params(merged(params, yaml.safe_load(block.body)))
+
+
+def merged(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)) or "source" in over:
+        return over
+    return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
+
+
+def module_of_docs(name: str) -> Any:
+    """A module that mkdocs is given, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def hooks() -> Any:
+    return module_of_docs("hooks")
+
+
+def test_docstrings_become_markdown_as_their_examples_say():
+    found = doctest.testmod(module_of_docs("docstrings"))
+    assert (found.attempted, found.failed) == (2, 0)
+
+
+def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
+    from topoflow import config
+    from topoflow.recording.schedule import Schedule
+
+    page = hooks.params_page()
+    sections = [
+        *(
+            getattr(config, name)
+            for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording")
+        ),
+        *(getattr(config, name) for name in ("Topology", "Trajectory", "Track", "Compute")),
+        *config.MODEL_SOURCES.values(),
+        *config.OBJECTIVE_SOURCES.values(),
+        Schedule,
+    ]
+    known = {name for name, kind in vars(config).items() if hasattr(kind, "__dataclass_fields__")}
+    assert known == {kind.__name__ for kind in sections} | {"Run"}  # a new section must be in the list above
+    for section in sections:
+        for field in fields(section):
+            assert f"| `{field.name}` |" in page, f"{section.__name__}.{field.name}"
+    assert "| `max_steps` | whole number | `48` |" in page
+    assert "tokens kept of a prompt, its end" in page  # a comment of params.yaml
+    assert "of the tokenizer: 256 bytes" in page  # a comment of config.py
+    assert "Record each multiple of" in page  # a docstring
+
+
+def test_the_reference_of_the_command_line_holds_every_command(hooks):
+    from topoflow.cli import main
+
+    page = hooks.cli_page()
+    assert all(f"## topoflow {name}\n" in page for name in main.commands)
+    assert "--set KEY=VALUE" in page
+
+
+def test_a_page_that_loads_from_the_network_is_refused(hooks, tmp_path):
+    from types import SimpleNamespace
+
+    from mkdocs.exceptions import PluginError
+
+    page = tmp_path / "index.html"
+    page.write_text(
+        '<a href="https://example.org">a link</a><link rel="canonical" href="https://example.org">'
+    )
+    hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
+    for loading in (
+        '<script src="https://example.org/a.js"></script>',
+        '<link rel="stylesheet" href="//example.org/a.css">',
+        "<style>@import 'https://example.org/a.css'</style>",
+    ):
+        page.write_text(loading)
+        with pytest.raises(PluginError, match=r"example\.org/a"):
+            hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
+
+
+# --- what the pages say of the repository -------------------------------------------------------
+
+
+def verdict_rows(path: Path) -> list[str]:
+    """The claims of a file of results, as rows of the tables in the pages."""
+    if path.suffix == ".csv":
+        claims = list(csv.DictReader(path.open(encoding="utf-8")))
+    else:
+        claims = list(json.loads(path.read_text(encoding="utf-8"))["claims"].values())
+    shown = [
+        (
+            c["statement"],
+            *("–" if c[k] in (None, "") else f"{float(c[k]):.3g}" for k in ("value", "p")),
+            c["verdict"],
+        )
+        for c in claims
+    ]
+    return [f"| {' | '.join(row)} |" for row in shown]
+
+
+def test_tables_of_verdicts_are_those_of_the_committed_results():
+    n_tables = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in re.finditer(r"<!-- verdicts of (\S+) -->\n\n((?: *\|.*\n)+)", text):
+            rows = [line.strip() for line in match[2].splitlines()][2:]
+            assert rows == verdict_rows(REPOSITORY / match[1]), f"{page}: {match[1]}"
+            n_tables += 1
+    assert n_tables == 3
+
+
+def messages_of_the_code() -> list[str]:
+    """The strings of topoflow, with an ellipsis for what is filled in."""
+    from topoflow.config import _KIND_NAMES
+    from topoflow.scaffold import REQUIREMENTS
+
+    def said(part: ast.expr) -> str:
+        if isinstance(part, ast.Constant):
+            return str(part.value)
+        return REQUIREMENTS if ast.unparse(part) == "{REQUIREMENTS}" else "…"
+
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "topoflow").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    strings = ["".join(map(said, node.values)) for node in nodes if isinstance(node, ast.JoinedStr)]
+    strings += [
+        node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return strings + [f"… must be {kind}, got …" for kind in _KIND_NAMES.values()]
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    """What stands between ellipses must be in one message of the code, in order."""
+    text = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \| ", text, flags=re.MULTILINE)
+    assert len(messages) >= 30
+    code = messages_of_the_code()
+    for message in messages:
+        parts = [part.strip(" '") for part in message.split("…")]
+        pattern = re.compile(".*".join(re.escape(part) for part in parts if len(part) > 3))
+        assert any(map(pattern.search, code)), message
+
+
+def test_places_named_in_the_protocol_exist():
+    text = (REPOSITORY / "docs/protocol.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`((?:topology|dynamics|recording|training)\.[\w.]+)`", text))
+    assert len(places) > 30
+    for place in places:
+        module, _, name = place.rpartition(".")
+        if (REPOSITORY / "topoflow" / Path(*place.split("."))).with_suffix(".py").exists():
+            continue
+        if place.split(".")[0] in ("topology", "recording") and "." not in place.partition(".")[2]:
+            from topoflow.config import Recording
+
+            assert name in Recording.__dataclass_fields__  # a key of params.yaml
+            continue
+        assert hasattr(importlib.import_module(f"topoflow.{module}"), name), place
+
+
+def test_the_readme_links_to_what_there_is():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (REPOSITORY / target).is_file(), target
