@@ -242,7 +242,7 @@ def _new_run(client: Any, name: str) -> Any:
     from mlflow.tracking.context.registry import resolve_tags
     from mlflow.tracking.fluent import _get_experiment_id
 
-    tags = resolve_tags(context_tags())  # type: ignore[no-untyped-call]
+    tags = resolve_tags(context_tags())
     return client.create_run(_get_experiment_id(), tags=tags, run_name=name)
 
 
