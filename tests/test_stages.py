@@ -219,10 +219,12 @@ def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_re
     facts = json.loads((tmp_path / "comparison.json").read_text())
     assert list(facts["runs"]) == ["tiny-helpful-0", "tiny-helpful-1"]
     assert facts["claims"]["early"]["verdict"] == "cannot tell"  # two runs
-    (logged,) = [run for run in mlflow.search_runs(output_format="list") if run.info.run_name == "comparison"]
+    (logged,) = [
+        run for run in mlflow.search_runs(output_format="list") if run.info.run_name == "comparison of 2 runs"
+    ]
     assert "2 runs side by side" in logged.data.tags["mlflow.note.content"]
     stages.compare(params, [run_id, second], tmp_path)  # and logs nothing twice
-    assert len([r for r in mlflow.search_runs(output_format="list") if r.info.run_name == "comparison"]) == 1
+    assert len([r for r in mlflow.search_runs(output_format="list") if "comparison" in r.info.run_name]) == 1
 
 
 def test_a_constant_layer_is_named_and_its_missing_numbers_are_empty_fields(study):

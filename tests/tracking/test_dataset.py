@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from functools import partial
-from http.server import CGIHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -190,15 +192,38 @@ def test_a_dvc_url_names_a_set_at_a_revision_and_its_bytes_come_from_the_remote(
         mlflow.data.get_source(found).load(tmp_path / "here")
 
 
+class GitHandler(SimpleHTTPRequestHandler):
+    """Serves the files of a folder, and the git repositories under /git/ as a git server does."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/git/"):
+            return super().do_GET()
+        path, _, query = self.path.removeprefix("/git").partition("?")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = {"GIT_PROJECT_ROOT": self.directory, "GIT_HTTP_EXPORT_ALL": "1", "REQUEST_METHOD": self.command,
+                 "PATH_INFO": path, "QUERY_STRING": query, "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                 "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""), "CONTENT_LENGTH": str(len(body)),
+                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", "")}  # fmt: skip
+        done = subprocess.run(
+            ["git", "http-backend"], input=body, env={**os.environ, **asked}, capture_output=True
+        )
+        header, _, answer = done.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in header.decode().splitlines())
+        self.send_response(int(fields.pop("Status", "200").split()[0]))
+        for key, value in {**fields, "Content-Length": str(len(answer))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET  # noqa: N815 (the name that http.server calls)
+
+
 @pytest.fixture
 def web(tmp_path):
-    """Serves the folder of this test over HTTP: git repositories under /cgi-bin/git, the rest as files."""
-    script = tmp_path / "cgi-bin" / "git"
-    script.parent.mkdir()
-    script.write_text(f"#!/bin/sh\nGIT_PROJECT_ROOT={tmp_path} GIT_HTTP_EXPORT_ALL=1 exec git http-backend\n")
-    script.chmod(0o755)
-    handler = partial(type("Handler", (CGIHTTPRequestHandler,), {"have_fork": False}), directory=tmp_path)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    """The address of a server of this test's folder."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(GitHandler, directory=str(tmp_path))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
@@ -213,7 +238,7 @@ def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, st
     call(repository, "git", "tag", "v1")
     call(tmp_path, "git", "clone", "--quiet", "--bare", str(repository), "published.git")
     shutil.rmtree(repository)
-    url = f"dvc+{web}/cgi-bin/git/published.git?rev=v1#{PLACE}"
+    url = f"dvc+{web}/git/published.git?rev=v1#{PLACE}"
     found = logged(from_activations(url))
     stored = mlflow.data.get_source(found).load(tmp_path / "here")
     assert contents(stored.folder) == contents(tmp_path / "made")

@@ -7,11 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 from support import call, entry_points_folder, path_with
 
 from topoflow import __version__, storage
 from topoflow.tracking.plugin import ContextProvider, context_tags
+from topoflow.tracking.runs import training_run
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,22 @@ def test_a_broken_installation_of_topoflow_leaves_mlflow_whole(tmp_path):
     code = "import mlflow, mlflow.data, mlflow.models; print('whole')"
     result = call(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(tmp_path / "plugins"))
     assert result.stdout.strip() == "whole"
+
+
+def test_a_joined_run_is_tagged_with_what_it_lacks_and_keeps_what_it_has(tmp_path, monkeypatch):
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        made = mlflow.MlflowClient().create_run("0", tags={"topoflow.dvc_lock": "as it began"})
+        (tmp_path / "dvc.lock").write_text("stages: {}\n")
+        commit = commit_all(tmp_path)
+        monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+        with training_run("another name"):
+            pass
+        run = mlflow.get_run(made.info.run_id)
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert run.data.tags["topoflow.git_commit"] == commit
+    assert run.data.tags["topoflow.version"] == __version__
+    assert run.data.tags["topoflow.dvc_lock"] == "as it began"

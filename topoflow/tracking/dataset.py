@@ -213,7 +213,11 @@ def md5_in_lock(folder: Path) -> str | None:
 
     for root in folder.parents:
         if (root / "dvc.lock").is_file():
-            stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8")).get("stages", {})
+            loader = getattr(
+                yaml, "CSafeLoader", yaml.SafeLoader
+            )  # libyaml's, where there is one: ten times as fast
+            locked = yaml.load((root / "dvc.lock").read_text(encoding="utf-8"), loader)  # noqa: S506 (both are safe)
+            stages = locked.get("stages", {})
             outs = [out for stage in stages.values() for out in stage.get("outs", [])]
             path = folder.relative_to(root).as_posix()
             return next((str(out["md5"]) for out in outs if out["path"] == path and "md5" in out), None)

@@ -105,7 +105,7 @@ def picture(png: bytes, alt: str, caption: str = "") -> str:
         few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         width, height = image.size
     buffer = io.BytesIO()
-    few.save(buffer, "PNG", optimize=True)
+    few.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     size = f'width="{width}" height="{height}"'
