@@ -442,7 +442,7 @@ def _load_array(path: Path, dtypes: Sequence[str], shape: tuple[Any, Any]) -> np
     return array
 
 
-def _read_array(file: IO[bytes], size: int, dtypes: Sequence[str], ndim: int) -> npt.NDArray[Any]:
+def _read_array(file: io.BufferedIOBase, size: int, dtypes: Sequence[str], ndim: int) -> npt.NDArray[Any]:
     """An array in C order from a .npy file of `size` bytes, which bound the memory whatever the header claims."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
@@ -455,7 +455,7 @@ def _read_array(file: IO[bytes], size: int, dtypes: Sequence[str], ndim: int) ->
     if (wanted := math.prod(shape) * dtype.itemsize) != (got := size - file.tell()):
         raise ValueError(f"data must be the {wanted} bytes that the header speaks of, got {got}")
     array = np.empty(shape, dtype)
-    if file.readinto(memoryview(array.reshape(-1).view(np.uint8))) != wanted:  # type: ignore[arg-type]
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != wanted:
         raise ValueError("data must be whole, and the file ends before")
     return array
 

@@ -1,4 +1,4 @@
-"""What is logged while a model trains goes to a file first and from there to MLflow: a server that is down stops nothing.
+"""What is logged while a model trains goes to a file first and from there to MLflow: no server can stop a training.
 
 Inside `spooled`, what any code of this process logs to MLflow (Hugging Face's callback as well) is written to
 .topoflow/spool/*.jsonl and sent by a thread, in order. What the store does not take before the block ends stays in the
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 SPOOL_TAG = "topoflow.spool"
 # Seconds that a training that is done waits for what is left to be sent; one that was stopped waits less.
 PATIENCE = 60.0
-_PATIENCE_WHEN_STOPPED = 5.0
+_PATIENCE_WHEN_STOPPED = 3.0
 _LONGEST_PAUSE = 30.0  # between two attempts
 # MLflow takes at most these many in one request.
 _MOST = {"metrics": 1000, "params": 100, "tags": 100}
@@ -86,7 +86,10 @@ def spooled() -> Iterator[None]:
 def open_store() -> None:
     """Set up a fresh store's tables, one process at a time: several at once would break it.
 
-    A store that cannot be reached is left to those who use it.
+    Raises
+    ------
+    mlflow.MlflowException
+        When the store cannot be reached.
     """
     import mlflow
 
@@ -229,7 +232,8 @@ class Journal:
         """So many more have been sent."""
         with self._guard:
             self.sent += count
-            self._write({"sent": count})
+            if not self._file.closed:  # else an answer that came after all, too late to be waited for
+                self._write({"sent": count})
 
     def created(self, here: str, there: str) -> None:
         with self._guard:
@@ -260,6 +264,7 @@ class Journal:
 _METHODS = (
     "create_run",
     "get_run",
+    "get_experiment",
     "get_experiment_by_name",
     "update_run_info",
     "log_batch",
@@ -286,24 +291,20 @@ def _send(store: Any, journal: Journal) -> None:
     """Send what is left, in order; raises what the store does when it cannot answer."""
     from mlflow import MlflowException
 
+    alone = False
     while left := journal.left():
-        count = _together(left)
+        count = 1 if alone else _together(left)
         try:
             _apply(store, journal, left[:count])
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise
-            if count > 1:  # which of them is refused?
-                count = 1
-                try:
-                    _apply(store, journal, left[:1])
-                except MlflowException as single:
-                    if single.error_code not in _REFUSALS:
-                        raise
-                    logger.warning("MLflow refuses what was logged: %s", _first_line(single))
-            else:
-                logger.warning("MLflow refuses what was logged: %s", _first_line(error))
+            if count > 1:  # one of them is refused, and the others are not to be lost with it
+                alone = True
+                continue
+            logger.warning("MLflow refuses what was logged: %s", _first_line(error))
         journal.mark(count)
+        alone = False
 
 
 def _together(left: Sequence[Entry]) -> int:
@@ -456,6 +457,15 @@ class _Substitutes:
                 self._runs.setdefault(run_id, _local_run(run_id, "0", "", int(time.time() * 1000), [], None))
         return self._runs[run_id]
 
+    def get_experiment(self, experiment_id: str) -> Any:
+        from mlflow.entities import Experiment
+
+        try:
+            return self.store.get_experiment(experiment_id)
+        except Exception as error:
+            _raise_refusal(error)
+            return Experiment(experiment_id, experiment_id, "", "active")
+
     def get_experiment_by_name(self, name: str) -> Any:
         from mlflow.entities import Experiment
 
@@ -497,7 +507,7 @@ class _Substitutes:
         from mlflow.utils.async_logging.run_operations import RunOperations
 
         self.log_batch(run_id, metrics, params, tags)
-        return RunOperations([])
+        return RunOperations([])  # type: ignore[no-untyped-call]
 
     def log_metric(self, run_id: str, metric: Any) -> None:
         self.log_batch(run_id, metrics=[metric])
