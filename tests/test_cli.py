@@ -41,7 +41,7 @@ def test_every_command_explains_itself(invoke, command):
 
 def test_the_group_lists_every_command(invoke):
     listed = invoke("--help").output.split("Commands:")[1]
-    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["run", *STAGES])
+    assert [line.split()[0] for line in listed.strip().splitlines()] == sorted(["run", "repair", *STAGES])
 
 
 @pytest.mark.parametrize(

@@ -479,11 +479,25 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be YAML: {error}") from None
     if not isinstance(mapping, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
+    _check_size(mapping, path)
     return mapping
+
+
+def _check_size(mapping: Any, path: str | Path) -> None:
+    """Refuse what is small in a file and boundless in memory: aliases of aliases, or one inside itself."""
+    count, left = 0, [mapping]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+        if (count := count + 1) > 100_000:
+            raise ValueError(f"{path} must hold at most 100000 values, aliases counted each time")
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def call(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[
 
 def _end(process: subprocess.Popen[Any]) -> None:
     """End a process and its group: by what Ctrl-C sends, which DVC leaves in order, or else by force."""
+    number: int
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _GRACE
         while time.monotonic() < deadline:

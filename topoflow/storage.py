@@ -148,7 +148,8 @@ class StoredSet:
         """
         path = self._cell(step, layer, ".npz")
         try:
-            with zipfile.ZipFile(path) as archive:
+            # from memory: at a damaged offset, a file says OSError, as a failing disk does
+            with open(path, "rb") as file, zipfile.ZipFile(io.BytesIO(file.read(CELL_LIMIT))) as archive:
                 return _split_diagrams(_zipped_arrays(archive))
         except _MALFORMED as error:
             raise ValueError(
