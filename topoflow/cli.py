@@ -102,7 +102,9 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
 
 def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params, Run]:
     params = load_params(PARAMS_FILE)
-    return params, Run(model, objective, params.seeds[0] if seed is None else seed)
+    run = Run(model, objective, params.seeds[0] if seed is None else seed)
+    params.check_names(run)
+    return params, run
 
 
 @_command

@@ -414,6 +414,11 @@ class Params:
         """The runs of a bare `dvc repro`: every model with every objective and every seed."""
         return [Run(*key) for key in itertools.product(self.models, self.objectives, self.seeds)]
 
+    def check_names(self, run: Run) -> None:
+        """Refuse a run of a model or objective that there is not, before its name becomes a path."""
+        _known(run.model, self.model, "model")
+        _known(run.objective, self.objective, "objective")
+
     def model_source(self, name: str) -> ModelSource:
         """The source of the model called `name`; ValueError that lists the models where there is none."""
         return typing.cast(ModelSource, _known(name, self.model, "model"))

@@ -292,7 +292,7 @@ HOSTILE = {
     "a header of 64 KB": (".npy", lambda: npy(b"(" * 65000)),
     "a header of minus signs": (".npy", lambda: npy(b"-" * 9000 + b"1")),
     "code in the header": (".npy", lambda: npy(b"__import__('os').mkdir('sprung')\n")),
-    "a zip bomb of 4 GiB": (".npz", lambda: bomb(4 << 30)),
+    "a zip bomb of 512 MiB": (".npz", lambda: bomb(512 << 20)),
     "a zip of a zip's own size": (".npz", lambda: bomb(4 << 20)),
 }
 
@@ -376,7 +376,7 @@ def test_a_symbolic_link_in_the_place_of_the_temporary_file_is_not_written_throu
 def test_a_gzip_bomb_of_one_line_is_refused_in_bounded_memory(tmp_path):
     path = tmp_path / "rows.jsonl.gz"
     with gzip.open(path, "wb", compresslevel=6) as file:
-        for _ in range(256):
+        for _ in range(64):
             file.write(bytes(1 << 20))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="lines of at most 16777216 characters"):
