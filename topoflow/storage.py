@@ -468,6 +468,8 @@ def _zipped_arrays(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
         raise ValueError(f"members must be {', '.join(expected)}, got {len(members)} others")
     if (total := sum(member.file_size for member in members)) > CELL_LIMIT:
         raise ValueError(f"members must be of at most {CELL_LIMIT} bytes in all, got {total}")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("members must be stored or deflated")  # others unpack in steps of any size
     arrays = {}
     for member in members:
         bars = not member.filename.endswith("_offsets.npy")

@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
+import yaml
 from support import small_params
 
 from topoflow import storage
@@ -421,3 +422,49 @@ def test_a_planted_token_is_in_no_file_that_a_study_leaves(study):
     assert "mlflow.db" in files
     assert len(files) > 30
     assert [name for name, data in files.items() if secret.encode() in data] == []
+
+
+HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_runs_no_script_that_a_strangers_text_holds(study):
+    params = yaml.safe_load((study.folder / "params.yaml").read_text())
+    params["objective"]["stranger"] = {"source": "file", "path": HOSTILE}
+    params["objectives"] = ["helpful", "stranger"]
+    (study.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    path = study.folder / f"results/{SET}/trajectory.json"
+    facts = json.loads(path.read_bytes())
+    for claim in facts["claims"].values():
+        claim |= {"statement": HOSTILE, "statistic": HOSTILE, "rule": HOSTILE}
+    path.write_bytes(storage.json_bytes(facts))
+    assert study("report") == 0, study.output
+    assert HOSTILE not in (study.folder / "report.html").read_text()
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+    ]
+    result = subprocess.run(
+        [*command, f"file://{study.folder}/report.html"], capture_output=True, text=True, timeout=120
+    )
+    assert "</html>" in result.stdout, result.stderr
+    title = result.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title
+    assert "pwned" not in title
+    assert "onerror=&quot;" in result.stdout or 'onerror="document' in result.stdout  # as text, it is there
+    assert '<img src="x"' not in result.stdout
+
+
+def test_the_text_of_prompts_is_in_no_result(study):
+    prompts = (study.folder / "data/prompts.jsonl").read_text().splitlines()
+    text = max((message["content"] for line in prompts for message in json.loads(line)), key=len).encode()[
+        :60
+    ]
+    holding = {name for name, data in contents(study.folder).items() if text in data}
+    assert "data/prompts.jsonl" in holding
+    assert not [name for name in holding if not name.startswith("data/")]
