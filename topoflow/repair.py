@@ -37,9 +37,13 @@ def repair(folder: Path) -> list[str]:
     """
     folder = folder.absolute()
     root, stage, md5 = _out(folder)
-    removed = _remove_damaged_objects(root, md5)
+    from dvc.repo import Repo
+
+    with Repo(os.fspath(root)) as repo:
+        removed = _remove_damaged_objects(repo.cache.local, md5)
+        pull = ["--pull"] if repo.config["core"].get("remote") else []
     shutil.rmtree(folder, ignore_errors=True)
-    _reproduce(root, stage)
+    _reproduce(root, *pull, stage)
     return [
         f"{len(removed)} damaged {'file' if len(removed) == 1 else 'files'} removed from DVC's cache.",
         f"{folder} is as {stage} in {root / 'dvc.lock'} says.",
@@ -60,23 +64,17 @@ def _out(folder: Path) -> tuple[Path, str, str]:
     raise ValueError(f"folder must be an out of a stage in a dvc.lock, and {folder} is none")
 
 
-def _remove_damaged_objects(root: Path, md5: str) -> list[str]:
+def _remove_damaged_objects(cache: Any, md5: str) -> list[str]:
     """Delete what DVC's cache holds of a folder under hashes that are not those of its bytes."""
-    from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    with Repo(os.fspath(root)) as repo:
-        cache = repo.cache.local
-        if _is_damaged(cache, md5):
-            os.remove(cache.oid_to_path(md5))
-            return [md5]
-        if not cache.exists(md5):
-            return []
+    damaged = [md5] if _is_damaged(cache, md5) else []
+    if not damaged and cache.exists(md5):
         files = {info.value for _, _, info in Tree.load(cache, HashInfo("md5", md5))}
         damaged = sorted(value for value in files if _is_damaged(cache, value))
-        for value in damaged:
-            os.remove(cache.oid_to_path(value))
+    for value in damaged:
+        os.remove(cache.oid_to_path(value))
     return damaged
 
 
@@ -89,9 +87,9 @@ def _is_damaged(cache: Any, md5: str) -> bool:
     return found != md5.removesuffix(".dir")
 
 
-def _reproduce(root: Path, stage: str) -> None:
+def _reproduce(root: Path, *arguments: str) -> None:
     # the stages say `python`: it must be this one, whatever the shell's is
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--pull", stage]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *arguments]
     if call(command, cwd=root, env={**os.environ, "PATH": path}).returncode:
-        raise ValueError(f"dvc repro --pull {stage} failed in {root} (see above)")
+        raise ValueError(f"dvc repro {' '.join(arguments)} failed in {root} (see above)")

@@ -84,7 +84,7 @@ def test_what_is_no_out_is_not_repaired(study, model_cache):
 
 
 @pytest.mark.parametrize("backend", ["dvc", "mlflow", "topoflow"])
-@pytest.mark.parametrize("value", ["$(touch x)", '"; touch x; "', "a\nb", "--flag"])
+@pytest.mark.parametrize("value", ['"$(touch x)\n', "--flag"])
 def test_a_hostile_name_through_every_door_runs_nothing(study, model_cache, backend, value):
     before = sorted(p.name for p in study.iterdir())
     if backend == "dvc":
