@@ -21,7 +21,7 @@ SET = "tiny/helpful/seed_0"
 # A process that has imported all once, and runs each command in a fork of itself: as real as one from a shell, and as
 # mortal, without seconds of imports.
 FORKS = """
-import json, os, signal, sys, time
+import glob, json, os, signal, sys, time
 import mlflow, numba, scipy.stats, sklearn.manifold, joblib, matplotlib
 if sys.argv[1] == "torch":
     import torch, transformers, trl, peft, datasets
@@ -47,6 +47,11 @@ for line in sys.stdin:
             os._exit(end.code or 0)
         finally:
             os._exit(99)
+    if asked["when"]:  # as soon as there is such a file
+        while not glob.glob(asked["folder"] + "/" + asked["when"]) and not os.waitpid(child, os.WNOHANG)[0]:
+            time.sleep(0.005)
+        started = time.monotonic()
+        os.kill(child, asked["signal"])
     if asked["after"] is not None:
         time.sleep(asked["after"])
         os.kill(child, asked["signal"])
@@ -63,10 +68,22 @@ class Forks:
         self.output, self.seconds = "", 0.0
 
     def __call__(
-        self, *arguments: str, after: float | None = None, signal: int = 9, before: str = "", **changes: str
+        self,
+        *arguments: str,
+        after: float | None = None,
+        when: str = "",
+        signal: int = 9,
+        before: str = "",
+        **changes: str,
     ) -> int:
         log = self.folder.parent / f"{self.folder.name}.log"
-        asked: dict[str, Any] = {"arguments": arguments, "after": after, "signal": signal, "before": before}
+        asked: dict[str, Any] = {
+            "arguments": arguments,
+            "after": after,
+            "when": when,
+            "signal": signal,
+            "before": before,
+        }
         asked |= {"folder": str(self.folder), "log": str(log)}
         asked["environment"] = {"TOPOFLOW_CACHE": str(self.cache), "NUMBA_NUM_THREADS": "1", **changes}
         self.process.stdin.write(json.dumps(asked) + "\n")

@@ -147,16 +147,12 @@ def history(folder: Path, run, key: str) -> list:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stage_that_is_stopped_ends_soon_says_how_to_go_on_and_its_run_has_ended(study, number):
     shutil.rmtree(study.folder / "activations")
-    assert study("finetune", *RUN) == 0, study.output
-    duration = study.seconds
-    shutil.rmtree(study.folder / "activations")
-    status = study("finetune", *RUN, after=0.7 * duration, signal=number)
+    status = study("finetune", *RUN, when=".topoflow/writing/activations*-*/step_000001/*.npy", signal=number)
     assert status == 128 + number, study.output
-    assert study.seconds < 0.7 * duration + 10
+    assert study.seconds < 20
     assert "Stopped. What was finished is kept; go on with: topoflow finetune --model tiny" in study.output
     assert "Traceback" not in study.output
-    assert sorted(run.info.status for run in runs(study.folder))[0] in ("FAILED", "FINISHED", "KILLED")
-    assert "RUNNING" not in {run.info.status for run in runs(study.folder)}
+    assert sorted(run.info.status for run in runs(study.folder)) == ["FAILED", "FINISHED"]
 
 
 CHILDREN = """

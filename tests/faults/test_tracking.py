@@ -122,6 +122,7 @@ def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path):
     assert_all_is_there_once(uri)
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_killed_anywhere_and_repeated_sends_nothing_twice(tmp_path):
     from topoflow.tracking import spool as module
 
@@ -145,6 +146,7 @@ def test_a_replay_that_is_killed_anywhere_and_repeated_sends_nothing_twice(tmp_p
     assert_all_is_there_once(uri)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.MlflowClient(uri).search_experiments()
@@ -163,6 +165,7 @@ def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path):
     assert len(found) >= 4
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_the_spool_and_not_the_training(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.MlflowClient(uri).search_experiments()

@@ -354,7 +354,7 @@ def _create(store: Any, entry: Entry) -> str:
     query = f"tags.`{SPOOL_TAG}` = '{entry['run_id']}'"
     if there := store.search_runs([experiment_id], query, ViewType.ALL):
         return str(there[0].info.run_id)
-    tags = [RunTag(*tag) for tag in [*entry["tags"], (SPOOL_TAG, entry["run_id"])]]
+    tags = [RunTag(*tag) for tag in entry["tags"]]
     run = store.create_run(experiment_id, entry["user"], entry["start"], tags, entry["name"])
     return str(run.info.run_id)
 
@@ -424,6 +424,10 @@ class _Substitutes:
     def create_run(
         self, experiment_id: str, user_id: str, start_time: int, tags: list[Any], run_name: str | None
     ) -> Any:
+        from mlflow.entities import RunTag
+
+        here = uuid.uuid4().hex  # by this tag a run is found of which the store said nothing
+        tags = [*tags, RunTag(SPOOL_TAG, here)]
         try:
             if experiment_id.startswith(_BY_NAME):
                 raise ConnectionError("the experiment could not be asked for")
@@ -431,7 +435,7 @@ class _Substitutes:
             self.sender.add({"kind": "begin", "run_id": run.info.run_id})
         except Exception as error:
             _raise_refusal(error)
-            run = _local_run(uuid.uuid4().hex, experiment_id, user_id, start_time, tags, run_name)
+            run = _local_run(here, experiment_id, user_id, start_time, tags, run_name)
             entry = {
                 "kind": "create",
                 "run_id": run.info.run_id,
