@@ -10,7 +10,7 @@ from support import REPOSITORY
 from topoflow import stages
 from topoflow.cli import main
 
-FRONT_DOORS = ["init", "plan", "run", "record"]
+FRONT_DOORS = ["init", "plan", "run", "record", "repair"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 

@@ -304,7 +304,7 @@ class TestSealAndOpen:
         path.write_bytes(b"other")
         message = (
             f"{path} is not what its manifest vouches for (SHA-256 {expected[:12]}, got "
-            f"{storage.sha256(b'other')[:12]}); restore it with: dvc checkout --force {folder}"
+            f"{storage.sha256(b'other')[:12]}); repair it with: topoflow repair {folder}"
         )
         with pytest.raises(ValueError, match="vouches") as caught:
             open_set(folder, ACTIVATIONS)
@@ -313,7 +313,7 @@ class TestSealAndOpen:
     def test_a_missing_file_is_found(self, tmp_path):
         folder = sealed(tmp_path / "set")
         (folder / (cell_name(2, 0) + ".npy")).unlink()
-        message = rf"step_000002/layer_00\.npy is missing .* dvc checkout --force {folder}$"
+        message = rf"step_000002/layer_00\.npy is missing .* topoflow repair {folder}$"
         with pytest.raises(ValueError, match=message):
             open_set(folder, ACTIVATIONS)
 

@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +57,9 @@ class ProjectBackend:
         """
         from mlflow.exceptions import ExecutionException
 
+        from topoflow.processes import stop_at_sigterm
+
+        stop_at_sigterm()
         try:
             jobs, folder = _plan(project_uri, entry_point, dict(params or {}), version, backend_config)
         except ValueError as error:
@@ -245,6 +247,7 @@ class _Place:
 
     def _call(self, job: _Job, run_id: str) -> int:
         """Run the command in the project's folder as part of the MLflow run; returns its exit status."""
+        from topoflow.processes import call
         from topoflow.study import absolute_uri
 
         environment = {
@@ -255,7 +258,7 @@ class _Place:
         }
         environment.pop("MLFLOW_EXPERIMENT_NAME", None)
         command = [sys.executable, "-m", "topoflow", *job.arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment).returncode  # noqa: S603 (no shell)
+        return call(command, cwd=self.folder, env=environment).returncode
 
 
 @contextlib.contextmanager

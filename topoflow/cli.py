@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import click
 from topoflow import scaffold, stages
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.layout import Run
+from topoflow.processes import Stopped, stop_at_sigterm
 
 _model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
 _objective = click.option(
@@ -67,10 +70,17 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        stop_at_sigterm()
         try:
             return function(*args, **kwargs)
         except ValueError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_printable(str(error))) from error
+        except OSError as error:  # a full disk, a folder that is read-only, no more files to open
+            raise click.ClickException(f"{_printable(str(error))}; what was finished is kept") from error
+        except KeyboardInterrupt as error:
+            again = shlex.join(["topoflow", *sys.argv[1:]])
+            click.echo(f"Stopped. What was finished is kept; go on with: {again}", err=True)
+            sys.exit(128 + (signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT))
 
     return guarded
 
@@ -97,6 +107,11 @@ def init(folder: Path) -> None:
     for name in scaffold.lay_down(folder):
         click.echo(f"wrote {folder / name}")
     click.echo(f"Next: cd {folder}; topoflow run --objective helpful")
+
+
+def _printable(text: str) -> str:
+    """Text that may quote a stranger's, without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 @_command
@@ -197,7 +212,9 @@ def _number(text: str, option: str) -> int:
 
 def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params, Run]:
     params = load_params(PARAMS_FILE)
-    return params, Run(model, objective, params.seeds[0] if seed is None else seed)
+    run = Run(model, objective, params.seeds[0] if seed is None else seed)
+    params.check_names(run)
+    return params, run
 
 
 @_command
@@ -248,13 +265,45 @@ def trajectory(model: str, objective: str, seed: int | None) -> None:
 
 
 @_command
-@_model
-@_objective
+@click.option("--model", metavar="NAME", help="A key under `model` in params.yaml.")
+@click.option("--objective", metavar="NAME", help="A key under `objective` in params.yaml.")
 @_seed
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
-def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
+@click.option(
+    "--replay", is_flag=True, help="Send what trainings could not, as MLflow did not answer; no more."
+)
+def track(
+    model: str | None, objective: str | None, seed: int | None, run_id: str | None, replay: bool
+) -> None:
     """Log the topology to the MLflow run of its training."""
+    if replay:
+        _replay()
+        return
+    if model is None or objective is None:
+        raise click.UsageError("--model and --objective must be given, or --replay")
     click.echo(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
+
+
+def _replay() -> None:
+    from topoflow.tracking.spool import replay
+
+    sent, kept = replay()
+    click.echo(f"Sent what {sent} {'training' if sent == 1 else 'trainings'} had left to send.")
+    if kept:
+        raise ValueError("; ".join(kept))
+
+
+@_command
+@click.argument("folder", type=click.Path(path_type=Path))
+def repair(folder: Path) -> None:
+    """Bring back a damaged activation or diagram set: from a remote, or else computed again.
+
+    What is damaged is removed from DVC's cache as well, which trusts its files without reading them.
+    """
+    from topoflow.repair import repair as repair_set
+
+    for line in repair_set(folder):
+        click.echo(line)
 
 
 @_command

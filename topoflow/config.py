@@ -549,6 +549,11 @@ class Params:
         """The runs of a bare `dvc repro`: every model with every objective and every seed."""
         return [Run(*key) for key in itertools.product(self.models, self.objectives, self.seeds)]
 
+    def check_names(self, run: Run) -> None:
+        """Refuse a run of a model or objective that there is not, before its name becomes a path."""
+        _known(run.model, self.model, "model")
+        _known(run.objective, self.objective, "objective")
+
     def model_source(self, name: str) -> ModelSource:
         """The source of the model called `name`; ValueError that lists the models where there is none."""
         return typing.cast(ModelSource, _known(name, self.model, "model"))
@@ -631,11 +636,25 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be YAML: {error}") from None
     if not isinstance(mapping, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
+    _check_size(mapping, path)
     return mapping
+
+
+def _check_size(mapping: Any, path: str | Path) -> None:
+    """Refuse what is small in a file and boundless in memory: aliases of aliases, or one inside itself."""
+    count, left = 0, [mapping]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+        if (count := count + 1) > 100_000:
+            raise ValueError(f"{path} must hold at most 100000 values, aliases counted each time")
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

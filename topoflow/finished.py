@@ -48,6 +48,10 @@ class FinishedRun:
         facts = layout.read_json(results / layout.TRAJECTORY_FILE)
         activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
         diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
+        for stored in (activations, diagrams):
+            held = tuple(stored.manifest.get(key) for key in ("model", "objective", "seed"))
+            if held != (run.model, run.objective, run.seed):
+                raise ValueError(f"{stored.folder} must be a set of {run}, and it is one of {held!r}")
         diagrams.check_made_from(activations)
         check_findings(facts, results, diagrams)
         return cls(run, activations, diagrams, results, facts)

@@ -60,11 +60,18 @@ def rows_file(objective: str) -> Path:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in _read(path).split("\n") if line]
+    return [_parse(line, path) for line in _read(path).split("\n") if line]
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(_read(path))
+    return _parse(_read(path), path)
+
+
+def _parse(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # too deeply nested
+        raise ValueError(f"{path} must be JSON as an earlier stage writes it: {error}") from None
 
 
 def _read(path: Path) -> str:
@@ -72,6 +79,8 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}") from None
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -85,20 +94,34 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value  # else a spreadsheet would run it
     return value.item() if isinstance(value, np.generic) else value
 
 
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a table with names in it; `columns` must be there."""
     reader = csv.DictReader(io.StringIO(_read(path), newline=""))
-    if lost := [name for name in columns if name not in (reader.fieldnames or ())]:
+    try:
+        fields = reader.fieldnames or ()
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
+    if lost := [name for name in columns if name not in fields]:
         raise ValueError(f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(lost)}")
-    return list(reader)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
     """The rows of a table of numbers; an empty field, a missing value, is NaN."""
-    return [{k: float(v) if v else math.nan for k, v in row.items()} for row in read_rows(path)]
+    try:
+        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in read_rows(path)]
+    except TypeError:  # a row with more fields than the header
+        raise ValueError(f"{path} must be a table of numbers, each row as long as its header") from None
+    except ValueError as error:
+        raise ValueError(f"{path} must be a table of numbers: {error}") from None
 
 
 def read_velocity(

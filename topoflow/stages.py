@@ -234,9 +234,11 @@ def diagrams(params: Params, run: Run) -> None:
     from topoflow.topology.point_clouds import is_constant, subsample_plan
 
     activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    activations.check_inputs(_inputs_now(run))
     topology, n_prompts = params.topology, activations.manifest["n_prompts"]
     plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
-    cells = [(step, layer) for step in activations.steps for layer in activations.layers]
+    steps, layers, not_finite = _finite_part(activations)
+    cells = [(step, layer) for step in steps for layer in layers]
     manifest = {
         "format": storage.DIAGRAMS,
         "model": run.model,
@@ -244,8 +246,8 @@ def diagrams(params: Params, run: Run) -> None:
         "seed": run.seed,
         "activations": activations.sha256,
         "prompts_sha256": activations.manifest["prompts_sha256"],
-        "steps": list(activations.steps),
-        "layers": list(activations.layers),
+        "steps": steps,
+        "layers": layers,
         "n_prompts": n_prompts,
         "n_subsamples": topology.n_subsamples,
         "subsample_size": topology.subsample_size,
@@ -256,6 +258,8 @@ def diagrams(params: Params, run: Run) -> None:
         "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
         "versions": _versions("ripser", "numba"),
     }
+    if not_finite:
+        manifest["not_finite"] = not_finite
     folder = run.folder("diagrams")
     key = {**manifest, "code": _code_sha256("topology", "dynamics")}  # never go on from what other code began
     with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
@@ -269,6 +273,45 @@ def diagrams(params: Params, run: Run) -> None:
         constant = [list(cell) for cell in cells if is_constant(activations.point_cloud(*cell))]
         names = [path.relative_to(work).as_posix() for path in files.values()]
         storage.seal(work, {**manifest, "constant_cells": constant}, names)
+
+
+def _inputs_now(run: Run) -> dict[str, tuple[Path, str]]:
+    """What an activation set was made from, as far as it is here."""
+    found = {}
+    if layout.PROMPTS_FILE.is_file():
+        found["prompts_sha256"] = layout.PROMPTS_FILE, storage.sha256_of_file(layout.PROMPTS_FILE)
+    if (path := layout.model_file(run.model)).is_file():
+        found["weights_sha256"] = path, str(layout.read_json(path)["sha256"])
+    return found
+
+
+def _finite_part(activations: storage.StoredSet) -> tuple[list[int], list[int], list[list[int]]]:
+    """The checkpoints and layers whose states are all finite, and the cells (step, layer) that are not.
+
+    Layers that were not finite from the beginning are left out; then either what comes from the first checkpoint on
+    that is not finite (a training that diverged) or the layers concerned, whichever leaves more.
+    """
+    bad = [
+        (step, layer)
+        for step in activations.steps
+        for layer in activations.layers
+        if not np.isfinite(activations.point_cloud(step, layer)).all()
+    ]
+    steps, first = list(activations.steps), activations.steps[0]
+    layers = [layer for layer in activations.layers if (first, layer) not in bad]
+    if hit := [(step, layer) for step, layer in bad if layer in layers]:
+        before = steps[: steps.index(hit[0][0])]
+        whole = [layer for layer in layers if layer not in {layer for _, layer in hit}]
+        if len(whole) * len(steps) >= len(layers) * len(before) or len(before) < 2:
+            layers = whole
+        else:
+            steps = before
+    if not layers:
+        raise ValueError(
+            f"{activations.folder} must hold a layer that is finite at two checkpoints or more, and at step "
+            f"{bad[0][0]} layer {bad[0][1]} already is not: the training has diverged"
+        )
+    return steps, layers, [list(cell) for cell in bad]
 
 
 def _diagram_bytes(
@@ -313,7 +356,11 @@ def trajectory(params: Params, run: Run) -> None:
     answers = [row for step in steps[1:] if (row := activations.divergences(step)) is not None]
     behaviour = np.array([row.mean(axis=1) for row in answers])  # mean over prompts; empty if not recorded
     claims = claims_of_run(
-        layers, steps, behaviour[:, 0] if answers else None, level=settings.level, seed=params.seed
+        layers,
+        steps,
+        behaviour[:, 0] if answers and np.isfinite(behaviour).all() else None,
+        level=settings.level,
+        seed=params.seed,
     )
     facts = {
         "diagrams": stored.sha256,
@@ -326,8 +373,9 @@ def trajectory(params: Params, run: Run) -> None:
         "pooled": claims.numbers,
         "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
     }
-    write_trajectory(run.folder("results"), names, steps, layers, behaviour)
-    storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
+    with storage.sole_writer(run.folder("results")):
+        write_trajectory(run.folder("results"), names, steps, layers, behaviour)
+        storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
 
 
 # --- tracking and comparison --------------------------------------------------------------------

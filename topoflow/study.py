@@ -36,6 +36,7 @@ from topoflow.config import (
     read_mapping,
 )
 from topoflow.layout import Run
+from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
 
 
@@ -54,6 +55,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     import mlflow
 
     from topoflow.tracking.plugin import context_tags
+    from topoflow.tracking.spool import open_store
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
@@ -63,7 +65,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
-    mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
+    open_store()
     with mlflow.start_run() as active:
         run_id = active.info.run_id
         mlflow.set_tags(context_tags(folder))  # a run that `mlflow run` made has not been through the plugin
@@ -274,8 +276,7 @@ def _reproduce(run_id: str, *arguments: str) -> None:
 
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    result = subprocess.run(command, cwd=cwd, **options)  # noqa: S603 (names are checked, no shell)
+    result = call([sys.executable, "-m", "dvc", *arguments], cwd=cwd, **options)
     if result.returncode:
         raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
     return result

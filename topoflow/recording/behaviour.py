@@ -77,10 +77,14 @@ class Behaviour:
             here = np.exp(self._now[[prompt]].astype(np.float64))
             for row, name in enumerate(("before", "first")):
                 there = np.exp(self._kept[name][[prompt]].astype(np.float64))
-                self._divergences[row, prompt] = jensen_shannon(there, here)[0]
+                finite = np.isfinite(here).all() and np.isfinite(there).all()  # else training has diverged
+                self._divergences[row, prompt] = jensen_shannon(there, here)[0] if finite else np.nan
 
     def finish(self) -> npt.NDArray[np.float64]:
-        """End the checkpoint: divergences (nats) from the checkpoint before and from the first, (2, n_prompts)."""
+        """End the checkpoint: divergences (nats) from the checkpoint before and from the first, (2, n_prompts).
+
+        NaN where the model's answer is no distribution, as after training has diverged.
+        """
         assert self._now is not None
         vocabulary = self._now.shape[1]
         del self._now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from topoflow.dynamics.prompts import sampling_floor
 from topoflow.storage import layer_name
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES
+
+logger = logging.getLogger(__name__)
 
 
 class LiveTopology:
@@ -61,6 +64,9 @@ class LiveTopology:
         """
         metrics: dict[str, float] = {}
         for layer, cloud in clouds.items():
+            if not np.isfinite(cloud).all():
+                logger.warning("layer %d holds states that are not finite, and has no topology", layer)
+                continue
             cell = cell_diagrams(cloud, self.plan, self.engine)
             found = dict(zip(SUMMARY_NAMES, summarise_cell(cell).tolist(), strict=True))
             if layer in self._last:

@@ -25,6 +25,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
+from topoflow.tracking.spool import without_password
 
 _SCHEME = "dvc+"
 
@@ -195,7 +196,9 @@ def from_activations(
     manifest = json.loads(data)
     if not isinstance(manifest, dict) or manifest.get("format") != storage.ACTIVATIONS:
         raise ValueError(f"{source} must be of format {storage.ACTIVATIONS}")
-    return ActivationsDataset(manifest, ActivationsSource(str(source), storage.sha256(data)), name, digest)
+    # recorded without a password: git has its own ways to one
+    recorded = _SCHEME + without_password(str(source).removeprefix(_SCHEME))
+    return ActivationsDataset(manifest, ActivationsSource(recorded, storage.sha256(data)), name, digest)
 
 
 def dataset_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 from urllib.parse import quote
 
@@ -99,7 +100,7 @@ def write_note(
         f"|{'---|' * len(LAYER_COLUMNS)}",
     ]
     lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
-    lines += ["", *caveats(diagrams["constant_cells"])]
+    lines += ["", *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ()))]
     return "\n".join(lines) + "\n"
 
 
@@ -142,9 +143,10 @@ def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
-        cells = (claim["statement"], claim["statistic"], value, interval, p, f"**{claim['verdict']}**")
+        statement, statistic, verdict = (_text(claim[key]) for key in ("statement", "statistic", "verdict"))
+        cells = (statement, statistic, value, interval, p, f"**{verdict}**")
         lines.append(f"| {' | '.join(cells)} |")
-        rules.setdefault(claim["rule"], []).append(claim["statement"])
+        rules.setdefault(_text(claim["rule"]), []).append(statement)
     return [*lines, "", *(f"- *{'; '.join(statements)}*: {rule}." for rule, statements in rules.items())]
 
 
@@ -156,12 +158,17 @@ def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(f"**{words}**: {', '.join(found[words])}" for words in sorted(found, reverse=True)) + "."
 
 
+def _text(text: str) -> str:
+    """Text in a cell of a Markdown table: no HTML, no other cell, no other line."""
+    return escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
+
+
 def _number(value: float | None, spec: str) -> str:
     return "nothing moved" if value is None else format(value, spec)
 
 
-def caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
-    """What a run does not show, as lines of Markdown; `constant_cells` are (step, layer)."""
+def caveats(constant_cells: Sequence[Sequence[int]], not_finite: Sequence[Sequence[int]] = ()) -> list[str]:
+    """What a run does not show, as lines of Markdown; `constant_cells` and `not_finite` are (step, layer)."""
     constant = sorted({layer for _, layer in constant_cells})
     lines = [
         "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "
@@ -179,6 +186,13 @@ def caveats(constant_cells: Sequence[Sequence[int]]) -> list[str]:
             "",
             f"Layer {', '.join(map(str, constant))} is constant at some checkpoints: all prompts have one and the "
             "same state there, so it has no topology to speak of.",
+        ]
+    if not_finite:
+        layers = ", ".join(map(str, sorted({layer for _, layer in not_finite})))
+        lines += [
+            "",
+            f"**States are not finite** (NaN or infinity) from step {min(step for step, _ in not_finite)} on, at layer "
+            f"{layers}: those checkpoints or layers are left out of all that is said here.",
         ]
     return lines
 

@@ -424,8 +424,10 @@ def _one_run(study: _Study, one: _Found) -> str:
         ),
     ]
     if one.diagrams is not None:
-        of_all = caveats([])
-        of_this = [line for line in caveats(one.diagrams.manifest["constant_cells"]) if line not in of_all]
+        of_all, made = caveats([]), one.diagrams.manifest
+        of_this = [
+            line for line in caveats(made["constant_cells"], made.get("not_finite", ())) if line not in of_all
+        ]
         parts += [f"<p>{prose(line)}</p>" for line in of_this]
         drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [

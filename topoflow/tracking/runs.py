@@ -11,13 +11,11 @@ import logging
 import math
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from topoflow import layout, storage
 from topoflow.config import Params, flat
@@ -26,6 +24,7 @@ from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
+from topoflow.tracking.spool import open_store, replay, spooled, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +60,19 @@ class TrackedRun:
 def training_run(name: str) -> Iterator[TrackedRun]:
     """Join the run of `MLFLOW_RUN_ID` (as under `mlflow run`), or start one called `name`.
 
-    A joined run belongs to the process that started it: it is left running here, also after an error.
+    A joined run belongs to the process that started it: it is left running here, also after an error. MLflow that does
+    not answer stops nothing: see `topoflow.tracking.spool`.
     """
     import mlflow
 
-    # the trainer logs each step by itself: sent a few seconds' worth at a time, live curves cost few requests
-    os.environ.setdefault("MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS", "2")
     joined = os.environ.get("MLFLOW_RUN_ID")
-    mlflow.search_experiments(max_results=1)  # creates a fresh store's tables before anything is at stake
-    try:
-        # a bare start_run joins the run of the environment and removes it there: with run_id= it would stay,
-        # and Hugging Face's callback would try to start the run again
-        with mlflow.start_run(run_name=None if joined else name) as run:
-            mlflow.set_tags(_lacking(context_tags(), run.data.tags))
-            yield TrackedRun(run.info.run_id)
-    finally:
-        if joined:
-            mlflow.MlflowClient().update_run(joined, status="RUNNING")
+    with suppress(mlflow.MlflowException):
+        open_store()
+    # a bare start_run joins the run of the environment and removes it there: with run_id= it would stay,
+    # and Hugging Face's callback would try to start the run again
+    with spooled(), mlflow.start_run(run_name=None if joined else name) as run:
+        mlflow.set_tags(_lacking(context_tags(), run.data.tags))
+        yield TrackedRun(run.info.run_id)
 
 
 def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
@@ -101,9 +96,10 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     """
     import mlflow
 
-    client = mlflow.MlflowClient()
     done = FinishedRun.open(run)
     done.check_parameters(params)
+    replay()  # the training's own run may wait to be sent, and is the one to fill
+    client = mlflow.MlflowClient()
     started_here = False
     if run_id is None:
         run_id, full = _find_run(client, done.activations.sha256, done.sha256)
@@ -144,7 +140,7 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
         logged = mlflow.MlflowClient().get_run(run_id)
     except mlflow.MlflowException as error:
         raise ValueError(
-            f"run id must be that of a run in {mlflow.get_tracking_uri()}: {error.message}"
+            f"run id must be that of a run in {without_password(mlflow.get_tracking_uri())}: {error.message}"
         ) from None
     tags = logged.data.tags
     if TRAJECTORY_TAG not in tags:
@@ -169,7 +165,7 @@ def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
     """By the name of each run the page of the newest MLflow run that holds its topology, where there is one."""
     import mlflow
 
-    mlflow.search_experiments(max_results=1)  # a fresh store is set up by one process alone
+    open_store()
     client = mlflow.MlflowClient()
     held = {str(member.run): _tagged(client, TRAJECTORY_TAG, member.sha256) for member in members}
     return {name: _page(runs[0]) for name, runs in held.items() if runs}
@@ -179,10 +175,10 @@ def server() -> str | None:
     """The address of the MLflow server that is tracked to, without a password in it; None where it is a file."""
     import mlflow
 
-    address = urlsplit(mlflow.get_tracking_uri())
-    if address.scheme not in ("http", "https"):
+    address = mlflow.get_tracking_uri()
+    if not address.startswith(("http://", "https://")):
         return None
-    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return without_password(address).rstrip("/")
 
 
 def log_comparison(
@@ -372,11 +368,14 @@ def _loss_metrics(path: Path) -> Iterator[_Metric]:
 
 
 def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric], lacking: bool = False) -> None:
-    """Log in few requests; with `lacking`, only metrics of which the run has no value at all."""
+    """Log in few requests; with `lacking`, only metrics of which the run has no value at all.
+
+    All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
+    """
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    present = client.get_run(run_id).data.metrics if lacking else {}
+    run = client.get_run(run_id)
+    now, present = run.info.start_time, run.data.metrics if lacking else {}
     # a missing value is no metric: neither 0 nor NaN
     entities = [
         Metric(key, value, now, step)

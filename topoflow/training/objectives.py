@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from topoflow.training.samples import load_samples
 Message = dict[str, str]
 Row = dict[str, list[Message]]
 
+_LONGEST_LINE = 16 << 20
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -129,7 +131,7 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} line {number} must be a JSON object: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path} line {number} must be a JSON object, got {row!r}")
@@ -140,8 +142,11 @@ def _lines(path: Path) -> Iterator[str]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as lines:
-            yield from lines
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+            while line := lines.readline(_LONGEST_LINE + 1):
+                if len(line) > _LONGEST_LINE:  # a few bytes of gzip may stand for any number of them
+                    raise ValueError(f"{path} must have lines of at most {_LONGEST_LINE} characters")
+                yield line
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ValueError(f"{path} must be whole UTF-8 text, gzipped if it is called .gz: {error}") from None
 
 

@@ -1,0 +1,63 @@
+"""Processes that end when they are told to, and take their own with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+# Seconds that the processes begun here have to end by themselves after each of the signals.
+_GRACE = 5.0
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, so that what must be undone is undone on the way out."""
+
+
+def stop_at_sigterm() -> None:
+    """Have SIGTERM raise `Stopped` in the main thread, where it would end the process as it stands."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the way out
+        raise Stopped
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) in (
+        signal.SIG_DFL,
+        None,
+    ):
+        signal.signal(signal.SIGTERM, stop)
+
+
+def call(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """`subprocess.run(command, **options)`, at whose end, however it comes, no process is left of what was begun.
+
+    DVC begins processes of its own, which would live on: so all of them are a group, and are signalled as one.
+    """
+    if options.pop("capture_output", False):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, process_group=0, **options) as process:  # noqa: S603 (no shell, our own arguments)
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            _end(process)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """End a process and its group: by what Ctrl-C sends, which DVC leaves in order, or else by force."""
+    number: int
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _GRACE
+        while time.monotonic() < deadline:
+            process.poll()  # reaps it: a group is there as long as one of its members is
+            try:
+                os.killpg(process.pid, number)
+            except ProcessLookupError:
+                return
+            number = 0  # sent once; from here on only asks
+            time.sleep(0.05)
