@@ -206,7 +206,7 @@ def log_comparison(
     run_id = str(run.info.run_id)
     if not there:
         # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
-        _log_metrics(client, run_id, _claim_metrics("comparison", facts["claims"], 0))
+        _log_metrics(client, run_id, _claim_metrics("comparison", facts["claims"]))
     client.log_artifacts(run_id, str(folder), "comparison")
     if report is not None:
         client.log_text(run_id, report.decode(), "report.html")
@@ -331,7 +331,10 @@ _OF_A_LAYER = [
 
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
-    """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
+    """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity.
+
+    What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
+    """
     velocities = layout.read_table(results / layout.VELOCITY_FILE)
     summaries = layout.read_table(results / layout.SUMMARIES_FILE)
     moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
@@ -340,23 +343,22 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
             for row in rows:
                 yield f"topology/{name}/{storage.layer_name(int(row['layer']))}", row[name], int(row["step"])
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
-    last_step = max(int(row["step"]) for row in summaries)
     for name in _OF_A_LAYER:
         for layer, findings in facts["layers"].items():
             if findings[name] is not None:
-                yield f"trajectory/{name}/{layer}", findings[name], last_step
-    yield from _claim_metrics("claims", facts["claims"], last_step)
+                yield f"trajectory/{name}/{layer}", findings[name], 0
+    yield from _claim_metrics("claims", facts["claims"])
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
         for name in ("velocity", "displacement"):
             yield f"behaviour/{name}", row[name], int(row["step"])
 
 
-def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]], step: int) -> Iterator[_Metric]:
+def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iterator[_Metric]:
     """One section for all values and one for all p-values: a section a claim would hide the curves below them."""
     for name in ("value", "p"):
         for claim, found in claims.items():
             if found[name] is not None:
-                yield f"{prefix}/{name}/{claim}", found[name], step
+                yield f"{prefix}/{name}/{claim}", found[name], 0
 
 
 def _loss_metrics(path: Path) -> Iterator[_Metric]:
