@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("TQDM_DISABLE", "1")
 # one thread: bit-for-bit tests, and two cores that other tests need as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# an MLflow server of a test needs none of the dozen processes that run jobs
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 
 @pytest.fixture(scope="session")
