@@ -41,7 +41,10 @@ def stop_at_sigterm() -> None:
         terminated = issubclass(dropped.exc_type, Stopped)
         if terminated:
             signal.signal(signal.SIGTERM, stop)
-        os.kill(os.getpid(), signal.SIGTERM if terminated else signal.SIGINT)
+        number = signal.SIGTERM if terminated else signal.SIGINT
+        later = threading.Timer(0.1, os.kill, (os.getpid(), number))  # not now: this is inside the destructor
+        later.daemon = True
+        later.start()
 
     sys.unraisablehook = again
     signal.signal(signal.SIGTERM, stop)
