@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -19,17 +20,34 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_at_sigterm() -> None:
-    """Have SIGTERM raise `Stopped` in the main thread, where it would end the process as it stands."""
+    """Have SIGTERM raise `Stopped` in the main thread, where it would end the process as it stands.
+
+    An exception that a signal raises inside a destructor is dropped by Python; it, and Ctrl-C's, is then raised again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None):
+        return
+    report = sys.unraisablehook
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the way out
         raise Stopped
 
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) in (
-        signal.SIG_DFL,
-        None,
-    ):
-        signal.signal(signal.SIGTERM, stop)
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            report(dropped)
+            return
+        terminated = issubclass(dropped.exc_type, Stopped)
+        if terminated:
+            signal.signal(signal.SIGTERM, stop)
+        number = signal.SIGTERM if terminated else signal.SIGINT
+        later = threading.Timer(0.1, os.kill, (os.getpid(), number))  # not now: this is inside the destructor
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
+    signal.signal(signal.SIGTERM, stop)
 
 
 def call(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:

@@ -184,6 +184,28 @@ def test_no_child_and_no_childs_child_lives_on(tmp_path, number):
         assert alive == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_arrives_in_a_destructor_is_not_lost(number):
+    script = f"""
+import os, time
+from topoflow.processes import stop_at_sigterm
+stop_at_sigterm()
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(0.1)
+try:
+    Dying()
+    time.sleep(60)
+except KeyboardInterrupt as error:
+    print(type(error).__name__)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert result.stdout.strip() == ("Stopped" if number == signal.SIGTERM else "KeyboardInterrupt"), (
+        result.stderr
+    )
+
+
 def test_a_child_that_will_not_hear_is_killed(tmp_path):
     script = CHILDREN.replace("import subprocess, sys, time;", "import signal, subprocess, sys, time; "
                               "signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN);")  # fmt: skip
