@@ -181,7 +181,7 @@ def page(browser: Any) -> Iterator[Any]:
     opened.close()
 
 
-def test_a_run_takes_fewer_than_fifty_requests_and_a_second_look_no_upload(study):
+def test_a_run_takes_fewer_than_forty_requests_and_a_comparison_than_fifty(study):
     for name in study.runs:
         assert len(study.asked[name]) < 40, name
     assert len(study.asked["comparison"]) < 50
