@@ -12,7 +12,7 @@ import pytest
 import yaml
 from support import REPOSITORY, call, entry_points_folder, lay_down_study, path_with, small_params
 
-from topoflow import backend
+from topoflow import backend, processes
 
 
 @pytest.fixture
@@ -46,9 +46,7 @@ def called(monkeypatch):
 
     run.failing = ()
     calls_of = type("Calls", (), {"list": calls, "fail": lambda *names: setattr(run, "failing", names)})
-    real = backend.subprocess
-    monkeypatch.setattr(backend, "subprocess", type("Stand", (), {"run": staticmethod(run)}))
-    assert real.run is not run
+    monkeypatch.setattr(processes, "call", run)
     return calls_of
 
 
@@ -124,7 +122,7 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backend.subprocess, "run", interrupted)
+    monkeypatch.setattr(processes, "call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         submit(objective="helpful,harmless")
     assert [run.info.status for run in runs()] == ["KILLED", "KILLED"]

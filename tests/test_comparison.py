@@ -87,6 +87,9 @@ def _record(run: Run) -> None:
             storage.write_file(work / names[-1], storage.array_bytes(cloud.astype(np.float32)))
         manifest = {
             "format": storage.ACTIVATIONS,
+            "model": run.model,
+            "objective": run.objective,
+            "seed": run.seed,
             "steps": STEPS,
             "layers": LAYERS,
             "n_prompts": N_PROMPTS,

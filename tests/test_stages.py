@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import math
@@ -182,7 +183,7 @@ def test_every_claim_has_its_verdict_in_the_note_the_metrics_and_the_table(study
     for name, claim in claims.items():
         assert claim["verdict"] in ("supported", "not supported", "cannot tell")
         assert claim["statement"] in run.data.tags["mlflow.note.content"]
-        assert claim["rule"] in run.data.tags["mlflow.note.content"]
+        assert claim["rule"] in html.unescape(run.data.tags["mlflow.note.content"])
         assert run.data.metrics.get(f"claims/p/{name}") == claim["p"]
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/verdicts.csv")
     assert len(Path(path).read_text().splitlines()) == 1 + len(claims)

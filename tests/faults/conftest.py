@@ -21,7 +21,7 @@ SET = "tiny/helpful/seed_0"
 # A process that has imported all once, and runs each command in a fork of itself: as real as one from a shell, and as
 # mortal, without seconds of imports.
 FORKS = """
-import glob, json, os, signal, sys, time
+import glob, json, os, signal, sys, time, traceback
 import mlflow, numba, scipy.stats, sklearn.manifold, joblib, matplotlib
 if sys.argv[1] == "torch":
     import torch, transformers, trl, peft, datasets
@@ -45,7 +45,10 @@ for line in sys.stdin:
         except SystemExit as end:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(99)
     if asked["when"]:  # as soon as there is such a file
         while not glob.glob(asked["folder"] + "/" + asked["when"]) and not os.waitpid(child, os.WNOHANG)[0]:

@@ -106,8 +106,7 @@ def test_killed_at_a_random_moment_finetune_leaves_nothing_half_and_no_run_runni
         assert found == expected
     assert study("track", "--replay") == 0, study.output
     statuses = {run.info.status for run in runs(study.folder)}
-    assert "RUNNING" not in statuses
-    assert ("KILLED" in statuses) or not killed
+    assert statuses <= {"FINISHED", "KILLED"}  # none of the latter where it was killed before its run began
     print(f"finetune: {killed} of {tries()} killed")
 
 

@@ -56,7 +56,7 @@ class Study:
             "sources": params.sources(run.model, run.objective),
             "study_seed": params.seed,
             "seed": run.seed,
-            "finetune": asdict(params.finetune),
+            "finetune": params.training(run.objective),
             "recording": asdict(params.recording),
             "versions": {"torch": "1.2.3"},
             "weights_sha256": "00ff",

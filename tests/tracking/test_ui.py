@@ -54,7 +54,7 @@ def finish(params: Params, run: Run) -> None:
         "dtype": "float32",
         "steps": STEPS,
         "layers": LAYERS,
-        "finetune": asdict(params.finetune),
+        "finetune": params.training(run.objective),
         "recording": asdict(params.recording),
         "versions": {"torch": "1.2.3"},
     }

@@ -216,10 +216,10 @@ def md5_in_lock(folder: Path) -> str | None:
 
     for root in folder.parents:
         if (root / "dvc.lock").is_file():
-            loader = getattr(
+            safe = getattr(
                 yaml, "CSafeLoader", yaml.SafeLoader
-            )  # libyaml's, where there is one: ten times as fast
-            locked = yaml.load((root / "dvc.lock").read_text(encoding="utf-8"), loader)  # noqa: S506 (both are safe)
+            )  # libyaml's, ten times as fast, where there is one
+            locked = safe((root / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
             stages = locked.get("stages", {})
             outs = [out for stage in stages.values() for out in stage.get("outs", [])]
             path = folder.relative_to(root).as_posix()
