@@ -298,7 +298,7 @@ def _send(store: Any, journal: Journal) -> None:
         try:
             _apply(store, journal, left[:count])
         except MlflowException as error:
-            if error.error_code not in _REFUSALS:
+            if not _is_refusal(error):
                 raise
             if count > 1:  # one of them is refused, and the others are not to be lost with it
                 alone = True
@@ -530,8 +530,13 @@ _BY_NAME = "named "  # an experiment whose id the store could not be asked for
 
 def _raise_refusal(error: Exception) -> None:
     """Raise what a store that answers has said, and nothing that one says which cannot."""
-    if getattr(error, "error_code", None) in _REFUSALS:
+    if _is_refusal(error):
         raise error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the store answers that this cannot be; a database that is busy is a bad request to MLflow as well."""
+    return getattr(error, "error_code", None) in _REFUSALS and "sqlalche.me" not in str(error)
 
 
 def _local_run(
