@@ -80,7 +80,8 @@ def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a user who has activated the environment that runs these tests."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    servers = "MLFLOW_SERVER_"  # set in conftest.py
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") or k.startswith(servers)}
     return {**kept, "PATH": path, **changes}
 
 
