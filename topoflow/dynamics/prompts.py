@@ -333,7 +333,7 @@ def concentration_interval(
     (standard_error,) = run.standard_error(np.concatenate(weights)[None])
     reach = _reach(level, run.by_replicate.shape[1]) * standard_error
     centre = float(np.mean(shares))
-    return max(centre - reach, 0.0), min(centre + reach, 1.0)
+    return max(centre - float(reach), 0.0), min(centre + float(reach), 1.0)
 
 
 def _reach(level: float, n_replicates: int) -> float:
