@@ -249,19 +249,12 @@ def write_file(path: Path, data: bytes) -> None:
 @contextmanager
 def _sole_writer(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
     """`temporary`, open for writing and locked."""
-    import fcntl
-
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         if temporary.is_symlink():  # none of ours: writing through it could reach anywhere
             temporary.unlink()
         with open(os.open(temporary, flags, 0o666), "wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{path} is being written by another process; wait for it or stop it"
-                ) from None
+            _lock(file, path)
             # another process may have renamed it away between opening and locking: then it is the finished file
             if temporary.exists() and os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
                 yield file
@@ -287,18 +280,21 @@ def _work_name(folder: Path) -> str:
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    import fcntl
-
     place = WORK_FOLDER / "writing"
     place.mkdir(parents=True, exist_ok=True)
     with open(place / f"{name}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is being written by another process; wait for it or stop it"
-            ) from None
+        _lock(lock, folder)
         yield
+
+
+def _lock(file: IO[Any], path: Path) -> None:
+    """Lock an open file as long as it is open, or say that another process writes what stands at `path`."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path} is being written by another process; wait for it or stop it") from None
 
 
 def json_bytes(value: Any) -> bytes:
