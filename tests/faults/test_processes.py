@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -167,23 +169,29 @@ call([sys.executable, "-c", child])
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_no_child_and_no_childs_child_lives_on(tmp_path, number):
+@contextmanager
+def family(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A process that runs a script like `CHILDREN`, and all that it has begun."""
     with subprocess.Popen(
-        [sys.executable, "-c", CHILDREN],
+        [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         stderr=subprocess.DEVNULL,
     ) as process:
         assert process.stdout.readline() == "up\n"
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) == 2
+        yield process, psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_child_and_no_childs_child_lives_on(tmp_path, number):
+    with family(CHILDREN, tmp_path) as (process, children):
+        assert len(children) == 2
         started = time.monotonic()
         process.send_signal(number)
         process.wait(30)
         assert time.monotonic() - started < 20
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=5)
         assert alive == []
 
 
@@ -212,18 +220,10 @@ except KeyboardInterrupt as error:
 def test_a_child_that_will_not_hear_is_killed(tmp_path):
     script = CHILDREN.replace("import subprocess, sys, time;", "import signal, subprocess, sys, time; "
                               "signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN);")  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        assert process.stdout.readline() == "up\n"
-        family = psutil.Process(process.pid).children(recursive=True)
+    with family(script, tmp_path) as (process, children):
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-        _, alive = psutil.wait_procs(family, timeout=5)
+        _, alive = psutil.wait_procs(children, timeout=5)
         assert alive == []
 
 
