@@ -631,7 +631,10 @@ def test_a_preference_with_its_prompt_apart_is_read_as_prompt_and_chosen_answer(
     assert parsed["completion"] == [{"role": "assistant", "content": "Hello!"}]
 
 
-@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b'{"prompt": "a"}\n' * 999)[:-9]])
+# named: a compressed file holds the time at which it was made, and pytest-xdist wants one name everywhere
+@pytest.mark.parametrize(
+    "data", [b"not gzip", gzip.compress(b'{"prompt": "a"}\n' * 999)[:-9]], ids=["not-gzip", "cut-short"]
+)
 def test_a_broken_archive_is_named(tmp_path, data):
     (tmp_path / "rows.jsonl.gz").write_bytes(data)
     with pytest.raises(ValueError, match=r"rows\.jsonl\.gz must be whole UTF-8 text"):
