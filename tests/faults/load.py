@@ -82,13 +82,13 @@ def measure(n_steps: int, n_layers: int, n_subsamples: int) -> dict[str, float]:
     lap("table")
     import mlflow
 
-    from topoflow.tracking.runs import _log_metrics
+    from topoflow.tracking.runs import _log_batches
 
     mlflow.set_tracking_uri(f"sqlite:///{Path.cwd()}/mlflow.db")
     client = mlflow.MlflowClient()
-    run_id = client.create_run("0").info.run_id
+    run = client.create_run("0")
     began = time.monotonic()
-    _log_metrics(client, run_id, iter(velocities))
+    _log_batches(client, run, velocities)
     lap("tracking")
     found["peak_mib"] = getrusage(RUSAGE_SELF).ru_maxrss // 1024
     return found

@@ -216,9 +216,7 @@ def md5_in_lock(folder: Path) -> str | None:
 
     for root in folder.parents:
         if (root / "dvc.lock").is_file():
-            safe = getattr(
-                yaml, "CSafeLoader", yaml.SafeLoader
-            )  # libyaml's, ten times as fast, where there is one
+            safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast
             locked = safe((root / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
             stages = locked.get("stages", {})
             outs = [out for stage in stages.values() for out in stage.get("outs", [])]

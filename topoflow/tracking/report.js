@@ -143,6 +143,7 @@
     draw();
   };
 
+  if (self !== top) document.documentElement.classList.add("framed");
   for (const figure of document.querySelectorAll("figure.chart")) {
     chart(figure, JSON.parse(figure.querySelector("script").textContent));
   }

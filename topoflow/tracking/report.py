@@ -450,9 +450,10 @@ def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:
     if at := study.pages.get(str(run)):
         words = f"<code>{escape(at.run_id)}</code>"
         if study.host:
-            # in a tab of its own: MLflow shows the report in a frame, which must not leave it
             address = escape(f"{study.host}/{at.url}")
             words = f'<a href="{address}" target="_blank" rel="noopener">{words}</a>'
+            # MLflow shows the report in a frame that no link may leave
+            words += '<span class="in-frame"> (this link works once the report is downloaded)</span>'
         yield f'<p class="soft">MLflow run {words}</p>'
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from topoflow import layout, storage
 from topoflow.layout import Run
 from topoflow.topology.betti import mean_betti_numbers
-from topoflow.tracking import checkpoint_figures, evolution_figures, figures, persistence_figures, style
 
 # rows of a picture of Betti curves
 _N_DISTANCES = 256
@@ -59,6 +58,9 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     dict of str to bytes
         File names and PNGs.
     """
+    # they bring matplotlib, seconds that kept pictures need not wait for
+    from topoflow.tracking import checkpoint_figures, evolution_figures, figures, persistence_figures, style
+
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     order, title = facts["order"], f"{run.model}, {run.objective}, seed {run.seed}"
     steps, velocity = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")

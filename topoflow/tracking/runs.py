@@ -14,7 +14,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from topoflow import layout, storage
@@ -32,7 +34,7 @@ ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
 COMPARISON_TAG = "topoflow.comparison"
 NOTE_TAG = "mlflow.note.content"
-# MLflow takes at most this many metrics in one request
+# MLflow takes at most this many metrics and parameters in one request
 _BATCH = 1000
 
 
@@ -52,8 +54,9 @@ class TrackedRun:
         """Log the steps of a training up to one, which an interrupted run saw, from its table."""
         import mlflow
 
+        client = mlflow.MlflowClient()
         earlier = (metric for metric in _loss_metrics(path) if metric[2] <= until)
-        _log_metrics(mlflow.MlflowClient(), self.run_id, earlier)
+        _log_batches(client, client.get_run(self.run_id), earlier)
 
 
 @contextmanager
@@ -96,32 +99,31 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     """
     import mlflow
 
+    from topoflow.tracking.dataset import dataset_of
+
     done = FinishedRun.open(run)
     done.check_parameters(params)
     replay()  # the training's own run may wait to be sent, and is the one to fill
     client = mlflow.MlflowClient()
-    started_here = False
-    if run_id is None:
-        run_id, full = _find_run(client, done.activations.sha256, done.sha256)
-        if run_id is not None and full:
-            _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
-            return run_id
-        if run_id is None:
-            run_id, started_here = str(_new_run(client, str(run)).info.run_id), True
-    found = client.get_run(run_id)
-    logged = found.data
-    _log_params(client, run_id, params, done, logged.params)
-    if ACTIVATIONS_TAG not in logged.tags:
-        # the activations were restored by DVC: this run has not seen the training, so it is replayed
-        _log_metrics(client, run_id, _loss_metrics(done.results / layout.LOSS_FILE))
-    _log_metrics(client, run_id, _topology_metrics(params, done.results))
-    _log_dataset(client, run_id, done.activations)
+    topology = _topology_metrics(params, done.results)
+    found = client.get_run(run_id) if run_id else _find_run(client, done.activations.sha256, done.sha256)
+    if found and not run_id and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
+        present = found.data.metrics
+        _log_batches(client, found, (metric for metric in topology if metric[0] not in present))
+        return str(found.info.run_id)
+    filled = found or _new_run(client, str(run))
+    run_id, tags = str(filled.info.run_id), filled.data.tags
+    # activations that DVC restored: this run has not seen the training, so that is replayed
+    losses = () if ACTIVATIONS_TAG in tags else _loss_metrics(done.results / layout.LOSS_FILE)
+    _log_batches(client, filled, chain(losses, topology), _params_of(params, done, filled))
+    dataset = dataset_of(done.activations)
+    _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        note = _write_artifacts(Path(folder), done, _page(found))
+        note = _write_artifacts(Path(folder), done, _page(filled))
         client.log_artifacts(run_id, folder, "topology")
-    tags = {**_lacking(context_tags(), logged.tags), **_tags(done), NOTE_TAG: note}
+    tags = {**_lacking(context_tags(), tags), **_tags(done, dataset.source.revision), NOTE_TAG: note}
     client.log_batch(run_id, tags=_as_tags(tags))  # last, for they say that all else is there
-    if started_here:
+    if found is None:
         client.set_terminated(run_id)
     return run_id
 
@@ -206,7 +208,7 @@ def log_comparison(
     run_id = str(run.info.run_id)
     if not there:
         # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
-        _log_metrics(client, run_id, _claim_metrics("comparison", facts["claims"]))
+        _log_batches(client, run, _claim_metrics("comparison", facts["claims"]))
     client.log_artifacts(run_id, str(folder), "comparison")
     if report is not None:
         client.log_text(run_id, report.decode(), "report.html")
@@ -221,16 +223,13 @@ def _page(run: Any) -> Page:
     return Page(str(run.info.experiment_id), str(run.info.run_id))
 
 
-def _find_run(client: Any, activations: str, trajectory: str) -> tuple[str | None, bool]:
-    """The run to fill and whether it is full already; a failed or killed run is left as it is."""
+def _find_run(client: Any, activations: str, trajectory: str) -> Any | None:
+    """The run to fill, or the one that is full already; a failed or killed run is left as it is."""
     runs = _tagged(client, ACTIVATIONS_TAG, activations)
     for run in runs:  # each training that ended well gets its topology, also one that repeats another
         if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
-            return run.info.run_id, False
-    for run in runs:
-        if run.data.tags.get(TRAJECTORY_TAG) == trajectory:
-            return run.info.run_id, True
-    return None, False
+            return run
+    return next((run for run in runs if run.data.tags.get(TRAJECTORY_TAG) == trajectory), None)
 
 
 def _tagged(client: Any, tag: str, value: str) -> list[Any]:
@@ -263,12 +262,14 @@ def _as_tags(tags: Mapping[str, str]) -> list[Any]:
 # --- parameters and tags ------------------------------------------------------------------------
 
 
-def _log_params(
-    client: Any, run_id: str, params: Params, done: FinishedRun, present: Mapping[str, str]
-) -> None:
-    """Every parameter that decided this run, as `section.key`."""
-    from mlflow.entities import Param
+def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]:
+    """Every parameter that decided this run, as `section.key`, and that its MLflow run does not have.
 
+    Raises
+    ------
+    ValueError
+        When the MLflow run has another value.
+    """
     sections = asdict(params)
     chosen = {
         "model": done.run.model,
@@ -284,17 +285,16 @@ def _log_params(
     for section in sections_used:
         chosen.update(flat(section, sections[section]))
     wanted = {key: str(value)[:6000] for key, value in chosen.items()}
+    present = logged.data.params
     for key, value in wanted.items():
         if present.get(key, value) != value:
             raise ValueError(
-                f"run {run_id} has the parameter {key}={present[key]}, and {key}={value} is what ran"
+                f"run {logged.info.run_id} has the parameter {key}={present[key]}, and {key}={value} is what ran"
             )
-    client.log_batch(run_id, params=[Param(k, v) for k, v in wanted.items() if k not in present])
+    return _lacking(wanted, present)
 
 
-def _tags(done: FinishedRun) -> dict[str, str]:
-    from topoflow.tracking.dataset import md5_in_lock
-
+def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
     manifest = done.activations.manifest
     tags = {
         "topoflow.model": done.run.model,
@@ -306,8 +306,8 @@ def _tags(done: FinishedRun) -> dict[str, str]:
         "topoflow.diagrams": done.diagrams.sha256,
         TRAJECTORY_TAG: done.sha256,
     }
-    if revision := md5_in_lock(done.activations.folder.resolve()):
-        tags["topoflow.dvc_activations_md5"] = revision
+    if dvc_revision:
+        tags["topoflow.dvc_activations_md5"] = dvc_revision
     return tags
 
 
@@ -369,37 +369,35 @@ def _loss_metrics(path: Path) -> Iterator[_Metric]:
                 yield name, value, int(row["step"])
 
 
-def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric], lacking: bool = False) -> None:
-    """Log in few requests; with `lacking`, only metrics of which the run has no value at all.
+def _log_batches(
+    client: Any, run: Any, metrics: Iterable[_Metric], params: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Log parameters (at most 100) and metrics in as few requests as MLflow takes.
 
     All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
     """
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
 
-    run = client.get_run(run_id)
-    now, present = run.info.start_time, run.data.metrics if lacking else {}
     # a missing value is no metric: neither 0 nor NaN
     entities = [
-        Metric(key, value, now, step)
-        for key, value, step in metrics
-        if key not in present and math.isfinite(value)
+        Metric(key, value, run.info.start_time, step) for key, value, step in metrics if math.isfinite(value)
     ]
-    for start in range(0, len(entities), _BATCH):
+    run_id, room = run.info.run_id, _BATCH - len(params)
+    if params or entities:
+        client.log_batch(run_id, metrics=entities[:room], params=[Param(*pair) for pair in params.items()])
+    for start in range(room, len(entities), _BATCH):
         client.log_batch(run_id, metrics=entities[start : start + _BATCH])
 
 
 # --- dataset and artifacts ----------------------------------------------------------------------
 
 
-def _log_dataset(client: Any, run_id: str, activations: storage.StoredSet) -> None:
+def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
     """The activation set as a dataset input of the run."""
     from mlflow.entities import DatasetInput, InputTag
 
-    from topoflow.tracking.dataset import dataset_of
-
-    dataset = dataset_of(activations)._to_mlflow_entity()
     tags = [InputTag("mlflow.data.context", "topology")]
-    client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
 
 def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
