@@ -106,20 +106,22 @@ REMARKS = {("Prompts", "text"): "not a key of its own: the keys of a source of t
 
 
 def params_page() -> str:
-    """The reference of params.yaml, from the dataclasses of topoflow/config.py and the comments of params.yaml."""
+    """The reference of params.yaml, from the dataclasses of topoflow/config/ and the comments of params.yaml."""
     from topoflow import config
     from topoflow.config import MODEL_SOURCES, OBJECTIVE_SOURCES, Params
-    from topoflow.recording.schedule import Schedule
+    from topoflow.config.schedule import Schedule
 
     comments = dict(REMARKS)
-    for module in ("topoflow/config.py", "topoflow/recording/schedule.py"):
-        comments |= {key: remark for key, remark in field_comments(ROOT / module).items() if remark}
+    for module in ("config/sources.py", "config/sections.py", "config/schedule.py"):
+        comments |= {
+            key: remark for key, remark in field_comments(ROOT / "topoflow" / module).items() if remark
+        }
     written = yaml_comments(ROOT / "params.yaml")
     hints = typing.get_type_hints(Params)
     lines = [
         "# params.yaml",
         "",
-        "Every key of a study, made from `topoflow/config.py`. An unknown key or a value of the wrong type is an error "
+        "Every key of a study, made from `topoflow/config/`. An unknown key or a value of the wrong type is an error "
         "that names the nearest key; all is checked before anything is computed. A default is what holds where the key "
         "is left out; `topoflow init` writes a params.yaml in which most are spelled out. `topoflow run --set "
         "section.key=value` overrides one for one run.",

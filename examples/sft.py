@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 import topoflow
-from topoflow.training.samples import load_samples
+from topoflow.samples import load_samples
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", help="a folder or a name on the Hugging Face Hub")

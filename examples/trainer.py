@@ -12,7 +12,7 @@ from transformers import (
 )
 
 import topoflow
-from topoflow.training.samples import load_samples
+from topoflow.samples import load_samples
 
 parser = argparse.ArgumentParser()
 parser.add_argument("model", help="a folder or a name on the Hugging Face Hub")

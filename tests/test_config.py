@@ -11,7 +11,7 @@ from support import REPOSITORY
 
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
-from topoflow.recording.schedule import Schedule
+from topoflow.config.schedule import Schedule
 
 MINIMAL = {
     "models": ["tiny"],

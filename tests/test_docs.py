@@ -236,7 +236,7 @@ def test_docstrings_become_markdown_as_their_examples_say():
 
 def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
     from topoflow import config
-    from topoflow.recording.schedule import Schedule
+    from topoflow.config.schedule import Schedule
 
     page = hooks.params_page()
     sections = [
@@ -250,13 +250,13 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
         Schedule,
     ]
     known = {name for name, kind in vars(config).items() if hasattr(kind, "__dataclass_fields__")}
-    assert known == {kind.__name__ for kind in sections} | {"Run"}  # a new section must be in the list above
+    assert known == {kind.__name__ for kind in sections}  # a new section must be in the list above
     for section in sections:
         for field in fields(section):
             assert f"| `{field.name}` |" in page, f"{section.__name__}.{field.name}"
     assert "| `max_steps` | whole number | `48` |" in page
     assert "tokens kept of a prompt, its end" in page  # a comment of params.yaml
-    assert "of the tokenizer: 256 bytes" in page  # a comment of config.py
+    assert "of the tokenizer: 256 bytes" in page  # a comment of the class
     assert "Record each multiple of" in page  # a docstring
 
 
@@ -321,7 +321,7 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
 
 def messages_of_the_code() -> list[str]:
     """The strings of topoflow, with an ellipsis for what is filled in."""
-    from topoflow.config import _KIND_NAMES
+    from topoflow.config.reading import _KIND_NAMES
     from topoflow.scaffold import REQUIREMENTS
 
     def said(part: ast.expr) -> str:

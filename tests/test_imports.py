@@ -1,7 +1,10 @@
 """Imports flow one way, and `import topoflow` costs nothing."""
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +64,36 @@ def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
     if package == "topology":
         above |= {"dynamics"}
     assert not {name.split(".")[1] for name in found if name.startswith("topoflow.")} & above
+
+
+# From what knows nothing of the rest to what users call: a module imports only what stands before it.
+ORDER = [
+    *("topology", "dynamics", "storage", "layout", "samples", "config", "processes", "scaffold", "compute"),
+    *("plan", "finished", "tables", "recording", "training", "figures", "tracking", "report", "comparison"),
+    *("repair", "stages", "study", "cli", "backend"),
+]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The parts of topoflow that a module imports, in functions as well."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "topoflow" and rest.partition(".")[0] in ORDER:
+                yield rest.partition(".")[0]
+
+
+def test_imports_go_one_way():
+    home = Path(topoflow.__file__).parent
+    parts = {path: path.relative_to(home).parts[0].removesuffix(".py") for path in home.rglob("*.py")}
+    assert {part for part in parts.values() if not part.startswith("__")} == set(ORDER)
+    for path, part in parts.items():
+        if part in ORDER:
+            above = {name for name in imported(path) if ORDER.index(name) > ORDER.index(part)}
+            assert not above, path
 
 
 def test_what_every_import_of_mlflow_reads_imports_the_standard_library_alone():

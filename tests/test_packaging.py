@@ -151,7 +151,7 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(built):
     }
     assert names == sources | {f"topoflow/study_template/{name}" for name in STUDY_FILES}
     assert template == {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in STUDY_FILES}
-    assert {"topoflow/py.typed", "topoflow/samples/prompts.yaml", "topoflow/tracking/report.js"} <= names
+    assert {"topoflow/py.typed", "topoflow/samples/prompts.yaml", "topoflow/report/page.js"} <= names
     assert "License-Expression: MIT" in metadata
     assert "# topoflow" in metadata  # the README
 

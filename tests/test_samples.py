@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from topoflow.training.samples import expand_families, load_samples
+from topoflow.samples import expand_families, load_samples
 
 TRAINING = ("helpful", "harmless")
 EVERY = (*TRAINING, "prompts")

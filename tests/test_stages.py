@@ -393,14 +393,14 @@ def test_states_that_are_not_finite_are_named_with_their_cell():
     cloud = np.ones((4, 2))
     cloud[2] = np.nan
     with pytest.raises(ValueError, match="the states recorded at step 8, layer 3: "):
-        stages._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
+        stages.topology._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
 
 
 def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, monkeypatch):
     folder, params, _ = study
     sealed = diagrams(folder).sha256
     calls = []
-    whole = stages._diagram_bytes
+    whole = stages.topology._diagram_bytes
 
     def interrupted(*task):
         calls.append(task[3])
@@ -408,11 +408,11 @@ def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, mon
             raise KeyboardInterrupt
         return whole(*task)
 
-    monkeypatch.setattr(stages, "_diagram_bytes", interrupted)
+    monkeypatch.setattr(stages.topology, "_diagram_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stages.diagrams(params, RUN)
     begun = len(calls) - 1
-    monkeypatch.setattr(stages, "_code_sha256", lambda *_: "other code")
+    monkeypatch.setattr(stages.topology, "code_sha256", lambda *_: "other code")
     calls[:] = ["never interrupted"] * 9
     stages.diagrams(params, RUN)
     assert begun > 0

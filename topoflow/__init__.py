@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from topoflow.config import Topology
+    from topoflow.config.schedule import Schedule
     from topoflow.dynamics.velocity import concentration
     from topoflow.recording.callback import TopologyCallback
-    from topoflow.recording.schedule import Schedule
     from topoflow.topology.distances import wasserstein_distance
     from topoflow.topology.persistence import vietoris_rips_diagrams
     from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "SUMMARY_NAMES": "topoflow.topology.summaries",
-    "Schedule": "topoflow.recording.schedule",
+    "Schedule": "topoflow.config.schedule",
     "Topology": "topoflow.config",
     "TopologyCallback": "topoflow.recording.callback",
     "barcode_summary": "topoflow.topology.summaries",

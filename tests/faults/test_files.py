@@ -245,7 +245,7 @@ def test_params_of_any_yaml_values_are_read_or_refused(path, value):
 @fuzzed
 @given(data=damaged(b'{"store": "sqlite:///x"}\n{"kind": "begin", "run_id": "ab"}\n{"sent": 1}\n'))
 def test_any_spool_file_is_read_or_refused_by_name(scratch, data):
-    from topoflow.tracking.spool import Journal
+    from topoflow.tracking.journal import Journal
 
     path = scratch / "spool.jsonl"
     path.write_bytes(data)

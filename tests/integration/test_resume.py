@@ -22,7 +22,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from trl import SFTTrainer
-from topoflow import stages
+from topoflow import stages, storage
 from topoflow.config import load_params
 from topoflow.layout import Run
 from topoflow.recording import callback
@@ -44,9 +44,9 @@ elif moment == "saving":  # weights and optimiser are written, the trainer's sta
 elif moment == "recording":  # one layer is written, the other is not
     before(callback, "write_file", lambda path, _: path.match(f"step_{at:06d}/layer_02.npy"))
 elif moment == "sealing":
-    before(stages.storage, "seal", lambda work, *_: True)
+    before(storage, "seal", lambda work, *_: True)
 elif moment == "renaming":  # all is there but its name
-    before(stages.storage.os, "replace", lambda _, there: there == Path("activations/tiny/helpful/seed_0"))
+    before(storage.os, "replace", lambda _, there: there == Path("activations/tiny/helpful/seed_0"))
 stages.finetune(load_params(), Run("tiny", "helpful", 0))
 """
 

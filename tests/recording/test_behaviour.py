@@ -8,10 +8,10 @@ from support import llama
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from topoflow.config import Finetune, Lora
+from topoflow.config.schedule import Schedule
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import last_token_states_and_logits, record_states
-from topoflow.recording.schedule import Schedule
 from topoflow.training import sft
 
 PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]

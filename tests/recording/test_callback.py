@@ -6,9 +6,9 @@ import torch
 from support import llama
 
 from topoflow.config import Finetune, Lora, Topology
+from topoflow.config.schedule import Schedule
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states
-from topoflow.recording.schedule import Schedule
 from topoflow.training import sft
 
 ROWS = [

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support import llama
 
 from topoflow.config import Topology
+from topoflow.config.schedule import Schedule
 from topoflow.recording.callback import TopologyCallback
-from topoflow.recording.schedule import Schedule
 from topoflow.training.embedded import byte_tokenizer
 
 PROMPTS = [

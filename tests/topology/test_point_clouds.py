@@ -161,8 +161,9 @@ class TestDistanceMatrix:
         expected = distance_matrix(points)[np.ix_(order, order)]
         np.testing.assert_allclose(distance_matrix(points[order]), expected, rtol=1e-12)
 
-    def test_the_cloud_is_left_as_it_was(self):
-        points = np.random.default_rng(7).normal(size=(5, 3))
+    @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+    def test_the_cloud_is_left_as_it_was(self, dtype):
+        points = (9 * np.random.default_rng(7).normal(size=(5, 3))).astype(dtype)
         before = points.copy()
         distance_matrix(points)
         assert np.array_equal(points, before)

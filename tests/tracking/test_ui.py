@@ -20,8 +20,8 @@ from support import environment, small_params
 
 from topoflow import layout, stages, storage
 from topoflow.config import Params, load_params
+from topoflow.figures import of_run, style
 from topoflow.layout import Run
-from topoflow.tracking import run_figures, style
 
 pytestmark = pytest.mark.slow
 
@@ -132,8 +132,8 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        plain = dict.fromkeys(run_figures.NAMES, PNG)  # they have tests of their own
-        patch.setattr(run_figures, "pictures", lambda *_: plain)
+        plain = dict.fromkeys(of_run.NAMES, PNG)  # they have tests of their own
+        patch.setattr(of_run, "pictures", lambda *_: plain)
         mlflow.set_tracking_uri(server)
         loaded = load_params()
         found = Study(server)

@@ -17,9 +17,9 @@ from support import small_params
 
 from topoflow import layout, stages, storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
+from topoflow.config.schedule import Schedule
 from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback
-from topoflow.recording.schedule import Schedule
 from topoflow.training import checkpoints, models
 from topoflow.training.checkpoints import list_checkpoints, model_of, resolve_commits
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from transformers import TrainerCallback
 
 from topoflow.config import Topology
+from topoflow.config.schedule import Schedule
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.hidden_states import batches_by_length, in_order, record_batches, resolve_layers
 from topoflow.recording.live import LiveTopology
@@ -26,7 +27,6 @@ from topoflow.recording.ranks import (
     share,
     unwrapped,
 )
-from topoflow.recording.schedule import Schedule
 from topoflow.storage import array_bytes, behaviour_name, cell_name, layer_name, write_file
 
 Messages = Sequence[dict[str, str]]

@@ -278,34 +278,43 @@ def sort_edges(lengths, pairs, unit, longest):
     A radix sort by the first 22 bits of length / longest, low digit first, leaves little to an insertion sort. Where
     lengths crowd so closely that this is not so, a merge sort takes over.
     """
+    n_edges = len(lengths)
     scale = (_BUCKETS * _BUCKETS - 1) / longest if longest > 0.0 else 0.0
-    begins = np.zeros((2, _BUCKETS), np.int64)
-    for length in lengths:
-        begins[0, bucket(length * unit * scale, 0)] += 1
-        begins[1, bucket(length * unit * scale, _DIGIT)] += 1
-    for digit in range(2):
-        begin = 0
-        for number in range(_BUCKETS):
-            size = begins[digit, number]
-            begins[digit, number] = begin
-            begin += size
-    half_sorted, their_pairs = np.empty_like(lengths), np.empty_like(pairs)
-    for edge in range(len(lengths)):
-        low = bucket(lengths[edge] * unit * scale, 0)
-        half_sorted[begins[0, low]], their_pairs[begins[0, low]] = lengths[edge], pairs[edge]
-        begins[0, low] += 1
-    for edge in range(len(lengths)):
-        high = bucket(half_sorted[edge] * unit * scale, _DIGIT)
-        lengths[begins[1, high]], pairs[begins[1, high]] = half_sorted[edge], their_pairs[edge]
-        begins[1, high] += 1
+    keys = np.empty(n_edges, np.int32)
+    for edge in range(n_edges):  # by itself, so that many are converted at a time
+        keys[edge] = np.int32(lengths[edge] * unit * scale)
+    low_begins, high_begins = bucket_begins(keys)
+    half_sorted, their_pairs, high_digits = np.empty_like(lengths), np.empty_like(pairs), np.empty_like(keys)
+    for edge in range(n_edges):
+        low = keys[edge] & (_BUCKETS - 1)
+        place = low_begins[low]
+        low_begins[low] = place + 1
+        half_sorted[place], their_pairs[place] = lengths[edge], pairs[edge]
+        high_digits[place] = keys[edge] >> _DIGIT
+    for edge in range(n_edges):
+        high = high_digits[edge]
+        place = high_begins[high]
+        high_begins[high] = place + 1
+        lengths[place], pairs[place] = half_sorted[edge], their_pairs[edge]
     if not insertion_sort(lengths, pairs, 8 * len(lengths)):
         order = np.argsort(lengths, kind="mergesort")
         lengths[:], pairs[:] = lengths[order], pairs[order]
 
 
-@inlined
-def bucket(number, shift):
-    return (np.int64(number) >> shift) & (_BUCKETS - 1)
+@compiled
+def bucket_begins(keys):
+    """Tell where the keys of each low and of each high digit begin when they are sorted by it."""
+    low, high = np.zeros(_BUCKETS, np.int32), np.zeros(_BUCKETS, np.int32)
+    for key in keys:
+        low[key & (_BUCKETS - 1)] += 1
+        high[key >> _DIGIT] += 1
+    for begins in (low, high):
+        begin = 0
+        for digit in range(_BUCKETS):
+            size = begins[digit]
+            begins[digit] = begin
+            begin += size
+    return low, high
 
 
 @compiled

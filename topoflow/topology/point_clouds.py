@@ -92,7 +92,8 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
            [5., 0., 5.],
            [0., 5., 0.]])
     """
-    cloud = check_cloud("points", points)
+    given = np.asarray(points)
+    cloud = check_cloud("points", given)
     n_points = len(cloud)
     if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
         return np.zeros((n_points, n_points))
@@ -100,13 +101,15 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
     # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
     exponent = max(int(np.frexp(max(cloud.max(), -cloud.min()))[1]), -1022)
     scale = math.ldexp(1.0, -exponent)
-    centred = cloud * scale
+    own = cloud is not given  # a copy in float64, which may be overwritten
+    centred = np.multiply(cloud, scale, out=cloud if own else None)
     centred -= centred.mean(axis=0)
     distances = centred @ centred.T  # the Gram matrix, turned into distances in place
     norms = np.diagonal(distances).copy()
     for i in np.flatnonzero(squares_of_gram(distances, norms)):
         near = i + 1 + np.flatnonzero(distances[i, i + 1 :] <= NEAR_PAIR * (norms[i] + norms[i + 1 :]))
-        differences = cloud[near] * scale - cloud[i] * scale
+        rows = given[[i, *near]].astype(np.float64) * scale
+        differences = rows[1:] - rows[0]
         distances[i, near] = np.einsum("ij,ij->i", differences, differences)
     largest = roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
     if not largest < math.inf:

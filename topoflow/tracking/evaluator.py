@@ -247,9 +247,9 @@ def _log_artifacts(
     from mlflow.models.evaluation import artifacts as kinds
 
     from topoflow import layout
+    from topoflow.figures.persistence import diagrams_figure
+    from topoflow.figures.style import png_bytes
     from topoflow.topology.summaries import SUMMARY_NAMES
-    from topoflow.tracking.persistence_figures import diagrams_figure
-    from topoflow.tracking.style import png_bytes
 
     size = len(next(iter(cells.values()))[0][0])
     title = f"Persistence diagrams: one subsample of {n_prompts} prompts, {size} H0 bars"

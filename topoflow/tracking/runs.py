@@ -121,7 +121,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     with tempfile.TemporaryDirectory() as folder:
         note = _write_artifacts(Path(folder), done, _page(filled))
         client.log_artifacts(run_id, folder, "topology")
-    tags = {**_lacking(context_tags(), tags), **_tags(done, dataset.source.revision), NOTE_TAG: note}
+    tags = {**_lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
     client.log_batch(run_id, tags=_as_tags(tags))  # last, for they say that all else is there
     if found is None:
         client.set_terminated(run_id)
@@ -402,11 +402,11 @@ def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
 
 def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
-    from topoflow.tracking import run_figures  # matplotlib is of no use before
+    from topoflow.figures.of_run import kept_pictures
 
     for path in sorted(done.results.iterdir()):
         (folder / path.name).write_bytes(path.read_bytes())
-    for name, picture in run_figures.kept_pictures(done.run, done.diagrams, done.results).items():
+    for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     claims = done.facts["claims"].values()

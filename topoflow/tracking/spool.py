@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
-import json
 import logging
 import math
 import os
@@ -22,12 +21,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from topoflow.storage import WORK_FOLDER
+from topoflow.tracking.journal import Entry, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,11 @@ PATIENCE = 60.0
 _PATIENCE_WHEN_STOPPED = 3.0
 _LONGEST_PAUSE = 30.0  # between two attempts
 _GATHER = 2.0  # a trainer logs each step by itself: what comes within this time goes in one request
-# MLflow takes at most these many in one request.
+# MLflow takes at most these many in one request, each and in all.
 _MOST = {"metrics": 1000, "params": 100, "tags": 100}
+_MOST_IN_ALL = 1000
 # What a store refuses it would refuse again; all else is a store that cannot answer now.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-
-Entry = dict[str, Any]
 
 
 @contextmanager
@@ -160,106 +159,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
-# --- the file -----------------------------------------------------------------------------------
-
-
-class Journal:
-    """A file of JSON lines: what is to be sent, and how far it has been.
-
-    Locked as long as it is open: BlockingIOError where another process has it, ValueError where it is none.
-    """
-
-    def __init__(self, path: Path, address: str | None = None) -> None:
-        self.path = path
-        self._guard = threading.Lock()
-        if address is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")  # noqa: SIM115 (open as long as the journal)
-        self.entries: list[Entry] = []
-        self.sent = 0
-        self.run_ids: dict[str, str] = {}  # of runs that began without the store: here -> there
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.address = self._read() if address is None else address
-        except BaseException:
-            self._file.close()
-            raise
-        if address is not None:
-            self._write({"store": address})
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _read(self) -> str:
-        self._file.seek(0)
-        *lines, cut = self._file.read().split(b"\n")  # a killed process may have left half a line
-        if cut:
-            self._file.truncate(self._file.seek(0, os.SEEK_END) - len(cut))
-        try:
-            first, *rest = [json.loads(line) for line in lines] or [{}]
-            for line in rest:
-                if "sent" in line:
-                    self.sent += int(line["sent"])
-                elif "there" in line:
-                    self.run_ids[str(line["here"])] = str(line["there"])
-                else:
-                    self.entries.append({**line, "run_id": str(line["run_id"])})
-            return str(first["store"])
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{self.path} must be a spool file of topoflow: {error!r}") from None
-
-    def _write(self, line: Entry) -> None:
-        try:
-            self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:  # the disk is full: training is worth more; what is in memory is still sent
-            logger.warning(
-                "%s cannot be written (%s): what MLflow does not take now is lost", self.path, error
-            )
-
-    def append(self, entry: Entry) -> None:
-        with self._guard:
-            self.entries.append(entry)
-            self._write(entry)
-
-    def left(self) -> list[Entry]:
-        with self._guard:
-            return self.entries[self.sent :]
-
-    def mark(self, count: int) -> None:
-        """So many more have been sent."""
-        with self._guard:
-            self.sent += count
-            if not self._file.closed:  # else an answer that came after all, too late to be waited for
-                self._write({"sent": count})
-
-    def created(self, here: str, there: str) -> None:
-        with self._guard:
-            self.run_ids[here] = there
-            self._write({"here": here, "there": there})
-
-    def end_what_was_killed(self) -> None:
-        """A run that this file began and did not end belongs to a process that is no more."""
-        begun = [entry["run_id"] for entry in self.entries if entry.get("kind") in ("begin", "create")]
-        ended = {
-            entry["run_id"] for entry in self.entries if entry.get("kind") == "update" and entry["status"]
-        }
-        for run_id in begun:
-            if run_id not in ended:
-                now = int(time.time() * 1000)
-                self.append(
-                    {"kind": "update", "run_id": run_id, "status": "KILLED", "end": now, "name": None}
-                )
-
-    def delete(self) -> None:
-        self.path.unlink(missing_ok=True)
-        with suppress(OSError):
-            self.path.parent.rmdir()  # if this was the last
-
-
 # --- to the store -------------------------------------------------------------------------------
 
 _METHODS = (
@@ -310,13 +209,12 @@ def _send(store: Any, journal: Journal) -> None:
 
 def _together(left: Sequence[Entry]) -> int:
     """How many of the first entries make one request."""
-    count, room = 0, dict(_MOST)
+    count, held = 0, dict.fromkeys(_MOST, 0)
     for entry in left:
         if entry["kind"] != "batch" or entry["run_id"] != left[0]["run_id"]:
             break
-        for part in room:
-            room[part] -= len(entry[part])
-        if min(room.values()) < 0:
+        held = {part: number + len(entry[part]) for part, number in held.items()}
+        if any(held[part] > most for part, most in _MOST.items()) or sum(held.values()) > _MOST_IN_ALL:
             break
         count += 1
     return max(count, 1)

@@ -104,8 +104,8 @@ def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
 
 def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool]:
     """The run's prompts and rows; bundled ones in their place where they cannot be had, and whether that is so."""
+    from topoflow.samples import load_samples
     from topoflow.training.objectives import evaluation_prompts, training_rows
-    from topoflow.training.samples import load_samples
 
     checkpoints = params.checkpoints(run.objective)
     try:
@@ -166,8 +166,8 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from topoflow.config.schedule import Schedule
     from topoflow.recording.callback import TopologyCallback
-    from topoflow.recording.schedule import Schedule
     from topoflow.training import sft
 
     torch.set_num_threads(params.finetune.n_threads)

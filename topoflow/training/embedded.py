@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from topoflow.config import EmbeddedModel
-from topoflow.training.samples import load_samples
+from topoflow.samples import load_samples
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from topoflow.config import FileText, MixedText, Params, PlainText, SampleText, TextSource
+from topoflow.samples import load_samples
 from topoflow.training.models import readable_hub_errors
-from topoflow.training.samples import load_samples
 
 Message = dict[str, str]
 Row = dict[str, list[Message]]

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from topoflow.tracking import style
-from topoflow.tracking.evolution_figures import SUMMARIES, betti_figure, summaries_figure
+from topoflow.figures import style
+from topoflow.figures.evolution import SUMMARIES, betti_figure, summaries_figure
 
 STEPS = [0, 1, 2, 4, 8]
 DISTANCES = np.linspace(1, 3, 21)

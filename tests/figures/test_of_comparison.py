@@ -18,8 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from topoflow import layout, storage
+from topoflow.figures import style
+from topoflow.figures.diagram_map import map_figure
+from topoflow.figures.of_comparison import pictures
+from topoflow.figures.side_by_side import separation_figure
+from topoflow.figures.verdicts import effects_figure, verdicts_figure
 from topoflow.layout import Run, write_table
-from topoflow.tracking import comparison_figures, style
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]
@@ -44,7 +48,7 @@ def separation(**changes: object) -> Figure:
         "order": 2,
         "title": "separation",
     }
-    return comparison_figures.separation_figure(**{**arguments, **changes})
+    return separation_figure(**{**arguments, **changes})
 
 
 def path(seed: int, group: int) -> tuple[list[int], np.ndarray]:
@@ -56,7 +60,7 @@ def path(seed: int, group: int) -> tuple[list[int], np.ndarray]:
 def mapped(layers: object = None, seeds: bool = True) -> Figure:
     groups = {name: [path(seed, group) for seed in range(3)] for group, name in enumerate(NAMES)}
     layers = dict.fromkeys(LAYERS, (0.18, groups)) if layers is None else layers
-    return comparison_figures.map_figure(layers, order=2, title="map", seeds=seeds)
+    return map_figure(layers, order=2, title="map", seeds=seeds)
 
 
 def effect(label: str, other: str, measure: str, value: str, low: str = "", high: str = "") -> dict[str, str]:
@@ -82,7 +86,7 @@ EFFECTS = [
 
 
 def effects(rows: object = None) -> Figure:
-    return comparison_figures.effects_figure(EFFECTS if rows is None else rows, title="effects")
+    return effects_figure(EFFECTS if rows is None else rows, title="effects")
 
 
 def claim(verdict: str, **changes: str) -> dict[str, str]:
@@ -94,7 +98,7 @@ def claim(verdict: str, **changes: str) -> dict[str, str]:
 
 def verdicts(claims: object = None) -> Figure:
     claims = [claim(verdict) for verdict in VERDICTS] if claims is None else claims
-    return comparison_figures.verdicts_figure(claims, title="verdicts")
+    return verdicts_figure(claims, title="verdicts")
 
 
 EVERY: dict[str, Callable[[], Figure]] = {
@@ -400,17 +404,17 @@ def test_pictures_of_studies_of_all_shapes_repeat(
     tmp_path: Path, models: list, objectives: list, seeds: list, layers: list
 ) -> None:
     folder, members = lay_down(tmp_path, models, objectives, seeds, layers)
-    made = comparison_figures.pictures(folder, members)
+    made = pictures(folder, members)
     assert list(made) == FILES
     assert all(picture.startswith(b"\x89PNG") for picture in made.values())
-    assert comparison_figures.pictures(folder, members) == made
+    assert pictures(folder, members) == made
 
 
 def test_pictures_name_a_missing_table_and_a_missing_column(tmp_path: Path) -> None:
     folder, members = lay_down(tmp_path, ["tiny"], NAMES[:2], [0], [4])
     write_table(folder / "map.csv", ["layer", "x"], [])
     with pytest.raises(ValueError, match=r"map\.csv must have the columns .* and lacks model, objective"):
-        comparison_figures.pictures(folder, members)
+        pictures(folder, members)
     (folder / "map.csv").unlink()
     with pytest.raises(ValueError, match=r"map\.csv must have been made .* dvc repro"):
-        comparison_figures.pictures(folder, members)
+        pictures(folder, members)

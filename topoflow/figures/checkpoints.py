@@ -1,7 +1,4 @@
-"""Static pictures of checkpoints: how far apart they are, and the ends of a run beside Gaussian clouds.
-
-Pure, like the pictures of :mod:`topoflow.tracking.figures`.
-"""
+"""Static pictures of checkpoints: how far apart they are, and the ends of a run beside Gaussian clouds."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.tracking.figures import step_marks, thinned
-from topoflow.tracking.style import (
+from topoflow.figures.steps import step_marks, thinned
+from topoflow.figures.style import (
     DISTANCE,
     GREY,
     RUN_COLOURS,

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from topoflow.tracking import checkpoint_figures, figures, persistence_figures, style
+from topoflow.figures import checkpoints, persistence, style
+from topoflow.figures.side_by_side import comparison_figure
+from topoflow.figures.velocity import heatmap_figure, velocity_figure
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]
@@ -61,28 +63,26 @@ def velocity(**changes: object) -> Figure:
         "title": "helpful",
         "loss": (np.arange(49), np.linspace(3, 2, 49)),
     }
-    return figures.velocity_figure(**{**arguments, **changes})
+    return velocity_figure(**{**arguments, **changes})
 
 
 def heatmap(values: object = None, steps: object = STEPS, layers: object = LAYERS) -> Figure:
     values = np.array(list(velocities().values())) if values is None else values
-    return figures.heatmap_figure(
-        steps, layers, values, label="velocity (filtration distance)", title="helpful"
-    )
+    return heatmap_figure(steps, layers, values, label="velocity (filtration distance)", title="helpful")
 
 
 def comparison(curves: object = None) -> Figure:
     runs = ["helpful", "harmless", "mixed"]
     curves = {run: (STEPS, velocities(k)) for k, run in enumerate(runs)} if curves is None else curves
-    return figures.comparison_figure(curves, order=2, title="objectives")
+    return comparison_figure(curves, order=2, title="objectives")
 
 
 EVERY: dict[str, Callable[[], Figure]] = {
     "velocity": velocity,
     "whole velocity": lambda: whole(),
     "heatmap": heatmap,
-    "diagrams": lambda: persistence_figures.diagrams_figure(PANELS, title="helpful"),
-    "barcodes": lambda: persistence_figures.barcodes_figure(PANELS, title="helpful"),
+    "diagrams": lambda: persistence.diagrams_figure(PANELS, title="helpful"),
+    "barcodes": lambda: persistence.barcodes_figure(PANELS, title="helpful"),
     "comparison": comparison,
     "seeds": lambda: seeds(),
     "distances": lambda: distances(),
@@ -397,7 +397,7 @@ def test_diagrams_stand_on_common_axes_with_a_closeup_of_h1() -> None:
 
 def test_no_closeup_where_h1_fills_the_axes() -> None:
     loop = [np.array([[0, 0.1], [0, np.inf]]), np.array([[0.1, 1.9]])]
-    figure = persistence_figures.diagrams_figure([("circle", loop)], title="circle")
+    figure = persistence.diagrams_figure([("circle", loop)], title="circle")
     assert len(figure.axes) == 1
     assert "area of the lower row" not in texts(figure)
 
@@ -443,7 +443,7 @@ POOR_PANELS = [
 
 
 @pytest.mark.parametrize(("panels", "words"), POOR_PANELS)
-@pytest.mark.parametrize("draw", [persistence_figures.diagrams_figure, persistence_figures.barcodes_figure])
+@pytest.mark.parametrize("draw", [persistence.diagrams_figure, persistence.barcodes_figure])
 def test_poor_diagrams_say_so(draw: Callable[..., Figure], panels: list, words: str) -> None:
     figure = draw(panels, title="poor")
     assert words in texts(figure)
@@ -463,7 +463,7 @@ def test_poor_diagrams_say_so(draw: Callable[..., Figure], panels: list, words: 
         ([[[-np.inf, 1]]], "H0 must have finite births"),
     ],
 )
-@pytest.mark.parametrize("draw", [persistence_figures.diagrams_figure, persistence_figures.barcodes_figure])
+@pytest.mark.parametrize("draw", [persistence.diagrams_figure, persistence.barcodes_figure])
 def test_wrong_diagrams_are_named(draw: Callable[..., Figure], pair: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw([("a", pair)], title="wrong")
@@ -491,7 +491,7 @@ def seeds() -> Figure:
     names = [("helpful", 0), ("helpful", 1), ("helpful", 2), ("harmless", 0), ("harmless", 1), ("mixed", 0)]
     curves = {f"{name}-{seed}": (STEPS, velocities(seed + len(name))) for name, seed in names}
     groups = {f"{name}-{seed}": name for name, seed in names}
-    return figures.comparison_figure(curves, order=2, title="objectives", groups=groups)
+    return comparison_figure(curves, order=2, title="objectives", groups=groups)
 
 
 def test_seeds_are_thin_lines_of_one_colour_under_their_bold_mean_with_its_peak() -> None:
@@ -512,7 +512,7 @@ def test_seeds_are_thin_lines_of_one_colour_under_their_bold_mean_with_its_peak(
 def test_a_mean_over_seeds_leaves_missing_values_out() -> None:
     half = np.ones(13)
     half[:2] = np.nan
-    figure = figures.comparison_figure(
+    figure = comparison_figure(
         {"a-0": (STEPS, {3: NAN}), "a-1": (STEPS, {3: half})},
         order=2,
         title="missing",
@@ -532,7 +532,7 @@ def test_a_mean_over_seeds_leaves_missing_values_out() -> None:
 def test_wrong_groups_are_named(groups: dict[str, str], message: str) -> None:
     curves = {"a": (STEPS, {3: NAN}), "b": ([0, 5], {3: [1.0]})}
     with pytest.raises(ValueError, match=message):
-        figures.comparison_figure(curves, order=2, title="wrong", groups=groups)
+        comparison_figure(curves, order=2, title="wrong", groups=groups)
 
 
 def test_runs_differ_in_colour_and_marker_even_beyond_the_palette() -> None:
@@ -578,7 +578,7 @@ SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_per
 
 def distances(matrices: object = None, steps: object = STEPS) -> Figure:
     matrices = {layer: layer * SQUARE for layer in LAYERS} if matrices is None else matrices
-    return checkpoint_figures.distances_figure(steps, matrices, order=2, title="helpful")
+    return checkpoints.distances_figure(steps, matrices, order=2, title="helpful")
 
 
 def test_distances_have_steps_on_both_axes_and_a_colour_bar_a_layer() -> None:
@@ -624,7 +624,7 @@ def control_values() -> dict[str, dict[str, np.ndarray]]:
 
 def controls(values: object = None, layers: object = LAYERS) -> Figure:
     values = control_values() if values is None else values
-    return checkpoint_figures.controls_figure(layers, (0, 48), values, title="helpful")
+    return checkpoints.controls_figure(layers, (0, 48), values, title="helpful")
 
 
 def test_controls_have_a_panel_a_summary_and_join_first_to_last() -> None:

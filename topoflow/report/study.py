@@ -17,12 +17,12 @@ import numpy as np
 import topoflow
 from topoflow import layout, storage
 from topoflow.config import Params, flat
+from topoflow.figures.of_run import kept_pictures
 from topoflow.finished import FinishedRun, check_findings
 from topoflow.layout import Run
-from topoflow.tracking import charts, page
+from topoflow.report import charts, page
+from topoflow.report.page import escape, prose
 from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, layer_cells
-from topoflow.tracking.page import escape, prose
-from topoflow.tracking.run_figures import kept_pictures
 
 __all__ = ["report"]
 

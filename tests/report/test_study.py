@@ -21,10 +21,12 @@ from support import REPOSITORY
 from topoflow import layout, storage
 from topoflow.cli import main
 from topoflow.config import Params, parse_params
+from topoflow.figures import style
 from topoflow.layout import Run
+from topoflow.report import charts, page
+from topoflow.report import study as module
+from topoflow.report.study import report as make
 from topoflow.topology.persistence import choose_engine
-from topoflow.tracking import charts, page, report, style
-from topoflow.tracking.report import report as make
 
 HOSTILE = "<script>alert(1)</script>&\"'.jsonl"
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
@@ -102,7 +104,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def study(here: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Two objectives with two seeds; the pictures of runs are plain, for they have tests of their own."""
-    monkeypatch.setattr(report, "kept_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    monkeypatch.setattr(module, "kept_pictures", lambda *_: dict.fromkeys(module._RUN_PICTURES, PNG))
     return Study(here)
 
 
@@ -148,7 +150,7 @@ def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study) -> None:
     links = [attributes["href"] or "" for attributes in read.all("a")]
     assert {f"#run-{run}" for run in study.params.runs()} < set(links)
     assert {link.removeprefix("#") for link in links} <= anchors
-    n_pictures = 4 * len(report._RUN_PICTURES) + len(report._COMPARISON_PICTURES)
+    n_pictures = 4 * len(module._RUN_PICTURES) + len(module._COMPARISON_PICTURES)
     assert len(read.all("img")) == n_pictures
     assert all(attributes["alt"] for attributes in read.all("img"))
     for run in study.params.runs():
@@ -192,7 +194,7 @@ def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(study: Study) 
 
 
 def test_text_that_looks_like_html_is_shown_as_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "kept_pictures", lambda *_: dict.fromkeys(report._RUN_PICTURES, PNG))
+    monkeypatch.setattr(module, "kept_pictures", lambda *_: dict.fromkeys(module._RUN_PICTURES, PNG))
     objective = {"source": "file", "path": f"/home/me/{HOSTILE.replace('/', '')}"}
     mapping = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     study = Study(here, objectives=["mine"], seeds=[0], objective={**mapping["objective"], "mine": objective})
@@ -283,7 +285,7 @@ def test_one_run_is_a_report_with_its_real_pictures_and_no_comparison(here: Path
     assert missing == []
     assert "A comparison of runs needs two runs, and this study has one." in text
     assert "Side by side" not in text
-    assert len(read.all("img")) == len(report._RUN_PICTURES)
+    assert len(read.all("img")) == len(module._RUN_PICTURES)
     (fold,) = [attributes for attributes in read.all("details") if attributes.get("class") == "run"]
     assert "open" in fold
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from topoflow import layout, storage
+from topoflow.figures import checkpoints, evolution, of_run, velocity
+from topoflow.figures.of_run import NAMES, kept_pictures, pictures
 from topoflow.layout import Run, write_table
-from topoflow.tracking import checkpoint_figures, evolution_figures, figures, run_figures
-from topoflow.tracking.run_figures import NAMES, kept_pictures, pictures
 
 STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
@@ -45,7 +45,7 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
         ["layer", "step", *names],
         ([layer, step, *(10 * layer + step + n for n in range(12))] for layer in LAYERS for step in (0, 8)),
     )
-    columns = list(evolution_figures.SUMMARIES)
+    columns = list(evolution.SUMMARIES)
     write_table(
         results / layout.SUMMARIES_FILE,
         ["layer", "step", *columns],
@@ -86,7 +86,7 @@ def test_pictures_are_drawn_again_only_when_what_they_show_has_changed(
         drawn.append(results)
         return dict.fromkeys(NAMES, bytes([len(drawn)]))
 
-    monkeypatch.setattr(run_figures, "pictures", draw)
+    monkeypatch.setattr(of_run, "pictures", draw)
     first = kept_pictures(done.run, done.diagrams, done.results)
     assert kept_pictures(done.run, done.diagrams, done.results) == first
     assert len(drawn) == 1
@@ -110,17 +110,17 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
 
         monkeypatch.setattr(module, name, drawn)
 
-    spy(figures, "velocity_figure")
-    spy(checkpoint_figures, "distances_figure")
-    spy(checkpoint_figures, "controls_figure")
-    spy(evolution_figures, "betti_figure")
-    spy(evolution_figures, "summaries_figure")
+    spy(velocity, "velocity_figure")
+    spy(checkpoints, "distances_figure")
+    spy(checkpoints, "controls_figure")
+    spy(evolution, "betti_figure")
+    spy(evolution, "summaries_figure")
     whole: Any = lay_down(tmp_path, True)
     pictures(whole.run, whole.diagrams, whole.results)
-    _, velocity = given["velocity_figure"]
-    assert velocity["behaviour"][1].tolist() == [0.1] * 3
-    assert velocity["floors"] == {1: 2.0, 4: 2.0}
-    assert velocity["bands"][4][1].tolist() == [1.5] * 3
+    _, drawn = given["velocity_figure"]
+    assert drawn["behaviour"][1].tolist() == [0.1] * 3
+    assert drawn["floors"] == {1: 2.0, 4: 2.0}
+    assert drawn["bands"][4][1].tolist() == [1.5] * 3
     (_, distances), _ = given["distances_figure"]
     assert distances[4].tolist() == [[4 * abs(a - b) for b in STEPS] for a in STEPS]
     (layers, steps, controls), _ = given["controls_figure"]

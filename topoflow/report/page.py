@@ -113,7 +113,7 @@ def picture(png: bytes, alt: str, caption: str = "") -> str:
 
 
 def chart(spec: Mapping[str, Any], caption: str) -> str:
-    """A chart that answers to the pointer, drawn by report.js from what `topoflow.tracking.charts` makes."""
+    """A chart that answers to the pointer, drawn by page.js from what `topoflow.report.charts` makes."""
     return (
         f'<figure class="chart"><div class="sheet"><form></form><svg role="img" aria-label="{escape(spec["title"])}">'
         f'</svg></div><script type="application/json">{script_json(spec)}</script>'
@@ -148,7 +148,7 @@ def document(title: str, body: str) -> bytes:
     Its policy lets a browser load nothing and run no script but this one.
     """
     style, script = (
-        f"\n{files('topoflow.tracking').joinpath(f'report.{kind}').read_text(encoding='utf-8')}"
+        f"\n{files('topoflow.report').joinpath(f'page.{kind}').read_text(encoding='utf-8')}"
         for kind in ("css", "js")
     )
     digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in (style, script)]

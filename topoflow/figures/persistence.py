@@ -1,7 +1,4 @@
-"""Static pictures of persistence: diagrams and barcodes of several checkpoints side by side.
-
-Pure, like the pictures of :mod:`topoflow.tracking.figures`.
-"""
+"""Static pictures of persistence: diagrams and barcodes of several checkpoints side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
-from topoflow.tracking.style import (
+from topoflow.figures.style import (
     DIAGRAM_COLOURS,
     DIAGRAM_MARKERS,
     DISTANCE,

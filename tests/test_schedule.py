@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topoflow.recording.schedule import Schedule
+from topoflow.config.schedule import Schedule
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=200)
 

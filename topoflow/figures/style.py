@@ -63,7 +63,7 @@ def png_bytes(figure: Figure) -> bytes:
     Parameters
     ----------
     figure : Figure
-        Any figure of this module.
+        Any figure of these modules.
 
     Returns
     -------
@@ -125,3 +125,36 @@ def legend_columns(labels: Sequence[str], most: int = 3) -> int:
     """How many columns of a legend fit beneath a figure of the usual width."""
     widest = 0.5 + 0.068 * max(map(len, labels), default=0)  # inches
     return max(1, min(most, int(WIDTH / widest)))
+
+
+def peak_style(colour: Any) -> dict[str, Any]:
+    return {
+        "color": colour,
+        "linestyle": "",
+        "marker": "*",
+        "markersize": 13,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.8,
+        "zorder": 4,
+    }
+
+
+def run_style(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of a run; together they repeat after 28 runs."""
+    which = number % len(RUN_COLOURS)
+    return {
+        "color": RUN_COLOURS[which],
+        "marker": RUN_MARKERS[which],
+        "linestyle": RUN_DASHES[number // len(RUN_COLOURS) % len(RUN_DASHES)],
+        "linewidth": 1.3,
+    }
+
+
+def layer_colours(count: int) -> list[Any]:
+    return list(mpl.colormaps["viridis"](np.linspace(0, 0.8, max(count, 1))))[:count]
+
+
+def from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
+    """Start the velocity axis at 0: it is a distance, and a cut axis makes noise look like a burst."""
+    values = np.concatenate([*lines, np.zeros(1)])
+    axes.set_ylim(0, 1.08 * float(np.nanmax(values)) or 1.0)

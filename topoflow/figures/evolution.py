@@ -1,7 +1,4 @@
-"""Static pictures of a run's topology through training: Betti curves and summaries at each checkpoint.
-
-Pure, like the pictures of :mod:`topoflow.tracking.figures`.
-"""
+"""Static pictures of a run's topology through training: Betti curves and summaries at each checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from topoflow.tracking.figures import step_axis, step_marks, thinned
-from topoflow.tracking.style import (
+from topoflow.figures.steps import step_axis, step_marks, thinned
+from topoflow.figures.style import (
     DISTANCE,
     RUN_MARKERS,
     WIDTH,

@@ -12,8 +12,8 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import ArrayLike
 
-from topoflow.tracking.figures import dense_window, layer_colours, linear_then_log, run_style, step_marks
-from topoflow.tracking.style import DISTANCE, Floats
+from topoflow.figures.steps import dense_window, linear_then_log, step_marks
+from topoflow.figures.style import DISTANCE, Floats, layer_colours, run_style
 
 __all__ = ["map_chart", "runs_chart", "velocity_chart"]
 
@@ -64,7 +64,7 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
     Parameters
     ----------
     curves : mapping of name to (steps, velocities)
-        As for `topoflow.tracking.figures.comparison_figure`.
+        As for `topoflow.figures.side_by_side.comparison_figure`.
     groups : mapping of name to str
         Which runs differ in their seed only.
     title : str

@@ -1,0 +1,96 @@
+"""params.yaml as a mapping, before anything in it is checked: read, overridden, flattened."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def flat(prefix: str, value: Any) -> dict[str, Any]:
+    """A nested mapping as `prefix.key` -> value.
+
+    >>> flat("lora", {"r": 2, "of": {"a": 1}})
+    {'lora.r': 2, 'lora.of.a': 1}
+    """
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: inner for name in value for key, inner in flat(f"{prefix}.{name}", value[name]).items()}
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The YAML mapping in a file, unchecked."""
+    try:
+        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be YAML: {error}") from None
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
+    _check_size(mapping, path)
+    return mapping
+
+
+def _check_size(mapping: Any, path: str | Path) -> None:
+    """Refuse what is small in a file and boundless in memory: aliases of aliases, or one inside itself."""
+    count, left = 0, [mapping]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+        if (count := count + 1) > 100_000:
+            raise ValueError(f"{path} must hold at most 100000 values, aliases counted each time")
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `mapping` with each `section.key=value` applied; values are read as YAML.
+
+    >>> apply_overrides({"finetune": {"max_steps": 48}}, ["finetune.max_steps=40", "seed=1"])
+    {'finetune': {'max_steps': 40}, 'seed': 1}
+    """
+    changed = copy.deepcopy(dict(mapping))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ValueError(f"set must be like finetune.max_steps=40, got {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"set: the value of {path} must be YAML, got {text!r}") from None
+        section = changed
+        for key in keys[:-1]:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[keys[-1]] = value
+    return changed
+
+
+def split_overrides(texts: Iterable[str]) -> list[str]:
+    """The overrides in texts that may hold several: split at spaces, but neither in quotes nor in brackets.
+
+    >>> split_overrides(["finetune.max_steps=40 recording.layers=[1, 3]", "seed=1"])
+    ['finetune.max_steps=40', 'recording.layers=[1, 3]', 'seed=1']
+    """
+    assignments: list[str] = []
+    for text in texts:
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            raise ValueError(f"set must have each quote closed, got {text!r}") from None
+        begun = len(assignments)
+        for word in words:
+            last = assignments[-1] if len(assignments) > begun else ""
+            if sum(map(last.count, "[{")) > sum(map(last.count, "]}")):
+                assignments[-1] += f" {word}"
+            else:
+                assignments.append(word)
+    return assignments

@@ -1,0 +1,128 @@
+"""All pictures of a comparison, drawn from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from topoflow import layout
+from topoflow.figures.diagram_map import map_figure
+from topoflow.figures.side_by_side import comparison_figure, separation_figure
+from topoflow.figures.style import (
+    Floats,
+    png_bytes,
+)
+from topoflow.figures.verdicts import Row, effects_figure, number, verdicts_figure
+
+if TYPE_CHECKING:
+    from topoflow.finished import FinishedRun
+
+__all__ = ["pictures"]
+
+
+def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
+    """Draw a comparison.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `compare_runs` has left its tables.
+    members : sequence of FinishedRun
+        The runs compared.
+
+    Returns
+    -------
+    dict of str to bytes
+        File names and PNGs: velocities of all runs, separation of their labels, map of their diagrams, effect sizes,
+        and the verdicts.
+
+    Raises
+    ------
+    ValueError
+        If a table is missing or lacks a column.
+    """
+    facts = layout.read_json(folder / layout.COMPARISON_FILE)
+    order = float(facts["order"])
+    several = len({member.run.model for member in members}) > 1
+    groups = {str(m.run): _group(m.run.model, m.run.objective, several) for m in members}
+    curves = {
+        str(m.run): layout.read_velocity(m.results / layout.VELOCITY_FILE, "h1_velocity") for m in members
+    }
+    alone = len(set(groups.values())) == len(members)  # then the run's own name says more
+    whose = f"{len(members)} runs" + ("" if several else f" of {members[0].run.model}")
+    separation = layout.read_rows(
+        folder / "separation.csv", ("compared", "layer", "step", "between", "within")
+    )
+    drawn = {
+        "velocity.png": comparison_figure(
+            curves, order=order, title=f"H1 velocity of {whose}", groups=groups
+        ),
+        "separation.png": separation_figure(
+            _overall(separation),
+            facts["claims"],
+            order=order,
+            title="Distance between labels, and between seeds of one label",
+            since=facts["separated_since"],
+        ),
+        "map.png": map_figure(
+            _paths(layout.read_rows(folder / "map.csv", _MAP_COLUMNS), several),
+            order=order,
+            title=f"Map of the H1 diagrams of {whose}",
+            seeds=not alone,
+        ),
+        "effects.png": effects_figure(
+            layout.read_rows(
+                folder / "effects.csv", ("label", "other", "measure", "effect", "value", "low", "high")
+            ),
+            title="Effect sizes between labels, a run an observation",
+        ),
+        "verdicts.png": verdicts_figure(
+            layout.read_rows(folder / "verdicts.csv", _CLAIM_COLUMNS), title=f"What {whose} say"
+        ),
+    }
+    return {name: png_bytes(figure) for name, figure in drawn.items()}
+
+
+def _group(model: str, objective: str, several: bool) -> str:
+    """What runs are called that differ in their seed only."""
+    return f"{model}, {objective}" if several else objective
+
+
+_CLAIM_COLUMNS = ("statement", "statistic", "value", "low", "high", "p", "verdict", "rule")
+_MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
+Separations = dict[str, dict[int, tuple[Floats, Floats, Floats]]]
+Paths = dict[str, list[tuple[Floats, Floats]]]
+
+
+def _overall(rows: Sequence[Row]) -> Separations:
+    """Name -> layer -> steps, between, within: comparisons of all labels, not those of two out of more."""
+    found: dict[str, dict[int, list[list[float]]]] = {}
+    for row in rows:
+        if row["compared"].startswith(("objectives of ", "models of ")):
+            numbers = [number(row[name]) for name in ("step", "between", "within")]
+            found.setdefault(row["compared"], {}).setdefault(int(row["layer"]), []).append(numbers)
+    separations: Separations = {}
+    for name, layers in found.items():
+        columns = {layer: np.array(rows).T for layer, rows in layers.items()}
+        separations[name] = {layer: (table[0], table[1], table[2]) for layer, table in columns.items()}
+    return separations
+
+
+def _paths(rows: Sequence[Row], several: bool) -> dict[int, tuple[float, Paths]]:
+    """Layer -> share of the variance shown, group -> for each of its runs steps and coordinates."""
+    found: dict[int, tuple[float, dict[str, dict[str, list[list[float]]]]]] = {}
+    for row in rows:
+        layer = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
+        runs = layer[1].setdefault(_group(row["model"], row["objective"], several), {})
+        runs.setdefault(row["seed"], []).append([number(row[name]) for name in ("step", "x", "y")])
+    paths: dict[int, tuple[float, Paths]] = {}
+    for layer_name, (shown, groups) in found.items():
+        arrays = {group: [np.array(table) for table in runs.values()] for group, runs in groups.items()}
+        paths[layer_name] = (
+            shown,
+            {g: [(t[:, 0], t[:, 1:]) for t in tables] for g, tables in arrays.items()},
+        )
+    return paths

@@ -1,0 +1,183 @@
+"""All pictures of one run, drawn from its diagrams and tables."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from topoflow import layout, storage
+from topoflow.layout import Run
+from topoflow.topology.betti import mean_betti_numbers
+
+Floats = NDArray[np.float64]
+# rows of a picture of Betti curves
+_N_DISTANCES = 256
+NAMES = ("velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png", "summaries.png",
+         "diagrams.png", "barcodes.png")  # fmt: skip
+
+
+def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
+    """As `pictures`; what has been drawn is kept in .topoflow/, for MLflow and the report show the same."""
+    home = storage.WORK_FOLDER / "pictures" / str(run)
+    folder = home / _made_from(stored, results)
+    try:
+        return {name: (folder / name).read_bytes() for name in NAMES}
+    except FileNotFoundError:
+        pass
+    drawn = pictures(run, stored, results)
+    shutil.rmtree(home, ignore_errors=True)
+    for name, picture in drawn.items():
+        storage.write_file(folder / name, picture)
+    return drawn
+
+
+def _made_from(stored: storage.StoredSet, results: Path) -> str:
+    """Identifies what decides the pictures: diagrams, tables and the code that draws them."""
+    package = Path(__file__).parent.parent
+    code = [path for name in ("figures", "topology") for path in sorted((package / name).glob("*.py"))]
+    files = [storage.sha256_of_file(path) for path in (*sorted(results.iterdir()), *code)]
+    return storage.sha256("".join((stored.sha256, *files, version("matplotlib"))).encode())[:16]
+
+
+def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
+    """Draw a run.
+
+    Parameters
+    ----------
+    run : Run
+    stored : StoredSet
+        Its diagrams.
+    results : Path
+        The folder of its tables.
+
+    Returns
+    -------
+    dict of str to bytes
+        File names and PNGs.
+    """
+    # they bring matplotlib, seconds that kept pictures need not wait for
+    from topoflow.figures import checkpoints, evolution, persistence, velocity
+    from topoflow.figures.style import png_bytes
+
+    facts = layout.read_json(results / layout.TRAJECTORY_FILE)
+    order, title = facts["order"], f"{run.model}, {run.objective}, seed {run.seed}"
+    steps, speeds, more = _velocities(results, facts)
+    layers = list(speeds)
+    # the layer that moves most shows best what moving means
+    busiest = max(layers, key=lambda layer: float(speeds[layer].sum()))
+    peak = int(steps[1 + int(np.argmax(speeds[busiest]))])
+    panels = [
+        (f"{name}, step {step}", stored.diagrams(step, busiest)[0])
+        for name, step in (("first", int(steps[0])), ("peak", peak), ("last", int(steps[-1])))
+    ]
+    shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
+    drawn = {
+        "velocity.png": velocity.velocity_figure(
+            steps, speeds, order=order, title=f"H1 velocity, {title}", **more
+        ),
+        "heatmap.png": velocity.heatmap_figure(
+            steps,
+            layers,
+            np.array([speeds[layer] for layer in layers]),
+            label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
+            title=f"H1 velocity by layer, {title}",
+        ),
+        "distances.png": checkpoints.distances_figure(
+            *_distances(results), order=order, title=f"Distances between checkpoints, {title}"
+        ),
+        "controls.png": checkpoints.controls_figure(
+            layers,
+            (int(steps[0]), int(steps[-1])),
+            _controls(results),
+            title=f"Against Gaussian clouds, {title}",
+        ),
+        "betti.png": evolution.betti_figure(
+            stored.steps,
+            {layer: _betti_curves(stored, layer) for layer in stored.layers},
+            title=f"Holes through training, {title}",
+        ),
+        "summaries.png": evolution.summaries_figure(
+            *_summaries(results, list(evolution.SUMMARIES)), title=f"Summaries of diagrams, {title}"
+        ),
+        "diagrams.png": persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
+        "barcodes.png": persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+    }
+    return {name: png_bytes(figure) for name, figure in drawn.items()}
+
+
+def _velocities(
+    results: Path, facts: Mapping[str, Any]
+) -> tuple[NDArray[np.int64], dict[int, Floats], dict[str, Any]]:
+    """Checkpoints, H1 velocities by layer, and what `velocity_figure` shows with them."""
+
+    def column(name: str) -> dict[int, Floats]:
+        return layout.read_velocity(results / layout.VELOCITY_FILE, name)[1]
+
+    steps, speeds = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
+    low, high = column("h1_velocity_low"), column("h1_velocity_high")
+    floors = {
+        int(key.removeprefix("layer_")): float(numbers["h1_sampling_floor"])
+        for key, numbers in facts["layers"].items()
+        if numbers["h1_sampling_floor"] is not None
+    }
+    loss = layout.read_table(results / layout.LOSS_FILE)
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    more = {
+        "spreads": column("h1_velocity_std"),
+        "bands": {layer: (low[layer], high[layer]) for layer in speeds},
+        "floors": floors,
+        "behaviour": (steps, np.array([row["velocity"] for row in answers], float)) if answers else None,
+        "loss": (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float)),
+    }
+    return steps, speeds, more
+
+
+def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
+    """The checkpoints compared, and of each layer the matrix of their distances."""
+    rows = layout.read_table(results / layout.DISTANCES_FILE)
+    steps = sorted({int(row[end]) for row in rows for end in ("step", "other_step")})
+    places = {step: at for at, step in enumerate(steps)}
+    distances = {int(row["layer"]): np.zeros((len(steps), len(steps))) for row in rows}
+    for row in rows:
+        i, j = places[int(row["step"])], places[int(row["other_step"])]
+        distances[int(row["layer"])][i, j] = distances[int(row["layer"])][j, i] = row["h1_distance"]
+    return steps, distances
+
+
+def _controls(results: Path) -> dict[str, dict[str, Floats]]:
+    """Of each summary, by kind of cloud, its values at the first step and the last, shape (n_layers, 2)."""
+    rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
+    return {
+        name: {
+            kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2)
+            for kind in ("recorded", "matched", "isotropic")
+        }
+        for name in layout.CONTROL_SUMMARIES
+    }
+
+
+def _betti_curves(stored: storage.StoredSet, layer: int) -> tuple[Floats, Floats]:
+    """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
+    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in stored.steps]
+    ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
+    ends = ends[np.isfinite(ends)]
+    low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
+    distances = np.linspace(low, high, _N_DISTANCES)
+    return distances, np.array([mean_betti_numbers(cell, distances) for cell in cells])
+
+
+def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:
+    """The checkpoints of a run, and of each named summary its values by layer."""
+    rows = layout.read_table(results / layout.SUMMARIES_FILE)
+    layers = sorted({int(row["layer"]) for row in rows})
+    values = {
+        name: {layer: np.array([row[name] for row in rows if row["layer"] == layer]) for layer in layers}
+        for name in names
+    }
+    return sorted({int(row["step"]) for row in rows}), values

@@ -1,0 +1,178 @@
+"""The stage that makes activations: a training, or checkpoints that are there, with the hook that records."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import Run, read_json_lines, write_table
+from topoflow.stages.provenance import code_sha256, versions
+
+if TYPE_CHECKING:
+    from topoflow.recording.callback import TopologyCallback
+
+
+def finetune(params: Params, run: Run) -> None:
+    """Fine-tune and record: activations/, tuned/ (the trained weights) and loss.csv.
+
+    Where the objective is the checkpoints of a training that has been, these are recorded, and tuned/ says which they
+    are. Goes on from what an interrupted call has kept, and ends with the bytes of one that was not. Joins the MLflow
+    run it finds itself in, or starts one, and tags it with the activation set.
+    """
+    from topoflow.tracking.runs import training_run
+
+    description, evaluation, made_from = _before_recording(params, run)
+    # nothing goes on from what other code began
+    code = code_sha256("recording", "training", "dynamics")
+    key = storage.sha256(storage.json_bytes({**made_from, "code": code}))
+    folder, losses = run.folder("activations"), run.folder("results") / layout.LOSS_FILE
+    make = _record if params.checkpoints(run.objective) else _train
+    with training_run(str(run)) as tracked:
+        with storage.writing(folder, key) as work:
+            unlogged = math.inf  # the step up to which this MLflow run has not seen the losses
+            if not (work / storage.MANIFEST).is_file():  # else it was interrupted when all was done
+                recording = _callback(params, evaluation, work)
+                with storage.writing(run.folder("tuned"), key) as tuned:
+                    log, unlogged = make(params, run, description, recording, tuned)
+                _write_loss(log, losses)
+                _seal_activations(work, made_from, recording)
+            for leftover in ("trainer", "behaviour"):
+                shutil.rmtree(work / leftover, ignore_errors=True)
+        tracked.log_losses(losses, until=unlogged)
+        tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
+
+
+_Log = Sequence[Mapping[str, float]]
+
+
+def _train(
+    params: Params, run: Run, description: Mapping[str, Any], recording: TopologyCallback, tuned: Path
+) -> tuple[_Log, float]:
+    """Fine-tune; returns the trainer's log, and the step that an interrupted call had reached."""
+    from topoflow.training import models, sft
+    from topoflow.training.checkpoints import step_of
+
+    assert recording.folder is not None
+    trainer = recording.folder / "trainer"
+    begun = sft.last_whole_checkpoint(trainer)
+    network, tokenizer = models.load(description, params.model_source(run.model), params.seed)
+    rows = read_json_lines(layout.rows_file(run.objective))
+    trained, log = sft.finetune(
+        network,
+        tokenizer,
+        rows,
+        params.finetune,
+        run.seed,
+        trainer,
+        recording,
+        "mlflow",
+        params.compute.save_steps,
+    )
+    _save_weights(trained, description, tuned)
+    return log, step_of(begun) if begun else 0
+
+
+def _record(
+    params: Params, run: Run, description: Mapping[str, Any], recording: TopologyCallback, tuned: Path
+) -> tuple[_Log, float]:
+    """Record checkpoints that are there; returns their trainer's log, and the last step."""
+    from topoflow.training import checkpoints
+
+    source = params.checkpoints(run.objective)
+    assert source is not None
+    lines = _checkpoints_of(run)
+    series = checkpoints.Series(run, lines, source, description, params.model_source(run.model), params.seed)
+    checkpoints.record(series, recording, params.recording.layers, params.finetune.n_threads)
+    storage.write_file(tuned / "checkpoints.json", storage.json_bytes(lines))
+    return checkpoints.training_log(series), lines[-1]["step"]
+
+
+def _checkpoints_of(run: Run) -> list[dict[str, Any]]:
+    """Those that `prepare` wrote down of a run."""
+    lines = read_json_lines(layout.rows_file(run.objective))
+    return [line for line in lines if (line["model"], line["seed"]) == (run.model, run.seed)]
+
+
+def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
+    """The model's description, the evaluation prompts, and what an activation set of them is made from."""
+    from topoflow.recording.hidden_states import FINAL_NORM, POOLING
+
+    description = layout.read_json(layout.model_file(run.model))
+    read_json_lines(layout.rows_file(run.objective))  # or a message that says what to make
+    evaluation = read_json_lines(layout.PROMPTS_FILE)
+    made_from = {
+        "format": storage.ACTIVATIONS,
+        "model": run.model,
+        "revision": description["revision"],
+        "weights_sha256": description["sha256"],
+        "objective": run.objective,
+        "rows_sha256": storage.sha256_of_file(layout.rows_file(run.objective)),
+        "prompts_sha256": storage.sha256_of_file(layout.PROMPTS_FILE),
+        "n_prompts": len(evaluation),
+        "hidden_size": description["hidden_size"],
+        "dtype": params.recording.dtype,
+        "sources": params.sources(run.model, run.objective),
+        "study_seed": params.seed,
+        "seed": run.seed,
+        "finetune": params.training(run.objective),
+        "recording": asdict(params.recording),
+        "pooling": POOLING,
+        "final_norm": FINAL_NORM,
+        "versions": versions("torch", "transformers", "trl", "peft"),
+    }
+    if params.checkpoints(run.objective):
+        made_from["checkpoints"] = _checkpoints_of(run)
+    return description, evaluation, made_from
+
+
+def _callback(params: Params, evaluation: Sequence[Any], folder: Path) -> TopologyCallback:
+    from topoflow.recording.callback import TopologyCallback
+
+    recording = params.recording
+    return TopologyCallback(
+        evaluation,
+        recording.layers,
+        recording.schedule,
+        folder=folder,
+        batch_size=recording.batch_size,
+        max_length=recording.max_length,
+        dtype=recording.dtype,
+        behaviour=recording.behaviour,
+    )
+
+
+def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
+    """Make a working folder with every checkpoint in it an activation set."""
+    steps, layers = callback.steps, callback.layers
+    names = [f"{storage.cell_name(step, layer)}.npy" for step in steps for layer in layers]
+    if callback.behaviour:
+        names += map(storage.behaviour_name, steps)
+    storage.seal(work, {**made_from, "steps": list(steps), "layers": list(layers)}, names)
+
+
+def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> None:
+    """The trained weights (the adapter under LoRA): no path of this machine in them, the same bytes each time."""
+    trained.save_pretrained(work)
+    (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
+    adapter = work / "adapter_config.json"
+    if adapter.exists():
+        config = json.loads(adapter.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = f"{description['source']} ({description['revision']})"
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()  # PEFT writes a set, in random order
+        storage.write_file(adapter, storage.json_bytes(config))
+
+
+def _write_loss(log: Iterable[Mapping[str, float]], path: Path) -> None:
+    """The trainer's log of each step, without what depends on the machine's speed."""
+    rows = [entry for entry in log if "loss" in entry]
+    # the last row's order: earlier ones of a resumed training were sorted when they were kept. Another's may have none
+    names = [name for name in (rows[-1] if rows else ("loss",)) if name not in ("step", "train_runtime")]
+    write_table(path, ["step", *names], ([row["step"], *(row.get(n) for n in names)] for row in rows))

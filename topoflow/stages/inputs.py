@@ -1,0 +1,39 @@
+"""The stages before any training: a model's description, the evaluation prompts, an objective's rows."""
+
+from __future__ import annotations
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import read_json_lines
+
+
+def model(params: Params, model: str) -> None:
+    """Find or build a model and write down exactly which weights it has: models/<model>.json."""
+    from topoflow.training.models import describe
+
+    source = params.model_source(model)
+    storage.write_file(layout.model_file(model), storage.json_bytes(describe(model, source, params.seed)))
+
+
+def prompts(params: Params) -> None:
+    """Draw the evaluation prompts: data/prompts.jsonl, one list of messages a line."""
+    from topoflow.training.objectives import evaluation_prompts, jsonl_bytes
+
+    storage.write_file(layout.PROMPTS_FILE, jsonl_bytes(evaluation_prompts(params)))
+
+
+def prepare(params: Params, objective: str) -> None:
+    """Draw an objective's training rows, or list its checkpoints: data/<objective>.jsonl."""
+    from topoflow.training.objectives import jsonl_bytes, training_rows
+
+    if source := params.checkpoints(objective):
+        from topoflow.training.checkpoints import list_checkpoints
+
+        rows = []
+        for run in params.runs():
+            if run.objective == objective:
+                trust = getattr(params.model_source(run.model), "trust_remote_code", False)
+                rows += list_checkpoints(source, run, trust)
+    else:
+        rows = training_rows(params, objective, read_json_lines(layout.PROMPTS_FILE))
+    storage.write_file(layout.rows_file(objective), jsonl_bytes(rows))

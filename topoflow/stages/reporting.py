@@ -1,0 +1,54 @@
+"""The stages that show what was found: in MLflow, side by side, as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from topoflow import layout, storage
+from topoflow.config import Params
+from topoflow.layout import Run
+
+
+def track(params: Params, run: Run, run_id: str | None = None) -> str:
+    """Log the topology of one run to MLflow; returns the id of the run that holds it."""
+    from topoflow.tracking.runs import log_topology
+
+    return log_topology(params, run, run_id)
+
+
+def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
+    """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
+    from topoflow.comparison import compare_runs
+    from topoflow.figures.of_comparison import pictures
+    from topoflow.finished import FinishedRun
+    from topoflow.report.study import report as write
+    from topoflow.tracking.runs import locate_run, log_comparison, pages_of, server
+
+    located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
+    members = [FinishedRun.open(run, root) for run, root in located]
+    facts = compare_runs(params, members, folder)
+    for name, picture in pictures(folder, members).items():
+        storage.write_file(folder / name, picture)
+    pages = pages_of(members)
+    study = not run_ids and folder == layout.COMPARISON_FOLDER
+    log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
+
+
+def report(params: Params, out: Path, mlflow: bool = False) -> list[str]:
+    """The whole study as one HTML file that can be mailed; returns what is missing in it.
+
+    With `mlflow` it names the MLflow run of each run, and links to it where a server is tracked to.
+    """
+    from topoflow.finished import FinishedRun
+    from topoflow.report.study import report as write
+    from topoflow.tracking.runs import pages_of, server
+
+    whole = []
+    for run in params.runs() if mlflow else ():
+        with suppress(ValueError):  # the report names what is missing
+            whole.append(FinishedRun.open(run))
+    page, missing = write(params, pages_of(whole), server()) if mlflow else write(params)
+    storage.write_file(out, page)
+    return missing

@@ -1,0 +1,167 @@
+"""The stages from activations to diagrams, and from diagrams to what they say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from topoflow import layout, storage
+from topoflow.compute import map_cells
+from topoflow.config import Params
+from topoflow.layout import Run
+from topoflow.stages.provenance import code_sha256, versions
+
+
+def diagrams(params: Params, run: Run) -> None:
+    """Persistence diagrams of every subsample of every cell: diagrams/."""
+    from topoflow.topology.persistence import choose_engine
+    from topoflow.topology.point_clouds import is_constant, subsample_plan
+
+    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    activations.check_inputs(_inputs_now(run))
+    topology, n_prompts = params.topology, activations.manifest["n_prompts"]
+    plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
+    steps, layers, not_finite = _finite_part(activations)
+    cells = [(step, layer) for step in steps for layer in layers]
+    manifest = {
+        "format": storage.DIAGRAMS,
+        "model": run.model,
+        "objective": run.objective,
+        "seed": run.seed,
+        "activations": activations.sha256,
+        "prompts_sha256": activations.manifest["prompts_sha256"],
+        "steps": steps,
+        "layers": layers,
+        "n_prompts": n_prompts,
+        "n_subsamples": topology.n_subsamples,
+        "subsample_size": topology.subsample_size,
+        "plan_sha256": storage.sha256(plan.tobytes()),
+        "study_seed": params.seed,
+        "maxdim": topology.maxdim,
+        "engine": choose_engine(topology.engine, topology.maxdim),
+        "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
+        "versions": versions("ripser", "numba"),
+    }
+    if not_finite:
+        manifest["not_finite"] = not_finite
+    folder = run.folder("diagrams")
+    key = {**manifest, "code": code_sha256("topology", "dynamics")}  # never go on from what other code began
+    with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
+        files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
+        missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
+        tasks = ((activations.point_cloud(*cell), plan, topology.engine, cell) for cell in missing)
+        label = f"diagrams {run}"
+        results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
+        for cell, data in zip(missing, results, strict=True):
+            storage.write_file(files[cell], data)
+        constant = [list(cell) for cell in cells if is_constant(activations.point_cloud(*cell))]
+        names = [path.relative_to(work).as_posix() for path in files.values()]
+        storage.seal(work, {**manifest, "constant_cells": constant}, names)
+
+
+def _inputs_now(run: Run) -> dict[str, tuple[Path, str]]:
+    """What an activation set was made from, as far as it is here."""
+    found = {}
+    if layout.PROMPTS_FILE.is_file():
+        found["prompts_sha256"] = layout.PROMPTS_FILE, storage.sha256_of_file(layout.PROMPTS_FILE)
+    if (path := layout.model_file(run.model)).is_file():
+        found["weights_sha256"] = path, str(layout.read_json(path)["sha256"])
+    return found
+
+
+def _finite_part(activations: storage.StoredSet) -> tuple[list[int], list[int], list[list[int]]]:
+    """The checkpoints and layers whose states are all finite, and the cells (step, layer) that are not.
+
+    Layers that were not finite from the beginning are left out; then either what comes from the first checkpoint on
+    that is not finite (a training that diverged) or the layers concerned, whichever leaves more.
+    """
+    bad = [
+        (step, layer)
+        for step in activations.steps
+        for layer in activations.layers
+        if not np.isfinite(activations.point_cloud(step, layer)).all()
+    ]
+    steps, first = list(activations.steps), activations.steps[0]
+    layers = [layer for layer in activations.layers if (first, layer) not in bad]
+    if hit := [(step, layer) for step, layer in bad if layer in layers]:
+        before = steps[: steps.index(hit[0][0])]
+        whole = [layer for layer in layers if layer not in {layer for _, layer in hit}]
+        if len(whole) * len(steps) >= len(layers) * len(before) or len(before) < 2:
+            layers = whole
+        else:
+            steps = before
+    if not layers:
+        raise ValueError(
+            f"{activations.folder} must hold a layer that is finite at two checkpoints or more, and at step "
+            f"{bad[0][0]} layer {bad[0][1]} already is not: the training has diverged"
+        )
+    return steps, layers, [list(cell) for cell in bad]
+
+
+def _diagram_bytes(
+    cloud: npt.NDArray[np.floating[Any]], plan: npt.NDArray[np.int64], engine: str, cell: tuple[int, int]
+) -> bytes:
+    from topoflow.dynamics.cells import cell_diagrams
+
+    try:
+        return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
+    except ValueError as error:
+        raise ValueError(f"the states recorded at step {cell[0]}, layer {cell[1]}: {error}") from error
+
+
+def trajectory(params: Params, run: Run) -> None:
+    """Summaries, velocities, what they are held against, and the claims that follow: results/."""
+    from topoflow.dynamics.trajectory import claims_of_run, describe_run, follow_layer
+    from topoflow.tables import write_trajectory
+    from topoflow.topology.point_clouds import subsample_plan
+
+    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
+    stored.check_made_from(activations)
+    steps, names, settings = stored.steps, stored.layers, params.trajectory
+    made = stored.manifest
+    plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
+    follow = partial(
+        follow_layer,
+        plan=plan,
+        order=settings.order,
+        n_replicates=settings.n_replicates,
+        engine=made["engine"],
+        seed=params.seed,
+    )
+    tasks = (
+        (
+            [activations.point_cloud(step, layer) for step in steps],
+            [stored.diagrams(step, layer) for step in steps],
+        )
+        for layer in names
+    )
+    layers = list(map_cells(follow, tasks, len(names), params.compute, f"trajectory {run}"))
+    answers = [row for step in steps[1:] if (row := activations.divergences(step)) is not None]
+    behaviour = np.array([row.mean(axis=1) for row in answers])  # mean over prompts; empty if not recorded
+    claims = claims_of_run(
+        layers,
+        steps,
+        behaviour[:, 0] if answers and np.isfinite(behaviour).all() else None,
+        level=settings.level,
+        seed=params.seed,
+    )
+    facts = {
+        "diagrams": stored.sha256,
+        "order": settings.order,
+        "ground_metric": "euclidean",
+        "level": settings.level,
+        "layers": dict(
+            zip(map(storage.layer_name, names), describe_run(layers, steps, params.seed), strict=True)
+        ),
+        "pooled": claims.numbers,
+        "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
+    }
+    with storage.sole_writer(run.folder("results")):
+        write_trajectory(run.folder("results"), names, steps, layers, behaviour)
+        storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
