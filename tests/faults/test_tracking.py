@@ -386,7 +386,9 @@ with spooled():
 def test_what_is_sent_together_is_what_mlflow_takes_in_one_request():
     from mlflow.utils.validation import _validate_batch_log_limits
 
+    from topoflow.tracking.spool import _together
+
     parts = {"metrics": [0] * 90, "params": [0] * 9, "tags": [0] * 9}
-    count = spool._together([{"kind": "batch", "run_id": "a", **parts}] * 30)
+    count = _together([{"kind": "batch", "run_id": "a", **parts}] * 30)
     _validate_batch_log_limits(**{part: values * count for part, values in parts.items()})
     assert count == 9
