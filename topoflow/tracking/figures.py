@@ -36,6 +36,11 @@ from topoflow.tracking.style import (
     styled,
 )
 
+# Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
+MOST_MARKED = 128
+# Cells of a row that are wider than a pixel.
+_MOST_CELLS = 750
+
 __all__ = ["comparison_figure", "heatmap_figure", "velocity_figure"]
 
 
@@ -173,7 +178,12 @@ def _velocity_line(
     if ends.size == 1:  # a band of one point has no width
         axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
     axes.fill_between(ends, *band, color=colour, alpha=0.16, linewidth=0)
-    axes.plot(ends, values, "-o", color=colour, label=label, zorder=3)
+    axes.plot(ends, values, **line_style(ends.size), color=colour, label=label, zorder=3)
+
+
+def line_style(n_points: int) -> dict[str, Any]:
+    """A line with a dot a point; of many points, whose dots would hide it, a thin line alone."""
+    return {"marker": "o"} if n_points <= MOST_MARKED else {"linewidth": 0.8}
 
 
 def peak_style(colour: Any) -> dict[str, Any]:
@@ -214,7 +224,9 @@ def _behaviour_panel(axes: Axes, steps: Floats, values: Floats) -> None:
     colour = RUN_COLOURS[1]
     axes.set_ylabel("behaviour:\nJS divergence\n(nats)")
     axes.locator_params(axis="y", nbins=4)
-    axes.plot(steps[1:], values, "-o", color=colour, linewidth=1.2, markersize=3)
+    axes.plot(
+        steps[1:], values, **{"linewidth": 1.2, "markersize": 3, **line_style(values.size)}, color=colour
+    )
     from_zero(axes, [values])
     if not np.isfinite(values).any():
         note(axes, "no finite divergence recorded")
@@ -274,7 +286,9 @@ def heatmap_figure(
     axes = figure.subplots()
     axes.set_ylabel("layer")
     unequal = np.unique(np.diff(marks)).size > 1
-    axes.set_xlabel("interval, by the optimiser step at its end" + (" (gaps are unequal)" if unequal else ""))
+    remarks = ["gaps are unequal"] * unequal + [f"{shape[1]}, averaged to pixels"] * (shape[1] > _MOST_CELLS)
+    remark = f" ({'; '.join(remarks)})" if remarks else ""
+    axes.set_xlabel(f"interval, by the optimiser step at its end{remark}")
     if cells.size == 0:
         axes.set(xticks=[], yticks=[])
         note(axes, "no interval to show: needs a layer and two checkpoints")
@@ -294,7 +308,8 @@ def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label
     if low == high:  # a colour bar needs a range
         low, high = min(0, 2 * low), max(0, 2 * high) or 1.0
     image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
-    axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
+    if cells.shape[1] <= MOST_MARKED:  # else the grid would hide the cells
+        axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
     axes.set_yticks(np.arange(0.5, cells.shape[0] - 1), minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
     axes.tick_params(which="minor", length=0)
@@ -491,7 +506,7 @@ def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats,
             axes.set_xscale("function", functions=(forward, inverse))
         axes.set_xlim(first, float(inverse(1.02 * forward(last))))  # room for the last marker
         axes.set_xticks(ticks, [f"{step:g}" for step in ticks])
-        axes.set_xticks(steps, minor=True)
+        axes.set_xticks(steps if steps.size <= MOST_MARKED else [], minor=True)
     panels[-1].set_xlabel(label)
     return label
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,13 +79,8 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
     behaviour = (steps, np.array([row["velocity"] for row in answers], float)) if answers else None
     layers = list(velocity)
-    rows = layout.read_table(results / layout.DISTANCES_FILE)
-    distances = {layer: np.zeros((len(steps), len(steps))) for layer in layers}
-    places = {int(step): at for at, step in enumerate(steps)}
-    for row in rows:
-        pair = places[int(row["step"])], places[int(row["other_step"])]
-        for i, j in (pair, pair[::-1]):
-            distances[int(row["layer"])][i, j] = row["h1_distance"]
+    paired, distances = _distances(results)
+    some = "checkpoints" if len(paired) == len(steps) else f"{len(paired)} of {len(steps)} checkpoints"
     rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
     controls = {
         name: {
@@ -121,15 +117,15 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
             title=f"H1 velocity by layer, {title}",
         ),
         "distances.png": checkpoint_figures.distances_figure(
-            steps, distances, order=order, title=f"Distances between checkpoints, {title}"
+            paired, distances, order=order, title=f"Distances between {some}, {title}"
         ),
         "controls.png": checkpoint_figures.controls_figure(
             layers, (int(steps[0]), int(steps[-1])), controls, title=f"Against Gaussian clouds, {title}"
         ),
         "betti.png": evolution_figures.betti_figure(
-            stored.steps,
-            {layer: _betti_curves(stored, layer) for layer in stored.layers},
-            title=f"Holes through training, {title}",
+            paired,
+            {layer: _betti_curves(stored, layer, paired) for layer in stored.layers},
+            title=f"Holes through training, {title}" + (f" ({some})" if len(paired) < len(steps) else ""),
         ),
         "summaries.png": evolution_figures.summaries_figure(
             *_summaries(results, list(evolution_figures.SUMMARIES)), title=f"Summaries of diagrams, {title}"
@@ -140,11 +136,26 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     return {name: style.png_bytes(figure) for name, figure in drawn.items()}
 
 
+def _distances(results: Path) -> tuple[list[int], dict[int, npt.NDArray[np.float64]]]:
+    """The checkpoints that are compared with one another, and the matrix of each layer."""
+    table = layout.read_columns(
+        results / layout.DISTANCES_FILE, ["layer", "step", "other_step", "h1_distance"]
+    )
+    steps = np.unique([table["step"], table["other_step"]])
+    matrices = {}
+    for layer in np.unique(table["layer"]):
+        matrix, rows = np.zeros((len(steps), len(steps))), table["layer"] == layer
+        i, j = (np.searchsorted(steps, table[name][rows]) for name in ("step", "other_step"))
+        matrix[i, j] = matrix[j, i] = table["h1_distance"][rows]
+        matrices[int(layer)] = matrix
+    return steps.astype(int).tolist(), matrices
+
+
 def _betti_curves(
-    stored: storage.StoredSet, layer: int
+    stored: storage.StoredSet, layer: int, steps: Sequence[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
-    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in stored.steps]
+    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in steps]
     ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
     ends = ends[np.isfinite(ends)]
     low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
@@ -156,10 +167,7 @@ def _summaries(
     results: Path, names: list[str]
 ) -> tuple[list[int], dict[str, dict[int, npt.NDArray[np.float64]]]]:
     """The checkpoints of a run, and of each named summary its values by layer."""
-    rows = layout.read_table(results / layout.SUMMARIES_FILE)
-    layers = sorted({int(row["layer"]) for row in rows})
-    values = {
-        name: {layer: np.array([row[name] for row in rows if row["layer"] == layer]) for layer in layers}
-        for name in names
-    }
-    return sorted({int(row["step"]) for row in rows}), values
+    table = layout.read_columns(results / layout.SUMMARIES_FILE, ["layer", "step", *names])
+    of_layer = {int(layer): table["layer"] == layer for layer in np.unique(table["layer"])}
+    values = {name: {layer: table[name][rows] for layer, rows in of_layer.items()} for name in names}
+    return np.unique(table["step"]).astype(int).tolist(), values

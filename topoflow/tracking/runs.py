@@ -10,10 +10,12 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,14 @@ from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
-from topoflow.tracking.spool import open_store, replay, spooled, without_password
+from topoflow.tracking.spool import answering, open_store, replay, spooled, without_password
 
 logger = logging.getLogger(__name__)
 
 ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
 COMPARISON_TAG = "topoflow.comparison"
+BEGUN_TAG = "topoflow.begun"  # of a run that this module made: the topology that it is to hold
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics in one request
 _BATCH = 1000
@@ -75,6 +78,7 @@ def training_run(name: str) -> Iterator[TrackedRun]:
         yield TrackedRun(run.info.run_id)
 
 
+@answering()
 def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     """Add the topology of one fine-tuning to its MLflow run.
 
@@ -93,6 +97,12 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     -------
     str
         The id of the run that holds the topology.
+
+    Raises
+    ------
+    ValueError
+        When MLflow does not take it all: called again, it logs the rest, and nothing twice. As `FinishedRun.open` and
+        `check_parameters` do.
     """
     import mlflow
 
@@ -100,14 +110,35 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     done.check_parameters(params)
     replay()  # the training's own run may wait to be sent, and is the one to fill
     client = mlflow.MlflowClient()
-    started_here = False
     if run_id is None:
         run_id, full = _find_run(client, done.activations.sha256, done.sha256)
         if run_id is not None and full:
             _log_metrics(client, run_id, _topology_metrics(params, done.results), lacking=True)
             return run_id
-        if run_id is None:
-            run_id, started_here = str(_new_run(client, str(run)).info.run_id), True
+    if run_id is not None:
+        _fill(client, run_id, params, done)
+        return run_id
+    run_id = _begin(client, done)
+    status = "FAILED"
+    try:
+        _fill(client, run_id, params, done)
+        status = "FINISHED"
+    finally:
+        with suppress(mlflow.MlflowException):  # which would hide what failed before
+            client.set_terminated(run_id, status)
+    return run_id
+
+
+def _begin(client: Any, done: FinishedRun) -> str:
+    """A run for a topology whose training MLflow does not know: that of a call that did not come to its end, or new."""
+    for run in _tagged(client, BEGUN_TAG, done.sha256):
+        if TRAJECTORY_TAG not in run.data.tags:
+            return str(run.info.run_id)
+    return str(_new_run(client, str(done.run), {BEGUN_TAG: done.sha256}).info.run_id)
+
+
+def _fill(client: Any, run_id: str, params: Params, done: FinishedRun) -> None:
+    """Log all of a topology, and last the tags that say that it is all there."""
     found = client.get_run(run_id)
     logged = found.data
     _log_params(client, run_id, params, done, logged.params)
@@ -120,10 +151,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
         note = _write_artifacts(Path(folder), done, _page(found))
         client.log_artifacts(run_id, folder, "topology")
     tags = {**_lacking(context_tags(), logged.tags), **_tags(done), NOTE_TAG: note}
-    client.log_batch(run_id, tags=_as_tags(tags))  # last, for they say that all else is there
-    if started_here:
-        client.set_terminated(run_id)
-    return run_id
+    client.log_batch(run_id, tags=_as_tags(tags))
 
 
 def locate_run(run_id: str) -> tuple[Run, Path]:
@@ -161,6 +189,7 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     return run, root
 
 
+@answering()
 def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
     """By the name of each run the page of the newest MLflow run that holds its topology, where there is one."""
     import mlflow
@@ -181,6 +210,7 @@ def server() -> str | None:
     return without_password(address).rstrip("/")
 
 
+@answering()
 def log_comparison(
     folder: Path, facts: Mapping[str, Any], pages: Mapping[str, Page], report: bytes | None = None
 ) -> str:
@@ -240,13 +270,13 @@ def _tagged(client: Any, tag: str, value: str) -> list[Any]:
     return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
-def _new_run(client: Any, name: str) -> Any:
+def _new_run(client: Any, name: str, tags: Mapping[str, str] | None = None) -> Any:
     """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
     from mlflow.tracking.context.registry import resolve_tags
     from mlflow.tracking.fluent import _get_experiment_id
 
-    tags = resolve_tags(context_tags())
-    return client.create_run(_get_experiment_id(), tags=tags, run_name=name)
+    of_context = resolve_tags(context_tags())
+    return client.create_run(_get_experiment_id(), tags={**of_context, **(tags or {})}, run_name=name)
 
 
 def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
@@ -335,13 +365,12 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
 
     What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
     """
-    velocities = layout.read_table(results / layout.VELOCITY_FILE)
-    summaries = layout.read_table(results / layout.SUMMARIES_FILE)
     moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
-    for rows, names in ((velocities, moved), (summaries, params.track.summaries)):
+    for file, names in ((layout.VELOCITY_FILE, moved), (layout.SUMMARIES_FILE, params.track.summaries)):
+        table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:
-            for row in rows:
-                yield f"topology/{name}/{storage.layer_name(int(row['layer']))}", row[name], int(row["step"])
+            for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
+                yield f"topology/{name}/{storage.layer_name(int(layer))}", float(value), int(step)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     for name in _OF_A_LAYER:
         for layer, findings in facts["layers"].items():
@@ -379,13 +408,13 @@ def _log_metrics(client: Any, run_id: str, metrics: Iterator[_Metric], lacking: 
     run = client.get_run(run_id)
     now, present = run.info.start_time, run.data.metrics if lacking else {}
     # a missing value is no metric: neither 0 nor NaN
-    entities = [
+    entities = (
         Metric(key, value, now, step)
         for key, value, step in metrics
         if key not in present and math.isfinite(value)
-    ]
-    for start in range(0, len(entities), _BATCH):
-        client.log_batch(run_id, metrics=entities[start : start + _BATCH])
+    )
+    while batch := list(islice(entities, _BATCH)):
+        client.log_batch(run_id, metrics=batch)
 
 
 # --- dataset and artifacts ----------------------------------------------------------------------
@@ -407,7 +436,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     from topoflow.tracking import run_figures  # matplotlib is of no use before
 
     for path in sorted(done.results.iterdir()):
-        (folder / path.name).write_bytes(path.read_bytes())
+        shutil.copyfile(path, folder / path.name)
     for name, picture in run_figures.kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
