@@ -38,8 +38,8 @@ from topoflow.tracking.style import (
 
 # Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
 MOST_MARKED = 128
-# Cells of a row that are wider than a pixel.
-_MOST_CELLS = 750
+# Cells of a row that are drawn wider than a pixel.
+_MOST_CELLS = 500
 
 __all__ = ["comparison_figure", "heatmap_figure", "velocity_figure"]
 
@@ -286,19 +286,34 @@ def heatmap_figure(
     axes = figure.subplots()
     axes.set_ylabel("layer")
     unequal = np.unique(np.diff(marks)).size > 1
-    remarks = ["gaps are unequal"] * unequal + [f"{shape[1]}, averaged to pixels"] * (shape[1] > _MOST_CELLS)
-    remark = f" ({'; '.join(remarks)})" if remarks else ""
-    axes.set_xlabel(f"interval, by the optimiser step at its end{remark}")
+    axes.set_xlabel("interval, by the optimiser step at its end" + (" (gaps are unequal)" if unequal else ""))
     if cells.size == 0:
         axes.set(xticks=[], yticks=[])
         note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
-    _cells(figure, axes, np.ma.masked_invalid(cells), label)
+    if shape[1] > _MOST_CELLS:
+        axes.set_xlabel(
+            f"{axes.get_xlabel()};\nof {shape[1]}, the largest of each few that follow one another"
+        )
+    grouped, places = _grouped_columns(cells)
+    _cells(figure, axes, np.ma.masked_invalid(grouped), label)
     columns = thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
-    axes.set_xticks(columns, [f"{marks[1 + column]:g}" for column in columns])
+    axes.set_xticks(places[columns], [f"{marks[1 + column]:g}" for column in columns])
     rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], 20)).round().astype(int))
     axes.set_yticks(rows, [str(layers[row]) for row in rows])
     return figure
+
+
+def _grouped_columns(cells: Floats) -> tuple[Floats, Floats]:
+    """Columns that are wider than a pixel, of more the largest value of each few; and where each column now stands."""
+    n_columns = cells.shape[1]
+    if n_columns <= _MOST_CELLS:
+        return cells, np.arange(n_columns, dtype=float)
+    group = np.arange(n_columns) * _MOST_CELLS // n_columns
+    finite = np.where(np.isfinite(cells), cells, np.nan)
+    return np.fmax.reduceat(finite, np.searchsorted(group, np.arange(_MOST_CELLS)), axis=1), group.astype(
+        float
+    )
 
 
 def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label: str) -> None:
@@ -307,8 +322,13 @@ def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low == high:  # a colour bar needs a range
         low, high = min(0, 2 * low), max(0, 2 * high) or 1.0
-    image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
-    if cells.shape[1] <= MOST_MARKED:  # else the grid would hide the cells
+    few = cells.shape[1] <= MOST_MARKED
+    # many cells are as small as pixels, and would be blurred from row to row
+    smooth = None if few else "nearest"
+    image = axes.imshow(
+        cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower", interpolation=smooth
+    )
+    if few:  # else the grid would hide the cells
         axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
     axes.set_yticks(np.arange(0.5, cells.shape[0] - 1), minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
