@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support import environment
 
-from topoflow.compute import map_cells
+from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Compute
 from topoflow.stages.topology import _diagram_bytes
 from topoflow.topology.point_clouds import subsample_plan
@@ -27,6 +27,21 @@ TASKS = [(cloud, PLAN, "auto", (8, layer)) for layer, cloud in enumerate(CLOUDS)
 
 def diagrams(compute: Compute) -> list[bytes]:
     return list(map_cells(_diagram_bytes, iter(TASKS), len(TASKS), compute, "diagrams"))
+
+
+@pytest.mark.parametrize("backend", ["threads", "processes"])
+def test_what_is_read_on_demand_is_read_here_and_nowhere_else(backend):
+    read: list[int] = []
+
+    def cloud(key: int) -> np.ndarray:
+        read.append(key)
+        return CLOUDS[key]
+
+    tasks = ((OnDemand(cloud, keys),) for keys in ([0, 1], [2, 3]))
+    found = list(map_cells(len, tasks, 2, Compute(backend=backend, n_jobs=2), "lengths"))
+    assert found == [2, 2]
+    assert read == ([0, 1, 2, 3] if backend == "processes" else [])  # all of it travels, or none is asked for
+    assert OnDemand(cloud, [4, 5, 6])[1:][-1] is CLOUDS[6]
 
 
 @pytest.fixture(scope="module")

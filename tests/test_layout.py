@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topoflow import layout
-from topoflow.layout import read_json_lines, read_table, read_velocity, write_table
+from topoflow.layout import read_columns, read_json_lines, read_table, read_velocity, write_table
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
 numbers = st.one_of(st.none(), st.floats(allow_nan=False), st.integers(-(2**53), 2**53))
@@ -86,6 +86,37 @@ def test_a_table_makes_its_folder_and_replaces_an_older_one(tmp_path):
     write_table(path, ["a"], [[3]])
     assert read_table(path) == [{"a": 3.0}]
     assert [p.name for p in path.parent.iterdir()] == ["t.csv"]
+
+
+def test_columns_are_those_of_the_rows_and_only_those_asked_for_are_held(tmp_path):
+    path = tmp_path / "t.csv"
+    write_table(path, ["layer", "x", "y"], [[1, 0.1, None], [2, 1 / 3, math.inf]])
+    table = read_columns(path)
+    assert list(table) == ["layer", "x", "y"]
+    assert table["x"].tolist() == [0.1, 1 / 3]
+    np.testing.assert_array_equal(table["y"], [math.nan, math.inf])
+    assert list(read_columns(path, ["y", "layer"])) == ["y", "layer"]
+    with pytest.raises(ValueError, match=r"t\.csv must have the columns x, z, and lacks z"):
+        read_columns(path, ["x", "z"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1\n", "each row as long as its header"),
+        ("a,b\n1,2,3\n", "each row as long as its header"),
+        ("a\nx\n", "must be a table of numbers: could not convert"),
+        ("a\n\x00\n", "must be a table"),
+        (b"a\n\xff\n", "must be UTF-8 text"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for read in (read_columns, read_table):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
 
 
 def test_velocities_come_back_a_layer_with_the_first_checkpoint_before_them(tmp_path):

@@ -13,6 +13,7 @@ from support import small_params
 from topoflow import plan, stages
 from topoflow.cli import main
 from topoflow.config import FolderModel, parse_params
+from topoflow.dynamics import trajectory
 from topoflow.layout import Run
 from topoflow.plan import Rates, Size, Texts, count, estimate, obstacles
 
@@ -37,7 +38,9 @@ def test_checkpoints_that_are_there_cost_no_training():
     counts = count(PARAMS, SIZE, replace(TEXTS, rows=[]), steps=range(1000))
     assert (counts.steps, counts.training_tokens, counts.weight_bytes) == (0, 0, 0)
     assert (counts.checkpoints, counts.cells) == (1000, 2000)
-    assert counts.h1_distances > 1000 * 999 / 2 * 3  # every pair of checkpoints, of each of three subsamples
+    # each of three subsamples: three ways along the run, and the pairs of 128 checkpoints; bands and floor beside
+    pairs = trajectory.MOST_PAIRED * (trajectory.MOST_PAIRED - 1) // 2
+    assert counts.h1_distances == (3 * 999 + pairs) * 3 + 999 * 20 * 8 + 64
 
 
 def test_times_add_up_and_workers_share_cells_but_no_layer():

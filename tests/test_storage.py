@@ -439,6 +439,18 @@ class TestWriteFile:
             write_file(tmp_path / "file", b"new")
         assert (tmp_path / "file").read_bytes() == b"old"
 
+    def test_what_comes_in_pieces_is_written_whole_or_not_at_all(self, tmp_path):
+        write_file(tmp_path / "file", (bytes([n]) for n in range(3)))
+        assert contents(tmp_path) == {"file": b"\0\1\2"}
+
+        def half():
+            yield b"half"
+            raise ValueError("no more")
+
+        with pytest.raises(ValueError, match="no more"):
+            write_file(tmp_path / "file", half())
+        assert contents(tmp_path) == {"file": b"\0\1\2"}
+
     def test_a_leftover_of_an_interrupted_write_does_not_get_into_the_file(self, tmp_path):
         (tmp_path / "file.part").write_bytes(b"half of something much longer")
         write_file(tmp_path / "file", b"new")

@@ -8,11 +8,49 @@ make of many machines. Cells travel as arrays and results as bytes or numbers: w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from topoflow.config import Compute
+
+T = TypeVar("T")
+
+
+class OnDemand(Sequence[T]):
+    """What `read` gives for each key, read whenever it is asked for and not held.
+
+    To another process it goes as a list of all of it: a worker need not have the files.
+
+    Parameters
+    ----------
+    read : callable
+        From a key to an item.
+    keys : sequence
+
+    Examples
+    --------
+    >>> from copy import copy
+    >>> squares = OnDemand(lambda n: n * n, [1, 2, 3])
+    >>> squares[-1], copy(squares)  # as another process gets it
+    (9, [1, 4, 9])
+    """
+
+    def __init__(self, read: Callable[[Any], T], keys: Sequence[Any]) -> None:
+        self.read, self.keys = read, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        return OnDemand(self.read, self.keys[at]) if isinstance(at, slice) else self.read(self.keys[at])
+
+    def __reduce__(self) -> tuple[type[list[T]], tuple[list[T]]]:
+        return list, (list(self),)
 
 
 def map_cells(

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +80,30 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro") from None
+        raise _lacking(path) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text: {error}") from None
 
 
+def _lacking(path: Path) -> ValueError:
+    return ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro")
+
+
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A CSV file; a missing value (None or NaN) is an empty field, a float its shortest exact form."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(["" if value is None or value != value else _plain(value) for value in row])
-    write_file(path, buffer.getvalue().encode())
+    write_file(path, _lines(header, rows))
+
+
+def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+    """The lines of a CSV file, one at a time: a table may be larger than should be held."""
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    plain = (["" if value is None or value != value else _plain(value) for value in row] for row in rows)
+    for row in chain([header], plain):
+        writer.writerow(row)
+        yield line.getvalue().encode()
+        line.seek(0)
+        line.truncate()
 
 
 def _plain(value: Any) -> Any:
@@ -114,23 +127,72 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a table of numbers; an empty field, a missing value, is NaN."""
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[np.float64]]:
+    """A table of numbers by its columns; an empty field, a missing value, is NaN.
+
+    It is read a row at a time, and eight bytes a number are held.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of str, optional
+        The columns to hold, which must be there; without it, all.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (n_rows,)
+
+    Raises
+    ------
+    ValueError
+        When there is no such table, it is not one of numbers, or lacks a column; the message names the file.
+    """
     try:
-        return [{k: float(v) if v else math.nan for k, v in row.items()} for row in read_rows(path)]
-    except TypeError:  # a row with more fields than the header
-        raise ValueError(f"{path} must be a table of numbers, each row as long as its header") from None
-    except ValueError as error:
-        raise ValueError(f"{path} must be a table of numbers: {error}") from None
+        with open(path, encoding="utf-8", newline="") as file:
+            return _columns(path, csv.reader(file), columns)
+    except FileNotFoundError:
+        raise _lacking(path) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
+
+
+def _columns(
+    path: Path, rows: Iterator[list[str]], columns: Sequence[str] | None
+) -> dict[str, npt.NDArray[np.float64]]:
+    fields = next(rows, [])
+    if lost := [name for name in columns or () if name not in fields]:
+        raise ValueError(
+            f"{path} must have the columns {', '.join(columns or ())}, and lacks {', '.join(lost)}"
+        )
+    held = {name: array("d") for name in (fields if columns is None else columns)}
+    places = [(fields.index(name), values) for name, values in held.items()]
+    for row in filter(None, rows):
+        if len(row) != len(fields):
+            raise ValueError(f"{path} must be a table of numbers, each row as long as its header")
+        try:
+            for place, values in places:
+                values.append(float(row[place]) if row[place] else math.nan)
+        except ValueError as error:
+            raise ValueError(f"{path} must be a table of numbers: {error}") from None
+    return {name: np.array(values) for name, values in held.items()}
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows of a small table of numbers, as `read_columns` has its columns."""
+    table = read_columns(path)
+    return [
+        dict(zip(table, row, strict=True)) for row in zip(*(v.tolist() for v in table.values()), strict=True)
+    ]
 
 
 def read_velocity(
     path: Path, column: str
 ) -> tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[np.float64]]]:
     """The checkpoints of a velocity table, and one column of it a layer."""
-    rows = read_table(path)
-    layers = sorted({int(row["layer"]) for row in rows})
-    per_layer = {layer: [row for row in rows if row["layer"] == layer] for layer in layers}
-    first = per_layer[layers[0]]
-    steps = np.array([first[0]["previous_step"], *(row["step"] for row in first)], dtype=np.int64)
-    return steps, {layer: np.array([row[column] for row in per_layer[layer]], float) for layer in layers}
+    table = read_columns(path, ["layer", "previous_step", "step", column])
+    layers = sorted({int(layer) for layer in table["layer"]})
+    first = table["layer"] == layers[0]
+    steps = np.array([table["previous_step"][first][0], *table["step"][first]], dtype=np.int64)
+    return steps, {layer: table[column][table["layer"] == layer] for layer in layers}

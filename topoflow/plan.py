@@ -19,6 +19,7 @@ _DEFLATED = 0.8
 H1_BARS = 0.36
 _FLOOR_PAIRS = 32  # of prompts, in `sampling_floor`, two kinds of them
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
+_MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def count(
     at = recording.schedule.checkpoints(settings.max_steps) if steps is None else tuple(steps)
     n_steps = settings.max_steps if trained else 0
     t, n = len(at), params.prompts.n_prompts
+    paired = min(t, _MOST_PAIRED)
     layers = recording.layers if isinstance(recording.layers, int) else len(recording.layers)
     batch = settings.per_device_train_batch_size
     batches = n_steps * settings.gradient_accumulation_steps
@@ -170,7 +172,7 @@ def count(
         diagrams=(t * layers * b, t * bands + 2 * floor + 4 * b),
         matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
         summaries=t + 4,
-        h1_distances=(3 * (t - 1) + t * (t - 1) // 2) * b + (t - 1) * bands + floor,
+        h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + floor,
         h0_distances=2 * (t - 1) * b + floor,
         activation_bytes=t * (layers * n * size.hidden_size * item + behaviour * 2 * n * 8),
         diagram_bytes=round(t * layers * b * _DEFLATED * (8 * (m - 1) + 16 * h1_bars * m)),

@@ -219,11 +219,11 @@ def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> byte
     return buffer.getvalue()
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed.
 
     Renaming also leaves DVC's cache alone, with which a file in the workspace may share its bytes
-    through a hard link.
+    through a hard link. Of `data` in pieces, such as the lines of a table, one is held at a time.
 
     Raises
     ------
@@ -237,10 +237,10 @@ def write_file(path: Path, data: bytes) -> None:
     with _sole_writer(temporary, path) as file:
         try:
             file.truncate(0)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
-        except OSError:
+        except BaseException:  # also of what makes the pieces
             temporary.unlink(missing_ok=True)
             raise
         os.replace(temporary, path)

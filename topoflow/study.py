@@ -55,7 +55,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     import mlflow
 
     from topoflow.tracking.plugin import context_tags
-    from topoflow.tracking.spool import open_store
+    from topoflow.tracking.spool import answering, open_store
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
@@ -65,7 +65,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
-    open_store()
+    with answering():
+        open_store()
     with mlflow.start_run() as active:
         run_id = active.info.run_id
         mlflow.set_tags(context_tags(folder))  # a run that `mlflow run` made has not been through the plugin

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import layout
-from topoflow.dynamics.trajectory import LayerTrajectory
+from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES
 
@@ -36,6 +36,7 @@ def write_trajectory(
     behaviour : ndarray, shape (T - 1, 2)
         Divergences from the checkpoint before and from the first, in nats; of no rows if not recorded.
     """
+    paired = [steps[place] for place in paired_checkpoints(len(steps))]
     _write_velocity(folder, names, steps, layers)
     write_table(
         folder / layout.SUMMARIES_FILE,
@@ -50,9 +51,9 @@ def write_trajectory(
         folder / layout.DISTANCES_FILE,
         ["layer", "step", "other_step", "h1_distance"],
         (
-            [name, steps[i], steps[j], layer.distances[i, j]]
+            [name, paired[i], paired[j], layer.distances[i, j]]
             for name, layer in zip(names, layers, strict=True)
-            for i, j in combinations(range(len(steps)), 2)
+            for i, j in combinations(range(len(paired)), 2)
         ),
     )
     _write_controls(folder, names, steps, layers)

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from topoflow.dynamics.nulls import checkpoint_test, concentration_test, holm, path_test, sign_flip_test
+from topoflow.dynamics import nulls
+from topoflow.dynamics.nulls import (
+    checkpoint_test,
+    concentration_test,
+    holm,
+    path_test,
+    permuted_rows,
+    sign_flip_test,
+)
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
@@ -262,3 +270,13 @@ def test_a_seed_gives_the_same_p_value_and_another_seed_another():
     )
     assert first == again
     assert first != other
+
+
+def test_rows_permuted_in_blocks_are_those_permuted_at_once(monkeypatch):
+    values = np.arange(7.0)
+    (whole,) = permuted_rows(np.random.default_rng(1), values, 50)
+    monkeypatch.setattr(nulls, "_ROWS", 7 * 8)
+    blocks = list(permuted_rows(np.random.default_rng(1), values, 50))
+    assert [len(block) for block in blocks] == [8] * 6 + [2]
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+    assert (np.sort(whole, axis=1) == values).all()

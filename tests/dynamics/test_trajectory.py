@@ -2,14 +2,18 @@
 
 import itertools
 import math
+import weakref
+from collections import UserList
 
 import numpy as np
 import pytest
 
+from topoflow.dynamics import trajectory
 from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.claims import early_test
 from topoflow.dynamics.controls import gaussian_cloud
+from topoflow.dynamics.nulls import checkpoint_test, path_test
 from topoflow.dynamics.trajectory import claims_of_run, describe_layer, describe_run, follow_layer
 from topoflow.dynamics.velocity import concentration, fitted_floor, velocity_per_step
 from topoflow.dynamics.verdicts import pooled_velocity
@@ -61,6 +65,73 @@ def test_each_series_is_what_its_name_says(early):
     low, high = layer.series["h1_velocity_low"], layer.series["h1_velocity_high"]
     assert (low <= layer.series["h1_velocity"]).all()
     assert (layer.series["h1_velocity"] <= high).all()
+
+
+def test_of_more_checkpoints_than_are_paired_only_distances_and_their_tests_are_of_fewer(monkeypatch, early):
+    assert "of all checkpoints" in claims_of_run(early, STEPS).verdicts[0].statistic
+    monkeypatch.setattr(trajectory, "MOST_PAIRED", 5)
+    some = [0, 3, 6, 9, 12]
+    assert trajectory.paired_checkpoints(13).tolist() == some
+    thinned = followed("early")
+    for whole, layer in zip(early, thinned, strict=True):
+        np.testing.assert_array_equal(layer.distances, whole.distances[np.ix_(some, some)])
+        np.testing.assert_array_equal(layer.summaries, whole.summaries)
+        for name, series in whole.series.items():
+            np.testing.assert_array_equal(layer.series[name], series)
+    claims = claims_of_run(thinned, STEPS)
+    distances = np.array([layer.distances for layer in thinned])
+    changes = path_test(distances, some)
+    assert (claims.verdicts[0].value, claims.verdicts[0].p) == (changes.statistic, changes.p_value)
+    assert "5 of 13 checkpoints, evenly spread" in claims.verdicts[0].statistic
+    velocity = np.array([layer.series["h1_velocity"] for layer in thinned])
+    test = early_test(velocity, STEPS, distances, distance_steps=some)
+    assert claims.verdicts[1].p == test.p_value
+    assert test.checkpoints == checkpoint_test(distances, some)
+
+
+def test_the_paired_checkpoints_are_different_ones_with_both_ends_and_even_gaps():
+    for n in (1, 2, 127, 128, 129, 130, 255, 1000, 10_001):
+        places = trajectory.paired_checkpoints(n)
+        assert (places[0], places[-1], len(places)) == (0, n - 1, min(n, 128))
+        assert set(np.diff(places)) <= {math.floor((n - 1) / 127), math.ceil((n - 1) / 127), 1}
+
+
+class Alive:
+    """Gives items, new ones each time, and knows how many of them there have been at once."""
+
+    def __init__(self, items):
+        self.items, self.now, self.most = items, 0, 0
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, at):
+        item = self.make(self.items[at])
+        self.now += 1
+        self.most = max(self.most, self.now)
+        weakref.finalize(item, self.gone)
+        return item
+
+    def gone(self):
+        self.now -= 1
+
+    def make(self, item):
+        return np.array(item) if isinstance(item, np.ndarray) else UserList(item)
+
+
+def test_no_more_checkpoints_are_held_than_are_compared(monkeypatch):
+    monkeypatch.setattr(trajectory, "MOST_PAIRED", 4)
+    given = run("steady")[0]
+    cells = [cell_diagrams(cloud, PLAN) for cloud in given]
+    whole = follow_layer(given, cells, PLAN, n_replicates=4)
+    clouds, lazy = Alive(given), Alive(cells)
+    found = follow_layer(clouds, lazy, PLAN, n_replicates=4)
+    assert clouds.most <= 3
+    assert lazy.most <= 4 + 3  # the first, the one before and this one, of which some are among the four
+    np.testing.assert_array_equal(found.distances, whole.distances)
+    assert found.series.keys() == whole.series.keys()
+    for name, series in whole.series.items():
+        np.testing.assert_array_equal(found.series[name], series)
 
 
 def test_a_growing_cloud_moves_but_not_once_its_scale_is_taken_out():

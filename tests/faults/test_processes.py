@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from support import environment, small_params
+from support import REPOSITORY, environment, lay_down_study, small_params
 
 from topoflow import storage
 
@@ -158,6 +158,76 @@ def test_a_stage_that_is_stopped_ends_soon_says_how_to_go_on_and_its_run_has_end
     assert "Stopped. What was finished is kept; go on with: topoflow finetune --model tiny" in study.output
     assert "Traceback" not in study.output
     assert sorted(run.info.status for run in runs(study.folder)) == ["FAILED", "FINISHED"]
+
+
+def stopped(folder: Path, cache: Path, command: Sequence[str], when: str, number: int) -> str:
+    """What a command says that gets a signal as soon as there is a file; soon, and with none of its processes left."""
+    settings = environment(
+        PYTHONPATH=str(REPOSITORY),
+        TOPOFLOW_CACHE=str(cache),
+        MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
+    )
+    with (
+        open(folder.parent / "log", "w+") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "topoflow", *command], cwd=folder, env=settings, stdout=log, stderr=log
+        ) as process,
+    ):
+        while not list(folder.glob(when)):
+            assert process.poll() is None, (folder.parent / "log").read_text()
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        assert time.monotonic() - began < 20
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert alive == []
+        said = (folder.parent / "log").read_text()
+    assert f"Stopped. What was finished is kept; go on with: topoflow {' '.join(command)}" in said
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_diagrams_in_processes_of_their_own_stop_with_them_and_go_on_where_they_were(study, number):
+    params = yaml.safe_load((study.folder / "params.yaml").read_text())
+    params["compute"] |= {"backend": "processes", "n_jobs": 2}
+    params["topology"]["n_subsamples"] = 20_000  # so that a cell takes a second
+    (study.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    working = ".topoflow/writing/diagrams*-*/step_*/*.npz"
+    stopped(study.folder, study.cache, ["diagrams", *RUN], working, number)
+    kept = {path.name: path.stat().st_ino for path in study.folder.glob(working)}
+    assert kept
+    assert_nothing_half(study.folder)
+    assert study("diagrams", *RUN) == 0, study.output
+    made = {path.stat().st_ino for path in study.folder.glob(f"diagrams/{SET}/step_*/*.npz")}
+    assert set(kept.values()) <= made
+    assert len(made) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(tmp_path, model_cache, number):
+    folder = tmp_path / "study"
+    lay_down_study(folder, small_params())
+    recorded = ".topoflow/writing/activations*-*/step_000001/*.npy"
+    command = ["run", "--objective", "helpful"]
+    stopped(folder, model_cache, command, recorded, number)
+    assert [run.info.status for run in runs(folder)] == ["FAILED"]
+    assert not list(folder.glob("activations/*/*/*"))
+    again = subprocess.run(
+        [sys.executable, "-m", "topoflow", *command],
+        cwd=folder,
+        env=environment(TOPOFLOW_CACHE=str(model_cache), MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "Running stage 'prompts'" not in again.stdout  # what was finished
+    assert sorted(run.info.status for run in runs(folder)) == ["FAILED", "FINISHED"]
 
 
 CHILDREN = """

@@ -20,6 +20,9 @@ from support import REPOSITORY, environment
 
 from topoflow.tracking.spool import without_password
 
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import RUN
+
 # Logs as a training does: through MLflow's fluent functions, some asynchronously, as Hugging Face's callback.
 TRAINING = """
 import sys, time
@@ -219,7 +222,7 @@ class _Passing(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         mode = self.server.mode
-        if mode == "broken":
+        if mode == "broken" or (mode == "no artifacts" and "/mlflow-artifacts/" in self.path):
             self.send_error(500)
             return
         if mode == "slow":
@@ -322,6 +325,35 @@ def test_a_server_with_a_fault_stops_nothing_and_gets_each_number_once(tmp_path,
     if spool(tmp_path):
         assert "Sent what 1 training" in replay(tmp_path, faulty.uri)
     assert_all_is_there_once(faulty.uri)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["down", "broken", "no artifacts"])
+def test_track_says_that_mlflow_did_not_take_all_and_called_again_logs_the_rest_once(study, faulty, mode):
+    def track(uri: str) -> int:
+        place = f"mlflow.set_tracking_uri({uri!r})"
+        return study("track", *RUN, before=place, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+
+    faulty.mode = mode
+    assert track("http://127.0.0.1:9" if mode == "down" else faulty.uri) == 1
+    assert study.output.count("Error: ") == 1
+    assert "what was finished is kept" in study.output
+    assert "Traceback" not in study.output
+    client = mlflow.MlflowClient(faulty.uri)
+    begun = [run.info.status for run in client.search_runs(["0"])] if mode == "no artifacts" else []
+    assert begun == ["FAILED"] * (mode == "no artifacts")
+    faulty.mode = "pass"
+    assert track(faulty.uri) == 0, study.output
+    (run,) = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert "topoflow.trajectory" in run.data.tags
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "topology")}
+    assert {"topology/velocity.png", "topology/velocity.csv", "topology/note.md"} <= names
+    for key in ("topology/h1_velocity/layer_02", "loss"):
+        steps = [metric.step for metric in client.get_metric_history(run.info.run_id, key)]
+        assert len(steps) == len(set(steps)) >= 3
+    assert track(faulty.uri) == 0, study.output
+    assert len(client.search_runs(["0"])) == 1
 
 
 @pytest.mark.slow

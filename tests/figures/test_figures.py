@@ -357,6 +357,24 @@ def test_heatmap_of_a_long_schedule_keeps_its_labels_apart() -> None:
     assert len(boxes) > 10
 
 
+def test_many_checkpoints_are_drawn_without_a_mark_for_each_that_would_hide_them() -> None:
+    steps = np.arange(1001)
+    few = heatmap(np.zeros((2, 128)), range(129), [1, 2])
+    many = heatmap(np.arange(2000.0).reshape(2, 1000), steps, [1, 2])
+    assert len(few.axes[0].get_xticks(minor=True)) == 127
+    assert len(many.axes[0].get_xticks(minor=True)) == 0
+    assert "of 1000, the largest of each few" in texts(many)
+    (image,) = many.axes[0].images
+    assert np.asarray(image.get_array()).tolist() == [[*range(1, 1000, 2)], [*range(1001, 2000, 2)]]
+    assert many.axes[0].get_xticks()[[0, -1]].tolist() == [0, 499]
+    line = np.linspace(3, 1, 1000)
+    figure = velocity_figure(steps, {1: line}, {1: 0 * line}, order=2, title="t")
+    (curve,) = [found for found in figure.axes[0].lines if len(found.get_xdata()) == 1000]
+    assert curve.get_marker() in ("", "None", None)
+    assert len(figure.axes[0].get_xticks(minor=True)) == 0
+    assert "peak at step 1" in texts(figure)
+
+
 @pytest.mark.parametrize(
     ("values", "steps", "layers", "words"),
     [

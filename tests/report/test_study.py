@@ -319,6 +319,22 @@ def test_charts_hold_each_value_with_its_interval_in_words() -> None:
     assert made["x"]["ticks"] == [[0, "0"], [0.5, "1"], [1, "2"]]
 
 
+def test_charts_of_many_checkpoints_show_the_largest_of_each_few_and_say_so() -> None:
+    line = np.zeros(1000)
+    line[[137, 640]] = 3, 5
+    line[10] = np.nan
+    made = charts.velocity_chart(range(0, 2002, 2), {1: line}, {1: (line, line + 1)}, title="t")
+    (series,) = made["series"]
+    assert {len(series[key]) for key in ("x", "y", "low", "high", "tips")} == {256}
+    assert sorted(series["y"])[-3:] == [0, 3, 5]
+    assert series["tips"][series["y"].index(5)].startswith("steps 1280 to 1282: 5\n")
+    assert len(made["x"]["ticks"]) <= 256
+    runs = charts.runs_chart({"a": (range(0, 2002, 2), {1: line})}, {"a": "a"}, title="t")
+    assert runs["series"][0]["y"] == series["y"]
+    assert charts.thinning(1000)
+    assert not charts.thinning(256)
+
+
 def test_the_chart_of_runs_has_each_run_and_the_mean_of_seeds() -> None:
     curves: dict[str, charts.Curves] = {
         "a, seed 0": ([0, 1, 2], {1: [1, 2]}),

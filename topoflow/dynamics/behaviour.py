@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.dynamics.nulls import NullTest
+from topoflow.dynamics.nulls import NullTest, permuted_rows
 from topoflow.dynamics.velocity import check_run, peak_step
 from topoflow.topology.point_clouds import check_whole_number
 
 _TIE = 1e-12
+_LONGEST_LAG = 64  # checkpoints: with all lags of a long run, time and memory would grow with its square
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def lead_lag(
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
     max_lag
-        Longest lag to look at, in checkpoints; by default half the intervals.
+        Longest lag to look at, in checkpoints; by default half the intervals, and at most 64.
     n_permutations
         Random ones; the p-value is one-sided, ``(1 + k) / (1 + n_permutations)``.
     seed
@@ -93,7 +94,9 @@ def lead_lag(
     x, checkpoints = check_run(topology, steps)
     y, _ = check_run(behaviour, steps)
     n = len(x)
-    longest = n // 2 if max_lag is None else check_whole_number("max_lag", max_lag, at_least=0)
+    longest = (
+        min(n // 2, _LONGEST_LAG) if max_lag is None else check_whole_number("max_lag", max_lag, at_least=0)
+    )
     n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     difference = peak_step(x, checkpoints) - peak_step(y, checkpoints)
@@ -107,7 +110,9 @@ def lead_lag(
     shifted = np.stack([_shift(x, lag) for lag in lags], axis=1) / n
     observed = y @ shifted
     best = int(np.argmax(observed >= observed.max() - _TIE))
-    null = (rng.permuted(np.tile(y, (n_permutations, 1)), axis=1) @ shifted).max(axis=1)
+    null = np.concatenate(
+        [(permuted @ shifted).max(axis=1) for permuted in permuted_rows(rng, y, n_permutations)]
+    )
     at_least = int((null >= observed[best] - _TIE).sum())
     p_value = (1 + at_least) / (1 + n_permutations)
     gaps = np.diff(checkpoints)

@@ -16,7 +16,7 @@ from topoflow.dynamics.velocity import above_floor, check_run, peak_step, stabil
 class EarlyTest:
     """The nulls that stand against "reorganisation is early", and the p-value of their union.
 
-    ``checkpoints`` is None where no distances between all checkpoints were given.
+    ``checkpoints`` is None where no distances between checkpoints were given.
     """
 
     plain: NullTest
@@ -41,6 +41,7 @@ def early_test(
     steps: ArrayLike,
     distances: ArrayLike | None = None,
     *,
+    distance_steps: ArrayLike | None = None,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> EarlyTest:
@@ -61,6 +62,8 @@ def early_test(
         As for `concentration_test`.
     distances
         As for `checkpoint_test`, if known.
+    distance_steps : array_like of int, optional
+        Optimiser steps of the checkpoints that these are of, where they are only some of ``steps``.
 
     Returns
     -------
@@ -82,7 +85,12 @@ def early_test(
     checkpoints = (
         None
         if distances is None
-        else checkpoint_test(distances, steps, n_permutations=n_permutations, seed=seed)
+        else checkpoint_test(
+            distances,
+            steps if distance_steps is None else distance_steps,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
     )
     if math.isnan(plain.p_value):
         return EarlyTest(plain, per_step, checkpoints, math.nan)
@@ -131,9 +139,13 @@ def transience_test(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -
     speed, checkpoints = check_run(velocity, steps)
     settled = stabilised_at(speed, checkpoints, floor)
     n_intervals, n_above = len(speed), int(above_floor(speed, floor).sum())
-    n_orders = math.comb(n_intervals, n_above)
-    # Of all orders, the share that has settled by each checkpoint; by the last one even those that never do.
-    by_checkpoint = [math.comb(checkpoint, n_above) / n_orders for checkpoint in range(n_intervals + 1)]
+    # Of all orders, those that have settled by each checkpoint, `comb(checkpoint, n_above)`, each from the one before:
+    # of a long run every one by itself would take long. By the last one even those have that never do.
+    settled_by = [0] * n_above + [1]
+    for checkpoint in range(n_above + 1, n_intervals + 1):
+        settled_by.append(settled_by[-1] * checkpoint // (checkpoint - n_above))
+    n_orders = settled_by[-1]
+    by_checkpoint = [count / n_orders for count in settled_by]
     elapsed = (checkpoints - checkpoints[0]) / (checkpoints[-1] - checkpoints[0])
     at = n_intervals if settled is None else int(np.searchsorted(checkpoints, settled))
     return TransienceTest(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from topoflow.dynamics.nulls import NullTest
+from topoflow.dynamics.nulls import NullTest, permuted_rows
 from topoflow.topology.point_clouds import check_cloud, check_whole_number, distance_matrix
 
 COVARIANCES = ("isotropic", "matched")
@@ -214,14 +214,15 @@ def partial_rank_correlation(
     if min(size_x, size_y) <= _NOTHING_LEFT * n**1.5:
         return NullTest(math.nan, 0.0, math.nan, n_permutations, exact=False)
     statistic = float(np.clip(residual_x @ residual_y / (size_x * size_y), -1.0, 1.0))
-    permuted = rng.permuted(np.tile(residual_y, (n_permutations, 1)), axis=1)
-    permuted -= permuted @ kept @ kept.T
-    size = np.linalg.norm(permuted, axis=1)
-    # Where a permutation puts all of y into the space of the given, it correlates with nothing.
-    null = np.divide(
-        permuted @ residual_x, size * size_x, out=np.zeros_like(size), where=size > 1e-9 * size_y
-    )
-    at_least = int((np.abs(null) >= abs(statistic) - 1e-12).sum())
+    at_least = 0
+    for permuted in permuted_rows(rng, residual_y, n_permutations):
+        permuted -= permuted @ kept @ kept.T
+        size = np.linalg.norm(permuted, axis=1)
+        # Where a permutation puts all of y into the space of the given, it correlates with nothing.
+        null = np.divide(
+            permuted @ residual_x, size * size_x, out=np.zeros_like(size), where=size > 1e-9 * size_y
+        )
+        at_least += int((np.abs(null) >= abs(statistic) - 1e-12).sum())
     return NullTest(statistic, 0.0, (1 + at_least) / (1 + n_permutations), n_permutations, exact=False)
 
 

@@ -33,6 +33,7 @@ from topoflow.topology.point_clouds import check_distance_matrix, check_whole_nu
 
 _TIE = 1e-12  # statistics are shares: two this near are equal but for rounding, and a tie counts against
 _BLOCK = 2**20  # numbers permuted at a time
+_ROWS = 2**21  # and where they are values themselves
 
 
 @dataclass(frozen=True)
@@ -345,6 +346,15 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     adjusted = np.full(given.shape, np.nan)
     adjusted[known] = p
     return adjusted
+
+
+def permuted_rows(
+    rng: np.random.Generator, values: NDArray[np.float64], n_rows: int
+) -> Iterator[NDArray[np.float64]]:
+    """Rows of `values` in random orders, in blocks that bound the memory however many rows and values there are."""
+    block = max(1, _ROWS // len(values))
+    for begin in range(0, n_rows, block):
+        yield rng.permuted(np.tile(values, (min(block, n_rows - begin), 1)), axis=1)
 
 
 def _p_value(at_least: int, n_permutations: int, exact: bool) -> float:

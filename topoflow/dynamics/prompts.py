@@ -8,7 +8,7 @@ the prompts themselves can be trusted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -87,10 +87,14 @@ class PromptReplicates:
     by_replicate: NDArray[np.float64]
     inflation: float
 
-    def standard_error(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of means over subsamples: of ``weights`` (n_numbers, T - 1) times the velocities. See `prompt_bands`."""
-        of_plan = weights @ self.by_plan
-        others = np.tensordot(weights, self.by_replicate, 1)
+    def standard_error(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Of means over subsamples: of ``weights`` (n_numbers, T - 1) times the velocities, or of each velocity.
+
+        See `prompt_bands`.
+        """
+        of_plan, others = self.by_plan, self.by_replicate
+        if weights is not None:
+            of_plan, others = weights @ of_plan, np.tensordot(weights, others, 1)
         within = others.var(axis=2, ddof=1).mean(axis=1) / others.shape[2]
         between = others.mean(axis=2).var(axis=1, ddof=1)
         of_prompts = np.maximum(between - within, 0.0) * self.inflation
@@ -203,7 +207,8 @@ def prompt_bands(
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        The hidden states of one layer at T checkpoints, the same prompts in the same order.
+        The hidden states of one layer at T checkpoints, the same prompts in the same order. They are asked for
+        in order, and of what is made of them two checkpoints' is held.
     plan : array_like of int, shape (n_plan, subsample_size)
         The study's, as `subsample_plan` gives it.
     by_plan : array_like, shape (T - 1, n_plan), optional
@@ -245,7 +250,8 @@ def prompt_bands(
     (True, 0.0)
     """
     rows = np.asarray(plan)
-    n_prompts, n_plan, size = _check_sizes(clouds, rows)
+    n_prompts = _check_sizes(clouds, rows)
+    n_plan, size = rows.shape
     n_replicates = check_whole_number("n_replicates", n_replicates, at_least=2)
     n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=2)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
@@ -259,10 +265,7 @@ def prompt_bands(
         prompts = _sample(rng, n_prompts, kept)
         replicates += [prompts[_sample(rng, kept, size)] for _ in range(n_subsamples)]
     every_row = np.array(replicates) if by_plan is not None else np.concatenate([rows, replicates])
-    # One checkpoint's diagrams after another, so that two distance matrices are never held at once.
-    cells: list[CellDiagrams] = [
-        subsample_diagrams(distance_matrix(cloud), every_row, 1, engine) for cloud in clouds
-    ]
+    cells = _cells_of(clouds, n_prompts, every_row, engine)
     distances = np.array([cell_distances(a, b, dimension, order) for a, b in pairwise(cells)])
     found = PromptReplicates(
         distances[:, :n_plan] if by_plan is None else np.asarray(by_plan, dtype=np.float64),
@@ -270,7 +273,7 @@ def prompt_bands(
         kept / (n_prompts - kept),
     )
     velocity = found.by_plan.mean(axis=1)
-    standard_error = found.standard_error(np.eye(len(velocity)))
+    standard_error = found.standard_error()
     reach = _reach(level, n_replicates) * standard_error
     return PromptBands(velocity, standard_error, np.maximum(velocity - reach, 0.0), velocity + reach, found)
 
@@ -344,14 +347,25 @@ def _sample(rng: np.random.Generator, n: int, size: int) -> NDArray[np.int64]:
     return rng.choice(n, size=size, replace=False)
 
 
-def _check_sizes(clouds: Sequence[ArrayLike], plan: NDArray[np.int64]) -> tuple[int, int, int]:
+def _cells_of(
+    clouds: Iterable[ArrayLike], n_prompts: int, plan: NDArray[np.int64], engine: str
+) -> Iterator[CellDiagrams]:
+    """The diagrams of one cloud after another, so that two distance matrices are never held at once."""
+    for cloud in clouds:
+        if len(points := np.asarray(cloud)) != n_prompts:
+            raise ValueError(
+                f"clouds must all hold the same prompts, got {n_prompts} and {len(points)} points"
+            )
+        yield subsample_diagrams(distance_matrix(points), plan, 1, engine)
+
+
+def _check_sizes(clouds: Sequence[ArrayLike], plan: NDArray[np.int64]) -> int:
+    """The number of points of the first cloud, with which the plan must agree."""
     if len(clouds) < 2:
         raise ValueError(f"clouds must hold those of at least two checkpoints, got {len(clouds)}")
-    sizes = sorted({len(np.asarray(cloud)) for cloud in clouds})
-    if len(sizes) > 1:
-        raise ValueError(f"clouds must all hold the same prompts, got {sizes[0]} and {sizes[-1]} points")
-    if plan.ndim != 2 or len(plan) < 2 or not 0 < plan.shape[1] < sizes[0]:
+    n_prompts = len(np.asarray(clouds[0]))
+    if plan.ndim != 2 or len(plan) < 2 or not 0 < plan.shape[1] < n_prompts:
         raise ValueError(
-            f"plan must hold at least two subsamples of fewer than the {sizes[0]} points, got shape {plan.shape}"
+            f"plan must hold at least two subsamples of fewer than the {n_prompts} points, got shape {plan.shape}"
         )
-    return sizes[0], len(plan), plan.shape[1]
+    return n_prompts

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +48,30 @@ from topoflow.dynamics.verdicts import (
 
 Series = NDArray[np.float64]
 Number = float | int | None
+# So many checkpoints are compared with all others: the pairs of all would grow with the square of a run's length.
+MOST_PAIRED = 128
+
+
+def paired_checkpoints(n_checkpoints: int) -> NDArray[np.int64]:
+    """Which checkpoints of a run are compared with one another, and not only with those before them and the first.
+
+    Parameters
+    ----------
+    n_checkpoints
+        Of the run.
+
+    Returns
+    -------
+    ndarray of int64
+        Their places: all where there are no more than `MOST_PAIRED`, else as many as that, evenly spread by place, the
+        first and the last among them.
+
+    Examples
+    --------
+    >>> paired_checkpoints(4).tolist(), len(paired_checkpoints(1000)), paired_checkpoints(1000)[[0, 1, -1]].tolist()
+    ([0, 1, 2, 3], 128, [0, 8, 999])
+    """
+    return np.linspace(0, n_checkpoints - 1, min(n_checkpoints, MOST_PAIRED)).round().astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,8 @@ class LayerTrajectory:
         `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer); and
         the `GeometricBaselines`.
     distances : ndarray, shape (T, T)
-        Between the H1 diagrams of all checkpoints, in filtration distance.
+        Between the H1 diagrams of all checkpoints, in filtration distance; of more than `MOST_PAIRED` checkpoints, of
+        `paired_checkpoints` alone.
     summaries : ndarray, shape (T, 41)
         As `summarise_cell` gives them.
     controls : dict of str to ndarray of shape (2, 41)
@@ -98,9 +122,10 @@ def follow_layer(
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        The recorded states at T checkpoints, two or more.
+        The recorded states at T checkpoints, two or more. Of a sequence that reads each when it is asked for, no more
+        than three are held.
     cells : sequence of sequences of [H0, H1]
-        Their diagrams under the plan.
+        Their diagrams under the plan. Likewise, two and those of `paired_checkpoints` are held.
     plan : array_like of int, shape (n_subsamples, subsample_size)
         As `subsample_plan` gives it.
     order
@@ -126,16 +151,9 @@ def follow_layer(
     (True, [0.0, 0.0])
     """
     size = np.shape(plan)[1]
+    way = _way(clouds, cells, order)
     series: dict[str, Series] = {}
-    moved: dict[str, Series] = {}  # by subsample, shape (T - 1, n_subsamples)
-    for dimension in (1, 0):
-        others = {"velocity": cells[:-1], "displacement": [cells[0]] * (len(cells) - 1)}
-        for name, there in others.items():
-            distances = [
-                cell_distances(a, b, dimension, order) for a, b in zip(there, cells[1:], strict=True)
-            ]
-            moved[f"h{dimension}_{name}"] = np.array(distances)
-    for name, by_subsample in moved.items():
+    for name, by_subsample in way.moved.items():
         series[name], series[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
     replicates = None
@@ -143,7 +161,7 @@ def follow_layer(
         bands = prompt_bands(
             clouds,
             plan,
-            by_plan=moved["h1_velocity"],
+            by_plan=way.moved["h1_velocity"],
             n_replicates=n_replicates,
             order=order,
             engine=engine,
@@ -151,7 +169,7 @@ def follow_layer(
         )
         low, high, replicates = bands.lower, bands.upper, bands.replicates
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
-    series["h1_velocity_scale_free"] = _scale_free_velocity(clouds, cells, order)
+    series["h1_velocity_scale_free"] = way.scale_free
     geometry = geometric_baselines(clouds)
     series.update(vars(geometry))
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
@@ -166,12 +184,65 @@ def follow_layer(
     }
     return LayerTrajectory(
         series,
-        diagram_distance_matrix(cells, 1, order),
-        np.array([summarise_cell(cell) for cell in cells]),
+        diagram_distance_matrix(way.paired, 1, order),
+        way.summaries,
         controls,
         float(floor.disjoint[1]),
         replicates,
     )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What one way through the checkpoints of a layer gathers.
+
+    `moved` holds velocities and displacements by subsample, shape (T - 1, n_subsamples), and `paired` the cells of
+    `paired_checkpoints`.
+    """
+
+    moved: dict[str, Series]
+    scale_free: Series
+    summaries: Series
+    paired: list[CellDiagrams]
+
+
+def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> _Way:
+    moved: dict[str, list[Series]] = {
+        f"h{h}_{name}": [] for h in (1, 0) for name in ("velocity", "displacement")
+    }
+    scale_free: list[float] = []
+    summaries, paired, places = [], [], set(paired_checkpoints(len(cells)).tolist())
+    first = before = scaled_before = None
+    for place, (cloud, cell) in enumerate(zip(clouds, cells, strict=True)):
+        scaled = _scale_free(cell, median_distance(cloud))
+        summaries.append(summarise_cell(cell))
+        if place in places:
+            paired.append(cell)
+        if first is None or before is None:
+            first = cell
+        else:
+            for h in (1, 0):
+                moved[f"h{h}_velocity"].append(cell_distances(before, cell, h, order))
+                moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
+            scale_free.append(_mean_distance(scaled_before, scaled, order))
+        before, scaled_before = cell, scaled
+    if np.isnan(scale_free).any():  # of a layer that is constant somewhere nothing is left
+        scale_free = [math.nan] * len(scale_free)
+    return _Way(
+        {name: np.array(rows) for name, rows in moved.items()},
+        np.array(scale_free),
+        np.array(summaries),
+        paired,
+    )
+
+
+def _mean_distance(a: CellDiagrams | None, b: CellDiagrams | None, order: float) -> float:
+    return math.nan if a is None or b is None else float(cell_distances(a, b, 1, order).mean())
+
+
+def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
+    """The H1 diagrams of a cloud divided by its median distance; None where that is 0."""
+    return [[np.empty((0, 2)), np.asarray(h1) / scale] for _, h1 in cell] if scale else None
 
 
 def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[Number, Number]:
@@ -179,17 +250,6 @@ def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[
     replicates = [layer.replicates for layer in layers if layer.replicates is not None]
     low, high = concentration_interval(replicates, steps)
     return known(low), known(high)
-
-
-def _scale_free_velocity(clouds: Sequence[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> Series:
-    scales = [median_distance(cloud) for cloud in clouds]
-    if min(scales) == 0:  # of a constant layer nothing is left
-        return np.full(len(cells) - 1, np.nan)
-    scaled = [
-        [[np.empty((0, 2)), np.asarray(h1) / scale] for _, h1 in cell]
-        for cell, scale in zip(cells, scales, strict=True)
-    ]
-    return np.array([cell_distances(a, b, 1, order).mean() for a, b in pairwise(scaled)])
 
 
 # --- numbers ------------------------------------------------------------------------------------
@@ -325,12 +385,13 @@ def claims_of_run(
     """
     velocity = np.array([layer.series["h1_velocity"] for layer in layers])
     distances = np.array([layer.distances for layer in layers])
-    early = early_test(velocity, steps, distances, seed=seed)
+    paired = [steps[place] for place in paired_checkpoints(len(steps))]
+    early = early_test(velocity, steps, distances, distance_steps=paired, seed=seed)
     pooled = pooled_velocity(velocity)
     # Half of all velocities as the floor: known on every schedule, and the same in any order, as the test needs it.
     settled = transience_test(pooled, steps, float(np.median(pooled)))
     verdicts = [
-        change_verdict(path_test(distances, steps, seed=seed), level),
+        change_verdict(path_test(distances, paired, seed=seed), level, _some(paired, steps)),
         early_verdict(early, _interval(layers, steps), level),
         transience_verdict(settled, level),
     ]
@@ -360,6 +421,12 @@ def claims_of_run(
                 geometry_verdict(partial_rank_correlation(pooled, answers, given, seed=seed), level)
             )
     return RunClaims(verdicts, numbers)
+
+
+def _some(paired: Sequence[int], steps: Sequence[int]) -> str:
+    """Which checkpoints were compared with one another, in words."""
+    some = len(paired) < len(steps)
+    return f"{len(paired)} of {len(steps)} checkpoints, evenly spread" if some else "all checkpoints"
 
 
 _GEOMETRY = ("centroid_drift", "variance_change", "distance_change")

@@ -93,12 +93,12 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def change_verdict(test: NullTest, level: float) -> Verdict:
-    """Whether the topology of a run changes at all."""
+def change_verdict(test: NullTest, level: float, checkpoints: str = "all checkpoints") -> Verdict:
+    """Whether the topology of a run changes at all; `checkpoints` are those tested, in words."""
     return Verdict(
         "changes",
         "the topology changes through training, by more than noise between checkpoints",
-        "path through the H1 diagrams of all checkpoints, mean of the layers, in units of the path of as many steps of "
+        f"path through the H1 diagrams of {checkpoints}, mean of the layers, in units of the path of as many steps of "
         f"mean length ({test.expected:.3f} in any order)",
         known(test.statistic),
         None,

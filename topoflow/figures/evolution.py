@@ -14,7 +14,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import step_axis, step_marks, thinned
+from topoflow.figures.steps import MOST_MARKED, step_axis, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     RUN_MARKERS,
@@ -197,7 +197,11 @@ def summaries_figure(
     label = step_axis(panels, [marks], marks, width=WIDTH / 2 - 1)
     colours = dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.8, len(layers))), strict=True))
     looks = {
-        layer: {"color": colours[layer], "marker": RUN_MARKERS[index % len(RUN_MARKERS)], "linewidth": 1.3}
+        layer: {
+            "color": colours[layer],
+            "marker": RUN_MARKERS[index % len(RUN_MARKERS)] if marks.size <= MOST_MARKED else "",
+            "linewidth": 1.3 if marks.size <= MOST_MARKED else 0.8,
+        }
         for index, layer in enumerate(layers)
     }
     for index, ((summary, lines), axes) in enumerate(zip(tables.items(), panels, strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     order, title = facts["order"], f"{run.model}, {run.objective}, seed {run.seed}"
     steps, speeds, more = _velocities(results, facts)
     layers = list(speeds)
+    paired, distances = _distances(results)
+    some = "checkpoints" if len(paired) == len(steps) else f"{len(paired)} of {len(steps)} checkpoints"
     # the layer that moves most shows best what moving means
     busiest = max(layers, key=lambda layer: float(speeds[layer].sum()))
     peak = int(steps[1 + int(np.argmax(speeds[busiest]))])
@@ -89,7 +91,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
             title=f"H1 velocity by layer, {title}",
         ),
         "distances.png": checkpoints.distances_figure(
-            *_distances(results), order=order, title=f"Distances between checkpoints, {title}"
+            paired, distances, order=order, title=f"Distances between {some}, {title}"
         ),
         "controls.png": checkpoints.controls_figure(
             layers,
@@ -98,9 +100,9 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
             title=f"Against Gaussian clouds, {title}",
         ),
         "betti.png": evolution.betti_figure(
-            stored.steps,
-            {layer: _betti_curves(stored, layer) for layer in stored.layers},
-            title=f"Holes through training, {title}",
+            paired,
+            {layer: _betti_curves(stored, layer, paired) for layer in stored.layers},
+            title=f"Holes through training, {title}" + (f" ({some})" if len(paired) < len(steps) else ""),
         ),
         "summaries.png": evolution.summaries_figure(
             *_summaries(results, list(evolution.SUMMARIES)), title=f"Summaries of diagrams, {title}"
@@ -139,15 +141,18 @@ def _velocities(
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
-    """The checkpoints compared, and of each layer the matrix of their distances."""
-    rows = layout.read_table(results / layout.DISTANCES_FILE)
-    steps = sorted({int(row[end]) for row in rows for end in ("step", "other_step")})
-    places = {step: at for at, step in enumerate(steps)}
-    distances = {int(row["layer"]): np.zeros((len(steps), len(steps))) for row in rows}
-    for row in rows:
-        i, j = places[int(row["step"])], places[int(row["other_step"])]
-        distances[int(row["layer"])][i, j] = distances[int(row["layer"])][j, i] = row["h1_distance"]
-    return steps, distances
+    """The checkpoints that are compared with one another, and the matrix of each layer."""
+    table = layout.read_columns(
+        results / layout.DISTANCES_FILE, ["layer", "step", "other_step", "h1_distance"]
+    )
+    steps = np.unique([table["step"], table["other_step"]])
+    matrices = {}
+    for layer in np.unique(table["layer"]):
+        matrix, rows = np.zeros((len(steps), len(steps))), table["layer"] == layer
+        i, j = (np.searchsorted(steps, table[name][rows]) for name in ("step", "other_step"))
+        matrix[i, j] = matrix[j, i] = table["h1_distance"][rows]
+        matrices[int(layer)] = matrix
+    return steps.astype(int).tolist(), matrices
 
 
 def _controls(results: Path) -> dict[str, dict[str, Floats]]:
@@ -162,9 +167,9 @@ def _controls(results: Path) -> dict[str, dict[str, Floats]]:
     }
 
 
-def _betti_curves(stored: storage.StoredSet, layer: int) -> tuple[Floats, Floats]:
+def _betti_curves(stored: storage.StoredSet, layer: int, steps: Sequence[int]) -> tuple[Floats, Floats]:
     """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
-    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in stored.steps]
+    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in steps]
     ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
     ends = ends[np.isfinite(ends)]
     low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
@@ -174,10 +179,7 @@ def _betti_curves(stored: storage.StoredSet, layer: int) -> tuple[Floats, Floats
 
 def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:
     """The checkpoints of a run, and of each named summary its values by layer."""
-    rows = layout.read_table(results / layout.SUMMARIES_FILE)
-    layers = sorted({int(row["layer"]) for row in rows})
-    values = {
-        name: {layer: np.array([row[name] for row in rows if row["layer"] == layer]) for layer in layers}
-        for name in names
-    }
-    return sorted({int(row["step"]) for row in rows}), values
+    table = layout.read_columns(results / layout.SUMMARIES_FILE, ["layer", "step", *names])
+    of_layer = {int(layer): table["layer"] == layer for layer in np.unique(table["layer"])}
+    values = {name: {layer: table[name][rows] for layer, rows in of_layer.items()} for name in names}
+    return np.unique(table["step"]).astype(int).tolist(), values

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.figures.style import Floats
+
+# Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
+MOST_MARKED = 128
 
 
 def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats, width: float) -> str:
@@ -32,7 +36,7 @@ def step_axis(panels: Sequence[Axes], recorded: Sequence[Floats], steps: Floats,
             axes.set_xscale("function", functions=(forward, inverse))
         axes.set_xlim(first, float(inverse(1.02 * forward(last))))  # room for the last marker
         axes.set_xticks(ticks, [f"{step:g}" for step in ticks])
-        axes.set_xticks(steps, minor=True)
+        axes.set_xticks(steps if steps.size <= MOST_MARKED else [], minor=True)
     panels[-1].set_xlabel(label)
     return label
 
@@ -91,3 +95,8 @@ def interval_values(values: ArrayLike, steps: Floats, name: str) -> Floats:
     if line.shape != expected:
         raise ValueError(f"{name} must have shape {expected} (one value an interval), got {line.shape}")
     return np.where(np.isfinite(line), line, np.nan)
+
+
+def line_style(n_points: int) -> dict[str, Any]:
+    """A line with a dot a point; of many points, whose dots would hide it, a thin line alone."""
+    return {"marker": "o"} if n_points <= MOST_MARKED else {"linewidth": 0.8}

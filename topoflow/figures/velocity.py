@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import interval_values, step_axis, step_marks, thinned
+from topoflow.figures.steps import MOST_MARKED, interval_values, line_style, step_axis, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -28,6 +28,9 @@ from topoflow.figures.style import (
     peak_style,
     styled,
 )
+
+# Cells of a row that are drawn wider than a pixel.
+_MOST_CELLS = 500
 
 __all__ = ["heatmap_figure", "velocity_figure"]
 
@@ -166,7 +169,7 @@ def _velocity_line(
     if ends.size == 1:  # a band of one point has no width
         axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
     axes.fill_between(ends, *band, color=colour, alpha=0.16, linewidth=0)
-    axes.plot(ends, values, "-o", color=colour, label=label, zorder=3)
+    axes.plot(ends, values, **line_style(ends.size), color=colour, label=label, zorder=3)
 
 
 def _floor_marks(axes: Axes, floors: Mapping[int, float], colours: Mapping[int, Any]) -> None:
@@ -195,7 +198,9 @@ def _behaviour_panel(axes: Axes, steps: Floats, values: Floats) -> None:
     colour = RUN_COLOURS[1]
     axes.set_ylabel("behaviour:\nJS divergence\n(nats)")
     axes.locator_params(axis="y", nbins=4)
-    axes.plot(steps[1:], values, "-o", color=colour, linewidth=1.2, markersize=3)
+    axes.plot(
+        steps[1:], values, **{"linewidth": 1.2, "markersize": 3, **line_style(values.size)}, color=colour
+    )
     from_zero(axes, [values])
     if not np.isfinite(values).any():
         note(axes, "no finite divergence recorded")
@@ -260,12 +265,29 @@ def heatmap_figure(
         axes.set(xticks=[], yticks=[])
         note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
-    _cells(figure, axes, np.ma.masked_invalid(cells), label)
+    if shape[1] > _MOST_CELLS:
+        axes.set_xlabel(
+            f"{axes.get_xlabel()};\nof {shape[1]}, the largest of each few that follow one another"
+        )
+    grouped, places = _grouped_columns(cells)
+    _cells(figure, axes, np.ma.masked_invalid(grouped), label)
     columns = thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
-    axes.set_xticks(columns, [f"{marks[1 + column]:g}" for column in columns])
+    axes.set_xticks(places[columns], [f"{marks[1 + column]:g}" for column in columns])
     rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], 20)).round().astype(int))
     axes.set_yticks(rows, [str(layers[row]) for row in rows])
     return figure
+
+
+def _grouped_columns(cells: Floats) -> tuple[Floats, Floats]:
+    """Columns that are wider than a pixel, of more the largest value of each few; and where each column now stands."""
+    n_columns = cells.shape[1]
+    if n_columns <= _MOST_CELLS:
+        return cells, np.arange(n_columns, dtype=float)
+    group = np.arange(n_columns) * _MOST_CELLS // n_columns
+    finite = np.where(np.isfinite(cells), cells, np.nan)
+    return np.fmax.reduceat(finite, np.searchsorted(group, np.arange(_MOST_CELLS)), axis=1), group.astype(
+        float
+    )
 
 
 def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label: str) -> None:
@@ -274,8 +296,14 @@ def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low == high:  # a colour bar needs a range
         low, high = min(0, 2 * low), max(0, 2 * high) or 1.0
-    image = axes.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
-    axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
+    few = cells.shape[1] <= MOST_MARKED
+    # many cells are as small as pixels, and would be blurred from row to row
+    smooth = None if few else "nearest"
+    image = axes.imshow(
+        cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower", interpolation=smooth
+    )
+    if few:  # else the grid would hide the cells
+        axes.set_xticks(np.arange(0.5, cells.shape[1] - 1), minor=True)
     axes.set_yticks(np.arange(0.5, cells.shape[0] - 1), minor=True)
     axes.grid(which="minor", color="white", linewidth=0.8)
     axes.tick_params(which="minor", length=0)

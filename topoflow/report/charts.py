@@ -10,13 +10,15 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from topoflow.figures.steps import dense_window, linear_then_log, step_marks
 from topoflow.figures.style import DISTANCE, Floats, layer_colours, run_style
 
 __all__ = ["map_chart", "runs_chart", "velocity_chart"]
 
+# Dots of one line: more are hardly told apart, and a browser slows down.
+_MOST_DOTS = 256
 Bands = Mapping[int, tuple[ArrayLike, ArrayLike]]
 Curves = tuple[ArrayLike, Mapping[int, ArrayLike]]
 
@@ -48,14 +50,36 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
     for layer, colour in zip(layers, colours, strict=True):
         line = np.asarray(velocities[layer], dtype=np.float64)
         low, high = (np.asarray(end, dtype=np.float64) for end in bands[layer])
-        found = _series([str(layer)], f"layer {layer}", colour, True, scale.places(marks[1:]), line)
+        shown = _shown(line)
+        places = scale.places(marks[1:][shown])
+        found = _series([str(layer)], f"layer {layer}", colour, True, places, line[shown])
         if np.isfinite(low).any() and np.isfinite(high).any():
-            found |= {"low": low.tolist(), "high": high.tolist()}
-        found["tips"] = _moves(marks, line, low, high)
+            found |= {"low": low[shown].tolist(), "high": high[shown].tolist()}
+        found["tips"] = _moves(marks, line, shown, low, high)
         series.append(found)
     names = list(map(str, layers))
     toggle = {"name": "layer", "one": False, "options": names, "on": names, "colours": colours}
     return _velocities(scale, title, [toggle], series)
+
+
+def thinning(n_intervals: int) -> str:
+    """What a caption says of a chart whose lines are of so many intervals.
+
+    >>> thinning(100), thinning(1000)
+    ('', ' Of 1000 intervals 256 are shown: of each few that follow one another, the largest.')
+    """
+    if n_intervals <= _MOST_DOTS:
+        return ""
+    return f" Of {n_intervals} intervals {_MOST_DOTS} are shown: of each few that follow one another, the largest."
+
+
+def _shown(line: Floats) -> NDArray[np.intp]:
+    """Which intervals of a line are shown: of few all, of many the largest of each group, so that no peak is lost."""
+    if line.size <= _MOST_DOTS:
+        return np.arange(line.size)
+    groups = np.array_split(np.arange(line.size), _MOST_DOTS)
+    heights = np.nan_to_num(line, nan=-np.inf)
+    return np.array([group[np.argmax(heights[group])] for group in groups])
 
 
 def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title: str) -> Any:
@@ -85,14 +109,12 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
             members = [name for name in curves if groups[name] == group and layer in curves[name][1]]
             lines = {name: np.asarray(curves[name][1][layer], dtype=np.float64) for name in members}
             for name, line in lines.items():
-                places = scale.places(marks[name][1:])
-                one = _series([str(layer), group], name, colour, len(members) == 1, places, line)
-                series.append(one | {"tips": _moves(marks[name], line)})
+                keys, bold = [str(layer), group], len(members) == 1
+                series.append(_moves_of(scale, keys, name, colour, bold, marks[name], line))
             if len(members) > 1 and all(np.array_equal(marks[name], marks[members[0]]) for name in members):
                 mean = np.mean(list(lines.values()), axis=0)
-                places, name = scale.places(marks[members[0]][1:]), f"{group}, mean of {len(members)} seeds"
-                one = _series([str(layer), group], name, colour, True, places, mean)
-                series.append(one | {"tips": _moves(marks[members[0]], mean)})
+                name, at = f"{group}, mean of {len(members)} seeds", marks[members[0]]
+                series.append(_moves_of(scale, [str(layer), group], name, colour, True, at, mean))
     return _velocities(scale, title, _layer_and_group(layers, colours), series)
 
 
@@ -158,7 +180,9 @@ class _Scale:
 
 def _velocities(scale: _Scale, title: str, toggles: list[Any], series: list[Any]) -> dict[str, Any]:
     last = scale.places([scale.last])[0]
-    ticks = [[place, f"{step:g}"] for place, step in zip(scale.places(scale.marks), scale.marks, strict=True)]
+    # of many checkpoints the first and some evenly spread ones
+    marks = scale.marks[:: -(-scale.marks.size // _MOST_DOTS)]
+    ticks = [[place, f"{step:g}"] for place, step in zip(scale.places(marks), marks, strict=True)]
     third = scale.places([scale.first + (scale.last - scale.first) / 3])[0]
     return {
         "title": title,
@@ -175,11 +199,26 @@ def _series(keys: list[str], name: str, colour: str, bold: bool, x: list[float],
     return {"keys": keys, "name": name, "colour": colour, "bold": bold, "x": x, "y": y.tolist()}
 
 
-def _moves(marks: Floats, line: Floats, low: Floats | None = None, high: Floats | None = None) -> list[str]:
-    """What is said of each interval when it is pointed at."""
+def _moves_of(
+    scale: _Scale, keys: list[str], name: str, colour: str, bold: bool, marks: Floats, line: Floats
+) -> dict[str, Any]:
+    """A line of velocities without bands."""
+    shown = _shown(line)
+    one = _series(keys, name, colour, bold, scale.places(marks[1:][shown]), line[shown])
+    return one | {"tips": _moves(marks, line, shown)}
+
+
+def _moves(
+    marks: Floats,
+    line: Floats,
+    shown: NDArray[np.intp],
+    low: Floats | None = None,
+    high: Floats | None = None,
+) -> list[str]:
+    """What is said of each interval that is shown when it is pointed at."""
     said = []
-    for at, value in enumerate(line):
-        words = f"steps {marks[at]:g} to {marks[at + 1]:g}: {value:.4g}"
+    for at in shown:
+        words = f"steps {marks[at]:g} to {marks[at + 1]:g}: {line[at]:.4g}"
         if low is not None and high is not None and np.isfinite([low[at], high[at]]).all():
             words += f"\n95 % interval over prompts {low[at]:.4g} to {high[at]:.4g}"
         said.append(words)

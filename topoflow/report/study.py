@@ -44,6 +44,7 @@ _RUN_PICTURES = {
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
     "barcodes.png": "The same diagrams as barcodes.",
 }
+_MOST_NAMED = 128  # checkpoints that are listed one by one
 _MAP, _CLASSIFICATION = "map.csv", "classification.csv"
 _COMPARISON_PICTURES = {
     "velocity.png": "H1 velocities of all runs, a panel a layer.",
@@ -173,7 +174,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
     results = run.folder("results")
     findings = layout.read_json(results / layout.TRAJECTORY_FILE)
     for name in (layout.VELOCITY_FILE, layout.SUMMARIES_FILE):
-        layout.read_table(results / name)
+        layout.read_columns(results / name)
     activations = _manifest(run.folder("activations"))
     try:
         diagrams = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
@@ -221,7 +222,9 @@ def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, 
 
 def _what_ran(study: _Study) -> str:
     params, first = study.params, study.runs[0]
-    steps = sorted({int(row["step"]) for row in layout.read_table(first.results / layout.SUMMARIES_FILE)})
+    summaries = layout.read_columns(first.results / layout.SUMMARIES_FILE, ["step"])
+    steps = np.unique(summaries["step"]).astype(int).tolist()
+    at = ", ".join(map(str, steps)) if len(steps) <= _MOST_NAMED else f"{steps[0]} to {steps[-1]}"
     layers = {
         one.run.model: ", ".join(str(int(key.removeprefix("layer_"))) for key in one.findings["layers"])
         for one in study.runs
@@ -242,7 +245,7 @@ def _what_ran(study: _Study) -> str:
                     f"{model}: {names}" if len(layers) > 1 else names for model, names in layers.items()
                 )
             ),
-            "Checkpoints": f"{len(steps)}, at the optimiser steps {', '.join(map(str, steps))}",
+            "Checkpoints": f"{len(steps)}, at the optimiser steps {at}",
             "Distances": f"order-{first.findings['order']:g} Wasserstein, Euclidean ground metric, in units of the "
             "filtration (Euclidean distance of hidden states)",
         }
@@ -338,10 +341,11 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         _name(study, one.run): layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
         for one in study.runs
     }
+    longest = max(len(steps) for steps, _ in curves.values()) - 1
     yield page.chart(
         charts.runs_chart(curves, groups, title="H1 velocity by step, all runs"),
         "H1 velocity of all runs, one layer at a time. Point at a dot for its value. Thin: one seed; bold: mean of the "
-        "seeds. Shaded: the first third of training.",
+        f"seeds. Shaded: the first third of training.{charts.thinning(longest)}",
     )
     if study.comparison is None:
         return
@@ -415,7 +419,7 @@ def _one_run(study: _Study, one: _Found) -> str:
                 steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
             ),
             "H1 velocity by step. Point at a dot for its value; bands are 95 % intervals over prompts. Shaded: the "
-            "first third of training.",
+            f"first third of training.{charts.thinning(len(steps) - 1)}",
         ),
         "<h3>Layer by layer</h3>",
         page.table(

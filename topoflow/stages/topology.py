@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow import layout, storage
-from topoflow.compute import map_cells
+from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.layout import Run
 from topoflow.stages.provenance import code_sha256, versions
@@ -136,18 +136,19 @@ def trajectory(params: Params, run: Run) -> None:
     )
     tasks = (
         (
-            [activations.point_cloud(step, layer) for step in steps],
-            [stored.diagrams(step, layer) for step in steps],
+            OnDemand(partial(activations.point_cloud, layer=layer), steps),
+            OnDemand(partial(stored.diagrams, layer=layer), steps),
         )
         for layer in names
     )
     layers = list(map_cells(follow, tasks, len(names), params.compute, f"trajectory {run}"))
-    answers = [row for step in steps[1:] if (row := activations.divergences(step)) is not None]
-    behaviour = np.array([row.mean(axis=1) for row in answers])  # mean over prompts; empty if not recorded
+    answers = (activations.divergences(step) for step in steps[1:])
+    # mean over prompts; empty if not recorded
+    behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
     claims = claims_of_run(
         layers,
         steps,
-        behaviour[:, 0] if answers and np.isfinite(behaviour).all() else None,
+        behaviour[:, 0] if len(behaviour) and np.isfinite(behaviour).all() else None,
         level=settings.level,
         seed=params.seed,
     )

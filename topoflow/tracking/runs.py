@@ -10,11 +10,12 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,13 +27,14 @@ from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
-from topoflow.tracking.spool import open_store, replay, spooled, without_password
+from topoflow.tracking.spool import answering, open_store, replay, spooled, without_password
 
 logger = logging.getLogger(__name__)
 
 ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
 COMPARISON_TAG = "topoflow.comparison"
+BEGUN_TAG = "topoflow.begun"  # of a run that this module made: the topology that it is to hold
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics and parameters in one request
 _BATCH = 1000
@@ -78,6 +80,7 @@ def training_run(name: str) -> Iterator[TrackedRun]:
         yield TrackedRun(run.info.run_id)
 
 
+@answering()
 def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     """Add the topology of one fine-tuning to its MLflow run.
 
@@ -96,36 +99,66 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     -------
     str
         The id of the run that holds the topology.
+
+    Raises
+    ------
+    ValueError
+        When MLflow does not take it all: called again, it logs the rest, and nothing twice. As `FinishedRun.open` and
+        `check_parameters` do.
     """
     import mlflow
-
-    from topoflow.tracking.dataset import dataset_of
 
     done = FinishedRun.open(run)
     done.check_parameters(params)
     replay()  # the training's own run may wait to be sent, and is the one to fill
     client = mlflow.MlflowClient()
-    topology = _topology_metrics(params, done.results)
-    found = client.get_run(run_id) if run_id else _find_run(client, done.activations.sha256, done.sha256)
-    if found and not run_id and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
+    if run_id is not None:
+        _fill(client, client.get_run(run_id), params, done)
+        return run_id
+    found = _find_run(client, done.activations.sha256, done.sha256)
+    if found and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
         present = found.data.metrics
+        topology = _topology_metrics(params, done.results)
         _log_batches(client, found, (metric for metric in topology if metric[0] not in present))
         return str(found.info.run_id)
-    filled = found or _new_run(client, str(run))
-    run_id, tags = str(filled.info.run_id), filled.data.tags
+    if found:
+        _fill(client, found, params, done)
+        return str(found.info.run_id)
+    begun = _begin(client, done)
+    status = "FAILED"
+    try:
+        _fill(client, begun, params, done)
+        status = "FINISHED"
+    finally:
+        with suppress(mlflow.MlflowException):  # which would hide what failed before
+            client.set_terminated(begun.info.run_id, status)
+    return str(begun.info.run_id)
+
+
+def _begin(client: Any, done: FinishedRun) -> Any:
+    """A run for a topology whose training MLflow does not know: that of a call that did not come to its end, or new."""
+    for run in _tagged(client, BEGUN_TAG, done.sha256):
+        if TRAJECTORY_TAG not in run.data.tags:
+            return run
+    return _new_run(client, str(done.run), {BEGUN_TAG: done.sha256})
+
+
+def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
+    """Log all of a topology, and last the tags that say that it is all there."""
+    from topoflow.tracking.dataset import dataset_of
+
+    run_id, tags = str(run.info.run_id), run.data.tags
     # activations that DVC restored: this run has not seen the training, so that is replayed
     losses = () if ACTIVATIONS_TAG in tags else _loss_metrics(done.results / layout.LOSS_FILE)
-    _log_batches(client, filled, chain(losses, topology), _params_of(params, done, filled))
+    metrics = chain(losses, _topology_metrics(params, done.results))
+    _log_batches(client, run, metrics, _params_of(params, done, run))
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        note = _write_artifacts(Path(folder), done, _page(filled))
+        note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
     tags = {**_lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
-    client.log_batch(run_id, tags=_as_tags(tags))  # last, for they say that all else is there
-    if found is None:
-        client.set_terminated(run_id)
-    return run_id
+    client.log_batch(run_id, tags=_as_tags(tags))
 
 
 def locate_run(run_id: str) -> tuple[Run, Path]:
@@ -163,6 +196,7 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     return run, root
 
 
+@answering()
 def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
     """By the name of each run the page of the newest MLflow run that holds its topology, where there is one."""
     import mlflow
@@ -183,6 +217,7 @@ def server() -> str | None:
     return without_password(address).rstrip("/")
 
 
+@answering()
 def log_comparison(
     folder: Path, facts: Mapping[str, Any], pages: Mapping[str, Page], report: bytes | None = None
 ) -> str:
@@ -239,13 +274,13 @@ def _tagged(client: Any, tag: str, value: str) -> list[Any]:
     return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
 
 
-def _new_run(client: Any, name: str) -> Any:
+def _new_run(client: Any, name: str, tags: Mapping[str, str] | None = None) -> Any:
     """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
     from mlflow.tracking.context.registry import resolve_tags
     from mlflow.tracking.fluent import _get_experiment_id
 
-    tags = resolve_tags(context_tags())
-    return client.create_run(_get_experiment_id(), tags=tags, run_name=name)
+    of_context = resolve_tags(context_tags())
+    return client.create_run(_get_experiment_id(), tags={**of_context, **(tags or {})}, run_name=name)
 
 
 def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
@@ -335,13 +370,12 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
 
     What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
     """
-    velocities = layout.read_table(results / layout.VELOCITY_FILE)
-    summaries = layout.read_table(results / layout.SUMMARIES_FILE)
     moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
-    for rows, names in ((velocities, moved), (summaries, params.track.summaries)):
+    for file, names in ((layout.VELOCITY_FILE, moved), (layout.SUMMARIES_FILE, params.track.summaries)):
+        table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:
-            for row in rows:
-                yield f"topology/{name}/{storage.layer_name(int(row['layer']))}", row[name], int(row["step"])
+            for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
+                yield f"topology/{name}/{storage.layer_name(int(layer))}", float(value), int(step)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     for name in _OF_A_LAYER:
         for layer, findings in facts["layers"].items():
@@ -379,14 +413,14 @@ def _log_batches(
     from mlflow.entities import Metric, Param
 
     # a missing value is no metric: neither 0 nor NaN
-    entities = [
+    entities = (
         Metric(key, value, run.info.start_time, step) for key, value, step in metrics if math.isfinite(value)
-    ]
-    run_id, room = run.info.run_id, _BATCH - len(params)
-    if params or entities:
-        client.log_batch(run_id, metrics=entities[:room], params=[Param(*pair) for pair in params.items()])
-    for start in range(room, len(entities), _BATCH):
-        client.log_batch(run_id, metrics=entities[start : start + _BATCH])
+    )
+    named = [Param(*pair) for pair in params.items()]
+    batch = list(islice(entities, _BATCH - len(named)))
+    while batch or named:
+        client.log_batch(run.info.run_id, metrics=batch, params=named)
+        batch, named = list(islice(entities, _BATCH)), []
 
 
 # --- dataset and artifacts ----------------------------------------------------------------------
@@ -405,7 +439,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     from topoflow.figures.of_run import kept_pictures
 
     for path in sorted(done.results.iterdir()):
-        (folder / path.name).write_bytes(path.read_bytes())
+        shutil.copyfile(path, folder / path.name)
     for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))

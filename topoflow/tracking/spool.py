@@ -58,9 +58,7 @@ def spooled() -> Iterator[None]:
     """
     import mlflow
 
-    # the defaults have one request to a server that is down take minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    _be_brief()
     store = mlflow.MlflowClient()._tracking_client.store
     if "log_batch" in vars(store):  # a block inside another
         yield
@@ -81,6 +79,33 @@ def spooled() -> Iterator[None]:
         for method in _METHODS:
             delattr(store, method)
         sender.finish(patience)
+
+
+def _be_brief() -> None:
+    """With MLflow's defaults one request to a server that is down takes minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say in one line, and not in a traceback, that MLflow is down or refuses; also as a decorator.
+
+    Raises
+    ------
+    ValueError
+        In place of MLflow's own exceptions.
+    """
+    import mlflow
+
+    _be_brief()
+    try:
+        yield
+    except mlflow.MlflowException as error:
+        raise ValueError(
+            f"MLflow at {_address()} must take what is logged, and did not: {_first_line(error)}; what was finished is "
+            "kept, and once it does, the same command goes on"
+        ) from error
 
 
 def open_store() -> None:
