@@ -178,8 +178,10 @@ def check_click(command: Any, arguments: list[str]) -> None:
 
 def check_project_parameters(arguments: list[str]) -> None:
     project = yaml.safe_load((REPOSITORY / "MLproject").read_text(encoding="utf-8"))
-    given = [value.split("=")[0] for flag, value in itertools.pairwise(arguments) if flag == "-P"]
-    assert set(given) <= set(project["entry_points"]["main"]["parameters"])
+    pairs = list(itertools.pairwise(arguments))
+    given = [value.split("=")[0] for flag, value in pairs if flag == "-P"]
+    (entry_point,) = [value for flag, value in pairs if flag == "-e"] or ["main"]
+    assert set(given) <= set(project["entry_points"][entry_point]["parameters"])
 
 
 def check_stages(arguments: list[str]) -> None:

@@ -126,6 +126,14 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     return run_id
 
 
+def log_plan(text: str) -> None:
+    """Keep what a run will cost as plan.txt, in the MLflow run that this process is part of, under `mlflow run`."""
+    import mlflow
+
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        mlflow.MlflowClient().log_text(run_id, text, "plan.txt")
+
+
 def locate_run(run_id: str) -> tuple[Run, Path]:
     """The run of a study that an MLflow run holds, and the folder of that study on this machine.
 
