@@ -90,7 +90,7 @@ def test_one_objective_is_one_run_of_this_python_in_the_projects_folder(study, c
 
 def test_checkpoints_are_recorded_and_a_plan_is_made_with_what_was_not_given_left_empty(study, called):
     (study / "out" / "checkpoint-2").mkdir(parents=True)
-    submit("record", checkpoints="out", model="tiny", remove_downloads="true")
+    submit("record", checkpoints="out", base="tiny", remove_downloads="true")
     submit("plan", objective="helpful", flops="1e12")
     record, plan = (command[3:] for command, *_ in called.list)
     assert record == [
@@ -176,11 +176,11 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
         ("plan", {"objective": "helpful", "set": "finetune.max_step=1"}, {}, "did you mean 'max_steps'"),
         ("record", {}, {}, "one of --checkpoints and --hub must be given"),
         ("record", {"hub": "a/b"}, {}, "--hub and --revisions must be given together"),
-        ("record", {"hub": "a/b", "revisions": "main", "model": "tiny"}, {}, "must say their steps"),
+        ("record", {"hub": "a/b", "revisions": "main", "base": "tiny"}, {}, "must say their steps"),
         ("record", {"checkpoints": "$(touch pwned)"}, {}, "path must be a folder with checkpoint-N folders"),
         ("record", {"checkpoints": "."}, {}, "path must be a folder with checkpoint-N folders"),
         ("record", {"checkpoints": ".", "steps": "2; touch pwned"}, {}, "--steps must be optimiser steps"),
-        ("record", {"checkpoints": ".", "model": "big"}, {}, "model must be one of"),
+        ("record", {"checkpoints": ".", "base": "big"}, {}, "model must be one of"),
         ("record", {"checkpoints": ".", "remove_downloads": "perhaps"}, {}, "'--remove-downloads'"),
         ("nothing", {"objective": "helpful"}, {}, "Could not find nothing among entry points"),
     ],

@@ -123,12 +123,12 @@ def unchanged(engine: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def of_trl(engine: str, folder: Path) -> dict[str, Any]:
-    """Each of TRL's Trainers with LoRA; the weights and the states of the last step go into its folder."""
+def each(engine: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Every kind of Trainer with LoRA; the weights and the states of the last step go into its folder."""
     found = {}
-    for kind in TRAINERS[1:]:
+    for kind in TRAINERS:
         callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4, behaviour=kind != "Reward")
-        made = shard(build(kind, folder / kind, callback, lora=True), engine)
+        made = shard(build(kind, folder / kind, callback, lora=True, **changes), engine, "bf16" in changes)
         made.train()
         trained = weights(made)
         if dist.get_rank() == 0:
@@ -138,20 +138,42 @@ def of_trl(engine: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def resumed(engine: str, folder: Path) -> dict[str, Any]:
-    """A training that is resumed at step 2 of 4, and the one that was not interrupted: equal states at the end?"""
-    ends = []
-    for from_step in (0, 2):
-        callback = TopologyCallback(PROMPTS, [2, 4], Schedule(every=1), folder=folder / "set", batch_size=4)
-        made = trainer(model(lora=True), engine, folder, callback, save_strategy="steps", save_steps=2)
-        checkpoint = str(folder / f"trainer/checkpoint-{from_step}") if from_step else None
-        made.train(resume_from_checkpoint=checkpoint)
-        dist.barrier()
-        last = folder / "set/step_000004/layer_04.npy"
-        ends.append((last.read_bytes(), last.stat().st_mtime_ns))
-        dist.barrier()
-    (whole, first), (again, second) = ends
-    return {"steps": callback.steps, "equal": whole == again, "written again": first != second}
+def each_in_bf16(engine: str, folder: Path) -> dict[str, Any]:
+    """The same in mixed precision."""
+    return each(engine, folder, bf16=True)
+
+
+def each_stopped(engine: str, folder: Path) -> dict[str, Any]:
+    """Every kind of Trainer, with activation checkpointing: training that hardly moves ends early."""
+    found = {}
+    for kind in TRAINERS:
+        callback = TopologyCallback(
+            MANY, [2, 4], Schedule(every=1), topology=Topology(n_subsamples=2, subsample_size=24), stop_when_stable=2,
+        )  # fmt: skip
+        changes = {"learning_rate": 1e-6, "max_steps": 5, "activation_checkpointing": True}
+        made = shard(build(kind, folder / kind, callback, lora=True, **changes), engine)
+        made.train()
+        found[kind] = [callback.steps, callback.stopped_at, made.state.global_step]
+    return found
+
+
+def each_resumed(engine: str, folder: Path) -> dict[str, Any]:
+    """Every kind of Trainer resumed at step 2 of 4, and not interrupted: equal states at the end, to the bit?"""
+    found = {}
+    for kind in TRAINERS:
+        place, ends = folder / kind, []
+        for begun in (None, str(place / "checkpoint-2")):
+            callback = TopologyCallback(PROMPTS, [4], Schedule(every=1), folder=place / "set", batch_size=4)
+            changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+            made = shard(build(kind, place, callback, lora=True, **changes), engine)
+            made.train(resume_from_checkpoint=begun)
+            dist.barrier()
+            last = place / "set/step_000004/layer_04.npy"
+            ends.append((last.read_bytes(), last.stat().st_mtime_ns))
+            dist.barrier()
+        (whole, first), (again, second) = ends
+        found[kind] = {"steps": callback.steps, "equal": whole == again, "written again": first != second}
+    return found
 
 
 def stop(engine: str, folder: Path) -> dict[str, Any]:
@@ -178,20 +200,6 @@ def tracked(engine: str, folder: Path) -> dict[str, Any]:
         callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=1, subsample_size=8))
         trainer(model(), engine, folder, callback, max_steps=1).train()
     return {"logged": len(mlflow.get_run(run.info.run_id).data.metrics)}
-
-
-def bf16(engine: str, folder: Path) -> dict[str, Any]:
-    """Mixed precision."""
-    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
-    trainer(model(), engine, folder, callback, max_steps=1, bf16=True).train()
-    return {"dtypes": [str(cloud.dtype) for cloud in callback.clouds.get(1, {}).values()]}
-
-
-def checkpointed(engine: str, folder: Path) -> dict[str, Any]:
-    """Activation checkpointing."""
-    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
-    trainer(model(), engine, folder, callback, max_steps=1, activation_checkpointing=True).train()
-    return {"steps": callback.steps}
 
 
 def fails(engine: str, folder: Path) -> dict[str, Any]:
