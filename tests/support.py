@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,46 @@ def call(folder: Path, *command: str, check: bool = True, **changes: str) -> sub
             f"{' '.join(command)} exited {result.returncode}\n{result.stdout}\n{result.stderr}"
         )
     return result
+
+
+class Study:
+    """A folder, the commands typed in it, and what MLflow then holds."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+
+    def __call__(self, *command: str, check: bool = True, **changes: str) -> str:
+        result = call(self.folder, *command, check=check, TOPOFLOW_CACHE=str(self.cache), **changes)
+        return result.stdout + result.stderr
+
+    def mlflow_run(self, entry_point: str = "main", check: bool = True, **parameters: str) -> str:
+        values = [item for key, value in parameters.items() for item in ("-P", f"{key}={value}")]
+        return self("mlflow", "run", ".", "--env-manager", "local", "-e", entry_point, *values, check=check)
+
+    def runs(self) -> list[Any]:
+        """The MLflow runs of the study, newest first."""
+        with self.store() as mlflow:
+            return mlflow.search_runs(search_all_experiments=True, output_format="list")
+
+    @contextmanager
+    def store(self) -> Iterator[Any]:
+        """MLflow, tracking to the study's own store."""
+        import mlflow
+
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
+        try:
+            yield mlflow
+        finally:
+            mlflow.set_tracking_uri(before)
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        text = self.read(name)
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def llama(vocab_size: int, **changes: Any) -> Any:

@@ -88,6 +88,19 @@ def test_one_objective_is_one_run_of_this_python_in_the_projects_folder(study, c
     assert (finished.wait(), finished.get_status()) == (True, "FINISHED")
 
 
+def test_checkpoints_are_recorded_and_a_plan_is_made_with_what_was_not_given_left_empty(study, called):
+    (study / "out" / "checkpoint-2").mkdir(parents=True)
+    submit("record", checkpoints="out", base="tiny", remove_downloads="true")
+    submit("plan", objective="helpful", flops="1e12")
+    record, plan = (command[3:] for command, *_ in called.list)
+    assert record == [
+        "record", "--checkpoints", "out", "--steps", "", "--hub", "", "--revisions", "", "--remove-downloads", "true",
+        "--model", "tiny", "--objective", "", "--seed", "0", "--set", "",
+    ]  # fmt: skip
+    assert plan == ["plan", "--objective", "helpful", "--model", "tiny", "--flops", "1e12", "--set", ""]
+    assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED"]
+
+
 @pytest.mark.parametrize("as_config", [False, True])
 def test_several_objectives_and_seeds_are_runs_under_one_parent(study, called, as_config):
     if as_config:
@@ -158,6 +171,17 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
         ),
         ("finetune", {"objective": "honest"}, {}, "objective must be one of"),
         ("trajectory", {"objective": "helpful", "model": "big"}, {}, "model must be one of"),
+        ("plan", {"objective": "honest"}, {}, "objective must be one of"),
+        ("plan", {"objective": "helpful", "flops": "-1"}, {}, "Invalid value for '--flops'"),
+        ("plan", {"objective": "helpful", "set": "finetune.max_step=1"}, {}, "did you mean 'max_steps'"),
+        ("record", {}, {}, "one of --checkpoints and --hub must be given"),
+        ("record", {"hub": "a/b"}, {}, "--hub and --revisions must be given together"),
+        ("record", {"hub": "a/b", "revisions": "main", "base": "tiny"}, {}, "must say their steps"),
+        ("record", {"checkpoints": "$(touch pwned)"}, {}, "path must be a folder with checkpoint-N folders"),
+        ("record", {"checkpoints": "."}, {}, "path must be a folder with checkpoint-N folders"),
+        ("record", {"checkpoints": ".", "steps": "2; touch pwned"}, {}, "--steps must be optimiser steps"),
+        ("record", {"checkpoints": ".", "base": "big"}, {}, "model must be one of"),
+        ("record", {"checkpoints": ".", "remove_downloads": "perhaps"}, {}, "'--remove-downloads'"),
         ("nothing", {"objective": "helpful"}, {}, "Could not find nothing among entry points"),
     ],
 )

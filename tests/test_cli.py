@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from support import REPOSITORY
 
@@ -135,6 +137,36 @@ def test_checkpoints_to_record_become_an_entry_of_params(invoke, monkeypatch):
     assert seen[0] == ({**hub, "remove_downloads": True}, None, None, ["seed=1"], None)
     folder = {"source": "checkpoints", "path": "out", "steps": [8, 16]}
     assert seen[1] == (folder, "tiny", None, [], None)
+
+
+def test_an_option_of_record_that_is_empty_is_one_that_was_not_given(invoke, monkeypatch):
+    seen = []
+    monkeypatch.setattr("topoflow.study.record", lambda *arguments: seen.append(arguments))
+    options = ["--steps", "", "--hub", "", "--revisions", "", "--model", "", "--objective", "", "--set", ""]
+    options += ["--remove-downloads", "false"]
+    assert invoke("record", "--checkpoints", "out", *options).exit_code == 0
+    assert seen == [({"source": "checkpoints", "path": "out"}, None, None, [], None)]
+
+
+def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_options():
+    project = yaml.safe_load((REPOSITORY / "MLproject").read_text(encoding="utf-8"))
+    for name, entry in project["entry_points"].items():
+        assert not set(entry["command"]) & set(
+            "'\""
+        )  # MLflow quotes values; quoted twice, a shell reads them
+        python, dash_m, topoflow, command, *words = shlex.split(entry["command"])
+        assert (python, dash_m, topoflow) == ("python", "-m", "topoflow")
+        assert command == {"main": "run"}.get(name, name)
+        options = (option for parameter in main.commands[command].params for option in parameter.opts)
+        known = {option for option in options if option.startswith("--")}
+        named = dict(zip(words[::2], words[1::2], strict=True))
+        assert set(named) <= known
+        assert {value.strip("{}") for value in named.values()} == set(entry.get("parameters", ()))
+        renamed = {"model": "base", "objective": "name"} if name == "record" else {}
+        for option, value in named.items():
+            parameter = option[2:].replace("-", "_")
+            assert value == f"{{{renamed.get(parameter, parameter)}}}"
+        assert known - set(named) <= {"--replay", "--run-id", "--out"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ BLOCK = re.compile(
     flags=re.MULTILINE | re.DOTALL,
 )
 # Nothing of these is topoflow's, and they are not installed for tests.
-OTHERS = {"cp", "cd", "git", "source", "export", "sbatch"}
+OTHERS = {"accelerate", "cp", "cd", "git", "source", "export", "sbatch"}
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,10 @@ def check_click(command: Any, arguments: list[str]) -> None:
 
 def check_project_parameters(arguments: list[str]) -> None:
     project = yaml.safe_load((REPOSITORY / "MLproject").read_text(encoding="utf-8"))
-    given = [value.split("=")[0] for flag, value in itertools.pairwise(arguments) if flag == "-P"]
-    assert set(given) <= set(project["entry_points"]["main"]["parameters"])
+    pairs = list(itertools.pairwise(arguments))
+    given = [value.split("=")[0] for flag, value in pairs if flag == "-P"]
+    (entry_point,) = [value for flag, value in pairs if flag == "-e"] or ["main"]
+    assert set(given) <= set(project["entry_points"][entry_point]["parameters"])
 
 
 def check_stages(arguments: list[str]) -> None:
@@ -364,6 +366,17 @@ def test_places_named_in_the_protocol_exist():
             assert name in Recording.__dataclass_fields__  # a key of params.yaml
             continue
         assert hasattr(importlib.import_module(f"topoflow.{module}"), name), place
+
+
+def test_the_table_of_trainers_names_tests_that_there_are():
+    text = (REPOSITORY / "docs/how-to/trainers.md").read_text(encoding="utf-8")
+    known = dict(re.findall(r"^\| (\d) \| `(\S+)` \|$", text, flags=re.MULTILINE))
+    for name in known.values():
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (REPOSITORY / "tests/recording" / file).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \|(?: [^|]+ \|){5} ([\d, ]*)\|$", text, flags=re.MULTILINE)
+    used = {number for row in rows for number in row.replace(",", " ").split()}
+    assert used == set(known)
 
 
 def test_the_readme_links_to_what_there_is():

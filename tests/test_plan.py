@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from support import small_params
+from support import REPOSITORY, small_params
 
 from topoflow import plan, stages
 from topoflow.cli import main
-from topoflow.config import FolderModel, parse_params
+from topoflow.config import load_params, parse_params
 from topoflow.dynamics import trajectory
 from topoflow.layout import Run
 from topoflow.plan import Rates, Size, Texts, count, estimate, obstacles
@@ -37,7 +37,9 @@ def test_passes_tokens_and_bytes_are_those_counted_by_hand():
 def test_checkpoints_that_are_there_cost_no_training():
     counts = count(PARAMS, SIZE, replace(TEXTS, rows=[]), steps=range(1000))
     assert (counts.steps, counts.training_tokens, counts.weight_bytes) == (0, 0, 0)
-    assert (counts.checkpoints, counts.cells) == (1000, 2000)
+    assert (counts.checkpoints, counts.cells, counts.models_opened) == (1000, 2000, 1000)
+    assert count(PARAMS, SIZE, TEXTS, range(1000), adapters=True).models_opened == 1  # of the base alone
+    assert count(PARAMS, SIZE, TEXTS).models_opened == 1
     # each of three subsamples: three ways along the run, and the pairs of 128 checkpoints; bands and floor beside
     pairs = trajectory.MOST_PAIRED * (trajectory.MOST_PAIRED - 1) // 2
     assert counts.h1_distances == (3 * 999 + pairs) * 3 + 999 * 20 * 8 + 64
@@ -104,18 +106,32 @@ def test_the_command_measures_prints_and_refuses(tmp_path, monkeypatch, model_ca
     assert not Path("activations").exists()
 
 
-def test_seven_billion_parameters_on_eight_gpus_and_a_thousand_checkpoints():
-    size = Size(7_000_000_000, 40_000_000, 32, 4096, 32_000)
-    texts = Texts([150] * 750, [300] * 8000, assumed=True)
-    params = replace(
-        PARAMS,
-        model={"tiny": FolderModel("seven-billion")},
-        prompts=replace(PARAMS.prompts, n_prompts=750),
-        recording=replace(PARAMS.recording, layers=5),
-    )
-    counts = count(params, size, texts, steps=range(1000))
+SEVEN_BILLION = Size(7_000_000_000, 40_000_000, 32, 4096, 32_000)
+THEIR_TEXTS = Texts([150] * 750, [300] * 8000, assumed=True)
+
+
+def test_a_thousand_checkpoints_of_seven_billion_parameters_by_hand():
+    preset = load_params(REPOSITORY / "presets" / "hh_rlhf_7b.yaml")
+    counts = count(preset, SEVEN_BILLION, THEIR_TEXTS, steps=range(1000))
     assert counts.activation_bytes == 1000 * (5 * 750 * 4096 * 4 + 2 * 750 * 8)  # 61 GB
-    seconds = estimate(counts, Rates.assumed(size, params, flops=8 * 2e14), n_workers=64)
+    seconds = estimate(counts, Rates.assumed(SEVEN_BILLION, preset, flops=8 * 2e14), n_workers=64)
     passes = 1000 * 750 * 150 * 2 * 7e9 / 1.6e15
     assert seconds["finetune"] == pytest.approx(passes + 1000 * 28 + 12)
     assert plan.duration(passes) == "16.4 min"
+
+
+def test_the_table_in_the_documentation_is_what_the_formulas_give():
+    page = (REPOSITORY / "docs/how-to/cost.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- the formulas of topoflow.plan -->\n\n")[2].partition("\n\n")[0]
+    _, _, *rows = table.splitlines()
+    preset = load_params(REPOSITORY / "presets" / "hh_rlhf_7b.yaml")
+    columns = []
+    for flops, steps in ((2e14, None), (8 * 2e14, None), (3e13, range(1000))):
+        counts = count(preset, SEVEN_BILLION, THEIR_TEXTS, steps)
+        rates = Rates.assumed(SEVEN_BILLION, preset, flops)
+        said = plan.table(counts, THEIR_TEXTS, estimate(counts, rates, n_workers=64))
+        columns.append({line[:20].strip(): line[20:] for line in said.splitlines()})
+    assert len(rows) == 9
+    for row in rows:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        assert cells == [column[name] for column in columns], name

@@ -169,9 +169,14 @@ def _check(arguments: list[str]) -> None:
         raise ValueError("a parameter must have a value, and not be an option of its own") from None
     except click.ClickException as error:
         raise ValueError(error.format_message()) from None
-    if command.name == "run":
-        overrides = split_overrides(asked["overrides"])
-        study.plan(asked["model"], asked["objective"], overrides, asked["seed"])
+    overrides = split_overrides(asked.get("overrides", ()))
+    if command.name in ("run", "plan"):
+        study.plan(asked["model"], asked["objective"], overrides, asked.get("seed"))
+        return
+    if command.name == "record":
+        options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
+        source = cli.checkpoint_source(*(asked[option] for option in options))
+        study.plan_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
         return
     params = load_params()
     if asked.get("model"):

@@ -18,6 +18,12 @@ from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.layout import Run
 from topoflow.processes import Stopped, stop_at_sigterm
 
+
+def _given(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """None for an empty value, which is what MLproject hands on of a parameter that was not given."""
+    return value or None
+
+
 _model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
 _objective = click.option(
     "--objective", required=True, metavar="NAME", help="A key under `objective` in params.yaml."
@@ -128,20 +134,46 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
 
 
 @_command
-@click.option("--checkpoints", metavar="FOLDER", help="With checkpoint-N folders, models or PEFT adapters.")
-@click.option("--steps", metavar="N,N,...", help="Only these of the folder.")
-@click.option("--hub", metavar="ID", help="A repository of the Hub that has checkpoints as revisions.")
-@click.option("--revisions", metavar="NAME,...", help="Of it: step0,step512 or main=1000 (revision=step).")
 @click.option(
-    "--remove-downloads", is_flag=True, help="Delete each from the Hub's cache once it is recorded."
+    "--checkpoints",
+    metavar="FOLDER",
+    callback=_given,
+    help="With checkpoint-N folders, models or PEFT adapters.",
+)
+@click.option("--steps", metavar="N,N,...", callback=_given, help="Only these of the folder.")
+@click.option(
+    "--hub",
+    metavar="ID",
+    callback=_given,
+    help="A repository of the Hub that has checkpoints as revisions.",
+)
+@click.option(
+    "--revisions",
+    metavar="NAME,...",
+    callback=_given,
+    help="Of it: step0,step512 or main=1000 (revision=step).",
+)
+@click.option(
+    "--remove-downloads",
+    type=bool,
+    is_flag=False,
+    flag_value=True,  # MLproject cannot leave it out: there it is `--remove-downloads false`
+    default=False,
+    help="Delete each from the Hub's cache once it is recorded.",
 )
 @click.option(
     "--model",
     metavar="NAME",
+    callback=_given,
     help="A key under `model`: what the adapters were trained on, or where tokenizer and step 0 come from. "
     "By default the base that adapters name, or the first checkpoint.",
 )
-@click.option("--objective", metavar="NAME", help="What to call them; by default, as folder or repository.")
+@click.option(
+    "--objective",
+    metavar="NAME",
+    callback=_given,
+    help="What to call them; by default, as folder or repository.",
+)
 @_seed
 @_overrides
 def record(
@@ -162,20 +194,30 @@ def record(
     """
     from topoflow import study
 
+    source = checkpoint_source(checkpoints, steps, hub, revisions, remove_downloads)
+    run_id = study.record(source, model, objective, split_overrides(overrides), seed)
+    click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
+
+
+def checkpoint_source(
+    checkpoints: str | None,
+    steps: str | None,
+    hub: str | None,
+    revisions: str | None,
+    remove_downloads: bool,
+) -> dict[str, Any]:
+    """The options of `record` as an entry under `objective` in params.yaml; ValueError where they are none."""
     if (checkpoints is None) == (hub is None):
         raise ValueError("one of --checkpoints and --hub must be given, and not both")
     if (hub is None) != (revisions is None):
         raise ValueError("--hub and --revisions must be given together")
-    source: dict[str, Any]
-    if checkpoints is not None:
-        source = {"source": "checkpoints", "path": checkpoints}
-        if steps is not None:
-            source["steps"] = [_number(step, "--steps") for step in steps.split(",")]
-    else:
-        source = {"source": "revisions", "id": hub, "revisions": _revisions(revisions or "")}
-        source["remove_downloads"] = remove_downloads
-    run_id = study.record(source, model, objective, split_overrides(overrides), seed)
-    click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
+    if checkpoints is None:
+        found = _revisions(revisions or "")
+        return {"source": "revisions", "id": hub, "revisions": found, "remove_downloads": remove_downloads}
+    source: dict[str, Any] = {"source": "checkpoints", "path": checkpoints}
+    if steps is not None:
+        source["steps"] = [_number(step, "--steps") for step in steps.split(",")]
+    return source
 
 
 @_command
@@ -184,15 +226,16 @@ def record(
 @_overrides
 @click.option(
     "--flops",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0),
+    default=0,
     metavar="NUMBER",
-    help="Operations a second that all devices reach together; without it, ten seconds of this machine tell.",
+    help="Operations a second that all devices reach together; by default (0), ten seconds of this machine tell.",
 )
-def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float | None) -> None:
+def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float) -> None:
     """Say what a run will cost: passes, tokens, bytes, memory, time; exit with 1 if it cannot fit here."""
     from topoflow import study
 
-    text, refusals = study.cost(model, objective, split_overrides(overrides), flops)
+    text, refusals = study.cost(model, objective, split_overrides(overrides), flops or None)
     click.echo(text)
     if refusals:
         raise ValueError("; and ".join(refusals))

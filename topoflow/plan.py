@@ -52,6 +52,7 @@ class Counts:
     """
 
     steps: int
+    models_opened: int
     checkpoints: int
     layers: int
     cells: int
@@ -119,7 +120,12 @@ class Rates:
 
 
 def count(
-    params: Params, size: Size, texts: Texts, steps: Sequence[int] | None = None, h1_bars: float = H1_BARS
+    params: Params,
+    size: Size,
+    texts: Texts,
+    steps: Sequence[int] | None = None,
+    adapters: bool = False,
+    h1_bars: float = H1_BARS,
 ) -> Counts:
     """Count what a run does.
 
@@ -130,7 +136,9 @@ def count(
     texts : Texts
     steps : sequence of int, optional
         Those of checkpoints that are there already; without it, the run trains, and they are the schedule's.
-    h1_bars
+    adapters : bool
+        Whether these are adapters of one model, and not models each.
+    h1_bars : float
         H1 bars a point of a subsample.
 
     Examples
@@ -161,6 +169,7 @@ def count(
     widest = max(texts.prompts) * min(recording.batch_size, n)
     return Counts(
         steps=n_steps,
+        models_opened=1 if trained or adapters else t,
         checkpoints=t,
         layers=layers,
         cells=t * layers,
@@ -207,10 +216,9 @@ def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: i
     )
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
     recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
-    opened = 1 if counts.steps else counts.checkpoints
     made = pretraining_tokens * rates.training_token if rates.pretraining is None else rates.pretraining
     parts = {"model": rates.start + made}
-    parts["finetune"] = rates.start + opened * rates.open_model
+    parts["finetune"] = rates.start + counts.models_opened * rates.open_model
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
     parts["diagrams"] = rates.begin + cells / min(n_workers, counts.cells)
     parts["trajectory"] = rates.begin + layer * math.ceil(counts.layers / n_workers)

@@ -95,6 +95,20 @@ def record(
 ) -> str:
     """Do what `run` does with the checkpoints of a training that has been; returns the MLflow run's id.
 
+    Arguments and errors are those of `plan_record`, by which everything is checked first.
+    """
+    return run(*plan_record(source, model, objective, overrides, seed), seed)
+
+
+def plan_record(
+    source: Mapping[str, Any],
+    model: str | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> tuple[str, str, list[str]]:
+    """Check what `record` is given, and touch nothing.
+
     Parameters
     ----------
     source : mapping
@@ -105,6 +119,11 @@ def record(
         What to call them; without it, as their folder or repository.
     overrides, seed
         As for `run`.
+
+    Returns
+    -------
+    model, objective, overrides
+        What `run` is to be given.
 
     Raises
     ------
@@ -128,7 +147,7 @@ def record(
     chosen, _ = plan(model, objective, changes, seed)
     if isinstance(found, CheckpointFolder):
         folders(found, chosen)  # refused before there is an MLflow run
-    return run(model, objective, changes, seed)
+    return model, objective, changes
 
 
 def _as_name(place: str) -> str:
@@ -141,6 +160,8 @@ def cost(
     model: str, objective: str, overrides: Sequence[str] = (), flops: float | None = None
 ) -> tuple[str, list[str]]:
     """What `run` would cost, as lines to read, and why it cannot fit on this machine, if it cannot.
+
+    Under `mlflow run` both stay in its MLflow run, as plan.txt.
 
     Parameters
     ----------
@@ -160,15 +181,17 @@ def cost(
     from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
 
     from topoflow import plan as planning
+    from topoflow.tracking.runs import log_plan
     from topoflow.training import calibration, checkpoints
 
     start = time.perf_counter() - began
     found = calibration.look(params, chosen)
-    source, steps = params.checkpoints(objective), None
-    if source:
+    steps, adapters = None, False
+    if source := params.checkpoints(objective):
         trust = getattr(params.model_source(model), "trust_remote_code", False)
-        steps = [line["step"] for line in checkpoints.list_checkpoints(source, chosen, trust)]
-    counts = planning.count(params, found.size, found.texts, steps)
+        listed = checkpoints.list_checkpoints(source, chosen, trust)
+        steps, adapters = [line["step"] for line in listed], listed[-1]["kind"] == checkpoints.ADAPTER
+    counts = planning.count(params, found.size, found.texts, steps, adapters)
     memory = psutil.virtual_memory().available
     if torch.cuda.is_available():
         memory = torch.cuda.mem_get_info()[0]
@@ -177,12 +200,13 @@ def cost(
     n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
     if flops is None and not refusals:
         rates = calibration.measure(params, chosen, found, start)
-        counts = planning.count(params, found.size, found.texts, steps, rates.h1_bars)
+        counts = planning.count(params, found.size, found.texts, steps, adapters, rates.h1_bars)
     else:
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)
     seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)
-    text = planning.table(counts, found.texts, seconds)
-    return f"{text}\n{'disk free':<20}{planning.readable(free)}", refusals
+    text = f"{planning.table(counts, found.texts, seconds)}\n{'disk free':<20}{planning.readable(free)}"
+    log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))
+    return text, refusals
 
 
 def plan(

@@ -8,46 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import mlflow
 import pytest
 import yaml
-from support import call, lay_down_study, small_params
+from support import Study, lay_down_study, small_params
 
 pytestmark = pytest.mark.slow
-
-
-class Study:
-    """A folder and the commands typed in it."""
-
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
-
-    def __call__(self, *command: str, check: bool = True) -> str:
-        result = call(self.folder, *command, check=check, TOPOFLOW_CACHE=str(self.cache))
-        return result.stdout + result.stderr
-
-    def mlflow_run(self, check: bool = True, **parameters: str) -> str:
-        values = [item for key, value in parameters.items() for item in ("-P", f"{key}={value}")]
-        return self("mlflow", "run", ".", "--env-manager", "local", *values, check=check)
-
-    def runs(self) -> list[Any]:
-        """The MLflow runs of the study, newest first."""
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
-        try:
-            return mlflow.search_runs(search_all_experiments=True, output_format="list")
-        finally:
-            mlflow.set_tracking_uri(before)
-
-    def read(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
-
-    def edit(self, name: str, old: str, new: str) -> None:
-        text = self.read(name)
-        assert old in text
-        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +200,14 @@ def test_a_failing_stage_fails_the_run_and_keeps_what_was_finished(study):
 
 
 def test_an_entry_point_runs_its_stage_alone(study):
-    output = study(
-        "mlflow", "run", ".", "--env-manager", "local", "-e", "trajectory", "-P", "objective=helpful"
-    )
-    assert "succeeded" in output
+    assert "succeeded" in study.mlflow_run("trajectory", objective="helpful")
+
+
+def test_the_run_of_the_entry_point_plan_holds_what_was_said(study):
+    output = study.mlflow_run("plan", objective="helpful", flops="1e9")
+    newest = study.runs()[0]
+    assert newest.info.status == "FINISHED"
+    with study.store() as mlflow:
+        kept = mlflow.artifacts.load_text(f"{newest.info.artifact_uri}/plan.txt")
+    assert "checkpoints         4 of 2 layers: 8 cells" in kept
+    assert kept in output

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.spatial.distance import jensenshannon
+from small_trainers import PROMPTS, TRAINERS, build
 from support import environment, path_with
 
 from topoflow.recording.callback import tokenize_prompts
@@ -20,9 +21,12 @@ SCRIPT = Path(__file__).parent / "train_on_ranks.py"
 slow = pytest.mark.slow
 
 
-def launch(folder, engine, *scenarios, seconds=180):
-    """Two ranks, as torchrun starts them; it ends the other when one dies."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def launch(folder, engine, *scenarios, seconds=300):
+    """Two ranks, as `accelerate launch` starts them; it ends the other when one dies."""
+    # `accelerate launch`; the defaults of its flags depend on what stands in the user's home, so they are given
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0"]
     changes = {"PYTHONPATH": path_with(), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
         [*command, str(SCRIPT), str(folder), engine, *scenarios],
@@ -34,7 +38,7 @@ def launch(folder, engine, *scenarios, seconds=180):
 def ranks(request, tmp_path_factory):
     """(folder, engine, what rank 0 saw, what rank 1 saw), of all scenarios that end well."""
     engine, folder = request.param, tmp_path_factory.mktemp(request.param)
-    scenarios = ["record", "unchanged", "stop", "checkpointed"]
+    scenarios = ["record", "unchanged", "stop", "each", "each_in_bf16", "each_stopped", "each_resumed"]
     scenarios += ["tracked", "fails"] if engine == "ddp" else []
     result = launch(folder, engine, *scenarios)
     assert result.returncode == 0, result.stderr[-5000:]
@@ -48,8 +52,7 @@ def witness(tokenizer):
     import train_on_ranks
 
     sys.path.remove(str(SCRIPT.parent))
-    prompts = train_on_ranks.PROMPTS
-    ids = tokenize_prompts(tokenizer, prompts, 512)
+    ids = tokenize_prompts(tokenizer, PROMPTS, 512)
 
     def states(weights=None):
         model = train_on_ranks.model(lora=True).eval()
@@ -117,9 +120,39 @@ def test_all_ranks_stop_at_the_same_step(ranks):
 
 
 @slow
-def test_activation_checkpointing_does_not_disturb(ranks):
+@pytest.mark.parametrize("scenario", ["each", "each_in_bf16"])
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_every_trainer_is_recorded_as_in_one_process(ranks, tokenizer, tmp_path, kind, scenario):
+    folder, engine, *saw = ranks
+    assert [rank[scenario][kind]["steps"] for rank in saw] == [[0, 2], [0, 2]]
+    assert saw[0][scenario][kind]["wrapped"].startswith({"ddp": "Distrib", "fsdp2": "FSDP"}[engine])
+    model = build(kind, tmp_path, lora=True).model.eval()
+    trained = load_file(folder / scenario / kind / "trained.safetensors")
+    assert any(value.abs().max() > 0 for name, value in trained.items() if "lora_B" in name)
+    model.load_state_dict(trained)
+    bf16 = scenario == "each_in_bf16"
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        witness = record_states(model, tokenize_prompts(tokenizer, PROMPTS, 512), [2, 4], pad_token_id=0)
+    with np.load(folder / scenario / kind / "clouds.npz", allow_pickle=False) as found:
+        for layer, expected in witness.items():
+            assert found[str(layer)].dtype == np.float32
+            error = np.abs(found[str(layer)] - expected).max()
+            assert error <= (3e-2 if bf16 else 1e-5) * np.abs(expected).max()
+
+
+@slow
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_every_trainer_ends_early_on_all_ranks_with_activation_checkpointing(ranks, kind):
     *_, first, second = ranks
-    assert first["checkpointed"]["steps"] == second["checkpointed"]["steps"] == [0, 1]
+    assert first["each_stopped"][kind] == second["each_stopped"][kind] == [[0, 1, 2], 2, 2]
+
+
+@slow
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_every_trainer_that_is_resumed_ends_with_the_same_bits(ranks, kind):
+    *_, first, second = ranks
+    for saw in (first, second):
+        assert saw["each_resumed"][kind] == {"steps": [0, 1, 2, 3, 4], "equal": True, "written again": True}
 
 
 @slow

@@ -1,9 +1,9 @@
 """Small trainings on several ranks, recorded; what each rank saw goes into FOLDER/rank_N.json.
 
-    torchrun --standalone --nproc-per-node 2 train_on_ranks.py FOLDER {ddp,fsdp1,fsdp2} SCENARIO...
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 train_on_ranks.py FOLDER ENGINE SCENARIO...
 
-It is what `accelerate launch` runs where there are GPUs. Accelerate itself shards on accelerators alone, and so the
-engine is put into its state here; from there on, wrapping and training are accelerate's and the Trainer's own.
+The engine is ddp, fsdp1 or fsdp2. Accelerate itself shards on accelerators alone, and so FSDP is put into its state
+here; from there on, wrapping and training are accelerate's and the Trainer's own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import FullyShardedDataParallelPlugin, PartialState
@@ -23,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from small_trainers import PROMPTS, TRAINERS, build
 from support import llama
 
 from topoflow.config import Topology
@@ -30,9 +32,6 @@ from topoflow.config.schedule import Schedule
 from topoflow.recording.callback import TopologyCallback
 from topoflow.training.embedded import byte_tokenizer
 
-PROMPTS = [
-    f"Prompt {i} {'x' * (7 * i % 11)}" for i in range(9)
-]  # 9 are no multiple of 2 ranks, nor of batches
 MANY = [f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(59)]
 ROWS = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]
 
@@ -46,21 +45,27 @@ def model(lora: bool = False) -> Any:
 
 
 def trainer(network: Any, engine: str, folder: Path, callback: Any, **changes: Any) -> Trainer:
-    options = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, **changes}
+    options = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no"}
+    options |= changes
     arguments = TrainingArguments(
-        str(folder / "trainer"), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-        dataloader_pin_memory=False, logging_strategy="no", **options,
+        str(folder / "trainer"), report_to="none", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+        logging_strategy="no", **options,
     )  # fmt: skip
     made = Trainer(network, arguments, train_dataset=ROWS, processing_class=byte_tokenizer())
     if callback is not None:
         made.add_callback(callback)
+    return shard(made, engine, bool(changes.get("bf16")))
+
+
+def shard(made: Any, engine: str, bf16: bool = False) -> Any:
+    """Have FSDP shard what a Trainer trains, if that is the engine."""
     if engine.startswith("fsdp"):
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=int(engine[-1]),
             auto_wrap_policy="transformer_based_wrap",
             cpu_ram_efficient_loading=False,
         )
-        if changes.get("bf16"):
+        if bf16:
             plugin.set_mixed_precision("bf16")
         made.accelerator.state.fsdp_plugin = plugin
         made.accelerator.state.distributed_type = DistributedType.FSDP
@@ -118,6 +123,59 @@ def unchanged(engine: str, folder: Path) -> dict[str, Any]:
     }
 
 
+def each(engine: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Every kind of Trainer with LoRA; the weights and the states of the last step go into its folder."""
+    found = {}
+    for kind in TRAINERS:
+        callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4, behaviour=kind != "Reward")
+        made = shard(build(kind, folder / kind, callback, lora=True, **changes), engine, "bf16" in changes)
+        made.train()
+        trained = weights(made)
+        if dist.get_rank() == 0:
+            save_file(trained, folder / kind / "trained.safetensors")
+            np.savez(folder / kind / "clouds.npz", **{str(k): v for k, v in callback.clouds[2].items()})
+        found[kind] = {"steps": callback.steps, "wrapped": type(made.model_wrapped).__name__}
+    return found
+
+
+def each_in_bf16(engine: str, folder: Path) -> dict[str, Any]:
+    """The same in mixed precision."""
+    return each(engine, folder, bf16=True)
+
+
+def each_stopped(engine: str, folder: Path) -> dict[str, Any]:
+    """Every kind of Trainer, with activation checkpointing: training that hardly moves ends early."""
+    found = {}
+    for kind in TRAINERS:
+        callback = TopologyCallback(
+            MANY, [2, 4], Schedule(every=1), topology=Topology(n_subsamples=2, subsample_size=24), stop_when_stable=2,
+        )  # fmt: skip
+        changes = {"learning_rate": 1e-6, "max_steps": 5, "activation_checkpointing": True}
+        made = shard(build(kind, folder / kind, callback, lora=True, **changes), engine)
+        made.train()
+        found[kind] = [callback.steps, callback.stopped_at, made.state.global_step]
+    return found
+
+
+def each_resumed(engine: str, folder: Path) -> dict[str, Any]:
+    """Every kind of Trainer resumed at step 2 of 4, and not interrupted: equal states at the end, to the bit?"""
+    found = {}
+    for kind in TRAINERS:
+        place, ends = folder / kind, []
+        for begun in (None, str(place / "checkpoint-2")):
+            callback = TopologyCallback(PROMPTS, [4], Schedule(every=1), folder=place / "set", batch_size=4)
+            changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+            made = shard(build(kind, place, callback, lora=True, **changes), engine)
+            made.train(resume_from_checkpoint=begun)
+            dist.barrier()
+            last = place / "set/step_000004/layer_04.npy"
+            ends.append((last.read_bytes(), last.stat().st_mtime_ns))
+            dist.barrier()
+        (whole, first), (again, second) = ends
+        found[kind] = {"steps": callback.steps, "equal": whole == again, "written again": first != second}
+    return found
+
+
 def stop(engine: str, folder: Path) -> dict[str, Any]:
     """Training that hardly moves ends early, on all ranks at once."""
     callback = TopologyCallback(
@@ -142,20 +200,6 @@ def tracked(engine: str, folder: Path) -> dict[str, Any]:
         callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=1, subsample_size=8))
         trainer(model(), engine, folder, callback, max_steps=1).train()
     return {"logged": len(mlflow.get_run(run.info.run_id).data.metrics)}
-
-
-def bf16(engine: str, folder: Path) -> dict[str, Any]:
-    """Mixed precision."""
-    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
-    trainer(model(), engine, folder, callback, max_steps=1, bf16=True).train()
-    return {"dtypes": [str(cloud.dtype) for cloud in callback.clouds.get(1, {}).values()]}
-
-
-def checkpointed(engine: str, folder: Path) -> dict[str, Any]:
-    """Activation checkpointing."""
-    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4)
-    trainer(model(), engine, folder, callback, max_steps=1, activation_checkpointing=True).train()
-    return {"steps": callback.steps}
 
 
 def fails(engine: str, folder: Path) -> dict[str, Any]:

@@ -161,6 +161,14 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     client.log_batch(run_id, tags=_as_tags(tags))
 
 
+def log_plan(text: str) -> None:
+    """Keep what a run will cost as plan.txt, in the MLflow run that this process is part of, under `mlflow run`."""
+    import mlflow
+
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        mlflow.MlflowClient().log_text(run_id, text, "plan.txt")
+
+
 def locate_run(run_id: str) -> tuple[Run, Path]:
     """The run of a study that an MLflow run holds, and the folder of that study on this machine.
 

@@ -27,7 +27,7 @@ ADAPTER_FILE = "adapter_config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 _MODEL = "model"  # the kinds of a checkpoint: a whole model, an adapter of the run's, or that model itself
-_ADAPTER = "adapter"
+ADAPTER = "adapter"
 _BASE = "base"
 
 
@@ -110,7 +110,7 @@ def folders(source: CheckpointFolder, run: Run) -> dict[int, Path]:
 
 
 def _describe_folder(folder: Path, step: int) -> dict[str, Any]:
-    kind = _ADAPTER if (folder / ADAPTER_FILE).is_file() else _MODEL
+    kind = ADAPTER if (folder / ADAPTER_FILE).is_file() else _MODEL
     if kind == _MODEL and not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} must hold a model or an adapter, and has no config.json and no {ADAPTER_FILE}"
@@ -146,7 +146,7 @@ def _describe_revisions(source: HubCheckpoints, run: Run, trust: bool) -> list[d
         with models.readable_hub_errors("model", repository, revision):
             adapter = _adapter_config(repository, commit) is not None
             size = {} if adapter else _size(repository, revision=commit, trust_remote_code=trust)
-        described.append(_line(step, revision, _ADAPTER if adapter else _MODEL, revision=commit, **size))
+        described.append(_line(step, revision, ADAPTER if adapter else _MODEL, revision=commit, **size))
     return described
 
 
@@ -338,7 +338,7 @@ def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tupl
                 f"the files there now are {found[:12]}; write it down anew with: "
                 f"dvc repro --force --single-item prepare@{series.run.objective}"
             )
-        if line["kind"] == _ADAPTER:
+        if line["kind"] == ADAPTER:
             network = _put_on(base, folder, line["name"], series.run.model)
             yield line, network
             base = network.unload()
