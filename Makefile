@@ -33,7 +33,8 @@ docs: $(READY) ## the documentation, into site/
 	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 $(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV): some minutes, and 3 GB of disk"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --use-pep517 --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
