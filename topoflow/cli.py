@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,10 @@ def main() -> None:
     study with `dvc repro`. Most other commands are the stages that DVC calls.
     """
     if not sys.stderr.isatty():
-        os.environ.setdefault(
-            "TQDM_DISABLE", "1"
-        )  # every library's progress bars; read when tqdm is imported
+        # every library's progress bars; read when tqdm is imported
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    # PEFT's of transformers, about which a user can do nothing
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 class _Command(click.Command):
