@@ -63,6 +63,16 @@ def test_stages_that_read_a_local_file_are_run_each_time(asked, model, objective
     assert {folder == Path.cwd() for folder, _ in asked} == {listed}
 
 
+def test_a_server_that_is_down_stops_a_run_at_once_in_one_line_without_its_password(asked, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    message = r"^MLflow at http://127\.0\.0\.1:9 must take what is logged, and did not: .*, the same command goes on$"
+    with pytest.raises(ValueError, match=message) as caught:
+        study.run("tiny", "helpful")
+    assert "secret" not in str(caught.value)
+    assert asked == []
+
+
 @pytest.mark.parametrize("source", [FILE, {"source": "mix", "of": {"helpful": 1, "rows": 1}}])
 def test_so_are_the_prompts_if_they_come_from_one(asked, source):
     change_params(prompts={**source, "n_prompts": 24})

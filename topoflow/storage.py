@@ -352,8 +352,9 @@ def seal(work: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
     """Write the manifest of a whole working folder: `manifest` and the SHA-256 of the files called `names`."""
     files = {name: sha256_of_file(work / name) for name in sorted(names)}
     write_file(work / MANIFEST, json_bytes({**manifest, "files": files}))
+    vouched = {*files, MANIFEST}
     for stray in [path for path in work.rglob("*") if path.is_file()]:
-        if stray.relative_to(work).as_posix() not in {*files, MANIFEST}:
+        if stray.relative_to(work).as_posix() not in vouched:
             stray.unlink()
 
 

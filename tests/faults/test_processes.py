@@ -65,18 +65,35 @@ def assert_nothing_half(folder: Path) -> None:
 # --- killed -------------------------------------------------------------------------------------
 
 
+class Kills:
+    """Random moments of a stage, until it was killed so often as is asked: one that had ended before does not count."""
+
+    def __init__(self, seed: int, wanted: int, earliest: float = 0.0, latest: float = 1.0) -> None:
+        self.wanted, self.killed, self.tried = wanted, 0, 0
+        self._random, self._ends = random.Random(seed), (earliest, latest)
+
+    def moments(self, duration: float) -> Iterator[float]:
+        """Seconds after which to kill what takes `duration`."""
+        while self.killed < self.wanted:
+            assert self.tried < 6 * self.wanted, f"{self.killed} of {self.tried} killed"
+            self.tried += 1
+            yield self._random.uniform(*self._ends) * duration
+
+    def count(self, status: int) -> None:
+        self.killed += status == -signal.SIGKILL
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["diagrams", "trajectory", "prompts", "prepare", "model"])
 def test_killed_at_a_random_moment_a_stage_goes_on_and_ends_with_the_same_bytes(study, stage):
     out = study.folder / OUTS[stage]
     expected = contents(out)
     assert study(stage, *ARGUMENTS[stage]) == 0, study.output
-    duration, moments, killed = study.seconds, random.Random(7), 0
-    for _ in range(tries(2)):
+    kills = Kills(7, tries(2))
+    for moment in kills.moments(study.seconds):
         if stage in ("diagrams", "trajectory"):
             shutil.rmtree(out)
-        status = study(stage, *ARGUMENTS[stage], after=moments.uniform(0, duration))
-        killed += status == -signal.SIGKILL
+        kills.count(study(stage, *ARGUMENTS[stage], after=moment))
         assert_nothing_half(study.folder)
         begun = {
             p.relative_to(work).as_posix(): p.stat().st_ino
@@ -89,19 +106,18 @@ def test_killed_at_a_random_moment_a_stage_goes_on_and_ends_with_the_same_bytes(
         assert set(found) >= set(expected) - {"loss.csv"}
         for name, inode in begun.items():  # what was finished was not computed again
             assert (out / name).stat().st_ino == inode
-    print(f"{stage}: {killed} of {tries(2)} killed")
+    print(f"{stage}: {kills.killed} of {kills.tried} killed")
 
 
 @pytest.mark.slow
 def test_killed_at_a_random_moment_finetune_leaves_nothing_half_and_no_run_running(study):
     expected = contents(study.folder / f"activations/{SET}"), contents(study.folder / f"tuned/{SET}")
     assert study("finetune", *RUN) == 0, study.output
-    duration, moments, killed = study.seconds, random.Random(8), 0
-    for _ in range(tries()):
+    kills = Kills(8, tries(), 0.2, 0.9)
+    for moment in kills.moments(study.seconds):
         for kind in ("activations", "tuned"):
             shutil.rmtree(study.folder / kind)
-        status = study("finetune", *RUN, after=moments.uniform(0.2, 0.9) * duration)
-        killed += status == -signal.SIGKILL
+        kills.count(study("finetune", *RUN, after=moment))
         assert_nothing_half(study.folder)
         assert study("finetune", *RUN) == 0, study.output
         found = contents(study.folder / f"activations/{SET}"), contents(study.folder / f"tuned/{SET}")
@@ -109,30 +125,31 @@ def test_killed_at_a_random_moment_finetune_leaves_nothing_half_and_no_run_runni
     assert study("track", "--replay") == 0, study.output
     statuses = {run.info.status for run in runs(study.folder)}
     assert statuses <= {"FINISHED", "KILLED"}  # none of the latter where it was killed before its run began
-    print(f"finetune: {killed} of {tries()} killed")
+    print(f"finetune: {kills.killed} of {kills.tried} killed")
 
 
 @pytest.mark.slow
 def test_killed_at_a_random_moment_track_logs_nothing_twice(study):
     (before,) = runs(study.folder)
     expected = {key: history(study.folder, before, key) for key in before.data.metrics}
-    moments = random.Random(9)
-    for _ in range(tries()):
-        (study.folder / "mlflow.db").unlink()
-        assert study("track", *RUN) == 0, study.output  # into a fresh store, to know how long it takes
-        duration = study.seconds
+    (study.folder / "mlflow.db").unlink()
+    assert study("track", *RUN) == 0, study.output  # into a fresh store, to know how long it takes
+    kills = Kills(9, tries(), 0.3, 0.9)
+    for moment in kills.moments(study.seconds):
         (study.folder / "mlflow.db").unlink()
         # MLflow's making of its own tables cannot bear a kill (docs/RELIABILITY.md): they are there before
         make = "import mlflow; mlflow.search_experiments()"
         store = environment(MLFLOW_TRACKING_URI=f"sqlite:///{study.folder}/mlflow.db")
         subprocess.run([sys.executable, "-c", make], env=store, check=True)
-        study("track", *RUN, after=moments.uniform(0.3, 0.9) * duration)
+        kills.count(study("track", *RUN, after=moment))
         assert study("track", *RUN) == 0, study.output
-        full = [run for run in runs(study.folder) if "topoflow.trajectory" in run.data.tags]
-        (run,) = full
+        (run,) = runs(study.folder)  # that of the call that was killed, if it had begun one
+        assert run.info.status == "FINISHED"
+        assert "topoflow.trajectory" in run.data.tags
         for key, values in expected.items():
-            if key.startswith(("topology/", "trajectory/", "claims/", "behaviour/")):
+            if key.startswith(("topology/", "trajectory/", "claims/", "behaviour/", "loss")):
                 assert history(study.folder, run, key) == values, key
+    print(f"track: {kills.killed} of {kills.tried} killed")
 
 
 def runs(folder: Path) -> list:

@@ -115,7 +115,9 @@ def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path):
         assert training.returncode == 0, errors
         assert output.endswith("trained\n")
         (left,) = spool(tmp_path)
-        assert "could not be sent to http://127.0.0.1" in replay(tmp_path, dead)
+        said = replay(tmp_path, dead)
+        assert "could not be sent to http://127.0.0.1" in said
+        assert "secret" not in said + errors
     text = left.read_text()
     assert "secret" not in text
     # it comes up elsewhere: as a store here

@@ -108,7 +108,9 @@ def velocity_figure(
     third = _shade_first_third(panels, marks)
     shown = of_prompts or ends
     for layer, colour in zip(layers, layer_colours(len(layers)), strict=True):
-        _velocity_line(top, marks[1:], curves[layer], shown[layer], colour, f"layer {layer}")
+        # many long bands would hide all else
+        haze = 0.16 if marks.size <= MOST_MARKED else min(0.16, 0.5 / len(layers))
+        _velocity_line(top, marks[1:], curves[layer], shown[layer], colour, f"layer {layer}", haze)
     top.set_ylabel(velocity_label(dimension, order))
     heights = [np.fmax(curves[layer], shown[layer][1]) for layer in layers]
     floor = {
@@ -155,7 +157,13 @@ def _prompt_bands(
 
 
 def _velocity_line(
-    axes: Axes, ends: Floats, values: Floats, band: tuple[Floats, Floats], colour: Any, name: str
+    axes: Axes,
+    ends: Floats,
+    values: Floats,
+    band: tuple[Floats, Floats],
+    colour: Any,
+    name: str,
+    haze: float,
 ) -> None:
     """Draw one layer: line, band, and a star on its peak, whose step goes into the legend."""
     if not np.isfinite(values).any():
@@ -168,7 +176,7 @@ def _velocity_line(
         axes.plot(ends[peak], values[peak], **peak_style(colour))
     if ends.size == 1:  # a band of one point has no width
         axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
-    axes.fill_between(ends, *band, color=colour, alpha=0.16, linewidth=0)
+    axes.fill_between(ends, *band, color=colour, alpha=haze, linewidth=0)
     axes.plot(ends, values, **line_style(ends.size), color=colour, label=label, zorder=3)
 
 

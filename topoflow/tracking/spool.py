@@ -16,6 +16,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import tempfile
 import threading
 import time
@@ -181,7 +182,9 @@ def without_password(uri: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    """Of what an error says, without user name and password in the addresses that MLflow quotes."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"(?<=://)[^/\s]*@", "", line)[:500]
 
 
 # --- to the store -------------------------------------------------------------------------------
