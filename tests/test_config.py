@@ -618,3 +618,11 @@ class TestSftConfig:
     def test_what_topoflow_sets_is_refused_with_the_reason(self, key, reason):
         with pytest.raises(ValueError, match=rf"finetune\.sft_config must not hold '{key}': {reason}"):
             parse_params(with_value("finetune", {"sft_config": {key: 1}}))
+
+
+@pytest.mark.parametrize(("name", "reason"), [("x" * 5000, "File name too long"), (".", "Is a directory")])
+def test_a_file_that_cannot_be_read_is_refused_and_its_name_cut(tmp_path, monkeypatch, name, reason):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"must be a file that can be read: {reason}") as caught:
+        read_mapping(name)
+    assert len(str(caught.value)) < 300

@@ -420,6 +420,7 @@ def test_sets_of_another_run_and_diagrams_of_other_states_are_refused(study):
 # --- numbers that are none ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_states_that_diverge_are_left_out_named_in_the_note_and_never_a_metric(study):
     folder = study.folder / f"activations/{SET}"
     manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -516,6 +517,7 @@ def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):
     assert "&lt;img" in table
 
 
+@pytest.mark.slow
 def test_a_planted_token_is_in_no_file_that_a_study_leaves(study):
     secret = "hf_" + "PLANTED" * 5
     for name in ("activations", "diagrams", "results", "tuned", "mlflow.db", "mlruns"):

@@ -28,6 +28,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
+    except OSError as error:  # a folder, or a name that is none: params.yaml may name the file
+        raise ValueError(f"{str(path)[:200]} must be a file that can be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be YAML: {error}") from None
     if not isinstance(mapping, dict):
