@@ -130,14 +130,13 @@ def test_every_trainer_is_recorded_as_in_one_process(ranks, tokenizer, tmp_path,
     trained = load_file(folder / scenario / kind / "trained.safetensors")
     assert any(value.abs().max() > 0 for name, value in trained.items() if "lora_B" in name)
     model.load_state_dict(trained)
-    bf16 = scenario == "each_in_bf16"
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        witness = record_states(model, tokenize_prompts(tokenizer, PROMPTS, 512), [2, 4], pad_token_id=0)
+    witness = record_states(model, tokenize_prompts(tokenizer, PROMPTS, 512), [2, 4], pad_token_id=0)
     with np.load(folder / scenario / kind / "clouds.npz", allow_pickle=False) as found:
         for layer, expected in witness.items():
             assert found[str(layer)].dtype == np.float32
-            error = np.abs(found[str(layer)] - expected).max()
-            assert error <= (3e-2 if bf16 else 1e-5) * np.abs(expected).max()
+            error = np.abs(found[str(layer)] - expected).max() / np.abs(expected).max()
+            # bfloat16 has eight bits: it is near float32, and cannot be nearer
+            assert 1e-4 < error < 3e-2 if scenario == "each_in_bf16" else error <= 1e-5
 
 
 @slow
