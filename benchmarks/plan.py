@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -64,13 +64,16 @@ def measure(case: str, times: int) -> tuple[dict[str, list[float]], dict[str, li
         with tempfile.TemporaryDirectory() as place:
             study = make_study(Path(place) / "study", overrides)
             if model != "tiny":  # a plan tells nothing of a download, and needs the model's shape
-                seconds(study, "model", model)
-            output = call(study, "plan", "--objective", "helpful", "--model", model)
+                stage_usage(study, "model", model)
+            output, _ = call(study, "plan", "--objective", "helpful", "--model", model)
             for name, number in numbers(output).items():
                 said.setdefault(name, []).append(number)
             for stage in STAGES:
                 if stage != "model" or model == "tiny":
-                    found.setdefault(f"time of {stage}", []).append(seconds(study, stage, model))
+                    usage = stage_usage(study, stage, model)
+                    found.setdefault(f"time of {stage}", []).append(usage.ru_utime + usage.ru_stime)
+                    if stage == "finetune":
+                        found.setdefault("memory", []).append(usage.ru_maxrss * 1024)
             for name, size in sizes(study).items():
                 found.setdefault(name, []).append(size)
     return said, found
@@ -86,24 +89,28 @@ def make_study(folder: Path, overrides: list[str]) -> Path:
     return folder
 
 
-def call(study: Path, *arguments: str) -> str:
+def call(study: Path, *arguments: str) -> tuple[str, Any]:
+    """What a command says, and what it used."""
     settings = {
         "PYTHONPATH": str(HERE.parent), "TOPOFLOW_CACHE": str(study / "cache"), "TQDM_DISABLE": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{study}/mlflow.db", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [sys.executable, "-c", TOPOFLOW, *arguments]
-    return subprocess.run(  # noqa: S603 (no shell)
-        command, cwd=study, env={**os.environ, **settings}, check=True, capture_output=True, text=True
-    ).stdout
+    with subprocess.Popen(  # noqa: S603 (no shell)
+        command, cwd=study, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed in {study}")
+    return output, usage
 
 
-def seconds(study: Path, stage: str, model: str) -> float:
-    """Of CPU, that a stage takes."""
+def stage_usage(study: Path, stage: str, model: str) -> Any:
     given = {"model": ["--model", model], "prompts": [], "prepare": ["--objective", "helpful"]}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    call(study, stage, *given.get(stage, ["--model", model, "--objective", "helpful"]))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return call(study, stage, *given.get(stage, ["--model", model, "--objective", "helpful"]))[1]
 
 
 def numbers(output: str) -> dict[str, float]:

@@ -370,7 +370,7 @@ def test_places_named_in_the_protocol_exist():
 
 def test_the_table_of_trainers_names_tests_that_there_are():
     text = (REPOSITORY / "docs/how-to/trainers.md").read_text(encoding="utf-8")
-    known = dict(re.findall(r"^\| (\d) \| `(\S+)` \|$", text, flags=re.MULTILINE))
+    known = dict(re.findall(r"^\| (\d+) \| `(\S+)` \|$", text, flags=re.MULTILINE))
     for name in known.values():
         file, _, test = name.partition("::")
         assert f"def {test}(" in (REPOSITORY / "tests/recording" / file).read_text(encoding="utf-8")

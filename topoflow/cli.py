@@ -214,12 +214,10 @@ def checkpoint_source(
     if (hub is None) != (revisions is None):
         raise ValueError("--hub and --revisions must be given together")
     if checkpoints is None:
-        found = _revisions(revisions or "")
-        return {"source": "revisions", "id": hub, "revisions": found, "remove_downloads": remove_downloads}
-    source: dict[str, Any] = {"source": "checkpoints", "path": checkpoints}
-    if steps is not None:
-        source["steps"] = [_number(step, "--steps") for step in steps.split(",")]
-    return source
+        named = {"id": hub, "revisions": _revisions(revisions or "")}
+        return {"source": "revisions", **named, "remove_downloads": remove_downloads}
+    chosen = {} if steps is None else {"steps": [_number(step, "--steps") for step in steps.split(",")]}
+    return {"source": "checkpoints", "path": checkpoints, **chosen}
 
 
 @_command

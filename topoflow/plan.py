@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from topoflow.config import Params
 
 _FLOAT = 4  # bytes: weights, gradients and moments are float32
-# What is written of a diagram, of what it holds as float64: H0 bars are born at 0, and the file is deflated.
+# What is written of a diagram, where none has been: of what it holds as float64 (H0 bars are born at 0), deflated.
 _DEFLATED = 0.8
-# H1 bars a point of a subsample, where none have been counted: what language models' states have.
-H1_BARS = 0.36
+_H1_BARS = 0.36  # a point of a subsample, in language models' states
+# Of what a stage that trains takes to begin: what one that does not takes, and what `track` draws and logs.
+_BEGIN = 0.25
+_PICTURES = 1.2
+_PROCESS = 800_000_000  # bytes of memory of a Python with torch and TRL, or of a GPU's context
+# Floats a token that training keeps for the backward pass: a block, in hidden sizes, and the logits, in vocabularies.
+# Fitted to what Llamas with adapters on all linear layers hold at their peak, of 12 and 24 blocks and two vocabularies;
+# the allocator of a CPU may keep as much again.
+_KEPT = 18
+_LOGITS = 4.5
 _FLOOR_PAIRS = 32  # of prompts, in `sampling_floor`, two kinds of them
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
 _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
@@ -79,8 +87,7 @@ class Counts:
 class Rates:
     """Seconds: of a token in training and in a forward pass, of opening a model, of topology on one core.
 
-    `start` is what a stage that trains takes before it begins, `begin` one that does not, and `pictures` what `track`
-    draws and logs.
+    `start` is what a stage that trains takes before it begins. `cell_bytes` are those of a cell's file of diagrams.
     """
 
     training_token: float
@@ -92,9 +99,7 @@ class Rates:
     h1_distance: float
     h0_distance: float
     start: float = 12.0
-    begin: float = 4.0
-    pictures: float = 20.0
-    h1_bars: float = H1_BARS  # a point of a subsample
+    cell_bytes: float | None = None  # where none was written
     pretraining: float | None = None  # of an embedded model, all of it, where it was timed
 
     @classmethod
@@ -125,7 +130,7 @@ def count(
     texts: Texts,
     steps: Sequence[int] | None = None,
     adapters: bool = False,
-    h1_bars: float = H1_BARS,
+    cell_bytes: float | None = None,
 ) -> Counts:
     """Count what a run does.
 
@@ -138,8 +143,8 @@ def count(
         Those of checkpoints that are there already; without it, the run trains, and they are the schedule's.
     adapters : bool
         Whether these are adapters of one model, and not models each.
-    h1_bars : float
-        H1 bars a point of a subsample.
+    cell_bytes : float, optional
+        Of a cell's file of diagrams; without it, what language models' states usually leave.
 
     Examples
     --------
@@ -159,14 +164,14 @@ def count(
     batch = settings.per_device_train_batch_size
     batches = n_steps * settings.gradient_accumulation_steps
     m, b = topology.subsample_size, topology.n_subsamples
+    if cell_bytes is None:
+        cell_bytes = b * _DEFLATED * (8 * (m - 1) + 16 * _H1_BARS * m)
     bands = params.trajectory.n_replicates * _BAND_SUBSAMPLES if m < n else 0
     floor = 2 * _FLOOR_PAIRS
     item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
     of_prompts = padded(sorted(texts.prompts), recording.batch_size)
     behaviour = recording.behaviour
     training = _FLOAT * (3 * size.n_trainable) if trained else 0
-    longest = max(texts.rows, default=0) * batch if trained else 0
-    widest = max(texts.prompts) * min(recording.batch_size, n)
     return Counts(
         steps=n_steps,
         models_opened=1 if trained or adapters else t,
@@ -184,19 +189,30 @@ def count(
         h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + floor,
         h0_distances=2 * (t - 1) * b + floor,
         activation_bytes=t * (layers * n * size.hidden_size * item + behaviour * 2 * n * 8),
-        diagram_bytes=round(t * layers * b * _DEFLATED * (8 * (m - 1) + 16 * h1_bars * m)),
+        diagram_bytes=round(t * layers * cell_bytes),
         weight_bytes=_FLOAT * size.n_trainable if trained else 0,
         # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first
         scratch_bytes=2 * training * bool(params.compute.save_steps)
         + behaviour * 3 * n * size.vocab_size * 4,
-        memory_bytes=_FLOAT * size.n_parameters
+        memory_bytes=_PROCESS
+        + _FLOAT * size.n_parameters
         + training
-        + _FLOAT
-        * max(
-            longest * (16 * size.n_layers * size.hidden_size + 2 * size.vocab_size),
-            widest * 8 * size.hidden_size,
-        ),
+        + _of_a_pass(params, size, texts, trained),
     )
+
+
+def _of_a_pass(params: Params, size: Size, texts: Texts, trained: bool) -> int:
+    """Bytes of memory that the largest forward pass needs, of training or of recording."""
+    settings, recording = params.finetune, params.recording
+    recorded = max(texts.prompts) * min(recording.batch_size, params.prompts.n_prompts) * 8 * size.hidden_size
+    if not trained:
+        return _FLOAT * recorded
+    further = settings.sft_config if isinstance(settings.sft_config, dict) else {}
+    checkpointed = further.get("activation_checkpointing") or further.get("gradient_checkpointing")
+    # checkpointed, a block keeps what it was given, and one at a time has all
+    kept = size.n_layers + _KEPT if checkpointed else size.n_layers * _KEPT
+    longest = max(texts.rows, default=0) * settings.per_device_train_batch_size
+    return round(_FLOAT * max(recorded, longest * (kept * size.hidden_size + _LOGITS * size.vocab_size)))
 
 
 def padded(lengths: Sequence[int], batch_size: int) -> int:
@@ -217,12 +233,13 @@ def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: i
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
     recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
     made = pretraining_tokens * rates.training_token if rates.pretraining is None else rates.pretraining
+    begin, pictures = _BEGIN * rates.start, _PICTURES * rates.start
     parts = {"model": rates.start + made}
     parts["finetune"] = rates.start + counts.models_opened * rates.open_model
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
-    parts["diagrams"] = rates.begin + cells / min(n_workers, counts.cells)
-    parts["trajectory"] = rates.begin + layer * math.ceil(counts.layers / n_workers)
-    parts["track"] = rates.begin + rates.pictures
+    parts["diagrams"] = begin + cells / min(n_workers, counts.cells)
+    parts["trajectory"] = begin + layer * math.ceil(counts.layers / n_workers)
+    parts["track"] = begin + pictures
     return parts
 
 

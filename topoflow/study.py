@@ -200,7 +200,7 @@ def cost(
     n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
     if flops is None and not refusals:
         rates = calibration.measure(params, chosen, found, start)
-        counts = planning.count(params, found.size, found.texts, steps, adapters, rates.h1_bars)
+        counts = planning.count(params, found.size, found.texts, steps, adapters, rates.cell_bytes)
     else:
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)
     seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)

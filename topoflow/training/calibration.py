@@ -15,7 +15,7 @@ import numpy as np
 from topoflow import layout
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
 from topoflow.layout import Run
-from topoflow.plan import H1_BARS, Rates, Size, Texts, padded
+from topoflow.plan import Rates, Size, Texts, padded
 from topoflow.training import embedded, models
 
 logger = logging.getLogger(__name__)
@@ -252,19 +252,18 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
     from threadpoolctl import threadpool_limits
 
     from topoflow.dynamics.cells import cell_distances, summarise_cell
+    from topoflow.storage import diagram_bytes
     from topoflow.topology.persistence import subsample_diagrams
     from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
     topology, n = params.topology, params.prompts.n_prompts
     rng = np.random.default_rng(0)
-    real = bool(cells) and len(cells[0]) == n
-    if real:
+    if cells and len(cells[0]) == n:
         first, last = (np.asarray(cell, np.float64) for cell in cells)
-    else:  # a spectrum that falls, as that of trained models' states does
-        first, moved = (
-            rng.normal(size=(n, hidden_size)) / np.sqrt(1 + np.arange(hidden_size)) for _ in range(2)
-        )
-        last = first + 0.05 * moved
+    else:  # a spectrum that falls so that they have about as many H1 bars as trained models' states
+        spectrum = (1 + np.arange(hidden_size)) ** -1.5
+        first, moved = (rng.normal(size=(n, hidden_size)) * spectrum for _ in range(2))
+        last = first + 0.02 * moved
     plan = subsample_plan(n, topology.n_subsamples, topology.subsample_size, params.seed)
     order = params.trajectory.order
 
@@ -280,12 +279,11 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         _, summary = timed(lambda: summarise_cell(cell))
         _, h1 = timed(lambda: cell_distances(cell, other, 1, order))
         _, h0 = timed(lambda: cell_distances(cell, other, 0, order))
-    bars = float(np.mean([len(pair[1]) for pair in cell]))
     return {
         "matrix": matrix,
         "diagram": diagrams / len(plan),
         "summary": summary,
         "h1_distance": h1 / len(plan),
         "h0_distance": h0 / len(plan),
-        "h1_bars": bars / topology.subsample_size if real else H1_BARS,
+        "cell_bytes": len(diagram_bytes(cell)),
     }

@@ -247,19 +247,11 @@ def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[N
     except errors.HFValidationError as error:
         told = str(error)
     except (errors.LocalEntryNotFoundError, ConnectionError) as error:
-        told = (
-            "it is not in the cache, and HF_HUB_OFFLINE forbids to download it; unset that, or fetch it where there "
-            f"is a network, with: hf download {repository}"
-            if is_offline()
-            else f"it is not in the cache, and the Hub cannot be reached from here: {error.__cause__ or error}"
-        )
+        told = _why_not_here(repository, error.__cause__ or error)
     except FileNotFoundError as error:  # of the library datasets
         told = f"{error} For a gated or private one, log in with: hf auth login"
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        told = f"the Hub answers {status}: {error}"
-        if status in (401, 403):
-            told = f"access is denied ({status}); log in with a token that may read it: hf auth login"
+        told = _what_it_answers(error)
     except transport as error:
         told = f"the Hub cannot be reached from here: {error}"
     else:
@@ -267,6 +259,27 @@ def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[N
     raise ValueError(
         f"id must be a {kind} that the Hub or its local cache has, got {repository!r} at {revision!r}: {told}"
     ) from None
+
+
+def _why_not_here(repository: str, cause: BaseException) -> str:
+    """Why a model that is not in the cache could not be downloaded."""
+    from huggingface_hub import errors
+
+    if is_offline():
+        return (
+            "it is not in the cache, and HF_HUB_OFFLINE forbids to download it; unset that, or fetch it where there "
+            f"is a network, with: hf download {repository}"
+        )
+    if isinstance(cause, errors.HfHubHTTPError):
+        return _what_it_answers(cause)
+    return f"it is not in the cache, and the Hub cannot be reached from here: {cause}"
+
+
+def _what_it_answers(error: Any) -> str:
+    status = error.response.status_code
+    if status in (401, 403):
+        return f"access is denied ({status}); log in with a token that may read it: hf auth login"
+    return f"the Hub answers {status}: {error}"
 
 
 def is_offline() -> bool:
