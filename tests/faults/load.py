@@ -1,12 +1,12 @@
 """How time and memory of the stages grow with a study of planted states; run by hand, on a quiet machine.
 
-    python tests/faults/load.py                             # 200, 400 and 800 checkpoints of 8 layers
+    python tests/faults/load.py                             # 200 to 1600 checkpoints of 8 layers
     python tests/faults/load.py 1000x32 1000x3 10000x3      # checkpoints x layers; always 64 subsamples
 
 The states of 24 prompts, 8 coordinates each, move fast and then slowly; loss and behaviour are planted beside them.
 Then the stages `diagrams`, `trajectory`, `track` (into SQLite) and the report are run as they are, one after another,
 each size in a process of its own. Of each stage its seconds of CPU, its seconds, and its own peak memory (MiB) are
-shown, then how CPU seconds grow with cells: the slope of their logarithms, which is 1 where time is linear.
+shown; of four sizes or more, then, the straight line through the CPU seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 N_PROMPTS, HIDDEN_SIZE, N_SUBSAMPLES, SUBSAMPLE_SIZE = 24, 8, 64, 12
-SIZES = ["200x8", "400x8", "800x8"]
+SIZES = ["200x8", "400x8", "800x8", "1600x8"]
 
 
 def study(n_layers: int):
@@ -170,11 +170,29 @@ def main(sizes: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             table[size] = in_a_process(size, Path(folder))
         print(size, table[size], flush=True)
-    if len(sizes) > 1:
-        cells = [np.prod([int(part) for part in size.split("x")]) for size in sizes]
-        for stage in ("diagrams", "trajectory", "track", "report"):
-            slope = np.polyfit(np.log(cells), np.log([table[size][stage][0] for size in sizes]), 1)[0]
-            print(f"{stage}: CPU seconds grow with cells to the power {slope:.2f}")
+    for line in fits(table):
+        print(line)
+
+
+def fits(table: dict[str, dict[str, list[float]]]) -> Iterator[str]:
+    """CPU seconds of each stage as a straight line in cells and layers, and how much of their variance it explains.
+
+    In layers too, for each has a part that does not grow with a long run: the distances of 128 checkpoints, a panel in
+    pictures.
+    """
+    steps, layers = np.array([[int(part) for part in size.split("x")] for size in table]).T
+    columns = {"s": np.ones(len(table)), "s a cell": steps * layers, "s a layer": layers}
+    if len(set(layers)) == 1:  # and so it cannot be told from what is once
+        del columns["s a layer"]
+    if len(table) <= len(columns):
+        return
+    for stage in ("diagrams", "trajectory", "track", "report"):
+        seconds = np.array([found[stage][0] for found in table.values()])
+        matrix = np.column_stack(list(columns.values()))
+        fit, *_ = np.linalg.lstsq(matrix, seconds, rcond=None)
+        explained = 1 - ((seconds - matrix @ fit) ** 2).sum() / ((seconds - seconds.mean()) ** 2).sum()
+        terms = " + ".join(f"{value:.3g} {unit}" for value, unit in zip(fit, columns, strict=True))
+        yield f"{stage}: {terms} (R2 {explained:.4f})"
 
 
 if __name__ == "__main__":
