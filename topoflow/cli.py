@@ -130,9 +130,11 @@ def _printable(text: str) -> str:
 def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
     """Run one objective end to end through DVC, into one MLflow run."""
     from topoflow import study
+    from topoflow.tracking.runs import where_to_look
 
     run_id = study.run(model, objective, split_overrides(overrides), seed)
     click.echo(f"MLflow run {run_id} holds the training and its topology.")
+    click.echo(f"Look at it: {where_to_look(run_id)}")
 
 
 @_command
@@ -195,10 +197,12 @@ def record(
     a study, write them under `objective` in params.yaml (source: checkpoints, or revisions).
     """
     from topoflow import study
+    from topoflow.tracking.runs import where_to_look
 
     source = checkpoint_source(checkpoints, steps, hub, revisions, remove_downloads)
     run_id = study.record(source, model, objective, split_overrides(overrides), seed)
     click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
+    click.echo(f"Look at it: {where_to_look(run_id)}")
 
 
 def checkpoint_source(

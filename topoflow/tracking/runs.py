@@ -215,6 +215,14 @@ def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
     return {name: _page(runs[0]) for name, runs in held.items() if runs}
 
 
+def where_to_look(run_id: str) -> str:
+    """The address of a run's page in MLflow's UI, after the command that a store in a file needs first."""
+    import mlflow
+
+    page, host = _page(mlflow.MlflowClient().get_run(run_id)), server()
+    return f"{host}/{page.url}" if host else f"mlflow ui, then open http://127.0.0.1:5000/{page.url}"
+
+
 def server() -> str | None:
     """The address of the MLflow server that is tracked to, without a password in it; None where it is a file."""
     import mlflow
