@@ -19,7 +19,7 @@ ui: $(READY)
 	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
 
 test: $(READY) ## all tests
-	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile --durations 10
 
 test-fast: $(READY) ## the tests without the slow ones
 	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real"
