@@ -229,7 +229,10 @@ def test_diagrams_in_processes_of_their_own_stop_with_them_and_go_on_where_they_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(tmp_path, model_cache, number):
     folder = tmp_path / "study"
-    lay_down_study(folder, small_params())
+    params = small_params()
+    params["finetune"]["max_steps"] = 300  # seconds after the first, so that it is stopped at work
+    params["recording"]["schedule"] = {"every": 300, "dense_until": 1}
+    lay_down_study(folder, params)
     recorded = ".topoflow/writing/activations*-*/step_000001/*.npy"
     command = ["run", "--objective", "helpful"]
     stopped(folder, model_cache, command, recorded, number)
