@@ -38,5 +38,8 @@ trainer = SFTTrainer(
 )
 trainer.add_callback(callback)
 trainer.train()
+layer = f"layer_{callback.layers[-1]:02d}"
+print(f"{trainer.state.global_step} of {options.max_steps} steps were trained.")
+print(f"step, and how far the H1 diagrams of {layer} moved since the one before (filtration distance):")
 for step, found in callback.metrics.items():
-    print(step, found.get(f"topology/h1_velocity/layer_{callback.layers[-1]:02d}"))
+    print(step, found.get(f"topology/h1_velocity/{layer}"))
