@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -115,7 +115,8 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     if run_id is not None:
         _fill(client, client.get_run(run_id), params, done)
         return run_id
-    found = _find_run(client, done.activations.sha256, done.sha256)
+    experiments = _experiments(client)
+    found = _find_run(client, experiments, done.activations.sha256, done.sha256)
     if found and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
         present = found.data.metrics
         topology = _topology_metrics(params, done.results)
@@ -124,7 +125,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     if found:
         _fill(client, found, params, done)
         return str(found.info.run_id)
-    begun = _begin(client, done)
+    begun = _begin(client, experiments, done)
     status = "FAILED"
     try:
         _fill(client, begun, params, done)
@@ -135,9 +136,9 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     return str(begun.info.run_id)
 
 
-def _begin(client: Any, done: FinishedRun) -> Any:
+def _begin(client: Any, experiments: Sequence[str], done: FinishedRun) -> Any:
     """A run for a topology whose training MLflow does not know: that of a call that did not come to its end, or new."""
-    for run in _tagged(client, BEGUN_TAG, done.sha256):
+    for run in _tagged(client, experiments, BEGUN_TAG, done.sha256):
         if TRAJECTORY_TAG not in run.data.tags:
             return run
     return _new_run(client, str(done.run), {BEGUN_TAG: done.sha256})
@@ -211,7 +212,8 @@ def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
 
     open_store()
     client = mlflow.MlflowClient()
-    held = {str(member.run): _tagged(client, TRAJECTORY_TAG, member.sha256) for member in members}
+    experiments = _experiments(client)
+    held = {str(it.run): _tagged(client, experiments, TRAJECTORY_TAG, it.sha256) for it in members}
     return {name: _page(runs[0]) for name, runs in held.items() if runs}
 
 
@@ -254,7 +256,7 @@ def log_comparison(
 
     client = mlflow.MlflowClient()
     digest = storage.sha256(storage.json_bytes(facts))
-    there = _tagged(client, COMPARISON_TAG, digest)
+    there = _tagged(client, _experiments(client), COMPARISON_TAG, digest)
     run = there[0] if there else _new_run(client, f"comparison of {len(facts['runs'])} runs")
     run_id = str(run.info.run_id)
     if not there:
@@ -274,20 +276,24 @@ def _page(run: Any) -> Page:
     return Page(str(run.info.experiment_id), str(run.info.run_id))
 
 
-def _find_run(client: Any, activations: str, trajectory: str) -> Any | None:
+def _find_run(client: Any, experiments: Sequence[str], activations: str, trajectory: str) -> Any | None:
     """The run to fill, or the one that is full already; a failed or killed run is left as it is."""
-    runs = _tagged(client, ACTIVATIONS_TAG, activations)
+    runs = _tagged(client, experiments, ACTIVATIONS_TAG, activations)
     for run in runs:  # each training that ended well gets its topology, also one that repeats another
         if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
             return run
     return next((run for run in runs if run.data.tags.get(TRAJECTORY_TAG) == trajectory), None)
 
 
-def _tagged(client: Any, tag: str, value: str) -> list[Any]:
-    """The runs of all experiments with a tag of this value, newest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+def _experiments(client: Any) -> list[str]:
+    """The ids of all experiments: a run may have been logged into any."""
+    return [str(experiment.experiment_id) for experiment in client.search_experiments()]
+
+
+def _tagged(client: Any, experiments: Sequence[str], tag: str, value: str) -> list[Any]:
+    """The runs of experiments with a tag of this value, newest first."""
     query = f"tags.`{tag}` = '{value}'"
-    return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+    return list(client.search_runs(list(experiments), query, order_by=["attributes.start_time DESC"]))
 
 
 def _new_run(client: Any, name: str, tags: Mapping[str, str] | None = None) -> Any:
