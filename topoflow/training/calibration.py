@@ -164,49 +164,20 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
         Seconds that the libraries took to load.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from topoflow.config.schedule import Schedule
-    from topoflow.recording.callback import TopologyCallback
     from topoflow.training import sft
 
     torch.set_num_threads(params.finetune.n_threads)
     began = time.perf_counter()
-    if found.folder is not None:
-        network = models.open_model(found.folder)
-    elif any(weights.is_meta for weights in found.network.parameters()):
-        from_config: Any = AutoModelForCausalLM.from_config
-        network = from_config(found.network.config, dtype=torch.float32).eval()
-    else:
-        network = found.network
+    network = _network(found)
     opened = time.perf_counter() - began
-    marks: list[tuple[str, float]] = []
-
-    class Stopwatch(TopologyCallback):
-        """Notes when recordings begin and end, and steps end."""
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            marks.append(("recording", time.perf_counter()))
-            super().on_train_begin(*args, **kwargs)
-            marks.append(("recorded", time.perf_counter()))
-
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            marks.append(("step", time.perf_counter()))
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            marks.append(("stepped", time.perf_counter()))
-            super().on_step_end(*args, **kwargs)
-
     chosen = _some(found, params)
     batch = params.finetune.per_device_train_batch_size * params.finetune.gradient_accumulation_steps
     rows = found.rows or [
         {"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in chosen
     ]
-    recording = params.recording
-    watch = Stopwatch(
-        chosen, recording.layers, Schedule(), batch_size=recording.batch_size, max_length=recording.max_length,
-        behaviour=recording.behaviour,
-    )  # fmt: skip
+    marks: list[tuple[str, float]] = []
+    watch = _stopwatch(params, chosen, marks)
     settings = replace(params.finetune, max_steps=_STEPS, warmup_steps=0)
     few = [rows[at % len(rows)] for at in range(_STEPS * batch)]
     with tempfile.TemporaryDirectory() as folder:
@@ -224,12 +195,53 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
     return Rates(
         training_token=float(spent[1:].sum() / (tokens[1:].sum() * share)),
         forward_token=(at["recorded"][0] - at["recording"][0])
-        / padded(sorted(prompt_tokens), recording.batch_size),
+        / padded(sorted(prompt_tokens), params.recording.batch_size),
         open_model=opened,
         start=start,
         pretraining=_pretraining(params.model_source(run.model), found),
         **_topology_rates(params, cells if found.folder else [], found.size.hidden_size),
     )
+
+
+def _network(found: Found) -> Any:
+    """The model with its weights, or with any of the same sizes where these are not here."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if found.folder is not None:
+        return models.open_model(found.folder)
+    if any(weights.is_meta for weights in found.network.parameters()):
+        from_config: Any = AutoModelForCausalLM.from_config
+        return from_config(found.network.config, dtype=torch.float32).eval()
+    return found.network
+
+
+def _stopwatch(params: Params, prompts: Sequence[Any], marks: list[tuple[str, float]]) -> Any:
+    """A callback that records as the study does, and notes when recordings and steps begin and end."""
+    from topoflow.config.schedule import Schedule
+    from topoflow.recording.callback import TopologyCallback
+
+    def mark(what: str) -> None:
+        marks.append((what, time.perf_counter()))
+
+    class Stopwatch(TopologyCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            mark("recording")
+            super().on_train_begin(*args, **kwargs)
+            mark("recorded")
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            mark("step")
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            mark("stepped")
+            super().on_step_end(*args, **kwargs)
+
+    recording = params.recording
+    return Stopwatch(
+        prompts, recording.layers, Schedule(), batch_size=recording.batch_size, max_length=recording.max_length,
+        behaviour=recording.behaviour,
+    )  # fmt: skip
 
 
 def _pretraining(source: ModelSource, found: Found) -> float | None:
