@@ -184,3 +184,21 @@ def path_with(*folders: Path) -> str:
     return os.pathsep.join(
         [*map(str, folders), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
+
+
+def drawn_by_another_process(test: Path) -> list[str]:
+    """SHA-256 of every picture of a test's `EVERY`, drawn under another hash seed; then whether it imported pyplot."""
+    code = """
+import hashlib, runpy, sys
+module = runpy.run_path(sys.argv[1])
+for make in module["EVERY"].values():
+    print(hashlib.sha256(module["style"].png_bytes(make())).hexdigest())
+print("matplotlib.pyplot" in sys.modules)
+"""
+    path = os.pathsep.join(
+        [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    )  # it imports this module
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path}
+    command = [sys.executable, "-c", code, str(test)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return found.stdout.split()

@@ -1,13 +1,11 @@
 """The pictures: what is on them, that their bytes repeat, and that poor data make a plain picture."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from support import drawn_by_another_process
 
 from topoflow.figures import checkpoints, persistence, style
 from topoflow.figures.side_by_side import comparison_figure
@@ -121,20 +120,8 @@ def test_the_same_figure_gives_the_same_bytes(name: str) -> None:
 
 
 def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
-    code = """
-import hashlib, runpy, sys
-module = runpy.run_path(sys.argv[1])
-for make in module["EVERY"].values():
-    print(hashlib.sha256(module["style"].png_bytes(make())).hexdigest())
-print("matplotlib.pyplot" in sys.modules)
-"""
     here = [hashlib.sha256(expected_bytes(name)).hexdigest() for name in EVERY]
-    command = [sys.executable, "-c", code, __file__]
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    there = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert there == [*here, "False"]
+    assert drawn_by_another_process(Path(__file__)) == [*here, "False"]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -1,9 +1,6 @@
 """The pictures of a comparison: what is on them, that their bytes repeat, and that small studies have plain ones."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -16,6 +13,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from support import drawn_by_another_process
 
 from topoflow import layout, storage
 from topoflow.figures import style
@@ -122,20 +120,8 @@ def texts(figure: Figure) -> str:
 
 
 def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
-    code = """
-import hashlib, runpy, sys
-module = runpy.run_path(sys.argv[1])
-for make in module["EVERY"].values():
-    print(hashlib.sha256(module["style"].png_bytes(make())).hexdigest())
-print("matplotlib.pyplot" in sys.modules)
-"""
     here = [hashlib.sha256(style.png_bytes(drawn(name))).hexdigest() for name in EVERY]
-    command = [sys.executable, "-c", code, __file__]
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    there = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert there == [*here, "False"]
+    assert drawn_by_another_process(Path(__file__)) == [*here, "False"]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -1,4 +1,4 @@
-"""What the charts of a report show, as plain data for report.js: velocities by step, and maps.
+"""What the charts of a report show, as plain data for page.js: velocities by step, and maps.
 
 Pure: arrays in, dictionaries of numbers and text out. Colours are those of the pictures.
 """
@@ -40,7 +40,7 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
     Returns
     -------
     dict
-        See `report.js`.
+        See `page.js`.
     """
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
@@ -97,7 +97,7 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
     Returns
     -------
     dict
-        See `report.js`.
+        See `page.js`.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
     scale = _Scale(np.unique(np.concatenate(list(marks.values()))))
@@ -139,7 +139,7 @@ def map_chart(
     Returns
     -------
     dict
-        See `report.js`.
+        See `page.js`.
     """
     colours = _group_colours(groups)
     names = sorted(layers)
