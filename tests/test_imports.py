@@ -68,7 +68,18 @@ def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
 
 # From what knows nothing of the rest to what users call: a module imports only what stands before it.
 ORDER = [
-    *("topology", "dynamics", "storage", "layout", "samples", "config", "processes", "scaffold", "compute"),
+    *(
+        "errors",
+        "topology",
+        "dynamics",
+        "storage",
+        "layout",
+        "samples",
+        "config",
+        "processes",
+        "scaffold",
+        "compute",
+    ),
     *("plan", "finished", "tables", "recording", "training", "figures", "tracking", "report", "comparison"),
     *("repair", "stages", "study", "cli", "backend"),
 ]

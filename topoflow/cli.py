@@ -16,6 +16,7 @@ import click
 
 from topoflow import scaffold, stages
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
+from topoflow.errors import printable
 from topoflow.layout import Run
 from topoflow.processes import Stopped, stop_at_sigterm
 
@@ -82,9 +83,9 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except ValueError as error:
-            raise click.ClickException(_printable(str(error))) from error
+            raise click.ClickException(printable(str(error))) from error
         except OSError as error:  # a full disk, a folder that is read-only, no more files to open
-            raise click.ClickException(f"{_printable(str(error))}; what was finished is kept") from error
+            raise click.ClickException(f"{printable(str(error))}; what was finished is kept") from error
         except KeyboardInterrupt as error:
             again = shlex.join(["topoflow", *sys.argv[1:]])
             click.echo(f"Stopped. What was finished is kept; go on with: {again}", err=True)
@@ -115,11 +116,6 @@ def init(folder: Path) -> None:
     for name in scaffold.lay_down(folder):
         click.echo(f"wrote {folder / name}")
     click.echo(f"Next: cd {folder}; topoflow run --objective helpful")
-
-
-def _printable(text: str) -> str:
-    """Text that may quote a stranger's, without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 @_command

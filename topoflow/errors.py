@@ -1,0 +1,98 @@
+"""What topoflow raises when it is given something that it cannot use: types with attributes, one sentence each.
+
+Every error here is a ValueError, so that a caller who knows only Python's own types catches it too. Tests assert
+the type and its attributes; the sentence is free to get better. Text that came from outside is shortened and freed
+of control characters before it is quoted.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from os import PathLike
+from typing import Any
+
+# The longest quotation of what was given, in characters: enough to recognise it, and not a file of it.
+LONGEST_QUOTE = 200
+
+
+def printable(text: str) -> str:
+    """Text of a stranger's without what would steer a terminal: control characters stand as their escapes.
+
+    >>> print(printable("red: " + chr(27) + "[31m"))
+    red: \\x1b[31m
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = LONGEST_QUOTE
+_shortened.maxlist = _shortened.maxdict = 8
+
+
+def quoted(value: Any) -> str:
+    """A value as an error message quotes it: its repr, some `LONGEST_QUOTE` characters of it, whatever it is.
+
+    >>> quoted("yes")
+    "'yes'"
+    >>> len(quoted([["a" * 10**6] * 1000] * 1000)) <= LONGEST_QUOTE + 3
+    True
+    """
+    try:
+        text = printable(_shortened.repr(value))
+    except (RecursionError, ValueError):  # ValueError: an integer of more digits than Python prints
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
+
+
+class TopoflowError(ValueError):
+    """The base of all errors that topoflow raises on purpose."""
+
+
+class InvalidArgument(TopoflowError):
+    """An argument, option or key has a value that it cannot have.
+
+    Attributes
+    ----------
+    name : str
+        The argument, or the key of params.yaml with dots (`finetune.max_steps`).
+    expected : str
+        What it must be; completes the sentence "`name` must be ...".
+    got : object
+        What came.
+
+    Examples
+    --------
+    >>> raise InvalidArgument("subsample_size", "at most the number of points (750)", 800)
+    Traceback (most recent call last):
+    topoflow.errors.InvalidArgument: subsample_size must be at most the number of points (750), got 800
+    """
+
+    def __init__(self, name: str, expected: str, got: Any, remedy: str = "") -> None:
+        self.name, self.expected, self.got, self.remedy = name, expected, got, remedy
+        end = f"; {remedy}" if remedy else ""
+        super().__init__(f"{name} must be {expected}, got {quoted(got)}{end}")
+
+
+class InvalidFile(TopoflowError):
+    """A file or folder is not what it must be: missing, cut off, altered, or of another kind.
+
+    Attributes
+    ----------
+    path : path
+        Which one.
+    problem : str
+        What is wrong with it; completes the sentence "`path` ...".
+    remedy : str
+        What to do about it, best a command.
+
+    Examples
+    --------
+    >>> raise InvalidFile("results/velocity.csv", "is not the table that was written", "make it again with: dvc repro")
+    Traceback (most recent call last):
+    topoflow.errors.InvalidFile: results/velocity.csv is not the table that was written; make it again with: dvc repro
+    """
+
+    def __init__(self, path: str | PathLike[str], problem: str, remedy: str = "") -> None:
+        self.path, self.problem, self.remedy = path, problem, remedy
+        end = f"; {remedy}" if remedy else ""
+        super().__init__(f"{printable(str(path))} {problem}{end}")
