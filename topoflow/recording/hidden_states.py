@@ -127,7 +127,7 @@ def last_token_states_and_logits(
     return states, output[0][:, 0]
 
 
-class _Reached(Exception):  # noqa: N818 (nothing has gone wrong)
+class _Reached(Exception):
     """Ends a forward pass at the deepest layer asked for."""
 
 
