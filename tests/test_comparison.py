@@ -13,7 +13,7 @@ import pytest
 from support import small_params
 
 from topoflow import layout, stages, storage
-from topoflow.comparison import _groups, _labellings, compare_runs
+from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding
 from topoflow.config import parse_params
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
@@ -48,6 +48,24 @@ def test_groups_are_runs_that_differ_in_their_seed_only():
     assert len(set(_groups(both))) == 4
     assert _groups(members_of(("base", "a", 0), ("base", "b", 0))) == ["a", "b"]
     assert _groups(members_of(("base", "a", 0), ("instruct", "a", 0))) == ["base", "instruct"]
+
+
+def test_runs_that_were_computed_in_another_precision_are_named_and_older_sets_say_nothing(caplog):
+    as_made = [
+        {"device": "cpu", "compute_dtype": "float32", "autocast": None, "dtype": "float32"},
+        {"device": "cpu", "compute_dtype": "float32", "autocast": "bfloat16", "dtype": "float32"},
+        {"dtype": "float32"},
+    ]
+    members = [
+        SimpleNamespace(run=Run("tiny", "helpful", seed), activations=SimpleNamespace(manifest=manifest))
+        for seed, manifest in enumerate(as_made)
+    ]
+    warn_of_rounding([members[0], members[2]])
+    assert not caplog.records
+    warn_of_rounding(members)
+    (said,) = caplog.records
+    assert "autocast" in said.getMessage()
+    assert str(members[1].run) in said.getMessage()
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,8 @@ def test_the_activation_set_holds_every_cell_and_says_what_it_is(study):
     described = json.loads((folder / "models/tiny.json").read_text())
     assert stored.manifest["weights_sha256"] == described["sha256"]
     assert (stored.manifest["study_seed"], stored.manifest["seed"]) == (params.seed, 0)
+    computed = [stored.manifest[key] for key in ("device", "compute_dtype", "autocast")]
+    assert computed == ["cpu", "float32", None]
     divergences = [stored.divergences(step) for step in stored.steps]
     assert all(d.shape == (2, 24) for d in divergences)
     assert not divergences[0].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,8 @@ from topoflow.finished import FinishedRun
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
+logger = logging.getLogger(__name__)
+
 # Of each cell: the mean over a quarter of the overlapping subsamples is hardly less certain, and four times cheaper.
 _SUBSAMPLES = 16
 # Of the classifier: groups of prompts to leave out (fewer could not give p <= 0.05), and points of a subsample.
@@ -50,6 +53,8 @@ _MUST_MATCH = {
     "plan_sha256": "subsample plan",
     "complex": "filtration",
 }
+# What may differ, but rounds otherwise: of the activations' manifest, which older sets do not say.
+_ROUNDS_ALIKE = ("device", "compute_dtype", "autocast", "dtype")
 
 
 def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -> dict[str, Any]:
@@ -61,6 +66,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         When there are fewer than two runs, one twice, or two that cannot be compared; what differs is named.
     """
     _check_comparable(members)
+    warn_of_rounding(members)
     first = members[0]
     layers, steps, n_runs = first.diagrams.layers, first.diagrams.steps, len(members)
     level, seed = params.trajectory.level, params.seed
@@ -126,6 +132,19 @@ def _check_comparable(members: Sequence[FinishedRun]) -> None:
                     f"runs must have the same {what} to be compared, and {first.run} has {ours[key]} and "
                     f"{member.run} has {theirs[key]}"
                 )
+
+
+def warn_of_rounding(members: Sequence[FinishedRun]) -> None:
+    """Say which of the runs' states were computed on another device or in another precision than the first's."""
+    first = members[0]
+    for member in members[1:]:
+        ours, theirs = first.activations.manifest, member.activations.manifest
+        for key in _ROUNDS_ALIKE:
+            if key in ours and key in theirs and ours[key] != theirs[key]:
+                logger.warning(
+                    "%s was recorded with %s %s and %s with %s: a part of their distance is rounding",
+                    first.run, key, ours[key] or "off", member.run, theirs[key] or "off",
+                )  # fmt: skip
 
 
 def _label(claim: str, member: FinishedRun) -> str:

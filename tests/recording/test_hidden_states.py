@@ -11,6 +11,7 @@ from topoflow.recording.hidden_states import (
     evenly_spaced_layers,
     in_order,
     last_token_states,
+    noting_how,
     record_batches,
     record_states,
     resolve_layers,
@@ -227,3 +228,15 @@ def test_impossible_layers_are_refused_by_name(model):
 def test_something_that_is_no_language_model_is_refused_by_name():
     with pytest.raises(ValueError, match="model must be a causal language model of transformers, got Linear"):
         resolve_layers(torch.nn.Linear(2, 2), 1)
+
+
+@pytest.mark.parametrize("layers", [[0], [2, 4]])
+def test_how_a_pass_computes_is_noted_within_it(model, layers):
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with noting_how(model) as plain, torch.no_grad():
+        last_token_states(model, ids, torch.ones_like(ids), layers)
+    assert plain == {"device": "cpu", "compute_dtype": "float32", "autocast": None}
+    with noting_how(model.half()) as mixed, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        last_token_states(model, ids, torch.ones_like(ids), layers)
+    assert mixed == {"device": "cpu", "compute_dtype": "float16", "autocast": "bfloat16"}
+    assert not model.model.layers[0]._forward_pre_hooks

@@ -15,7 +15,13 @@ from transformers import TrainerCallback
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
 from topoflow.recording.behaviour import Behaviour
-from topoflow.recording.hidden_states import batches_by_length, in_order, record_batches, resolve_layers
+from topoflow.recording.hidden_states import (
+    batches_by_length,
+    in_order,
+    noting_how,
+    record_batches,
+    resolve_layers,
+)
 from topoflow.recording.live import LiveTopology
 from topoflow.recording.ranks import (
     check_parallelism,
@@ -112,6 +118,9 @@ class TopologyCallback(TrainerCallback):
         first step.
     stopped_at : int or None
         The step at which `stop_when_stable` ended training.
+    computed_as : dict
+        `device` (kind and make), `compute_dtype` and `autocast` of the forward passes that made the states: runs
+        that differ in them differ by rounding too.
 
     Examples
     --------
@@ -161,6 +170,7 @@ class TopologyCallback(TrainerCallback):
         self.stop_when_stable = stop_when_stable
         self.floors: dict[int, float] = {}
         self.stopped_at: int | None = None
+        self.computed_as: dict[str, str | None] = {}
         self._n_stable = 0  # checkpoints in a row
         self.behaviour = behaviour
         self._behaviour: Behaviour | None = None
@@ -253,15 +263,16 @@ class TopologyCallback(TrainerCallback):
 
     def _part(self, model: Any) -> _Part:
         """What this rank records of a checkpoint."""
-        states = record_batches(
-            model,
-            self._token_ids,
-            self._batches,
-            self.layers,
-            pad_token_id=self._pad_token_id,
-            dtype=self.dtype,
-            behaviour=self._behaviour,
-        )
+        with noting_how(model) as self.computed_as:
+            states = record_batches(
+                model,
+                self._token_ids,
+                self._batches,
+                self.layers,
+                pad_token_id=self._pad_token_id,
+                dtype=self.dtype,
+                behaviour=self._behaviour,
+            )
         prompts = np.concatenate(self._batches)
         divergences = None if self._behaviour is None else self._behaviour.finish()[:, prompts]
         return prompts, states, divergences

@@ -305,6 +305,39 @@ def record_batches(
     return {layer: np.concatenate(parts) for layer, parts in rows.items()}
 
 
+@contextmanager
+def noting_how(model: nn.Module) -> Iterator[dict[str, str | None]]:
+    """Note how the model's forward passes within the block compute, for manifests; no machine's name is in it.
+
+    Filled by the first pass: `device` (`cpu`, or kind and make, `cuda NVIDIA H100 80GB HBM3`), `compute_dtype` (of the
+    hidden states between blocks) and `autocast` (the dtype that autocast computes in; None where it is off).
+    """
+    found: dict[str, str | None] = {}
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if found:
+            return
+        hidden = args[0] if args else kwargs["hidden_states"]
+        kind = hidden.device.type
+        name = getattr(torch.get_device_module(hidden.device), "get_device_name", lambda _: "")(hidden.device)
+        found["device"] = f"{kind} {name}".strip()
+        found["compute_dtype"] = _short(hidden.dtype)
+        found["autocast"] = (
+            _short(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+        )
+
+    first = _blocks(_decoder(model))[0]
+    handle = first.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _forward(
     model: nn.Module,
     input_ids: torch.Tensor,

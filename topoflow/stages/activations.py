@@ -154,7 +154,8 @@ def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: Topolo
     names = [f"{storage.cell_name(step, layer)}.npy" for step in steps for layer in layers]
     if callback.behaviour:
         names += map(storage.behaviour_name, steps)
-    storage.seal(work, {**made_from, "steps": list(steps), "layers": list(layers)}, names)
+    facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
+    storage.seal(work, facts, names)
 
 
 def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> None:
