@@ -1,5 +1,7 @@
 """Behaviour: next-token distributions as transformers itself gives them, compared between checkpoints."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from topoflow.config import Finetune, Lora
 from topoflow.config.schedule import Schedule
+from topoflow.errors import InvalidFile
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import last_token_states_and_logits, record_states
@@ -74,10 +77,61 @@ def test_divergences_are_from_the_checkpoint_before_and_from_the_first(tmp_path,
     for step, now in enumerate(checkpoints):
         for chosen in (np.array([3, 0]), np.array([1, 2, 4])):
             behaviour.add(chosen, np.log(now[chosen]))
-        found = behaviour.finish()
+        found = behaviour.finish(step)
         before = checkpoints[max(step - 1, 0)]
         for row, there in zip(found, (before, checkpoints[0]), strict=True):
             assert row == pytest.approx(jensenshannon(there, now, axis=1) ** 2, rel=1e-4, abs=1e-9)
+
+
+def told(behaviour, step, distributions):
+    behaviour.add(np.arange(len(distributions)), np.log(distributions))
+    return behaviour.finish(step)
+
+
+def test_comparing_goes_on_from_the_steps_that_it_is_told(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second, third, fourth = rng.dirichlet(np.ones(40), size=(4, 5))
+    whole, interrupted = Behaviour(5, tmp_path / "whole"), Behaviour(5, tmp_path / "interrupted")
+    for step, now in enumerate((first, second, third)):
+        expected = told(whole, step, now)
+        if step < 2:
+            told(interrupted, step, now)
+    again = Behaviour(5, tmp_path / "interrupted")
+    again.resume(0, 1)
+    assert np.array_equal(told(again, 2, third), expected)
+    again = Behaviour(5, tmp_path / "interrupted")
+    again.resume(0, 1)  # those of step 2 have taken the place of those of step 1
+    found = told(again, 3, fourth)
+    assert np.isnan(found[0]).all()
+    assert found[1] == pytest.approx(jensenshannon(first, fourth, axis=1) ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("kept", ["zeros", "other vocabulary", "other prompts", "nothing"])
+def test_no_divergence_is_taken_from_what_is_no_distribution(tmp_path, kept):
+    answers = np.full((3, 8), 1 / 8)
+    told(Behaviour(3, tmp_path), 0, answers)
+    (path,) = tmp_path.iterdir()
+    sizes = {"zeros": 3 * 8, "other vocabulary": 3 * 9, "other prompts": 2 * 8}
+    if kept == "nothing":
+        path.unlink()
+    else:
+        np.zeros(sizes[kept], np.float32).tofile(path)
+
+    def go_on():
+        again = Behaviour(3, tmp_path)
+        again.resume(0, 0)
+        told(again, 1, answers)
+
+    with pytest.raises(InvalidFile) as caught:
+        go_on()
+    assert caught.value.path == path
+
+
+def test_divergences_are_at_most_ln_2(tmp_path):
+    behaviour = Behaviour(1)
+    with np.errstate(divide="ignore"):
+        told(behaviour, 0, np.array([[1.0, 0.0]]))
+        assert told(behaviour, 1, np.array([[0.0, 1.0]])).tolist() == [[math.log(2)], [math.log(2)]]
 
 
 def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from support import llama
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
+from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states
 from topoflow.training import sft
@@ -109,6 +111,56 @@ def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, 
     assert not np.array_equal(callback.clouds[0][4], first[5][4])
     assert not np.array_equal(callback.clouds[0][4], first[0][4])
     assert "topology/h0_velocity/layer_04" not in callback.metrics[0]
+
+
+def resumed(tokenizer, folder, begun=None, prompts=PROMPTS, **options):
+    """A training of four steps that saves at step 2, or goes on from there."""
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
+    options = {"topology": Topology(n_subsamples=2, subsample_size=4), "behaviour": True} | options
+    callback = TopologyCallback(prompts, [2, 4], Schedule(steps=(1, 3)), folder=folder / "set", **options)
+    arguments = TrainingArguments(
+        str(folder / "trainer"), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, save_steps=2,
+        save_strategy="steps", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        llama(len(tokenizer)), arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
+    )
+    trainer.train(resume_from_checkpoint=begun and str(folder / "trainer" / begun))
+    return callback
+
+
+def test_a_training_that_goes_on_is_compared_with_its_own_first_checkpoint(tokenizer, tmp_path):
+    whole = resumed(tokenizer, tmp_path, stop_when_stable=9)
+    answers = np.load(tmp_path / "set/step_000003/behaviour.npy", allow_pickle=False)
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / f"set/step_{step:06}")
+    again = resumed(tokenizer, tmp_path, "checkpoint-2", stop_when_stable=9)  # step 2 was not recorded
+    assert again.steps == [0, 1, 2, 3, 4]
+    assert again.floors == whole.floors
+    same = [name for name in whole.metrics[3] if "velocity" not in name]  # since step 2, and since step 1
+    assert {name: again.metrics[3][name] for name in same} == {name: whole.metrics[3][name] for name in same}
+    assert whole.metrics[4] == again.metrics[4]
+    assert any("displacement" in name for name in same)
+    second, third = (
+        np.load(tmp_path / f"set/step_{step:06}/behaviour.npy", allow_pickle=False) for step in (2, 3)
+    )
+    assert np.isnan(second[0]).all()  # the answers at step 1 had made room for those at step 4
+    assert np.array_equal(third[1], answers[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompts": PROMPTS[::-1]}, {"dtype": "float64"}, {"max_length": 3}],
+    ids=["prompts", "dtype", "max_length"],
+)
+def test_states_of_other_prompts_or_another_precision_are_not_taken_up(tokenizer, tmp_path, changes):
+    resumed(tokenizer, tmp_path, topology=False)
+    with pytest.raises(InvalidFile) as caught:
+        resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, **changes)
+    assert caught.value.path == tmp_path / "set/recording.json"
+    resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, batch_size=2)
 
 
 @pytest.mark.parametrize("stop", [None, 3], ids=["to the end", "stopped early"])

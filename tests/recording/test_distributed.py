@@ -1,6 +1,7 @@
 """Trainings on two real processes: DDP and FSDP, gloo. What each does is in train_on_ranks.py."""
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ import sys
 import torch
 from small_trainers import PROMPTS, TRAINERS, build
 from topoflow.recording.callback import TopologyCallback
-from topoflow.recording.schedule import Schedule
+from topoflow.config.schedule import Schedule
 from topoflow.training.embedded import byte_tokenizer
 
 stage = int(sys.argv[1])
@@ -71,7 +72,16 @@ def launch(folder, engine, *scenarios, seconds=300):
 def ranks(request, tmp_path_factory):
     """(folder, engine, what rank 0 saw, what rank 1 saw), of all scenarios that end well."""
     engine, folder = request.param, tmp_path_factory.mktemp(request.param)
-    scenarios = ["record", "unchanged", "stop", "each", "each_in_bf16", "each_stopped", "each_resumed"]
+    scenarios = [
+        "record",
+        "unchanged",
+        "stop",
+        "each",
+        "each_in_bf16",
+        "each_stopped",
+        "each_resumed",
+        "still",
+    ]
     scenarios += ["tracked", "fails"] if engine == "ddp" else []
     result = launch(folder, engine, *scenarios)
     assert result.returncode == 0, result.stderr[-5000:]
@@ -121,6 +131,27 @@ def test_behaviour_is_that_of_one_process(ranks, witness):
     assert found.shape == (2, 9)
     assert found[1] == pytest.approx(jensenshannon(first, last, axis=1) ** 2, rel=1e-2, abs=1e-9)
     assert found.min() > 0
+
+
+@slow
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_a_training_that_moves_nothing_and_goes_on_in_one_process_has_no_divergence(
+    ranks, tmp_path, batch_size, monkeypatch
+):
+    folder, engine, *_ = ranks
+    if engine != "ddp":
+        pytest.skip("the Trainer's own checkpoints of FSDP are not for one process")
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import train_on_ranks
+
+    place = Path(shutil.copytree(folder / "still", tmp_path / "still"))
+    for step in (3, 4):  # as if it had been killed
+        shutil.rmtree(place / f"set/step_{step:06}")
+    begun = str(place / "trainer/checkpoint-2")
+    assert train_on_ranks.still("ddp", place, begun, batch_size)["steps"] == [0, 1, 2, 3, 4]
+    found = [np.load(path, allow_pickle=False) for path in sorted(place.glob("set/step_*/behaviour.npy"))]
+    assert len(found) == 5
+    assert np.max(found) < 1e-9
 
 
 @slow

@@ -176,6 +176,16 @@ def each_resumed(engine: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+def still(engine: str, folder: Path, begun: str | None = None, batch_size: int = 2) -> dict[str, Any]:
+    """A training that moves nothing, to be resumed at step 2 of 4: no answer may seem to have changed."""
+    callback = TopologyCallback(
+        PROMPTS, [4], Schedule(every=1), folder=folder / "set", batch_size=batch_size, behaviour=True
+    )
+    made = trainer(model(), engine, folder, callback, learning_rate=0.0, save_strategy="steps", save_steps=2)
+    made.train(resume_from_checkpoint=begun)
+    return {"steps": callback.steps}
+
+
 def stop(engine: str, folder: Path) -> dict[str, Any]:
     """Training that hardly moves ends early, on all ranks at once."""
     callback = TopologyCallback(

@@ -1,20 +1,29 @@
 """How much a model's answers change: Jensen-Shannon divergences of its next-token distributions.
 
 Distributions over a vocabulary of a quarter of a million tokens do not fit beside a model in training, and nobody
-needs them twice: only those of the first checkpoint and of the one before are kept, on disk, and each batch of a new
-checkpoint is compared with them as it comes.
+needs them twice: only those of the first checkpoint and of the one before are kept, on disk, under the names of their
+steps, and each batch of a new checkpoint is compared with them as it comes.
+
+In distributed training each rank computes the answers of its own prompts (`Answers`), and rank 0 compares and keeps
+those of all: so what is on disk does not depend on how many ranks there were or which prompts each had.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from topoflow.dynamics.divergence import jensen_shannon
+from topoflow.errors import InvalidArgument, InvalidFile
+
+# Probabilities come from logarithms in float32, and sum to 1 by less than this.
+_ROUNDING = 1e-3
 
 
 class Behaviour:
@@ -31,10 +40,10 @@ class Behaviour:
     --------
     >>> behaviour = Behaviour(1)
     >>> behaviour.add(np.array([0]), np.log([[0.5, 0.5]]))
-    >>> behaviour.finish().tolist()  # nothing to compare with yet
+    >>> behaviour.finish(0).tolist()  # nothing to compare with yet
     [[0.0], [0.0]]
     >>> behaviour.add(np.array([0]), np.log([[1.0, 1e-30]]))
-    >>> behaviour.finish().round(3).tolist()
+    >>> behaviour.finish(8).round(3).tolist()
     [[0.216], [0.216]]
     """
 
@@ -43,64 +52,130 @@ class Behaviour:
         self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
         self._folder.mkdir(parents=True, exist_ok=True)
         self._n_prompts = n_prompts
-        self._kept: dict[str, npt.NDArray[np.float32]] = {}
+        self._first: Path | None = None
+        self._before: Path | None = None
         self._now: npt.NDArray[np.float32] | None = None
-        self._divergences = np.zeros((2, n_prompts))
+        self._divergences = np.full((2, n_prompts), np.nan)
+        self._added = np.zeros(n_prompts, dtype=bool)
 
-    def resume(self) -> None:
-        """Go on after an interruption: compare with the first checkpoint, which the folder holds.
+    def resume(self, first: int, before: int) -> None:
+        """Go on after an interruption: the next checkpoint is compared with those of the steps `first` and `before`.
 
-        The next checkpoint must be the last one recorded before; its divergences mean nothing, and were known.
+        Where the answers at `before` are no longer on disk (those of a later checkpoint have taken their place),
+        divergences from them are not known: NaN.
 
         Raises
         ------
-        ValueError
-            When the folder does not hold it.
+        InvalidFile
+            When the answers at the first checkpoint are not there, or are of another number of prompts.
         """
-        path = self._folder / "first.f32"
-        if not path.is_file():
-            raise ValueError(
-                f"{path} must hold the answers of the first checkpoint for a training to be gone on with, and is not "
-                "there; start it again with an empty folder"
+        self._first, self._before = self._path(first), self._path(before)
+        if not self._first.is_file() or self._first.stat().st_size % (4 * self._n_prompts):
+            raise InvalidFile(
+                self._first,
+                f"must hold the answers to the {self._n_prompts} prompts at the first checkpoint",
+                "begin the training again with an empty folder",
             )
-        self._kept["first"] = self._map("first", path.stat().st_size // (4 * self._n_prompts), "r")
-        self._kept["before"] = self._kept["first"]
 
     def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
-        """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary)."""
-        if self._now is None:
-            self._now = self._map("now", log_probabilities.shape[1], "w+")
-        self._now[prompts] = log_probabilities
-        if not self._kept:
-            return
-        for prompt in prompts:  # one by one: a vocabulary is large, in float64
-            here = np.exp(self._now[[prompt]].astype(np.float64))
-            for row, name in enumerate(("before", "first")):
-                there = np.exp(self._kept[name][[prompt]].astype(np.float64))
-                finite = np.isfinite(here).all() and np.isfinite(there).all()  # else training has diverged
-                self._divergences[row, prompt] = jensen_shannon(there, here)[0] if finite else np.nan
+        """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary).
 
-    def finish(self) -> npt.NDArray[np.float64]:
-        """End the checkpoint: divergences (nats) from the checkpoint before and from the first, (2, n_prompts).
+        Raises
+        ------
+        InvalidFile
+            When what is kept of a checkpoint before is no distribution over the same vocabulary.
+        """
+        if self._now is None:
+            shape = self._n_prompts, log_probabilities.shape[1]
+            self._now = np.memmap(self._folder / "now.f32", np.float32, "w+", shape=shape)
+        self._now[prompts] = log_probabilities
+        self._added[prompts] = True
+        for row, path in enumerate((self._before, self._first)):
+            if path is None:
+                self._divergences[row, prompts] = 0.0
+            elif path.is_file():
+                self._divergences[row, prompts] = [self._divergence(path, prompt) for prompt in prompts]
+
+    def finish(self, step: int) -> npt.NDArray[np.float64]:
+        """End the checkpoint at a step: divergences (nats) from the one before and from the first, (2, n_prompts).
 
         NaN where the model's answer is no distribution, as after training has diverged.
+
+        Raises
+        ------
+        InvalidArgument
+            When the answers to some prompts were not added.
         """
-        assert self._now is not None
-        vocabulary = self._now.shape[1]
+        if self._now is None or not self._added.all():
+            raise InvalidArgument("prompts", f"all {self._n_prompts}", f"{int(self._added.sum())} answers")
         del self._now
         self._now = None
-        if "first" in self._kept:
-            self._keep("before", vocabulary)
-        else:
-            self._keep("first", vocabulary)
-            self._kept["before"] = self._kept["first"]
-        found, self._divergences = self._divergences, np.zeros((2, self._n_prompts))
+        path = self._path(step)
+        os.replace(self._folder / "now.f32", path)
+        self._first, self._before = self._first or path, path
+        for other in self._folder.glob("step_*.f32"):
+            if other not in (self._first, path):
+                other.unlink()
+        found, self._divergences = self._divergences, np.full((2, self._n_prompts), np.nan)
+        self._added[:] = False
         return found
 
-    def _keep(self, name: str, vocabulary: int) -> None:
-        os.replace(self._folder / "now.f32", self._folder / f"{name}.f32")
-        self._kept[name] = self._map(name, vocabulary, "r")
+    def _divergence(self, path: Path, prompt: int) -> float:
+        """How far the answer to one prompt (a vocabulary is large, in float64) is from that at another checkpoint."""
+        assert self._now is not None
+        here = np.exp(self._now[[prompt]].astype(np.float64))
+        if path.stat().st_size != self._now.nbytes:
+            raise InvalidFile(path, "holds answers of another vocabulary", "begin the training again")
+        kept = np.memmap(path, np.float32, "r", shape=self._now.shape)
+        there = np.exp(kept[[prompt]].astype(np.float64))
+        if not (np.isfinite(here).all() and np.isfinite(there).all()):  # training has diverged
+            return math.nan
+        found = float(jensen_shannon(there, here)[0])
+        if abs(there.sum() - 1) > _ROUNDING or not 0 <= found <= math.log(2) + _ROUNDING:
+            raise InvalidFile(
+                path,
+                f"holds no distribution for prompt {prompt}: a divergence of {found:g} nats, where ln 2 is the most",
+                "begin the training again with an empty folder",
+            )
+        return min(found, math.log(2))
 
-    def _map(self, name: str, vocabulary: int, mode: str) -> npt.NDArray[np.float32]:
-        path = self._folder / f"{name}.f32"
-        return np.memmap(path, np.float32, mode, shape=(self._n_prompts, vocabulary))  # type: ignore[call-overload,no-any-return]
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step_{step:06d}.f32"
+
+
+class Answers:
+    """The distributions of one rank's prompts at one checkpoint, in a file without a name, until rank 0 has them.
+
+    Examples
+    --------
+    >>> answers = Answers(3)
+    >>> answers.add(np.array([5, 2]), np.log([[0.5, 0.5], [0.25, 0.75]]))
+    >>> [prompts.tolist() for prompts, _ in answers.pieces(2, 1)]
+    [[5], [2]]
+    """
+
+    def __init__(self, n_prompts: int) -> None:
+        self._n_prompts = n_prompts
+        self._prompts: list[int] = []
+        self._rows: npt.NDArray[np.float32] | None = None
+
+    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
+        """As `Behaviour.add`."""
+        if self._rows is None:
+            with tempfile.TemporaryFile(prefix="topoflow-behaviour-") as file:
+                shape = self._n_prompts, log_probabilities.shape[1]
+                self._rows = np.memmap(file, np.float32, "w+", shape=shape)
+        self._rows[len(self._prompts) : len(self._prompts) + len(prompts)] = log_probabilities
+        self._prompts += prompts.tolist()
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def pieces(
+        self, n_pieces: int, size: int
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """So many pieces of `size` prompts; the last may be empty, as ranks have unequal numbers of prompts."""
+        assert self._rows is not None
+        for start in range(0, n_pieces * size, size):
+            chosen = np.array(self._prompts[start : start + size], dtype=np.int64)
+            yield chosen, np.array(self._rows[start : start + len(chosen)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from transformers import TrainerCallback
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
-from topoflow.recording.behaviour import Behaviour
+from topoflow.errors import InvalidFile
+from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
     in_order,
@@ -33,11 +37,23 @@ from topoflow.recording.ranks import (
     share,
     unwrapped,
 )
-from topoflow.storage import array_bytes, behaviour_name, cell_name, layer_name, write_file
+from topoflow.storage import (
+    array_bytes,
+    behaviour_name,
+    cell_name,
+    json_bytes,
+    layer_name,
+    sha256,
+    write_file,
+)
+
+logger = logging.getLogger(__name__)
 
 Messages = Sequence[dict[str, str]]
-# of some prompts, by number: states by layer (n, hidden_size), divergences (2, n)
-_Part = tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[Any]], npt.NDArray[np.float64] | None]
+# of some prompts, by number: states by layer (n, hidden_size)
+_Part = tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[Any]]]
+_PIECE = 16  # answers that each rank sends to rank 0 at once: 16 MB of a vocabulary of a quarter of a million tokens
+NOTE_FILE = "recording.json"  # beside recorded states, until a training has ended: what they are of
 
 
 class TopologyCallback(TrainerCallback):
@@ -47,12 +63,13 @@ class TopologyCallback(TrainerCallback):
     without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
     the attributes is dropped then. Only a training that is resumed (`resume_from_checkpoint`) keeps the earlier
     checkpoints that its `folder` holds whole, and goes on from the step at which it is resumed, best a recorded
-    one.
+    one; on as many ranks and with whatever `batch_size` you like, but with the same prompts, tokenizer, `max_length`
+    and `dtype`, or it is refused. Without a folder, "the first checkpoint" is the one at which it is resumed.
 
-    In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone writes, keeps,
-    computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and `floors`
-    stay empty. When one rank fails, all do. FSDP1, DeepSpeed's ZeRO-3 and tensor, context and sequence parallelism
-    are refused.
+    In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone compares answers,
+    writes, keeps, computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and
+    `floors` stay empty. When one rank fails, all do. FSDP1, DeepSpeed's ZeRO-3 and tensor, context and sequence
+    parallelism are refused.
 
     States are those of the forward pass that trains: under `bf16=True` with its autocast, of a 4-bit base model with
     what it dequantizes to. The pass ends at the deepest layer, unless FSDP or `behaviour` needs all of it.
@@ -181,6 +198,7 @@ class TopologyCallback(TrainerCallback):
         self._pad_token_id = 0
         self._batches: list[npt.NDArray[np.int64]] = []
         self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
+        self._computed_before: dict[str, str | None] = {}  # and how that part was computed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         tokenizer = kwargs.get("processing_class")
@@ -189,8 +207,6 @@ class TopologyCallback(TrainerCallback):
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer))
         self._found = on_first(lambda: self._take_up(state.global_step))
-        if self._found and self._behaviour is not None:
-            on_each(self._behaviour.resume)
         self.steps = [step for step in self._found if step < state.global_step]
         self._record(state.global_step, model)
 
@@ -214,21 +230,18 @@ class TopologyCallback(TrainerCallback):
         check_parallelism(model)
         self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
-        self._behaviour = Behaviour(len(self.prompts), self._scratch()) if self.behaviour else None
+        self._computed_before = {}
+        self._behaviour = None
+        if self.behaviour and rank_and_size()[0] == 0:
+            self._behaviour = Behaviour(len(self.prompts), self.folder and self.folder / "behaviour")
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
         self._pad_token_id = tokenizer.pad_token_id or 0
         self._batches = self._own_batches()
 
-    def _scratch(self) -> Path | None:
-        rank, _ = rank_and_size()
-        if self.folder is None:
-            return None
-        return self.folder / "behaviour" / f"rank_{rank}" if rank else self.folder / "behaviour"
-
     def _own_batches(self) -> list[npt.NDArray[np.int64]]:
-        """This rank's share of the prompts, always the same: behaviour is compared where it was computed."""
+        """This rank's share of the prompts, in batches."""
         rank, size = rank_and_size()
         batch_size = self.batch_size
         if size > 1:  # as many batches as keep all ranks busy to the end
@@ -249,21 +262,65 @@ class TopologyCallback(TrainerCallback):
             names += [behaviour_name(earlier)] * self.behaviour
             if earlier <= step and all((self.folder / name).is_file() for name in names):
                 found.append(earlier)
+        if found:
+            self._check_note(self.folder)
+            self._go_on(self.folder, found, step)
         return found
+
+    def _check_note(self, folder: Path) -> None:
+        """Refuse to go on with states of other prompts or of another precision."""
+        path, now = folder / NOTE_FILE, self._note()
+        try:
+            held = json.loads(path.read_bytes())
+            self._computed_before = dict(held["computed_as"])
+        except (OSError, ValueError, KeyError, TypeError):
+            held = {}
+        for key, what in (("token_ids_sha256", "prompts (or tokenizer, or max_length)"), ("dtype", "dtype")):
+            if held.get(key) != now[key]:
+                raise InvalidFile(
+                    path,
+                    f"must say that the recorded states are of the same {what} as the training that is resumed, and "
+                    f"it does not (now {now[key]}, then {held.get(key)})",
+                    "give the callback the arguments that it had, or another folder",
+                )
+
+    def _note(self) -> dict[str, Any]:
+        return {
+            "token_ids_sha256": sha256(json_bytes(self._token_ids)),
+            "dtype": self.dtype,
+            "computed_as": self.computed_as,
+        }
+
+    def _go_on(self, folder: Path, found: Sequence[int], step: int) -> None:
+        """Give what compares checkpoints the first one and the last one before `step`."""
+        first, before = found[0], max((earlier for earlier in found if earlier < step), default=found[0])
+        if self._behaviour is not None:
+            self._behaviour.resume(first, before)
+        if self._live is not None:
+            for earlier in dict.fromkeys((first, before)):
+                names = {layer: folder / f"{cell_name(earlier, layer)}.npy" for layer in self.layers}
+                clouds = {layer: np.load(path, allow_pickle=False) for layer, path in names.items()}
+                self._live.update(clouds)
+                if self.stop_when_stable and earlier == first:
+                    self.floors = self._live.sampling_floors(clouds)
 
     def _record(self, step: int, model: Any) -> None:
         if step in self.steps:
             return
         model = unwrapped(model)
         # an error within FSDP's own collectives cannot be told to ranks that wait in them: it ends the process
-        part = self._part(model) if sharded_modules(model) else on_each(lambda: self._part(model))
+        part, answers = self._part(model) if sharded_modules(model) else on_each(lambda: self._part(model))
         parts = gathered(part)
+        if answers is not None:
+            self._hand_over(answers)
         self.steps.append(step)
         self._n_stable = on_first(lambda: self._take(step, parts))
 
-    def _part(self, model: Any) -> _Part:
-        """What this rank records of a checkpoint."""
-        with noting_how(model) as self.computed_as:
+    def _part(self, model: Any) -> tuple[_Part, Answers | None]:
+        """What this rank records of a checkpoint, and the answers that rank 0 is still to be given."""
+        prompts = np.concatenate(self._batches)
+        answers = Answers(len(prompts)) if self.behaviour and rank_and_size()[1] > 1 else None
+        with noting_how(model) as computed:
             states = record_batches(
                 model,
                 self._token_ids,
@@ -271,21 +328,29 @@ class TopologyCallback(TrainerCallback):
                 self.layers,
                 pad_token_id=self._pad_token_id,
                 dtype=self.dtype,
-                behaviour=self._behaviour,
+                behaviour=self._behaviour if answers is None else answers,
             )
-        prompts = np.concatenate(self._batches)
-        divergences = None if self._behaviour is None else self._behaviour.finish()[:, prompts]
-        return prompts, states, divergences
+        before = self._computed_before
+        self.computed_as = {key: _and(before.get(key, value), value) for key, value in computed.items()}
+        return (prompts, states), answers
+
+    def _hand_over(self, answers: Answers) -> None:
+        """Let rank 0 compare the answers of all ranks, a piece at a time."""
+        numbers = gathered(len(answers))
+        n_pieces = on_first(lambda: math.ceil(max(numbers) / _PIECE))
+        for piece in answers.pieces(n_pieces, _PIECE):
+            on_first(partial(self._compare, gathered(piece)))
+
+    def _compare(self, pieces: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]) -> None:
+        assert self._behaviour is not None
+        for prompts, log_probabilities in pieces:
+            self._behaviour.add(prompts, log_probabilities)
 
     def _take(self, step: int, parts: Sequence[_Part]) -> int:
         """On rank 0: put the parts together, keep them, look at them; how many checkpoints in a row were stable."""
-        order = np.concatenate([prompts for prompts, _, _ in parts])
-        clouds = {layer: in_order(order, [states[layer] for _, states, _ in parts]) for layer in self.layers}
-        divergences = None
-        if self.behaviour:
-            by_prompt = in_order(order, [found.T for _, _, found in parts if found is not None])
-            divergences = np.ascontiguousarray(by_prompt.T)
-        self._keep(step, clouds, divergences)
+        order = np.concatenate([prompts for prompts, _ in parts])
+        clouds = {layer: in_order(order, [states[layer] for _, states in parts]) for layer in self.layers}
+        self._keep(step, clouds, None if self._behaviour is None else self._behaviour.finish(step))
         if self._live is not None:
             self.metrics[step] = self._live.update(clouds)
             if self.stop_when_stable:
@@ -324,10 +389,20 @@ class TopologyCallback(TrainerCallback):
             return
         if step in self._found:
             return
+        write_file(self.folder / NOTE_FILE, json_bytes(self._note()))
         for layer, cloud in clouds.items():
             write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
         if divergences is not None:
             write_file(self.folder / behaviour_name(step), array_bytes(divergences))
+
+
+def _and(before: str | None, now: str | None) -> str | None:
+    """How the interrupted part of a training was computed, and what has come to it since.
+
+    >>> _and("cpu", "cpu"), _and("cpu", "cuda"), _and("cpu, cuda", "cuda")
+    ('cpu', 'cpu, cuda', 'cpu, cuda')
+    """
+    return before if before == now or str(now) in str(before).split(", ") else f"{before}, {now}"
 
 
 def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> LiveTopology | None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from topoflow.recording.behaviour import Behaviour
+from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def record_states(
     pad_token_id: int,
     batch_size: int = 64,
     dtype: str = "float32",
-    behaviour: Behaviour | None = None,
+    behaviour: Behaviour | Answers | None = None,
 ) -> dict[int, npt.NDArray[Any]]:
     """Point clouds of one checkpoint: the last-token states of all prompts at each layer.
 
@@ -272,7 +272,7 @@ def record_batches(
     *,
     pad_token_id: int,
     dtype: str = "float32",
-    behaviour: Behaviour | None = None,
+    behaviour: Behaviour | Answers | None = None,
 ) -> dict[int, npt.NDArray[Any]]:
     """As `record_states`, for the given batches of prompts and in their order.
 

@@ -26,6 +26,7 @@ def finetune(params: Params, run: Run) -> None:
     are. Goes on from what an interrupted call has kept, and ends with the bytes of one that was not. Joins the MLflow
     run it finds itself in, or starts one, and tags it with the activation set.
     """
+    from topoflow.recording.callback import NOTE_FILE
     from topoflow.tracking.runs import training_run
 
     description, evaluation, made_from = _before_recording(params, run)
@@ -45,6 +46,7 @@ def finetune(params: Params, run: Run) -> None:
                 _seal_activations(work, made_from, recording)
             for leftover in ("trainer", "behaviour"):
                 shutil.rmtree(work / leftover, ignore_errors=True)
+            (work / NOTE_FILE).unlink(missing_ok=True)
         tracked.log_losses(losses, until=unlogged)
         tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
 
