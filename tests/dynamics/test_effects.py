@@ -124,7 +124,7 @@ class TestBootstrapInterval:
             ),
             ({"b": [math.nan, 1.0, math.nan]}, "b must be a list of at least two observations that are"),
             ({"b": [1.0, math.inf]}, "b must be finite, got inf at position 1"),
-            ({"a": ["x", "y"]}, "a must hold real numbers, got dtype <U1"),
+            ({"a": ["x", "y"]}, "a must be real numbers, got dtype"),
         ],
     )
     def test_errors_name_the_argument(self, change, message):

@@ -81,7 +81,7 @@ class TestEnergyDistance:
             ),
             ([[1.0, 2.0]], [[1.0]], "b must have the coordinates of a (2), got 1"),
             ([1.0], [], "b must have shape (n, n_coordinates), got shape (0, 1)"),
-            ([1.0], ["x"], "b must hold real numbers, got dtype <U1"),
+            ([1.0], ["x"], "b must be real numbers, got dtype"),
         ],
     )
     def test_errors_name_the_argument(self, a, b, message):

@@ -229,7 +229,7 @@ class TestManyPairs:
             ([[1.0, 0.5]], r"must not hold a death before its birth, got the bar \(1.0, 0.5\) at row 0"),
             ([1.0], r"must have shape \(n_bars, 2\), got shape \(1,\)"),
             (3.0, r"must have shape \(n_bars, 2\), got shape \(\)"),
-            ([["a", "b"]], "must hold real numbers"),
+            ([["a", "b"]], "must be real numbers"),
         ],
     )
     def test_a_malformed_diagram_is_named_by_its_place(self, bars, message):

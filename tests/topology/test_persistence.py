@@ -349,7 +349,7 @@ class TestErrors:
             ([0.0, 1.0], r"diagram must have shape \(n_bars, 2\), got shape \(2,\)"),
             ([[0.0, 1.0, 2.0]], r"diagram must have shape \(n_bars, 2\), got shape \(1, 3\)"),
             ([], r"diagram must have shape \(n_bars, 2\), got shape \(0,\)"),
-            ([["0", "1"]], "diagram must hold real numbers"),
+            ([["0", "1"]], "diagram must be real numbers"),
             ([[0, 1], [0, math.nan]], r"diagram must not hold NaN, got the bar \(0.0, nan\) at row 1"),
             ([[math.inf, math.inf]], "diagram must not hold an infinite birth"),
             ([[-math.inf, 0]], "diagram must not hold an infinite birth"),

@@ -6,12 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from topoflow.errors import InvalidArgument
 
-def check_least(section: Any, least: float, *names: str) -> None:
-    """Refuse a section in which one of the keys named is below a number."""
+# More than anybody's study has of anything that is counted, and few enough that a slip is refused and not computed.
+LARGEST_COUNT = 2**31 - 1
+
+
+def check_least(section: Any, least: float, *names: str, most: int = LARGEST_COUNT) -> None:
+    """Refuse a section in which one of the keys named is below a number, or above what can be computed."""
     for name in names:
-        if getattr(section, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(section, name)}")
+        if (value := getattr(section, name)) < least:
+            raise InvalidArgument(name, f"at least {least}", value)
+        if value > most:
+            raise InvalidArgument(name, f"at most {most}", value)
 
 
 def check_positive(section: Any, name: str) -> None:

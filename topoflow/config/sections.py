@@ -151,7 +151,8 @@ class Finetune:
         for key in self.sft_config or ():
             if reason := _SET_HERE.get(key) or (key in _FINETUNE_KEYS and f"say finetune.{key}"):
                 raise ValueError(f"sft_config must not hold {key!r}: {reason}")
-        check_least(self, 1, "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+        check_least(self, 1, "max_steps", most=10**7)
+        check_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")
         check_least(self, 1, "max_length", "n_threads")
         check_least(self, 0, "warmup_steps")
         check_positive(self, "learning_rate")
@@ -195,10 +196,12 @@ class Topology:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "n_subsamples")
-        check_least(self, 2, "subsample_size")
-        from topoflow.topology.persistence import ENGINES  # not at import: NumPy would slow the command line
+        # not at import: NumPy would slow the command line
+        from topoflow.topology.persistence import ENGINES
+        from topoflow.topology.point_clouds import LARGEST_PLAN
 
+        check_least(self, 1, "n_subsamples", most=LARGEST_PLAN)
+        check_least(self, 2, "subsample_size")
         look_up(self.engine, dict.fromkeys(ENGINES), "engine")
         if self.maxdim != 1:
             raise ValueError(f"maxdim must be 1 (the protocol studies H0 and H1), got {self.maxdim}")
@@ -218,7 +221,10 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not 1 <= self.order < math.inf:  # NaN as well
             raise ValueError(f"order must be a finite number of at least 1, got {self.order}")
-        if self.n_replicates < 0 or self.n_replicates == 1:
+        from topoflow.topology.point_clouds import LARGEST_PLAN
+
+        check_least(self, 0, "n_replicates", most=LARGEST_PLAN)
+        if self.n_replicates == 1:
             raise ValueError(f"n_replicates must be 2 or more, or 0 for no bands, got {self.n_replicates}")
         if not 0 < self.level < 1:
             raise ValueError(f"level must be between 0 and 1, got {self.level}")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.nulls import NullTest, permuted_rows
 from topoflow.dynamics.velocity import check_run, peak_step
-from topoflow.topology.point_clouds import check_whole_number
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
 _TIE = 1e-12
 _LONGEST_LAG = 64  # checkpoints: with all lags of a long run, time and memory would grow with its square
@@ -97,7 +97,7 @@ def lead_lag(
     longest = (
         min(n // 2, _LONGEST_LAG) if max_lag is None else check_whole_number("max_lag", max_lag, at_least=0)
     )
-    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1)
+    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     difference = peak_step(x, checkpoints) - peak_step(y, checkpoints)
     if (x == x[0]).all() or (y == y[0]).all():

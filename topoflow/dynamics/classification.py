@@ -20,7 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from topoflow.dynamics.labelings import codes_of, labelings, permutation_p
-from topoflow.topology.point_clouds import check_whole_number
+from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 from topoflow.topology.summaries import SUMMARY_NAMES
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -98,7 +99,7 @@ def grouped_plan(
     """
     n_groups = check_whole_number("n_groups", n_groups, at_least=2)
     n_prompts = check_whole_number("n_prompts", n_prompts, at_least=1)
-    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1)
+    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1, at_most=LARGEST_PLAN)
     subsample_size = check_whole_number("subsample_size", subsample_size, at_least=1)
     seed = check_whole_number("seed", seed, at_least=0)
     smallest = n_prompts // n_groups
@@ -251,18 +252,16 @@ def _uncorrelated(rows: NDArray[np.float64], largest: float) -> list[int]:
 
 
 def _check_features(features: ArrayLike, names: Sequence[str]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    rows = np.asarray(features)
+    rows = as_array("features", features)
     if rows.ndim != 2 or rows.shape[1] != len(names) or len(rows) == 0:
         raise ValueError(
             f"features must have shape (n_rows, {len(names)}), one column a name, got {rows.shape}"
         )
-    if rows.dtype.kind not in "fiu":
-        raise ValueError(f"features must hold real numbers, got dtype {rows.dtype}")
-    rows = rows.astype(np.float64, copy=False)
+    rows = as_numbers("features", rows)
     if np.isinf(rows).any():
         column = int(np.argmax(np.isinf(rows).any(axis=0)))
         raise ValueError(f"features must be finite or missing (NaN), got infinity in {names[column]}")
-    missing = np.isnan(rows).any(axis=0)
+    missing: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=0))
     if missing.all():
         raise ValueError("features must hold one that no row misses, got NaN in all of them")
     return rows[:, ~missing], tuple(name for name, lacks in zip(names, missing, strict=True) if lacks)

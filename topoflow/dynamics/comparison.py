@@ -23,6 +23,7 @@ from topoflow.dynamics.separation import (
     trajectory_distances,
     when_separated,
 )
+from topoflow.topology.arrays import as_numbers
 
 # What is compared between labels by effect sizes: numbers of a run, all layers pooled.
 MEASURES = ("concentration", "settled", "peak_step", "peak_difference")
@@ -76,7 +77,7 @@ def runs_at_each_checkpoint(matrix: ArrayLike, n_runs: int) -> NDArray[np.float6
     >>> runs_at_each_checkpoint(np.abs(np.subtract.outer(cells, cells)), 2)[:, 0, 1]
     array([10., 12.])
     """
-    cells = np.asarray(matrix, dtype=np.float64)
+    cells = as_numbers("matrix", matrix)
     n_checkpoints = len(cells) // n_runs
     blocks = cells.reshape(n_runs, n_checkpoints, n_runs, n_checkpoints)
     return np.ascontiguousarray(np.einsum("itjt->tij", blocks))
@@ -112,7 +113,7 @@ def compare_labels(
     seed
         Of random labelings, where there are too many to enumerate.
     """
-    stack = np.asarray(distances, dtype=np.float64)
+    stack = as_numbers("distances", distances)
     names = tuple(dict.fromkeys(labels))
     per_label = [{s for s, name in zip(seeds, labels, strict=True) if name == label} for label in names]
     if len(names) < 2 or min(map(len, per_label)) < 2:
@@ -193,7 +194,7 @@ def summary_energy(
     seed
         Of random labelings.
     """
-    rows = np.asarray(summaries, dtype=np.float64)
+    rows = as_numbers("summaries", summaries)
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     found = []
     for a, b, _ in pairs_of(labels):

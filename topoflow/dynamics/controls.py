@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from topoflow.dynamics.nulls import NullTest, permuted_rows
-from topoflow.topology.point_clouds import check_cloud, check_whole_number, distance_matrix
+from topoflow.topology.arrays import as_array
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_cloud, check_whole_number, distance_matrix
 
 COVARIANCES = ("isotropic", "matched")
 _NOTHING_LEFT = 1e-9  # a residual smaller than this share of the ranks is rounding
@@ -203,7 +204,7 @@ def partial_rank_correlation(
     >>> round(test.statistic, 2), test.p_value > 0.05
     (0.49, True)
     """
-    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1)
+    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     ranks_x, ranks_y, fixed = _check_series(x, y, given)
     n = len(ranks_x)
@@ -236,9 +237,9 @@ def _check_series(
     x: ArrayLike, y: ArrayLike, given: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Ranks of x, of y, and of each column given; equal values share their mean rank."""
-    columns = np.asarray(given)
+    columns = as_array("given", given)
     columns = columns[:, None] if columns.ndim == 1 else columns
-    series = {"x": np.asarray(x), "y": np.asarray(y), "given": columns}
+    series = {"x": as_array("x", x), "y": as_array("y", y), "given": columns}
     n = len(series["x"]) if series["x"].ndim == 1 else 0
     for name, values in series.items():
         if values.shape != ((n,) if name != "given" else (n, columns.shape[-1])):
@@ -251,4 +252,5 @@ def _check_series(
         raise ValueError(
             f"x must have at least {columns.shape[1] + 3} values, three more than given, got {n}"
         )
-    return stats.rankdata(x), stats.rankdata(y), stats.rankdata(columns, axis=0) if columns.size else columns
+    ranks_x, ranks_y = (stats.rankdata(series[name]) for name in ("x", "y"))
+    return ranks_x, ranks_y, stats.rankdata(columns, axis=0) if columns.size else columns

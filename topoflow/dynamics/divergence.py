@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.topology.arrays import as_numbers
+
 
 def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     r"""Compute the Jensen-Shannon divergence of distributions, row by row.
@@ -32,7 +34,7 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     >>> jensen_shannon([[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]).round(4)
     array([0.6931, 0.    ])
     """
-    one, other = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    one, other = as_numbers("p", p), as_numbers("q", q)
     if one.ndim != 2 or one.shape != other.shape:
         raise ValueError(f"q must have the shape of p (n, n_outcomes), got {other.shape} and {one.shape}")
     for name, values in (("p", one), ("q", other)):

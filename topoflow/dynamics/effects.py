@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap
 
+from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import check_whole_number
 
 Sample = NDArray[np.float64]
@@ -210,7 +211,7 @@ def _present(a: ArrayLike, b: ArrayLike) -> tuple[Sample, Sample, int]:
     samples = []
     n_missing = 0
     for name, given in (("a", a), ("b", b)):
-        sample = np.asarray(given)
+        sample = as_array(name, given)
         missing = np.isnan(sample) if sample.dtype.kind == "f" else np.zeros(sample.shape, dtype=bool)
         n_missing += int(missing.sum())
         samples.append(_check_sample(name, sample[~missing] if sample.ndim == 1 else sample))
@@ -218,14 +219,12 @@ def _present(a: ArrayLike, b: ArrayLike) -> tuple[Sample, Sample, int]:
 
 
 def _check_sample(name: str, given: ArrayLike) -> Sample:
-    sample = np.asarray(given)
+    sample = as_array(name, given)
     if sample.ndim != 1 or len(sample) < 2:
         raise ValueError(
             f"{name} must be a list of at least two observations that are not missing, got shape {sample.shape}"
         )
-    if sample.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {sample.dtype}")
-    numbers = sample.astype(np.float64, copy=False)
+    numbers = as_numbers(name, sample)
     if not np.isfinite(numbers).all():
         at = int(np.argmin(np.isfinite(numbers)))
         raise ValueError(f"{name} must be finite, got {numbers[at]} at position {at}")

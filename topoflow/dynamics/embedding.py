@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.cells import CellDiagrams, cell_distances
-from topoflow.topology.point_clouds import check_distance_matrix, check_whole_number
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_distance_matrix, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def diagram_distance_matrix(
             f"cells must all have the subsamples of the first ({sizes[0]}), got {sizes[at]} in cells[{at}]"
         )
     if n_subsamples is not None:
-        n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1)
+        n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1, at_most=LARGEST_PLAN)
         if n_subsamples > sizes[0]:
             raise ValueError(
                 f"n_subsamples must be at most that of the cells ({sizes[0]}), got {n_subsamples}"

@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
 from topoflow.dynamics.labelings import PermutationTest, codes_of, labelings, permutation_p
+from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import check_distance_matrix
 
 
@@ -116,17 +117,16 @@ def energy_test(
 
 
 def _check_vectors(name: str, given: ArrayLike) -> NDArray[np.float64]:
-    vectors = np.asarray(given)
+    vectors = as_array(name, given)
     if vectors.ndim == 1:
         vectors = vectors[:, None]
     if vectors.ndim != 2 or len(vectors) == 0:
         raise ValueError(f"{name} must have shape (n, n_coordinates), got shape {vectors.shape}")
-    if vectors.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {vectors.dtype}")
+    vectors = as_numbers(name, vectors)
     if not np.isfinite(vectors).all():
         row, column = (int(index) for index in np.argwhere(~np.isfinite(vectors))[0])
         raise ValueError(
             f"{name} must be finite (leave out what is missing), got {vectors[row, column]} at row {row},"
             f" column {column}"
         )
-    return vectors.astype(np.float64, copy=False)
+    return vectors

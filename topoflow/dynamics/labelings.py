@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.topology.point_clouds import check_whole_number
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_array
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
 # Two sums of the same distances in another order differ by rounding only, and must count as equal.
 _TIE = 1e-12
@@ -137,7 +139,7 @@ def labelings(
            [0, 0, 1, 1],
            [0, 1, 1, 0]]), True)
     """
-    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1)
+    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1, at_most=LARGEST_PLAN)
     seed = check_whole_number("seed", seed, at_least=0)
     codes, places = codes_of("labels", labels), _places(labels, blocks)
     if count_labelings(labels, blocks) - 1 <= n_permutations:
@@ -172,11 +174,15 @@ def permutation_p(statistics: NDArray[np.float64], scale: float) -> NDArray[np.f
 
 def codes_of(name: str, labels: ArrayLike) -> NDArray[np.int64]:
     """Number the labels from 0 in their order, or raise a ValueError that calls them ``name``."""
-    given = np.asarray(labels)
+    given = as_array(name, labels)
     if given.ndim != 1 or given.size == 0:
         raise ValueError(f"{name} must be a list of labels, one a unit, got shape {given.shape}")
     if given.dtype.kind not in "iubUO":
         raise ValueError(f"{name} must be whole numbers or strings, got dtype {given.dtype}")
+    if given.dtype.kind == "O" and (wrong := [label for label in given if not isinstance(label, str | int)]):
+        raise InvalidArgument(
+            name, "whole numbers or strings", wrong[0], "leave out units whose label is missing"
+        )
     return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 

@@ -29,7 +29,8 @@ from topoflow.dynamics.velocity import (
     fitted_floor,
     velocity_per_step,
 )
-from topoflow.topology.point_clouds import check_distance_matrix, check_whole_number
+from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_distance_matrix, check_whole_number
 
 _TIE = 1e-12  # statistics are shares: two this near are equal but for rounding, and a tie counts against
 _BLOCK = 2**20  # numbers permuted at a time
@@ -290,7 +291,7 @@ def sign_flip_test(differences: ArrayLike, *, n_permutations: int = 10_000, seed
     0.03125
     """
     n_permutations, rng = _check_sampling(n_permutations, seed)
-    values = np.asarray(differences)
+    values = as_array("differences", differences)
     if values.ndim != 1 or values.dtype.kind not in "fiu" or np.isinf(values).any():
         raise ValueError(f"differences must be a list of finite numbers, one a run, got {differences!r}")
     values = values[~np.isnan(values)].astype(np.float64)
@@ -335,7 +336,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     >>> holm([0.01, 0.04, float("nan"), 0.03])
     array([0.03, 0.06,  nan, 0.06])
     """
-    given = np.asarray(p_values, dtype=np.float64)
+    given = as_numbers("p_values", p_values)
     known = ~np.isnan(given)
     p = given[known]
     if ((p < 0) | (p > 1)).any():
@@ -400,14 +401,14 @@ def _orders(n: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _layers(velocity: ArrayLike, steps: ArrayLike) -> list[NDArray[np.float64]]:
-    rows = np.asarray(velocity)
+    rows = as_array("velocity", velocity)
     if rows.ndim == 2:
         return [check_run(row, steps)[0] for row in rows]
     return [check_run(rows, steps)[0]]
 
 
 def _check_distances(distances: ArrayLike, n_checkpoints: int) -> NDArray[np.float64]:
-    given = np.asarray(distances)
+    given = as_array("distances", distances)
     layers = given if given.ndim == 3 else given[None]
     if layers.shape[1:] != (n_checkpoints, n_checkpoints):
         raise ValueError(
@@ -419,5 +420,5 @@ def _check_distances(distances: ArrayLike, n_checkpoints: int) -> NDArray[np.flo
 
 
 def _check_sampling(n_permutations: int, seed: int) -> tuple[int, np.random.Generator]:
-    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1)
+    n_permutations = check_whole_number("n_permutations", n_permutations, at_least=1, at_most=LARGEST_PLAN)
     return n_permutations, np.random.default_rng(check_whole_number("seed", seed, at_least=0))

@@ -18,8 +18,9 @@ from scipy import stats
 
 from topoflow.dynamics.cells import CellDiagrams, cell_distances
 from topoflow.dynamics.velocity import check_steps, concentration, ends_in_first_third
+from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.persistence import subsample_diagrams
-from topoflow.topology.point_clouds import check_whole_number, distance_matrix
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number, distance_matrix
 
 QUANTILES = (0.05, 0.5, 0.95)
 
@@ -152,7 +153,7 @@ def sampling_floor(
     distances = distance_matrix(cloud)
     n_prompts = len(distances)
     asked = check_whole_number("subsample_size", subsample_size, at_least=1)
-    n_pairs = check_whole_number("n_pairs", n_pairs, at_least=1)
+    n_pairs = check_whole_number("n_pairs", n_pairs, at_least=1, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     if n_prompts < 2:
         raise ValueError(f"cloud must hold at least two points, got {n_prompts}")
@@ -249,11 +250,11 @@ def prompt_bands(
     >>> bool(bands.lower[0] < bands.velocity[0] < bands.upper[0]), bands.upper[1].item()
     (True, 0.0)
     """
-    rows = np.asarray(plan)
+    rows = as_array("plan", plan)
     n_prompts = _check_sizes(clouds, rows)
     n_plan, size = rows.shape
-    n_replicates = check_whole_number("n_replicates", n_replicates, at_least=2)
-    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=2)
+    n_replicates = check_whole_number("n_replicates", n_replicates, at_least=2, at_most=LARGEST_PLAN)
+    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=2, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level!r}")
@@ -268,7 +269,7 @@ def prompt_bands(
     cells = _cells_of(clouds, n_prompts, every_row, engine)
     distances = np.array([cell_distances(a, b, dimension, order) for a, b in pairwise(cells)])
     found = PromptReplicates(
-        distances[:, :n_plan] if by_plan is None else np.asarray(by_plan, dtype=np.float64),
+        distances[:, :n_plan] if by_plan is None else as_numbers("by_plan", by_plan),
         distances[:, -len(replicates) :].reshape(-1, n_replicates, n_subsamples),
         kept / (n_prompts - kept),
     )
@@ -352,7 +353,7 @@ def _cells_of(
 ) -> Iterator[CellDiagrams]:
     """The diagrams of one cloud after another, so that two distance matrices are never held at once."""
     for cloud in clouds:
-        if len(points := np.asarray(cloud)) != n_prompts:
+        if len(points := as_array("clouds", cloud)) != n_prompts:
             raise ValueError(
                 f"clouds must all hold the same prompts, got {n_prompts} and {len(points)} points"
             )
@@ -363,7 +364,7 @@ def _check_sizes(clouds: Sequence[ArrayLike], plan: NDArray[np.int64]) -> int:
     """The number of points of the first cloud, with which the plan must agree."""
     if len(clouds) < 2:
         raise ValueError(f"clouds must hold those of at least two checkpoints, got {len(clouds)}")
-    n_prompts = len(np.asarray(clouds[0]))
+    n_prompts = len(as_array("clouds", clouds[0]))
     if plan.ndim != 2 or len(plan) < 2 or not 0 < plan.shape[1] < n_prompts:
         raise ValueError(
             f"plan must hold at least two subsamples of fewer than the {n_prompts} points, got shape {plan.shape}"

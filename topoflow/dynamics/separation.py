@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.dynamics.cells import CellDiagrams
 from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.labelings import PermutationTest, codes_of, labelings, permutation_p
+from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import check_distance_matrix
 
 
@@ -143,7 +144,7 @@ def trajectory_distances(distances: ArrayLike, *, equal_layers: bool = True) -> 
            [1. , 0. , 0.5],
            [1.5, 0.5, 0. ]])
     """
-    stack = np.asarray(distances, dtype=np.float64)
+    stack = as_numbers("distances", distances)
     if stack.ndim != 4 or stack.size == 0:
         raise ValueError(
             f"distances must have shape (n_layers, n_checkpoints, n_runs, n_runs), got shape {stack.shape}"
@@ -294,7 +295,7 @@ def when_separated(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level!r}")
-    stack, times = np.asarray(distances), np.asarray(steps)
+    stack, times = as_array("distances", distances), as_array("steps", steps)
     if stack.ndim != 3 or times.shape != stack.shape[:1]:
         raise ValueError(
             f"steps must name the optimiser step of each of the {len(stack)} matrices (n_checkpoints, n_runs,"
@@ -328,7 +329,7 @@ def _check(
     distances: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Return the matrices, the labels as numbers, and the pairs of runs to compare."""
-    stack = _check_stack(np.asarray(distances, dtype=np.float64))
+    stack = _check_stack(as_numbers("distances", distances))
     codes = codes_of("labels", labels)
     places = np.arange(len(codes)) if blocks is None else codes_of("blocks", blocks)
     for name, numbers in (("labels", codes), ("blocks", places)):

@@ -45,6 +45,7 @@ from topoflow.dynamics.verdicts import (
     pooled_velocity,
     transience_verdict,
 )
+from topoflow.topology.arrays import as_array, as_numbers
 
 Series = NDArray[np.float64]
 Number = float | int | None
@@ -157,7 +158,7 @@ def follow_layer(
         series[name], series[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
     replicates = None
-    if n_replicates and size < len(np.asarray(clouds[0])):  # else there are no other prompts to draw
+    if n_replicates and size < len(as_array("clouds", clouds[0])):  # else there are no other prompts to draw
         bands = prompt_bands(
             clouds,
             plan,
@@ -284,7 +285,7 @@ def describe_layer(
     >>> found["concentration"], round(found["concentration_expected"], 3), found["path_length"], found["straightness"]
     (0.6, 0.333, 10.0, 0.8)
     """
-    speed, away = np.asarray(velocity, dtype=np.float64), np.asarray(displacement, dtype=np.float64)
+    speed, away = as_numbers("velocity", velocity), as_numbers("displacement", displacement)
     floor = fitted_floor(speed, steps)
     per_step = velocity_per_step(speed, steps, floor)
     moved = bool(speed.any())
@@ -405,7 +406,7 @@ def claims_of_run(
         "peak_step": settled.peak_step if moved else None,
         **dict.fromkeys(("behaviour_peak_step", "peak_difference", "lag", "lag_correlation", "lag_p")),
     }
-    answers = np.asarray(behaviour, dtype=np.float64) if behaviour is not None else np.zeros(0)
+    answers = as_numbers("behaviour", behaviour) if behaviour is not None else np.zeros(0)
     if moved and answers.any():
         lead = lead_lag(pooled, answers, steps, seed=seed)
         verdicts.append(lead_verdict(lead))

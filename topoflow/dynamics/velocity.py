@@ -10,7 +10,11 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_array, as_numbers
+
 _ROUNDING = 1e-9  # a difference below this share of what it is a difference of is no difference
+_LARGEST_STEP = 2**53  # three times a step must fit into 64 bits, and be exact as a float
 _STABLE = 0.1  # a run has stabilised when no velocity exceeds the floor by more than this share of the peak
 
 
@@ -268,15 +272,13 @@ def ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
 def check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the velocities and steps of one run as arrays, or say what is wrong with them."""
     checkpoints = check_steps(steps)
-    speed = np.asarray(velocity)
+    speed = as_array("velocity", velocity)
     if speed.shape != (len(checkpoints) - 1,):
         raise ValueError(
             f"velocity must hold one number for each of the {len(checkpoints) - 1} intervals between steps,"
             f" got shape {speed.shape}"
         )
-    if speed.dtype.kind not in "fiu":
-        raise ValueError(f"velocity must hold real numbers, got dtype {speed.dtype}")
-    speed = speed.astype(np.float64, copy=False)
+    speed = as_numbers("velocity", speed)
     wrong = ~(np.isfinite(speed) & (speed >= 0))
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -286,13 +288,15 @@ def check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64
 
 def check_steps(steps: ArrayLike) -> NDArray[np.int64]:
     """Return optimiser steps as an array, or say what is wrong with them."""
-    checkpoints = np.asarray(steps)
+    checkpoints = as_array("steps", steps)
     if checkpoints.ndim != 1 or len(checkpoints) < 2:
         raise ValueError(
             f"steps must be a list of at least two optimiser steps, got shape {checkpoints.shape}"
         )
     if checkpoints.dtype.kind not in "iu":
         raise ValueError(f"steps must be integers, got dtype {checkpoints.dtype}")
+    if checkpoints.min() < -_LARGEST_STEP or checkpoints.max() > _LARGEST_STEP:
+        raise InvalidArgument("steps", f"at most {_LARGEST_STEP}", int(checkpoints.max()))
     checkpoints = checkpoints.astype(np.int64)
     falls = np.diff(checkpoints) <= 0
     if falls.any():

@@ -19,6 +19,7 @@ from topoflow.dynamics.behaviour import LeadLag
 from topoflow.dynamics.claims import EarlyTest, TransienceTest
 from topoflow.dynamics.labelings import PermutationTest
 from topoflow.dynamics.nulls import NullTest, sign_flip_test
+from topoflow.topology.arrays import as_numbers
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"
 
@@ -83,7 +84,7 @@ def pooled_velocity(velocity: ArrayLike) -> NDArray[np.float64]:
     >>> pooled_velocity([[3.0, 1.0], [100.0, 100.0], [0.0, 0.0]])
     array([0.625, 0.375])
     """
-    layers = np.asarray(velocity, dtype=np.float64)
+    layers = as_numbers("velocity", velocity)
     moved = layers[layers.any(axis=1)]
     if not len(moved):
         return np.zeros(layers.shape[1])
@@ -207,7 +208,7 @@ def early_in_runs(plain: ArrayLike, per_step: ArrayLike, level: float, seed: int
 
 def transient_in_runs(settled: ArrayLike, expected: ArrayLike, level: float, seed: int) -> Verdict:
     """Whether runs settle earlier than the order of their velocities would by chance; both as shares of training."""
-    differences = np.asarray(expected, dtype=np.float64) - np.asarray(settled, dtype=np.float64)
+    differences = as_numbers("expected", expected) - as_numbers("settled", settled)
     test = sign_flip_test(differences, seed=seed)
     low, high = mean_interval(differences)
     return Verdict(
@@ -226,7 +227,7 @@ def transient_in_runs(settled: ArrayLike, expected: ArrayLike, level: float, see
 
 def leads_in_runs(peak_differences: ArrayLike, level: float, seed: int) -> Verdict:
     """Whether topology peaks before behaviour on average."""
-    earlier = -np.asarray(peak_differences, dtype=np.float64)
+    earlier = -as_numbers("peak_differences", peak_differences)
     test = sign_flip_test(earlier, seed=seed)
     low, high = mean_interval(-earlier)
     return Verdict(
@@ -267,7 +268,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float | None,
     >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
     """
-    known = np.asarray(values, dtype=np.float64)
+    known = as_numbers("values", values)
     known = known[~np.isnan(known)]
     if len(known) < 2:
         return None, None

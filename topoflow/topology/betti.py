@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import check_diagram, check_diagrams
 
 
@@ -79,7 +80,7 @@ def _alive(bars: NDArray[np.float64], distances: NDArray[np.float64]) -> NDArray
 
 
 def _distances(distances: ArrayLike) -> NDArray[np.float64]:
-    places = np.asarray(distances, dtype=np.float64)
+    places = as_numbers("distances", distances)
     if places.ndim != 1 or not np.isfinite(places).all():
         raise ValueError(f"distances must be a list of finite numbers, got {distances!r}")
     return places

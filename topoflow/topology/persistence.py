@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.topology.arrays import as_array, as_numbers, leave_out_masked
 from topoflow.topology.point_clouds import check_distance_matrix, check_whole_number, distance_matrix
 
 Diagram = NDArray[np.float64]
@@ -43,7 +44,8 @@ def vietoris_rips_diagrams(
     Parameters
     ----------
     points : array_like, shape (n_points, n_coordinates) or (n_points, n_points)
-        The cloud, or with ``metric="precomputed"`` its distance matrix, metric or not.
+        The cloud, or with ``metric="precomputed"`` its distance matrix, metric or not. Points that are masked are
+        left out.
     maxdim
         Highest homology dimension.
     engine
@@ -85,6 +87,7 @@ def vietoris_rips_diagrams(
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    points = leave_out_masked(points, matrix=metric == "precomputed")
     distances = distance_matrix(points) if metric == "euclidean" else check_distance_matrix(points)
     every_point = [range(len(distances))]
     return _cell_diagrams(distances, np.array(every_point), maxdim, engine, thresh, coeff)[0]
@@ -204,7 +207,7 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
     """Return a diagram as float64, or say what is wrong with it, calling it ``name``.
 
     Shape (n_bars, 2), no NaN, finite births, each death at or after its birth; deaths may be infinite.
-    Anything else raises ValueError.
+    Anything else raises ValueError. Bars that are masked are left out.
 
     Examples
     --------
@@ -213,12 +216,10 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
     ...
     ValueError: h0 must not hold a death before its birth, got the bar (2.0, 1.0) at row 0
     """
-    bars = np.asarray(diagram)
+    bars = as_array(name, leave_out_masked(diagram))
     if bars.ndim != 2 or bars.shape[1] != 2:
         raise ValueError(f"{name} must have shape (n_bars, 2), got shape {bars.shape}")
-    if bars.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {bars.dtype}")
-    bars = bars.astype(np.float64, copy=False)
+    bars = as_numbers(name, bars)
     birth, death = bars[:, 0], bars[:, 1]
     for fault, where in (
         ("NaN", np.isnan(bars).any(axis=1)),
@@ -243,7 +244,7 @@ def check_diagrams(name: str, diagrams: Sequence[ArrayLike]) -> tuple[Diagram, N
     >>> len(bars), offsets.tolist()
     (3, [0, 2, 2, 3])
     """
-    arrays = [np.asarray(diagram) for diagram in diagrams]
+    arrays = [as_array(f"{name}[{k}]", leave_out_masked(diagram)) for k, diagram in enumerate(diagrams)]
     offsets = np.cumsum([0, *(array.shape[0] if array.ndim else 0 for array in arrays)])
     if all(array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "fiu" for array in arrays):
         bars = np.concatenate([np.empty((0, 2)), *arrays])
@@ -312,7 +313,7 @@ def _check_options(maxdim: int, engine: str, thresh: float, coeff: int) -> tuple
 
 
 def _check_plan(plan: ArrayLike, n_points: int) -> NDArray[np.int64]:
-    rows = np.asarray(plan)
+    rows = as_array("plan", plan)
     if rows.ndim != 2 or rows.size == 0:
         raise ValueError(f"plan must have shape (n_subsamples, subsample_size), got shape {rows.shape}")
     if rows.dtype.kind not in "iu":

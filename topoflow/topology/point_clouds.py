@@ -6,7 +6,12 @@ import operator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.gram import NEAR_PAIR, roots_and_mirror, squares_of_gram
+
+LARGEST_PLAN = 10**6
+"""Subsamples, replicates or permutations that are drawn at most: more is a slip, and would fill the memory."""
 
 
 def subsample_plan(
@@ -48,7 +53,7 @@ def subsample_plan(
     [[0, 1, 2, 3], [0, 1, 2, 3]]
     """
     n_points = check_whole_number("n_points", n_points, at_least=1)
-    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1)
+    n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1, at_most=LARGEST_PLAN)
     subsample_size = check_whole_number("subsample_size", subsample_size, at_least=1)
     seed = check_whole_number("seed", seed, at_least=0)
     if subsample_size > n_points:
@@ -92,7 +97,7 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
            [5., 0., 5.],
            [0., 5., 0.]])
     """
-    given = np.asarray(points)
+    given = as_array("points", points)
     cloud = check_cloud("points", given)
     n_points = len(cloud)
     if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
@@ -142,7 +147,7 @@ def check_distance_matrix(distances: ArrayLike) -> NDArray[np.float64]:
     array([[0., 1.],
            [1., 0.]])
     """
-    matrix = np.asarray(distances)
+    matrix = as_array("distances", distances)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ValueError(
             f"distances must be a square matrix of shape (n_points, n_points), got shape {matrix.shape}"
@@ -194,20 +199,22 @@ def _is_one_point(cloud: NDArray[np.float64]) -> bool:
     return all(np.array_equal(point, cloud[0]) for point in cloud)  # ends at the first other point
 
 
-def check_whole_number(name: str, value: int, *, at_least: int) -> int:
-    """Return ``value`` as an int, or raise a ValueError that calls it ``name``: not whole, or too small."""
+def check_whole_number(name: str, value: int, *, at_least: int, at_most: int | None = None) -> int:
+    """Return ``value`` as an int, or raise a ValueError that calls it ``name``: not whole, too small or too large."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < at_least:
         raise ValueError(f"{name} must be a whole number, {at_least} or more, got {value!r}")
+    if at_most is not None and number > at_most:
+        raise InvalidArgument(name, f"at most {at_most}", number)
     return number
 
 
 def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
     """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
-    cloud = np.asarray(points)
+    cloud = as_array(name, points)
     if cloud.ndim != 2 or cloud.size == 0:
         raise ValueError(
             f"{name} must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
@@ -217,9 +224,7 @@ def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    numbers = array.astype(np.float64, copy=False)
+    numbers = as_numbers(name, array)
     if not np.isfinite(numbers).all():
         i, j = (int(index) for index in np.argwhere(~np.isfinite(numbers))[0])
         raise ValueError(f"{name} must be finite, got {numbers[i, j]} at row {i}, column {j}")

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 _STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
@@ -132,7 +133,7 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
     >>> cell["h0_death_mean"], cell["h1_birth_mean"], cell["h1_count"]
     (2.0, 2.0, 0.5)
     """
-    rows = np.asarray(summaries, dtype=np.float64)
+    rows = as_numbers("summaries", summaries)
     if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != len(SUMMARY_NAMES):
         raise ValueError(
             f"summaries must have shape (n_subsamples, {len(SUMMARY_NAMES)}), got shape {rows.shape}"

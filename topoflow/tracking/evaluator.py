@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.storage import layer_name
+from topoflow.topology.arrays import as_array
 
 MODEL_TYPE = "topology"
 # MLflow takes at most this many metrics in one request.
@@ -207,7 +208,7 @@ def _returned(states: Any, n_prompts: int) -> dict[str, npt.NDArray[Any]]:
     clouds = {}
     for layer, cloud in layers.items():
         name = layer_name(layer) if isinstance(layer, int) else str(layer)
-        clouds[name] = np.asarray(cloud)
+        clouds[name] = as_array(name, cloud)
         if clouds[name].ndim != 2 or len(clouds[name]) != n_prompts or clouds[name].dtype.kind not in "fiu":
             raise ValueError(
                 f"model must return numbers of shape (n_prompts, hidden_size) with n_prompts = {n_prompts}, got "
