@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -396,6 +397,23 @@ def test_states_that_are_not_finite_are_named_with_their_cell():
     cloud[2] = np.nan
     with pytest.raises(ValueError, match="the states recorded at step 8, layer 3: "):
         stages.topology._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"dtype": "float16"}, "overflowed float16"),
+        ({"dtype": "float32", "compute_dtype": "float16", "autocast": None}, "overflowed float16"),
+        ({"dtype": "float32", "compute_dtype": "float32", "autocast": "float16"}, "overflowed float16"),
+        ({"dtype": "float32", "compute_dtype": "float32", "autocast": "bfloat16"}, "diverged"),
+        ({"dtype": "float32"}, "diverged"),
+    ],
+)
+def test_what_overflowed_float16_is_not_said_to_have_diverged(made, said):
+    cells = {"folder": "set", "steps": (0, 1), "layers": (1,), "manifest": made}
+    stored = SimpleNamespace(**cells, point_cloud=lambda step, layer: np.array([[np.inf]]))
+    with pytest.raises(ValueError, match=said):
+        stages.topology._finite_part(stored)
 
 
 def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, monkeypatch):

@@ -19,6 +19,7 @@ from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.errors import printable
 from topoflow.layout import Run
 from topoflow.processes import Stopped, stop_at_sigterm
+from topoflow.training.devices import check_single_process
 
 
 def _given(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -99,6 +100,7 @@ def _command(function: Callable[..., Any]) -> click.Command:
 
     @functools.wraps(function)
     def in_study(*args: Any, **kwargs: Any) -> Any:
+        check_single_process()
         scaffold.check_version()
         return function(*args, **kwargs)
 

@@ -38,6 +38,7 @@ from topoflow.config import (
 from topoflow.layout import Run
 from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
+from topoflow.training.devices import pin_one_gpu
 
 
 def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
@@ -178,6 +179,8 @@ def cost(
     import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
     import psutil
     import torch
+
+    pin_one_gpu()
     from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
 
     from topoflow import plan as planning

@@ -5,7 +5,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from support import llama
 
+from topoflow.errors import InvalidArgument
+from topoflow.recording.behaviour import Answers
 from topoflow.recording.hidden_states import (
     batches_by_length,
     evenly_spaced_layers,
@@ -142,13 +145,25 @@ def test_nothing_of_a_pass_outlives_it_but_the_rows(model):
         assert rows.untyped_storage().nbytes() == len(PROMPTS) * 32 * 4
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_stays_so(model, caplog):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5.00 GB, other allocations: 1.00 MB)"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+    ids=["CUDA", "cuBLAS", "MPS", "CPU"],
+)
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(model, caplog, error):
     tried = []
 
     def small_memory(module, args, kwargs):
         tried.append(len(kwargs["input_ids"]))
         if tried[-1] > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     expected = record_states(model, PROMPTS, [0, 4], pad_token_id=0)
     handle = model.register_forward_pre_hook(small_memory, with_kwargs=True)
@@ -164,10 +179,53 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(model, caplog):
         assert np.array_equal(rows[layer], again[layer])
         assert close(in_order(order, [rows[layer]]), cloud)
     limit = 0
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         record_states(model, PROMPTS, [4], pad_token_id=0)
     assert tried[-4:] == [5, 3, 2, 1]
+    error, before = RuntimeError("shapes do not match"), len(tried)  # which no smaller batch mends
+    with pytest.raises(RuntimeError):
+        record_states(model, PROMPTS, [4], pad_token_id=0)
+    assert tried[before:] == [5]
     handle.remove()
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+def test_a_model_that_is_offloaded_is_read_where_its_embedding_runs(model, tmp_path, place):
+    from accelerate import cpu_offload, disk_offload
+
+    given = {"layers": [0, 2, 4], "pad_token_id": 0, "batch_size": 2}
+    plain, answers = record_states(model, PROMPTS, **given), [Answers(5), Answers(5)]
+    record_states(model, PROMPTS, **given, behaviour=answers[0])
+    if place == "cpu":
+        cpu_offload(model, execution_device="cpu")
+    else:
+        disk_offload(model, str(tmp_path), execution_device="cpu")
+    assert next(model.parameters()).device.type == "meta"
+    with noting_how(model) as computed:
+        offloaded = record_states(model, PROMPTS, **given, behaviour=answers[1])
+    assert computed["device"] == "cpu"
+    assert all(np.array_equal(offloaded[layer], plain[layer]) for layer in plain)
+    one, other = (next(kept.pieces(1, 5)) for kept in answers)
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_model_without_numbers_is_refused_by_name():
+    with torch.device("meta"):
+        network = llama(64)
+    with pytest.raises(InvalidArgument) as caught:
+        record_states(network, PROMPTS, [2], pad_token_id=0)
+    assert caught.value.name == "model"
+
+
+def test_states_too_large_for_float16_are_said_to_be_that(model, caplog):
+    model.model.layers[2].register_forward_hook(lambda _, __, output: output * 1e8)
+    whole = record_states(model, PROMPTS, [1, 3], pad_token_id=0)
+    assert not caplog.records
+    half = record_states(model, PROMPTS, [1, 3], pad_token_id=0, dtype="float16")
+    assert np.isfinite(whole[3]).all()
+    assert np.isinf(half[3]).any()
+    (said,) = caplog.records
+    assert said.args == ("float16", "3")
 
 
 def test_virtual_tokens_of_prompt_tuning_stand_before_the_prompt(model):

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from topoflow.errors import InvalidArgument
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
 
@@ -280,8 +281,9 @@ def record_batches(
     shorter, until it fits: the next checkpoint begins with the smaller ones. An error of one prompt alone passes; and
     so does any where FSDP has sharded the model, since the other ranks are in the midst of the same pass.
     """
-    device = next(model.parameters()).device
+    device = _input_device(model)
     rows: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
+    overflowed: set[int] = set()
     done = 0
     with _undisturbed(model):
         while done < len(batches):
@@ -289,8 +291,8 @@ def record_batches(
             padded = _pad([token_ids[i] for i in chosen], pad_token_id, device)
             try:
                 found, log_probabilities = _forward(model, *padded, layers, behaviour is not None)
-            except torch.OutOfMemoryError:
-                if len(chosen) == 1 or sharded_modules(model):
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or len(chosen) == 1 or sharded_modules(model):
                     raise
                 found = {}
             if not found:  # only here, since the error holds on to what the pass has allocated
@@ -299,9 +301,17 @@ def record_batches(
             if behaviour is not None:
                 behaviour.add(chosen, log_probabilities.cpu().numpy())
             for layer, states in found.items():
-                values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32)
-                rows[layer].append(values.numpy().astype(dtype, copy=False))
+                values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32).numpy()
+                with np.errstate(over="ignore"):  # which is said in a sentence
+                    rows[layer].append(values.astype(dtype, copy=False))
+                if (np.isfinite(values) & ~np.isfinite(rows[layer][-1])).any():
+                    overflowed.add(layer)
             done += 1
+    if overflowed:
+        logger.warning(
+            "states overflowed %s at layer %s; record with dtype float32",
+            dtype, ", ".join(map(str, sorted(overflowed))),
+        )  # fmt: skip
     return {layer: np.concatenate(parts) for layer, parts in rows.items()}
 
 
@@ -336,6 +346,36 @@ def noting_how(model: nn.Module) -> Iterator[dict[str, str | None]]:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a smaller batch may help: CUDA's, MPS's, XPU's and the CPU's messages, and cuBLAS's own."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or should_reduce_batch_size(error)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    )
+
+
+def _input_device(model: nn.Module) -> torch.device:
+    """Where the model reads token ids: on its embedding's device, or the one on which offloading runs that.
+
+    Raises
+    ------
+    InvalidArgument
+        When the embedding has no numbers (torch's device "meta").
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    hook = getattr(embedding, "_hf_hook", None)  # accelerate has no public name for it
+    for one in getattr(hook, "hooks", [hook]):
+        if (device := getattr(one, "execution_device", None)) is not None:
+            return torch.device(device)
+    device = next(embedding.parameters(), next(model.parameters())).device
+    if device.type == "meta":
+        raise InvalidArgument("model", "in memory, or offloaded by accelerate", device)
+    return device
 
 
 def _forward(

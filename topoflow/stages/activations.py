@@ -14,6 +14,7 @@ from topoflow import layout, storage
 from topoflow.config import Params
 from topoflow.layout import Run, read_json_lines, write_table
 from topoflow.stages.provenance import code_sha256, versions
+from topoflow.training import devices
 
 if TYPE_CHECKING:
     from topoflow.recording.callback import TopologyCallback
@@ -26,6 +27,8 @@ def finetune(params: Params, run: Run) -> None:
     are. Goes on from what an interrupted call has kept, and ends with the bytes of one that was not. Joins the MLflow
     run it finds itself in, or starts one, and tags it with the activation set.
     """
+    devices.check_single_process()
+    devices.pin_one_gpu()
     from topoflow.recording.callback import NOTE_FILE
     from topoflow.tracking.runs import training_run
 

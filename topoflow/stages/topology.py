@@ -98,9 +98,21 @@ def _finite_part(activations: storage.StoredSet) -> tuple[list[int], list[int], 
     if not layers:
         raise ValueError(
             f"{activations.folder} must hold a layer that is finite at two checkpoints or more, and at step "
-            f"{bad[0][0]} layer {bad[0][1]} already is not: the training has diverged"
+            f"{bad[0][0]} layer {bad[0][1]} already is not: {_why_not_finite(activations)}"
         )
     return steps, layers, [list(cell) for cell in bad]
+
+
+def _why_not_finite(activations: storage.StoredSet) -> str:
+    """What to think of states that are NaN or infinite: older manifests do not say what they were computed in."""
+    made = activations.manifest
+    if made["dtype"] == "float16":
+        return "they overflowed float16; record with float32: recording.dtype"
+    if "float16" in (made.get("compute_dtype"), made.get("autocast")):
+        return (
+            "they overflowed float16; record with float32 or bfloat16, which the model is then to compute in"
+        )
+    return "the training has diverged"
 
 
 def _diagram_bytes(
