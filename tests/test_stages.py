@@ -20,6 +20,7 @@ from support import small_params
 from topoflow import layout, stages, storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
 from topoflow.dynamics.velocity import concentration
+from topoflow.errors import InvalidFile
 from topoflow.layout import Run
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
@@ -414,6 +415,17 @@ def test_what_overflowed_float16_is_not_said_to_have_diverged(made, said):
     stored = SimpleNamespace(**cells, point_cloud=lambda step, layer: np.array([[np.inf]]))
     with pytest.raises(ValueError, match=said):
         stages.topology._finite_part(stored)
+
+
+@pytest.mark.parametrize("impossible", [86.8, -0.1])
+def test_a_divergence_that_there_cannot_be_is_refused_with_its_file(impossible):
+    found = [np.array([[0.0, math.log(2), np.nan]])]
+    stored = SimpleNamespace(folder=Path("set"), divergences=lambda step: found[0])
+    assert stages.topology._divergences(stored, 8) is found[0]
+    found[0] = np.array([[0.0, impossible]])
+    with pytest.raises(InvalidFile) as caught:
+        stages.topology._divergences(stored, 8)
+    assert caught.value.path == Path("set/step_000008/behaviour.npy")
 
 
 def test_an_interrupted_run_goes_on_only_under_the_code_that_began_it(study, monkeypatch):

@@ -8,9 +8,9 @@ from support import llama
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
-from topoflow.recording.hidden_states import record_states
+from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.training import sft
 
 ROWS = [
@@ -216,8 +216,61 @@ def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokeniz
 
 
 def test_a_trainer_without_a_tokenizer_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"processing_class must be given to the Trainer"):
-        TopologyCallback(PROMPTS).on_train_begin(None, None, None, model=None, processing_class=None)
+    from transformers import AutoFeatureExtractor
+
+    for given in (None, AutoFeatureExtractor):
+        with pytest.raises(InvalidArgument) as caught:
+            tokenize_prompts(given, PROMPTS, 8)
+        assert caught.value.name == "processing_class"
+
+
+def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
+    from copy import deepcopy
+
+    from transformers import ProcessorMixin, Trainer, TrainingArguments
+
+    class Processor(ProcessorMixin):
+        def __init__(self, tokenizer, chat_template=None):
+            self.tokenizer, self.chat_template = tokenizer, chat_template
+
+    bare = deepcopy(tokenizer)
+    bare.chat_template = None
+    for processor in (Processor(tokenizer), Processor(bare, tokenizer.chat_template)):
+        assert tokenize_prompts(processor, PROMPTS, 64) == tokenize_prompts(tokenizer, PROMPTS, 64)
+    callback = TopologyCallback(PROMPTS, [4], Schedule())
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no"
+    )
+    trainer = Trainer(
+        model, arguments, train_dataset=rows, processing_class=Processor(tokenizer), callbacks=[callback],
+        data_collator=lambda batch: {k: torch.tensor([row[k] for row in batch]) for k in batch[0]},
+    )  # fmt: skip
+    trainer.train()
+    assert callback.steps == [0, 1]
+
+
+def test_a_tokenizer_without_ends_or_padding_serves(model, tokenizer):
+    from copy import deepcopy
+
+    bare = deepcopy(tokenizer)
+    bare.eos_token = bare.pad_token = None
+    callback = TopologyCallback(PROMPTS, [4])
+    callback._begin(model, bare)
+    assert callback._pad_token_id == 0
+    assert tokenize_prompts(bare, PROMPTS, 64) == tokenize_prompts(tokenizer, PROMPTS, 64)
+
+
+def test_messages_that_cannot_be_rendered_are_named(tokenizer):
+    from copy import deepcopy
+
+    strict, plain = deepcopy(tokenizer), deepcopy(tokenizer)
+    strict.chat_template = "{{ raise_exception('System role not supported') }}"
+    plain.chat_template = None
+    for refusing, name in ((strict, "prompts[1]"), (plain, "messages")):
+        with pytest.raises(InvalidArgument) as caught:
+            tokenize_prompts(refusing, ["text", [{"role": "tool", "content": "4"}]], 64)
+        assert caught.value.name == name
 
 
 def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(model, tokenizer, tmp_path):
@@ -230,8 +283,8 @@ def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(mo
         on_record=lambda step: written.append(sorted(p.name for p in (tmp_path / "set").iterdir())),
     )
     train(model, tokenizer, tmp_path, callback)
-    assert written[0] == ["step_000000"]
-    assert written[-1] == ["step_000000", "step_000002", "step_000005"]
+    assert written[0] == ["recording.json", "step_000000"]
+    assert written[-1] == ["recording.json", "step_000000", "step_000002", "step_000005"]
     assert callback.clouds == {}
     cloud = np.load(tmp_path / "set" / "step_000005" / "layer_04.npy", allow_pickle=False)
     assert cloud.shape == (len(PROMPTS), 32)
@@ -265,10 +318,27 @@ def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
 
 
 def test_too_few_or_empty_prompts_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="prompts must be at least 2"):
-        TopologyCallback(["one"])
-    with pytest.raises(ValueError, match="prompts must have at least one token each"):
-        tokenize_prompts(tokenizer, ["", "a"], 5)
+    with pytest.raises(InvalidArgument) as caught:
+        tokenize_prompts(tokenizer, ["a", ""], 5)
+    assert caught.value.name == "prompts[1]"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prompts": ["one"]}, {"prompts": "one text"}, {"batch_size": 0}, {"max_length": 0}, {"max_length": -3},
+     {"dtype": "bfloat16"}],
+    ids=str,
+)  # fmt: skip
+def test_what_would_record_something_else_or_fail_late_is_refused_at_once(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        TopologyCallback(**{"prompts": PROMPTS, **changes})
+
+
+@pytest.mark.parametrize("layers", [True, "12", [1.5], [-1], 10**15, [10**15], []])
+def test_layers_that_there_are_not_are_refused(model, layers):
+    with pytest.raises(ValueError, match=r"^layers must be"):
+        resolve_layers(model, layers)
+    assert resolve_layers(model, np.int64(2)) == resolve_layers(model, 2)
 
 
 def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(model, tokenizer, tmp_path):
@@ -376,7 +446,7 @@ def test_without_stop_when_stable_training_is_never_ended_and_no_floor_is_comput
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"stop_when_stable": 0, "topology": True}, "stop_when_stable must be a number of checkpoints"),
+        ({"stop_when_stable": 0, "topology": True}, "stop_when_stable must be a whole number, 1 or more"),
         ({"stop_when_stable": 3}, "topology must be asked for where stop_when_stable is"),
     ],
 )

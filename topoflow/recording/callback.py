@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
@@ -46,12 +46,14 @@ from topoflow.storage import (
     sha256,
     write_file,
 )
+from topoflow.topology.point_clouds import check_whole_number
 
 logger = logging.getLogger(__name__)
 
 Messages = Sequence[dict[str, str]]
 # of some prompts, by number: states by layer (n, hidden_size)
 _Part = tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[Any]]]
+DTYPES = ("float16", "float32", "float64")  # in which states can be recorded
 _PIECE = 16  # answers that each rank sends to rank 0 at once: 16 MB of a vocabulary of a quarter of a million tokens
 NOTE_FILE = "recording.json"  # beside recorded states, until a training has ended: what they are of
 
@@ -164,12 +166,14 @@ class TopologyCallback(TrainerCallback):
         stop_when_stable: int | None = None,
         on_record: Callable[[int], None] | None = None,
     ) -> None:
-        if len(prompts) < 2:
-            raise ValueError(f"prompts must be at least 2 (a point cloud), got {len(prompts)}")
-        if stop_when_stable is not None and stop_when_stable < 1:
-            raise ValueError(
-                f"stop_when_stable must be a number of checkpoints, 1 or more, got {stop_when_stable}"
-            )
+        if isinstance(prompts, str) or len(prompts) < 2:
+            raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
+        batch_size = check_whole_number("batch_size", batch_size, at_least=1)
+        max_length = check_whole_number("max_length", max_length, at_least=1)
+        if dtype not in DTYPES:
+            raise InvalidArgument("dtype", f"one of {', '.join(DTYPES)}", dtype)
+        if stop_when_stable is not None:
+            stop_when_stable = check_whole_number("stop_when_stable", stop_when_stable, at_least=1)
         if stop_when_stable is not None and topology is False:
             raise ValueError("topology must be asked for where stop_when_stable is, got False")
         self.prompts = prompts
@@ -202,8 +206,6 @@ class TopologyCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         tokenizer = kwargs.get("processing_class")
-        if tokenizer is None:
-            raise ValueError("processing_class must be given to the Trainer (a tokenizer), got None")
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer))
         self._found = on_first(lambda: self._take_up(state.global_step))
@@ -237,7 +239,9 @@ class TopologyCallback(TrainerCallback):
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
-        self._pad_token_id = tokenizer.pad_token_id or 0
+        self._pad_token_id = (
+            getattr(_tokenizer_in(tokenizer), "pad_token_id", None) or 0
+        )  # masked, so any will do
         self._batches = self._own_batches()
 
     def _own_batches(self) -> list[npt.NDArray[np.int64]]:
@@ -426,22 +430,61 @@ def tokenize_prompts(
 ) -> list[list[int]]:
     """The token ids of each prompt as the model would meet it before answering, its end kept.
 
-    Messages are rendered by the tokenizer's chat template with the generation prompt; where it has no
-    template, by `plain_text`.
+    Messages are rendered by the chat template of the tokenizer (or of the processor that has it) with the generation
+    prompt; where there is no template, by `plain_text`.
+
+    Raises
+    ------
+    InvalidArgument
+        When a prompt has no token, or the template refuses it, as some do a system message.
     """
-    token_ids = []
+    from jinja2 import TemplateError
+
+    max_length = check_whole_number("max_length", max_length, at_least=1)
+    tokenizer, processor = _tokenizer_in(tokenizer), tokenizer
+    own = getattr(tokenizer, "chat_template", None)
+    template = own or getattr(processor, "chat_template", None)
+    token_ids: list[list[int]] = []
     for prompt in prompts:
+        place = len(token_ids)
         if isinstance(prompt, str):
             ids = tokenizer(prompt)["input_ids"]
-        elif tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        elif template:
+            try:
+                text = tokenizer.apply_chat_template(
+                    prompt,
+                    chat_template=None if own else template,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                )
+            except TemplateError as error:
+                raise InvalidArgument(
+                    f"prompts[{place}]", "messages that the chat template takes", prompt, str(error)
+                ) from error
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has put its own
         else:
             ids = tokenizer(plain_text(prompt))["input_ids"]
         token_ids.append(list(ids)[-max_length:])
         if not token_ids[-1]:
-            raise ValueError(f"prompts must have at least one token each, got {prompt!r}")
+            raise InvalidArgument(f"prompts[{place}]", "text of at least one token", prompt)
     return token_ids
+
+
+def _tokenizer_in(processing_class: Any) -> Any:
+    """The tokenizer that a Trainer was given, or that of the processor that it was given."""
+    from transformers import ProcessorMixin
+
+    found = processing_class
+    if isinstance(processing_class, ProcessorMixin):
+        found = getattr(processing_class, "tokenizer", None)
+    if not callable(found) or not hasattr(found, "apply_chat_template"):
+        raise InvalidArgument(
+            "processing_class",
+            "a tokenizer, or a processor that has one",
+            type(processing_class),
+            "give it to the Trainer",
+        )
+    return found
 
 
 def plain_text(messages: Messages) -> str:
@@ -451,5 +494,9 @@ def plain_text(messages: Messages) -> str:
     '\\n\\nHuman: Hello?\\n\\nAssistant:'
     """
     speakers = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    for message in messages:
+        if message.get("role") not in speakers or not isinstance(message.get("content"), str):
+            roles = ", ".join(speakers)
+            raise InvalidArgument("messages", f"text of {roles}, where there is no chat template", message)
     turns = [f"\n\n{speakers[message['role']]}: {message['content']}" for message in messages]
     return "".join(turns) + "\n\nAssistant:"

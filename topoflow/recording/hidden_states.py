@@ -27,6 +27,7 @@ from torch import nn
 from topoflow.errors import InvalidArgument
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
+from topoflow.topology.point_clouds import check_whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ def evenly_spaced_layers(n_layers: int, count: int) -> tuple[int, ...]:
 def resolve_layers(model: nn.Module, layers: int | Sequence[int]) -> tuple[int, ...]:
     """The layers to record: a number of evenly spaced ones, or a list checked against the model's depth."""
     n_layers = len(_blocks(_decoder(model)))
-    if isinstance(layers, int):
-        return evenly_spaced_layers(n_layers, layers)
-    chosen = tuple(sorted(set(layers)))
+    if not isinstance(layers, Sequence | np.ndarray):
+        return evenly_spaced_layers(n_layers, check_whole_number("layers", layers, at_least=1))
+    chosen = tuple(sorted({check_whole_number("layers", layer, at_least=0) for layer in layers}))
     if not chosen or chosen[0] < 0 or chosen[-1] > n_layers:
         raise ValueError(f"layers must be between 0 (the embedding) and {n_layers}, got {list(layers)}")
     return chosen

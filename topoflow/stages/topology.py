@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from topoflow import layout, storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
+from topoflow.errors import InvalidFile
 from topoflow.layout import Run
 from topoflow.stages.provenance import code_sha256, versions
 
@@ -103,6 +105,18 @@ def _finite_part(activations: storage.StoredSet) -> tuple[list[int], list[int], 
     return steps, layers, [list(cell) for cell in bad]
 
 
+def _divergences(activations: storage.StoredSet, step: int) -> npt.NDArray[np.float64] | None:
+    """As they are stored; none can be negative or above ln 2 (a thousandth is rounding)."""
+    found = activations.divergences(step)
+    if found is not None and ((found < 0) | (found > math.log(2) + 1e-3)).any():
+        raise InvalidFile(
+            activations.folder / storage.behaviour_name(step),
+            f"must hold divergences from 0 to ln 2, and holds {np.nanmin(found):g} to {np.nanmax(found):g}",
+            "record it again with: dvc repro --force",
+        )
+    return found
+
+
 def _why_not_finite(activations: storage.StoredSet) -> str:
     """What to think of states that are NaN or infinite: older manifests do not say what they were computed in."""
     made = activations.manifest
@@ -154,7 +168,7 @@ def trajectory(params: Params, run: Run) -> None:
         for layer in names
     )
     layers = list(map_cells(follow, tasks, len(names), params.compute, f"trajectory {run}"))
-    answers = (activations.divergences(step) for step in steps[1:])
+    answers = (_divergences(activations, step) for step in steps[1:])
     # mean over prompts; empty if not recorded
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
     claims = claims_of_run(
