@@ -21,6 +21,7 @@ from topoflow.dynamics.nulls import holm, sign_flip_test
 from topoflow.dynamics.prompts import sampling_floor
 from topoflow.dynamics.separation import separation, trajectory_distances
 from topoflow.dynamics.trajectory import follow_layer
+from topoflow.dynamics.velocity import stabilised_at
 from topoflow.dynamics.verdicts import mean_interval, pooled_velocity
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array
@@ -160,6 +161,18 @@ def test_numbers_of_draws_that_would_never_end_are_refused_at_once(call):
         call(**given)
     assert caught.value.got == 10**15
     assert caught.value.name in inspect.signature(call).parameters
+
+
+@pytest.mark.parametrize("number", ["2", None, True, 10**400, 1j, [2.0], float("nan")])
+def test_what_is_no_number_is_refused_by_name(number):
+    for name, call in {
+        "order": lambda: wasserstein_distance(BARS, BARS, number),
+        "thresh": lambda: vietoris_rips_diagrams(CLOUD, thresh=number),
+        "maxdim": lambda: vietoris_rips_diagrams(CLOUD, maxdim=10**15 if number == "2" else number),
+        "floor": lambda: stabilised_at(SPEED, STEPS, number),
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            call()
 
 
 def test_steps_that_would_overflow_are_refused():

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.topology.point_clouds import check_number
 
 _ROUNDING = 1e-9  # a difference below this share of what it is a difference of is no difference
 _LARGEST_STEP = 2**53  # three times a step must fit into 64 bits, and be exact as a float
@@ -309,5 +310,5 @@ def check_steps(steps: ArrayLike) -> NDArray[np.int64]:
 
 def check_floor(floor: float) -> None:
     """Say what is wrong with a noise floor, if anything is."""
-    if not 0 <= floor < math.inf:  # NaN as well
+    if not 0 <= check_number("floor", floor) < math.inf:  # NaN as well
         raise ValueError(f"floor must be a finite, non-negative number, got {floor!r}")

@@ -412,6 +412,8 @@ def _and(before: str | None, now: str | None) -> str | None:
 def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> LiveTopology | None:
     if topology is False:
         return None
+    if not isinstance(topology, bool | Topology):
+        raise InvalidArgument("topology", "True, False or a topoflow.Topology", topology)
     settings = Topology() if topology is True else topology
     return LiveTopology(
         n_prompts, settings.n_subsamples, settings.subsample_size, seed, engine=settings.engine

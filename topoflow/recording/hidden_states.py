@@ -419,8 +419,12 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` without leaving a trace: a hook must not change the training it watches."""
     training = [module for module in model.modules() if module.training]
     # an LM may draw random numbers even in eval mode (a router's jitter, say)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices), torch.no_grad():
+    devices = {
+        weights.device.index for weights in model.parameters() if weights.is_cuda
+    }  # it may be on several
+    if torch.cuda.is_available():
+        devices.add(torch.cuda.current_device())
+    with torch.random.fork_rng(sorted(devices)), torch.no_grad():
         model.eval()
         try:
             yield

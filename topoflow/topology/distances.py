@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.topology.matching import wasserstein_of_pairs
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
+from topoflow.topology.point_clouds import check_number
 
 
 def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> float:
@@ -99,7 +100,7 @@ def _distances(
     a: Diagram, a_offsets: NDArray[np.int64], b: Diagram, b_offsets: NDArray[np.int64], order: float
 ) -> NDArray[np.float64]:
     """Distances between the k-th diagrams of two ragged lists."""
-    if not 1 <= order < math.inf:  # NaN as well
+    if not 1 <= check_number("order", order) < math.inf:  # NaN as well
         raise ValueError(f"order must be a finite number of at least 1, got {order!r}")
     # One layout, contiguous and writable, so that the kernel is compiled once.
     a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])

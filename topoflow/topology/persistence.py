@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.topology.arrays import as_array, as_numbers, leave_out_masked
-from topoflow.topology.point_clouds import check_distance_matrix, check_whole_number, distance_matrix
+from topoflow.topology.point_clouds import (
+    check_distance_matrix,
+    check_number,
+    check_whole_number,
+    distance_matrix,
+)
 
 Diagram = NDArray[np.float64]
 
@@ -27,6 +32,7 @@ METRICS = ("euclidean", "precomputed")
 # into one 64-bit word. A larger field hangs or crashes it; a simplex number out of range ends the whole
 # process.
 _RIPSER_LARGEST_COEFF = 127
+_HIGHEST_DIMENSION = 100  # far beyond what can be computed of any cloud
 _RIPSER_SIMPLICES = 2**55
 
 
@@ -303,11 +309,11 @@ def _canonical(bars: Diagram) -> Diagram:
 def _check_options(maxdim: int, engine: str, thresh: float, coeff: int) -> tuple[int, int]:
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    maxdim = check_whole_number("maxdim", maxdim, at_least=0)
+    maxdim = check_whole_number("maxdim", maxdim, at_least=0, at_most=_HIGHEST_DIMENSION)
     coeff = check_whole_number("coeff", coeff, at_least=2)
     if any(coeff % divisor == 0 for divisor in range(2, math.isqrt(coeff) + 1)):
         raise ValueError(f"coeff must be a prime, got {coeff}")
-    if not thresh > 0:  # NaN as well
+    if not check_number("thresh", thresh) > 0:  # NaN as well
         raise ValueError(f"thresh must be positive, got {thresh}")
     return maxdim, coeff
 

@@ -1,6 +1,7 @@
 """Point clouds before any topology: which points to take, and how far apart they are."""
 
 import math
+import numbers
 import operator
 
 import numpy as np
@@ -212,6 +213,16 @@ def check_whole_number(name: str, value: int, *, at_least: int, at_most: int | N
     return number
 
 
+def check_number(name: str, value: float) -> float:
+    """Return ``value`` as a float, NaN and infinity too, or raise a ValueError that calls it ``name``."""
+    try:
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        pass
+    raise InvalidArgument(name, "a number", value)
+
+
 def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
     """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
     cloud = as_array(name, points)
@@ -224,8 +235,8 @@ def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
-    numbers = as_numbers(name, array)
-    if not np.isfinite(numbers).all():
-        i, j = (int(index) for index in np.argwhere(~np.isfinite(numbers))[0])
-        raise ValueError(f"{name} must be finite, got {numbers[i, j]} at row {i}, column {j}")
-    return numbers
+    values = as_numbers(name, array)
+    if not np.isfinite(values).all():
+        i, j = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
+        raise ValueError(f"{name} must be finite, got {values[i, j]} at row {i}, column {j}")
+    return values

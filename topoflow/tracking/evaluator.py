@@ -197,7 +197,7 @@ def _recorded(
         network,
         tokenize_prompts(tokenizer, prompts, settings.max_length),
         resolve_layers(network, settings.layers),
-        pad_token_id=tokenizer.pad_token_id or 0,
+        pad_token_id=getattr(tokenizer, "pad_token_id", None) or 0,
         batch_size=settings.batch_size,
     )
     return {layer_name(layer): states[layer] for layer in sorted(states)}
