@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from support import REPOSITORY
+from support import REPOSITORY, small_params
 
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
@@ -626,3 +626,30 @@ def test_a_file_that_cannot_be_read_is_refused_and_its_name_cut(tmp_path, monkey
     with pytest.raises(ValueError, match=f"must be a file that can be read: {reason}") as caught:
         read_mapping(name)
     assert len(str(caught.value)) < 300
+
+
+def _whole_numbers(mapping, path=()):
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            yield from _whole_numbers(value, (*path, key))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield (*path, key)
+
+
+def test_a_number_that_nothing_could_hold_is_refused_before_anything_is_computed():
+    whole = small_params()
+    harmless = {
+        ("recording", "schedule", "every"),
+        ("recording", "schedule", "dense_until"),
+        ("trajectory", "order"),
+    }
+    found = set(_whole_numbers(whole)) - harmless
+    assert len(found) > 25
+    for path in found:
+        mapping = copy.deepcopy(whole)
+        section = mapping
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = 10**15
+        with pytest.raises(ValueError, match=path[-1]):
+            parse_params(mapping)

@@ -10,6 +10,7 @@ from topoflow.errors import InvalidArgument
 
 # More than anybody's study has of anything that is counted, and few enough that a slip is refused and not computed.
 LARGEST_COUNT = 2**31 - 1
+LARGEST_MACHINE = 2**14  # threads and workers, which are begun as soon as they are asked for
 
 
 def check_least(section: Any, least: float, *names: str, most: int = LARGEST_COUNT) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topoflow.config.checks import check_least, check_positive, look_up
+from topoflow.config.checks import LARGEST_MACHINE, check_least, check_positive, look_up
 from topoflow.config.mappings import read_mapping
 from topoflow.config.schedule import Schedule
 from topoflow.config.sources import (
@@ -153,7 +153,8 @@ class Finetune:
                 raise ValueError(f"sft_config must not hold {key!r}: {reason}")
         check_least(self, 1, "max_steps", most=10**7)
         check_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")
-        check_least(self, 1, "max_length", "n_threads")
+        check_least(self, 1, "max_length")
+        check_least(self, 1, "n_threads", most=LARGEST_MACHINE)
         check_least(self, 0, "warmup_steps")
         check_positive(self, "learning_rate")
         look_up(self.lr_scheduler_type, dict.fromkeys(LR_SCHEDULER_TYPES), "lr_scheduler_type")
@@ -265,6 +266,7 @@ class Compute:
             raise ValueError(
                 f"address must be left out unless the backend is dask or ray, got {self.address!r}"
             )
+        check_least(self, -LARGEST_MACHINE, "n_jobs", most=LARGEST_MACHINE)
         if self.n_jobs == 0:
             raise ValueError("n_jobs must be a number of workers, or -1 for one a core, got 0")
 
