@@ -77,6 +77,7 @@ ORDER = [
         "samples",
         "config",
         "processes",
+        "sender",
         "scaffold",
         "compute",
     ),

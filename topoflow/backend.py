@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.scaffold import check_version
+from topoflow.tracking.live import handed_on
+from topoflow.tracking.store import answering
+from topoflow.tracking.unfinished import Note, end_unfinished
 
 # What MLflow puts into every backend's configuration; of no use here.
 _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}
@@ -57,18 +60,19 @@ class ProjectBackend:
         """
         from mlflow.exceptions import ExecutionException
 
-        from topoflow.processes import stop_at_sigterm
+        from topoflow.processes import stop_when_told
 
-        stop_at_sigterm()
+        stop_when_told()
         try:
             jobs, folder = _plan(project_uri, entry_point, dict(params or {}), version, backend_config)
         except ValueError as error:
             raise ExecutionException(str(error)) from None
         where = _Place(project_uri, folder, entry_point, version, tracking_uri, str(experiment_id))
-        if len(jobs) == 1:
-            run_id, failed = where.start(jobs[0])
-        else:
-            run_id, failed = where.start_all(jobs)
+        end_unfinished(folder)
+        try:
+            run_id, failed = where.start(jobs[0]) if len(jobs) == 1 else where.start_all(jobs)
+        except ValueError as error:  # MLflow does not answer
+            raise ExecutionException(str(error)) from None
         if failed:
             raise ExecutionException(f"Run (ID '{run_id}') failed: {failed}")
         return _Finished(run_id)
@@ -199,6 +203,7 @@ class _Place:
     tracking_uri: str
     experiment_id: str
 
+    @answering()
     def start_all(self, jobs: list[_Job]) -> tuple[str, str]:
         """Run each job under one parent run; returns the parent's id and which failed, if any."""
         import mlflow
@@ -207,24 +212,26 @@ class _Place:
         names = [", ".join(map(str, job.parameters.values())) for job in jobs]
         tags = {"mlflow.project.backend": "topoflow", "mlflow.project.entryPoint": self.entry_point}
         tags |= self._context()
+        note = Note(self.folder)
         parent = client.create_run(
-            self.experiment_id, tags=tags, run_name=f"{len(jobs)} runs: {'; '.join(names)}"
+            self.experiment_id, tags=tags | note.tags, run_name=f"{len(jobs)} runs: {'; '.join(names)}"
         )
         parent_id = str(parent.info.run_id)
         failed = []
-        with _ended(parent_id) as end:
+        with handed_on(note, parent_id) as end:
             for job, name in zip(jobs, names, strict=True):
                 if self.start(job, parent_id)[1]:
                     failed.append(name)
             end("FAILED" if failed else "FINISHED")
         return parent_id, "; ".join(failed)
 
+    @answering()
     def start(self, job: _Job, parent_id: str | None = None) -> tuple[str, str]:
         """Run one job in an MLflow run of its own; returns the run's id and how it failed, if it did."""
         import mlflow
         from mlflow.projects import utils
 
-        client = mlflow.MlflowClient()
+        client, note = mlflow.MlflowClient(), Note(self.folder)
         created = utils.get_or_create_run(  # type: ignore[no-untyped-call]
             None,
             self.uri,
@@ -235,8 +242,8 @@ class _Place:
             job.parameters,
         )
         run_id = str(created.info.run_id)
-        with _ended(run_id) as end:
-            tags = {"mlflow.project.backend": "topoflow", **self._context()}
+        with handed_on(note, run_id) as end:
+            tags = {"mlflow.project.backend": "topoflow", **note.tags, **self._context()}
             if parent_id:
                 tags["mlflow.parentRunId"] = parent_id
             for key, value in tags.items():
@@ -264,17 +271,3 @@ class _Place:
         environment.pop("MLFLOW_EXPERIMENT_NAME", None)
         command = [sys.executable, "-m", "topoflow", *job.arguments]
         return call(command, cwd=self.folder, env=environment).returncode
-
-
-@contextlib.contextmanager
-def _ended(run_id: str) -> Any:
-    """See to it that a run does not stay RUNNING for ever, whatever happens in the block."""
-    import mlflow
-
-    final = ["KILLED"]  # as by Ctrl-C, which the job receives from the terminal as well
-    try:
-        yield lambda status: final.append(status)
-    finally:
-        client = mlflow.MlflowClient()
-        if client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, final[-1])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import click
@@ -18,7 +22,8 @@ from topoflow import scaffold, stages
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.errors import printable
 from topoflow.layout import Run
-from topoflow.processes import Stopped, stop_at_sigterm
+from topoflow.processes import Stopped, stop_when_told
+from topoflow.tracking.unfinished import end_unfinished
 from topoflow.training.devices import check_single_process
 
 
@@ -57,11 +62,31 @@ def main() -> None:
     Make a folder a study with `topoflow init`. In it, run one objective with `topoflow run`, or the whole
     study with `dvc repro`. Most other commands are the stages that DVC calls.
     """
+    _make_all_printable()
     if not sys.stderr.isatty():
         # every library's progress bars; read when tqdm is imported
         os.environ.setdefault("TQDM_DISABLE", "1")
     # PEFT's of transformers, about which a user can do nothing
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+class _PrintableRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802 (logging's own name)
+        return printable(super().getMessage())
+
+
+def _make_all_printable() -> None:
+    """Let no control character of a server's or stranger's reach the terminal, by a warning or by a traceback."""
+    logging.setLogRecordFactory(_PrintableRecord)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = show
+
+
+def _say(text: str, err: bool = False) -> None:
+    click.echo(printable(text), err=err)
 
 
 class _Command(click.Command):
@@ -80,7 +105,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        stop_at_sigterm()
+        stop_when_told()
         try:
             return function(*args, **kwargs)
         except ValueError as error:
@@ -89,19 +114,24 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.ClickException(f"{printable(str(error))}; what was finished is kept") from error
         except KeyboardInterrupt as error:
             again = shlex.join(["topoflow", *sys.argv[1:]])
-            click.echo(f"Stopped. What was finished is kept; go on with: {again}", err=True)
-            sys.exit(128 + (signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT))
+            with suppress(OSError):  # the terminal is gone
+                click.echo(f"Stopped. What was finished is kept; go on with: {again}", err=True)
+            sys.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
     return guarded
 
 
 def _command(function: Callable[..., Any]) -> click.Command:
-    """A subcommand for a study's folder, under the version of topoflow that the study says."""
+    """A subcommand for a study's folder, under the version of topoflow that the study says.
+
+    It first ends the MLflow runs of commands that were killed there.
+    """
 
     @functools.wraps(function)
     def in_study(*args: Any, **kwargs: Any) -> Any:
         check_single_process()
         scaffold.check_version()
+        end_unfinished()
         return function(*args, **kwargs)
 
     return main.command(cls=_Command)(_guarded(in_study))
@@ -131,8 +161,8 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     from topoflow.tracking.runs import where_to_look
 
     run_id = study.run(model, objective, split_overrides(overrides), seed)
-    click.echo(f"MLflow run {run_id} holds the training and its topology.")
-    click.echo(f"Look at it: {where_to_look(run_id)}")
+    _say(f"MLflow run {run_id} holds the training and its topology.")
+    _say(f"Look at it: {where_to_look(run_id)}")
 
 
 @_command
@@ -199,8 +229,8 @@ def record(
 
     source = checkpoint_source(checkpoints, steps, hub, revisions, remove_downloads)
     run_id = study.record(source, model, objective, split_overrides(overrides), seed)
-    click.echo(f"MLflow run {run_id} holds the topology of the checkpoints.")
-    click.echo(f"Look at it: {where_to_look(run_id)}")
+    _say(f"MLflow run {run_id} holds the topology of the checkpoints.")
+    _say(f"Look at it: {where_to_look(run_id)}")
 
 
 def checkpoint_source(
@@ -238,7 +268,7 @@ def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float) -
     from topoflow import study
 
     text, refusals = study.cost(model, objective, split_overrides(overrides), flops or None)
-    click.echo(text)
+    _say(text)
     if refusals:
         raise ValueError("; and ".join(refusals))
 
@@ -310,32 +340,13 @@ def trajectory(model: str, objective: str, seed: int | None) -> None:
 
 
 @_command
-@click.option("--model", metavar="NAME", help="A key under `model` in params.yaml.")
-@click.option("--objective", metavar="NAME", help="A key under `objective` in params.yaml.")
+@_model
+@_objective
 @_seed
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
-@click.option(
-    "--replay", is_flag=True, help="Send what trainings could not, as MLflow did not answer; no more."
-)
-def track(
-    model: str | None, objective: str | None, seed: int | None, run_id: str | None, replay: bool
-) -> None:
-    """Log the topology to the MLflow run of its training."""
-    if replay:
-        _replay()
-        return
-    if model is None or objective is None:
-        raise click.UsageError("--model and --objective must be given, or --replay")
-    click.echo(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
-
-
-def _replay() -> None:
-    from topoflow.tracking.spool import replay
-
-    sent, kept = replay()
-    click.echo(f"Sent what {sent} {'training' if sent == 1 else 'trainings'} had left to send.")
-    if kept:
-        raise ValueError("; ".join(kept))
+def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
+    """Log the topology, and what is missing of the training, to the MLflow run of its training."""
+    _say(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
 
 
 @_command
@@ -348,7 +359,7 @@ def repair(folder: Path) -> None:
     from topoflow.repair import repair as repair_set
 
     for line in repair_set(folder):
-        click.echo(line)
+        _say(line)
 
 
 @_command
@@ -369,5 +380,5 @@ def report(out: str, mlflow: bool) -> None:
     """
     missing = stages.report(load_params(PARAMS_FILE), Path(out), mlflow)
     for part in missing:
-        click.echo(f"Missing: {part}", err=True)
-    click.echo(f"The report is {out}.")
+        _say(f"Missing: {part}", err=True)
+    _say(f"The report is {out}.")

@@ -7,6 +7,7 @@ of control characters before it is quoted.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from os import PathLike
 from typing import Any
@@ -22,6 +23,19 @@ def printable(text: str) -> str:
     red: \\x1b[31m
     """
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def said(error: BaseException | str) -> str:
+    """What another library, program or server said, fit to be quoted in a message or a warning.
+
+    Its first line, shortened, without control characters, and without user name and password in addresses.
+
+    >>> said("no answer from http://me:secret@example.org/" + chr(27) + "[2J" + chr(10) + "<html>")
+    'no answer from http://example.org/\\\\x1b[2J'
+    """
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    line = printable(re.sub(r"(?<=://)[^/\s]*@", "", line))
+    return line if len(line) <= 2 * LONGEST_QUOTE else line[: 2 * LONGEST_QUOTE] + "..."
 
 
 _shortened = reprlib.Repr()
@@ -96,3 +110,28 @@ class InvalidFile(TopoflowError):
         self.path, self.problem, self.remedy = path, problem, remedy
         end = f"; {remedy}" if remedy else ""
         super().__init__(f"{printable(str(path))} {problem}{end}")
+
+
+class NoAnswer(TopoflowError):
+    """A service does not answer, or answers that it will not.
+
+    Attributes
+    ----------
+    service : str
+        Which one, with its address where it has one.
+    reason : str
+        What it, or the library that asked it, said.
+    remedy : str
+        What to do about it.
+
+    Examples
+    --------
+    >>> raise NoAnswer("MLflow at http://host:5000", "connection refused", "start it")
+    Traceback (most recent call last):
+    topoflow.errors.NoAnswer: MLflow at http://host:5000 must answer, and did not: connection refused; start it
+    """
+
+    def __init__(self, service: str, reason: BaseException | str, remedy: str = "") -> None:
+        self.service, self.reason, self.remedy = service, said(reason), remedy
+        end = f"; {remedy}" if remedy else ""
+        super().__init__(f"{service} must answer, and did not: {self.reason}{end}")

@@ -16,38 +16,56 @@ _GRACE = 5.0
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM: as Ctrl-C, so that what must be undone is undone on the way out."""
+    """A signal that ends: as Ctrl-C, so that what must be undone is undone on the way out.
+
+    Attributes
+    ----------
+    number : int
+        Which signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
-def stop_at_sigterm() -> None:
-    """Have SIGTERM raise `Stopped` in the main thread, where it would end the process as it stands.
+# Sent to end a process, and by a terminal or connection that closes. What `nohup` has had ignored stays so.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def stop_when_told() -> None:
+    """Have SIGTERM and SIGHUP raise `Stopped` in the main thread, where they would end the process as it stands.
 
     An exception that a signal raises inside a destructor is dropped by Python; it, and Ctrl-C's, is then raised again.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None):
+    ours = [number for number in _ENDING if signal.getsignal(number) in (signal.SIG_DFL, None)]
+    if not ours:
         return
     report = sys.unraisablehook
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the way out
-        raise Stopped
+    def stop(number: int, _: object) -> None:
+        for one in ours:
+            signal.signal(one, signal.SIG_IGN)  # once is enough: what follows is the way out
+        raise Stopped(number)
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             report(dropped)
             return
-        terminated = issubclass(dropped.exc_type, Stopped)
-        if terminated:
-            signal.signal(signal.SIGTERM, stop)
-        number = signal.SIGTERM if terminated else signal.SIGINT
+        number: int = signal.SIGINT
+        if isinstance(dropped.exc_value, Stopped):
+            number = dropped.exc_value.number
+            for one in ours:
+                signal.signal(one, stop)
         later = threading.Timer(0.1, os.kill, (os.getpid(), number))  # not now: this is inside the destructor
         later.daemon = True
         later.start()
 
     sys.unraisablehook = again
-    signal.signal(signal.SIGTERM, stop)
+    for number in ours:
+        signal.signal(number, stop)
 
 
 def call(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:

@@ -55,8 +55,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     """
     import mlflow
 
-    from topoflow.tracking.plugin import context_tags
-    from topoflow.tracking.spool import answering, open_store
+    from topoflow.tracking.live import whole_run
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
@@ -66,13 +65,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
 
-    with answering():
-        open_store()
-    with mlflow.start_run() as active:
-        run_id = active.info.run_id
-        mlflow.set_tags(context_tags(folder))  # a run that `mlflow run` made has not been through the plugin
-        if _is_random(active.info.run_name):  # the user gave none
-            mlflow.MlflowClient().update_run(run_id, name=str(chosen))
+    with whole_run(str(chosen), folder) as run_id:
         home = Path.cwd()
         os.chdir(folder)
         try:
@@ -84,7 +77,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
             stages.track(params, chosen, run_id)
         finally:
             os.chdir(home)
-    return str(run_id)
+    return run_id
 
 
 def record(
@@ -308,16 +301,6 @@ def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProc
     if result.returncode:
         raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
     return result
-
-
-def _is_random(name: str) -> bool:
-    """Whether MLflow made up a run's name, such as treasured-wolf-569."""
-    from mlflow.utils import name_utils
-
-    predicate, _, rest = name.partition("-")
-    noun, _, number = rest.partition("-")
-    words = predicate in name_utils._GENERATOR_PREDICATES and noun in name_utils._GENERATOR_NOUNS
-    return words and number.isdecimal()
 
 
 def absolute_uri(uri: str) -> str:

@@ -243,16 +243,20 @@ def test_params_of_any_yaml_values_are_read_or_refused(path, value):
 
 
 @fuzzed
-@given(data=damaged(b'{"store": "sqlite:///x"}\n{"kind": "begin", "run_id": "ab"}\n{"sent": 1}\n'))
-def test_any_spool_file_is_read_or_refused_by_name(scratch, data):
-    from topoflow.tracking.journal import Journal
+@given(
+    data=damaged(
+        b'{"key": "' + b"a" * 32 + b'", "store": "' + b"b" * 64 + b'", "status": "FAILED", "ended": 1}'
+    )
+)
+def test_any_note_of_a_run_is_read_or_left_alone(scratch, data):
+    from topoflow.tracking.unfinished import _opened, _read
 
-    path = scratch / "spool.jsonl"
+    path = scratch / "note.json"
     path.write_bytes(data)
-    try:
-        Journal(path).__exit__()
-    except ValueError as error:
-        assert str(path) in str(error)
+    opened = _opened(path)
+    note = _read(path, opened)
+    os.close(opened)
+    assert note is None or note.status in ("FINISHED", "FAILED", "KILLED")
 
 
 # --- made to do harm ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from support import REPOSITORY, environment, lay_down_study, small_params
+from support import REPOSITORY, entry_points_folder, environment, lay_down_study, path_with, small_params
 
 from topoflow import storage
 
@@ -122,7 +122,6 @@ def test_killed_at_a_random_moment_finetune_leaves_nothing_half_and_no_run_runni
         assert study("finetune", *RUN) == 0, study.output
         found = contents(study.folder / f"activations/{SET}"), contents(study.folder / f"tuned/{SET}")
         assert found == expected
-    assert study("track", "--replay") == 0, study.output
     statuses = {run.info.status for run in runs(study.folder)}
     assert statuses <= {"FINISHED", "KILLED"}  # none of the latter where it was killed before its run began
     print(f"finetune: {kills.killed} of {kills.tried} killed")
@@ -250,10 +249,58 @@ def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(t
     assert sorted(run.info.status for run in runs(folder)) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["topoflow", "run", "--objective", "helpful"],
+        ["mlflow", "run", ".", "-b", "topoflow", "-P", "objective=helpful"],
+    ],
+    ids=["topoflow run", "mlflow run"],
+)
+def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_command(tmp_path, model_cache, command):
+    folder = tmp_path / "study"
+    params = small_params()
+    params["finetune"]["max_steps"] = 3000  # not done before it is killed
+    params["recording"]["schedule"] = {"every": 3000, "dense_until": 1}
+    lay_down_study(folder, params)
+    settings = environment(
+        PYTHONPATH=path_with(entry_points_folder(tmp_path / "plugins")),
+        TOPOFLOW_CACHE=str(model_cache),
+        MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
+    )
+    moments, killed = random.Random(11), 0
+    for _ in range(tries()):
+        with (
+            open(tmp_path / "log", "w+") as log,
+            subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=log) as process,
+        ):
+            while not list(folder.glob(".topoflow/runs/*.json")):
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.02)
+            time.sleep(moments.uniform(0, 12))
+            children = psutil.Process(process.pid).children(recursive=True)
+            for each in (process, *children):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+        psutil.wait_procs(children, timeout=10)
+        killed += process.returncode == -signal.SIGKILL
+        left = [run for run in runs(folder) if run.info.status == "RUNNING"]
+        subprocess.run(
+            [sys.executable, "-m", "topoflow", "model", "--model", "tiny"],
+            cwd=folder,
+            env=settings,
+            check=True,
+        )
+        print(f"{len(left)} left RUNNING")
+        assert {run.info.status for run in runs(folder)} <= {"KILLED"}
+    print(f"{command[0]} run: {killed} killed, {len(runs(folder))} runs")
+
+
 CHILDREN = """
 import subprocess, sys
-from topoflow.processes import call, stop_at_sigterm
-stop_at_sigterm()
+from topoflow.processes import call, stop_when_told
+stop_when_told()
 child = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); print('up', flush=True); time.sleep(300)"
 call([sys.executable, "-c", child])
 """
@@ -273,7 +320,7 @@ def family(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], l
         yield process, psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_no_child_and_no_childs_child_lives_on(tmp_path, number):
     with family(CHILDREN, tmp_path) as (process, children):
         assert len(children) == 2
@@ -285,12 +332,25 @@ def test_no_child_and_no_childs_child_lives_on(tmp_path, number):
         assert alive == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_hangup_that_nohup_has_ignored_stays_ignored():
+    script = """
+import os, signal
+from topoflow.processes import stop_when_told
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+stop_when_told()
+os.kill(os.getpid(), signal.SIGHUP)
+print("on")
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert result.stdout == "on\n", result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_arrives_in_a_destructor_is_not_lost(number):
     script = f"""
 import os, time
-from topoflow.processes import stop_at_sigterm
-stop_at_sigterm()
+from topoflow.processes import stop_when_told
+stop_when_told()
 class Dying:
     def __del__(self):
         os.kill(os.getpid(), {int(number)})
@@ -302,7 +362,7 @@ except KeyboardInterrupt as error:
     print(type(error).__name__)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert result.stdout.strip() == ("Stopped" if number == signal.SIGTERM else "KeyboardInterrupt"), (
+    assert result.stdout.strip() == ("KeyboardInterrupt" if number == signal.SIGINT else "Stopped"), (
         result.stderr
     )
 

@@ -1,5 +1,7 @@
 import itertools
 import shutil
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,18 +197,24 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
     assert np.array_equal(callback.clouds[last][0][0], weights[last][token].double().numpy())
 
 
-def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokenizer, tmp_path):
+def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokenizer, tmp_path, monkeypatch):
     import mlflow
 
+    from topoflow.tracking.live import training_run
+
+    monkeypatch.chdir(tmp_path)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     settings = Finetune(max_steps=3, per_device_train_batch_size=2, lora=None)
     with torch.no_grad():
         model.lm_head.weight[5, 0] = torch.nan
     try:
-        with mlflow.start_run() as run:
-            _, log = sft.finetune(model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, "mlflow")
-        logged = mlflow.get_run(run.info.run_id).data.metrics
+        with training_run("diverges") as live:
+            _, log = sft.finetune(
+                model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, live.callback()
+            )
+        (run,) = mlflow.search_runs(output_format="list")
+        logged = run.data.metrics
     finally:
         mlflow.set_tracking_uri(before)
     assert all(np.isnan(entry["loss"]) for entry in log if "loss" in entry)
@@ -373,6 +381,35 @@ def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run
     assert displacement == float(cell_distances(cells[0], cells[-1], 0).mean())
 
 
+def test_mlflow_that_never_answers_costs_a_users_own_training_nothing(
+    model, tokenizer, tmp_path, monkeypatch, caplog
+):
+    import socket
+
+    import mlflow
+
+    from topoflow.recording import callback as module
+
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setattr(module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="a" * 32)))
+    callback = TopologyCallback(
+        PROMPTS, [2, 4], Schedule(every=2), topology=Topology(n_subsamples=3, subsample_size=5)
+    )
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections, and says nothing
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        try:
+            began = time.monotonic()
+            train(model, tokenizer, tmp_path, callback)
+            assert time.monotonic() - began < 30
+        finally:
+            mlflow.set_tracking_uri(before)
+    assert set(callback.metrics) == set(callback.steps) > {0, 5}
+    assert "MLflow has not taken all topology" in caplog.text
+
+
 def test_live_topology_needs_no_mlflow_and_more_prompts_than_a_subsample_has_points(
     model, tokenizer, tmp_path
 ):
@@ -424,12 +461,8 @@ def test_training_goes_on_while_a_layer_moves_and_a_move_starts_the_count_anew(m
     callback.floors = {1: 1.0, 2: 1.0}
     counts = []
     for step, velocities in enumerate([(0.5, 0.5), (0.5, 1.0), (0.5, 0.5), (0.5, None), (0.1, 0.1), (0, 0)]):
-        callback.metrics[step] = {
-            f"topology/h1_velocity/layer_{layer:02d}": velocity
-            for layer, velocity in enumerate(velocities, 1)
-            if velocity is not None
-        }
-        callback._compare_with_floor(step, {}, None)
+        found = {layer: moved for layer, moved in enumerate(velocities, 1) if moved is not None}
+        callback._compare_with_floor(step, {}, SimpleNamespace(h1_velocities=found))
         counts.append(callback._n_stable)
     assert counts == [1, 0, 1, 0, 1, 2]
 

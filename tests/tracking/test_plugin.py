@@ -12,8 +12,8 @@ import pytest
 from support import call, entry_points_folder, path_with
 
 from topoflow import __version__, storage
+from topoflow.tracking.live import training_run
 from topoflow.tracking.plugin import ContextProvider, context_tags
-from topoflow.tracking.runs import training_run
 
 
 @pytest.fixture(scope="module")

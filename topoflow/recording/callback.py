@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from topoflow.recording.ranks import (
     share,
     unwrapped,
 )
+from topoflow.sender import Metric, Sender
 from topoflow.storage import (
     array_bytes,
     behaviour_name,
@@ -49,6 +51,9 @@ from topoflow.storage import (
 from topoflow.topology.point_clouds import check_whole_number
 
 logger = logging.getLogger(__name__)
+
+# Seconds that a training that is done waits for MLflow to take what is left.
+_PATIENCE = 30.0
 
 Messages = Sequence[dict[str, str]]
 # of some prompts, by number: states by layer (n, hidden_size)
@@ -98,7 +103,8 @@ class TopologyCallback(TrainerCallback):
         Of the recorded states.
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
-        MLflow run that is active, if any. True stands for 64 subsamples of 160 prompts.
+        MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
+        the end, half a minute. True stands for 64 subsamples of 160 prompts.
     behaviour : bool
         Compare the next-token distributions of the prompts with those of the checkpoint before and of the first
         (Jensen-Shannon divergence, nats).
@@ -201,6 +207,7 @@ class TopologyCallback(TrainerCallback):
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
         self._batches: list[npt.NDArray[np.int64]] = []
+        self._sender: Sender | None = None  # to the MLflow run in which the training runs
         self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
         self._computed_before: dict[str, str | None] = {}  # and how that part was computed
 
@@ -227,9 +234,15 @@ class TopologyCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
             self._record(state.global_step, kwargs["model"])
+        if self._sender is not None and self._sender.close(_PATIENCE):
+            logger.warning("MLflow has not taken all topology that was logged; it is in `metrics`")
+        self._sender = None
 
     def _begin(self, model: Any, tokenizer: Any) -> None:
         check_parallelism(model)
+        if self._sender is not None:  # of a training that ended in an error, perhaps of another MLflow run
+            self._sender.close(0)
+            self._sender = None
         self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
         self._computed_before = {}
@@ -359,25 +372,29 @@ class TopologyCallback(TrainerCallback):
             self.metrics[step] = self._live.update(clouds)
             if self.stop_when_stable:
                 self._compare_with_floor(step, clouds, self._live)
-            _log_to_active_run(self.metrics[step], step)
+            self._log(step)
         if self.on_record is not None:
             self.on_record(step)
         return self._n_stable
+
+    def _log(self, step: int) -> None:
+        """Hand a checkpoint's metrics to a thread that logs them: no server stops or slows the training."""
+        if self._sender is None:
+            self._sender = _sender_to_active_run()
+        if self._sender is not None:
+            now = int(time.time() * 1000)
+            self._sender.add([(name, value, now, step) for name, value in self.metrics[step].items()])
 
     def _compare_with_floor(
         self, step: int, clouds: Mapping[int, npt.NDArray[Any]], live: LiveTopology
     ) -> None:
         """Count the checkpoints in a row at which no layer has moved by as much as its floor."""
-        metrics = self.metrics[step]
         if not self.floors:
             self.floors = live.sampling_floors(clouds)
             found = {f"topology/h1_sampling_floor/{layer_name(k)}": floor for k, floor in self.floors.items()}
-            metrics.update({name: floor for name, floor in found.items() if np.isfinite(floor)})
+            self.metrics[step].update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
-        still = all(
-            metrics.get(f"topology/h1_velocity/{layer_name(layer)}", np.inf) < floor
-            for layer, floor in self.floors.items()
-        )
+        still = all(live.h1_velocities.get(layer, np.inf) < floor for layer, floor in self.floors.items())
         self._n_stable = self._n_stable + 1 if still else 0
 
     def _keep(
@@ -420,11 +437,19 @@ def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> Live
     )
 
 
-def _log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
-    """Log to MLflow where the training does: only if it has been imported and a run is active."""
+def _sender_to_active_run() -> Sender | None:
+    """To MLflow where the training does: only if it has been imported and a run is active."""
     mlflow = sys.modules.get("mlflow")
-    if mlflow is not None and (run := mlflow.active_run()):
-        mlflow.log_metrics(dict(metrics), step=step, run_id=run.info.run_id)
+    if mlflow is None or not (run := mlflow.active_run()):
+        return None
+    uri = mlflow.get_tracking_uri()
+
+    def send(metrics: Sequence[Metric]) -> None:
+        if metrics:
+            entities = [mlflow.entities.Metric(*metric) for metric in metrics]
+            mlflow.MlflowClient(uri).log_batch(run.info.run_id, metrics=entities)
+
+    return Sender(send, "MLflow", "the training goes on, and the topology is in the callback's `metrics`")
 
 
 def tokenize_prompts(

@@ -29,6 +29,11 @@ class LiveTopology:
         As in the sections `topology` and `trajectory` of params.yaml. A `subsample_size` above `n_prompts`
         is a ValueError.
 
+    Attributes
+    ----------
+    h1_velocities : dict of int to float
+        layer -> how far H1 has moved since the checkpoint before, as far as there is one and it is known.
+
     Examples
     --------
     >>> live = LiveTopology(4, n_subsamples=1, subsample_size=4)
@@ -52,6 +57,7 @@ class LiveTopology:
         self.seed = seed
         self.order = order
         self.engine = engine
+        self.h1_velocities: dict[int, float] = {}
         self._first: dict[int, CellDiagrams] = {}
         self._last: dict[int, CellDiagrams] = {}
 
@@ -63,6 +69,7 @@ class LiveTopology:
         clouds : mapping of layer to ndarray of shape (n_prompts, hidden_size)
         """
         metrics: dict[str, float] = {}
+        self.h1_velocities = {}
         for layer, cloud in clouds.items():
             if not np.isfinite(cloud).all():
                 logger.warning("layer %d holds states that are not finite, and has no topology", layer)
@@ -75,6 +82,7 @@ class LiveTopology:
                         found[f"h{h}_{name}"] = float(
                             cell_distances(other[layer], cell, h, self.order).mean()
                         )
+                self.h1_velocities[layer] = found["h1_velocity"]
             self._first.setdefault(layer, cell)
             self._last[layer] = cell
             metrics.update({f"topology/{name}/{layer_name(layer)}": value for name, value in found.items()})

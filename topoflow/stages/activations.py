@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +16,8 @@ from topoflow.stages.provenance import code_sha256, versions
 from topoflow.training import devices
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from topoflow.recording.callback import TopologyCallback
 
 
@@ -25,12 +26,12 @@ def finetune(params: Params, run: Run) -> None:
 
     Where the objective is the checkpoints of a training that has been, these are recorded, and tuned/ says which they
     are. Goes on from what an interrupted call has kept, and ends with the bytes of one that was not. Joins the MLflow
-    run it finds itself in, or starts one, and tags it with the activation set.
+    run it finds itself in, or starts one, and tags it with the activation set; MLflow that fails stops nothing.
     """
     devices.check_single_process()
     devices.pin_one_gpu()
     from topoflow.recording.callback import NOTE_FILE
-    from topoflow.tracking.runs import training_run
+    from topoflow.tracking.live import training_run
 
     description, evaluation, made_from = _before_recording(params, run)
     # nothing goes on from what other code began
@@ -38,35 +39,36 @@ def finetune(params: Params, run: Run) -> None:
     key = storage.sha256(storage.json_bytes({**made_from, "code": code}))
     folder, losses = run.folder("activations"), run.folder("results") / layout.LOSS_FILE
     make = _record if params.checkpoints(run.objective) else _train
-    with training_run(str(run)) as tracked:
+    with training_run(str(run)) as live:
         with storage.writing(folder, key) as work:
-            unlogged = math.inf  # the step up to which this MLflow run has not seen the losses
             if not (work / storage.MANIFEST).is_file():  # else it was interrupted when all was done
                 recording = _callback(params, evaluation, work)
                 with storage.writing(run.folder("tuned"), key) as tuned:
-                    log, unlogged = make(params, run, description, recording, tuned)
+                    log = make(params, run, description, recording, tuned, live.callback())
                 _write_loss(log, losses)
                 _seal_activations(work, made_from, recording)
             for leftover in ("trainer", "behaviour"):
                 shutil.rmtree(work / leftover, ignore_errors=True)
             (work / NOTE_FILE).unlink(missing_ok=True)
-        tracked.log_losses(losses, until=unlogged)
-        tracked.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
+        live.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
 
 
 _Log = Sequence[Mapping[str, float]]
 
 
 def _train(
-    params: Params, run: Run, description: Mapping[str, Any], recording: TopologyCallback, tuned: Path
-) -> tuple[_Log, float]:
-    """Fine-tune; returns the trainer's log, and the step that an interrupted call had reached."""
+    params: Params,
+    run: Run,
+    description: Mapping[str, Any],
+    recording: TopologyCallback,
+    tuned: Path,
+    tracker: TrainerCallback,
+) -> _Log:
+    """Fine-tune; returns the trainer's log."""
     from topoflow.training import models, sft
-    from topoflow.training.checkpoints import step_of
 
     assert recording.folder is not None
     trainer = recording.folder / "trainer"
-    begun = sft.last_whole_checkpoint(trainer)
     network, tokenizer = models.load(description, params.model_source(run.model), params.seed)
     rows = read_json_lines(layout.rows_file(run.objective))
     trained, log = sft.finetune(
@@ -77,17 +79,22 @@ def _train(
         run.seed,
         trainer,
         recording,
-        "mlflow",
+        tracker,
         params.compute.save_steps,
     )
     _save_weights(trained, description, tuned)
-    return log, step_of(begun) if begun else 0
+    return log
 
 
 def _record(
-    params: Params, run: Run, description: Mapping[str, Any], recording: TopologyCallback, tuned: Path
-) -> tuple[_Log, float]:
-    """Record checkpoints that are there; returns their trainer's log, and the last step."""
+    params: Params,
+    run: Run,
+    description: Mapping[str, Any],
+    recording: TopologyCallback,
+    tuned: Path,
+    tracker: TrainerCallback,  # nothing trains
+) -> _Log:
+    """Record checkpoints that are there; returns their trainer's log."""
     from topoflow.training import checkpoints
 
     source = params.checkpoints(run.objective)
@@ -96,7 +103,7 @@ def _record(
     series = checkpoints.Series(run, lines, source, description, params.model_source(run.model), params.seed)
     checkpoints.record(series, recording, params.recording.layers, params.finetune.n_threads)
     storage.write_file(tuned / "checkpoints.json", storage.json_bytes(lines))
-    return checkpoints.training_log(series), lines[-1]["step"]
+    return checkpoints.training_log(series)
 
 
 def _checkpoints_of(run: Run) -> list[dict[str, Any]]:

@@ -25,7 +25,8 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
-from topoflow.tracking.spool import without_password
+from topoflow.errors import said
+from topoflow.tracking.store import without_password
 
 _SCHEME = "dvc+"
 
@@ -251,9 +252,11 @@ def _inside(uri: str) -> Iterator[tuple[Any, str]]:
     try:
         yield DVCFileSystem(repository, rev=query.get("rev", [None])[0]), parts.fragment
     except SCMError as error:
-        raise ValueError(f"{uri} must name a DVC repository and a revision of it: {error}") from None
+        raise ValueError(f"{uri} must name a DVC repository and a revision of it: {said(error)}") from None
     except (DvcException, OSError) as error:
-        raise ValueError(f"{uri} must name an activation set that DVC has or can fetch: {error}") from None
+        raise ValueError(
+            f"{uri} must name an activation set that DVC has or can fetch: {said(error)}"
+        ) from None
 
 
 def _manifest_at(uri: str) -> bytes:
@@ -294,6 +297,6 @@ def _restore(folder: Path, md5: str, destination: Path) -> Path:
                 shutil.copyfile(cache.oid_to_path(info.value), target)
     except (DvcException, OSError) as error:
         raise ValueError(
-            f"{folder} holds another set or none, and DVC cannot bring back the one logged ({md5}): {error}"
+            f"{folder} holds another set or none, and DVC cannot bring back the one logged ({md5}): {said(error)}"
         ) from None
     return destination / "set"

@@ -13,71 +13,44 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.verdicts import TABLE
+from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
-from topoflow.tracking.spool import answering, open_store, replay, spooled, without_password
+from topoflow.tracking.store import (
+    address,
+    answering,
+    as_tags,
+    experiments,
+    lacking,
+    loggable,
+    new_run,
+    open_store,
+    tagged,
+    without_password,
+)
+from topoflow.tracking.unfinished import ACTIVATIONS_TAG, end_unfinished
 
 logger = logging.getLogger(__name__)
 
-ACTIVATIONS_TAG = "topoflow.activations"
 TRAJECTORY_TAG = "topoflow.trajectory"
 COMPARISON_TAG = "topoflow.comparison"
 BEGUN_TAG = "topoflow.begun"  # of a run that this module made: the topology that it is to hold
 NOTE_TAG = "mlflow.note.content"
 # MLflow takes at most this many metrics and parameters in one request
 _BATCH = 1000
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """An MLflow run that training logs into."""
-
-    run_id: str
-
-    def tag_activations(self, sha256: str) -> None:
-        """Say which activation set the training left, once it is whole."""
-        import mlflow
-
-        mlflow.MlflowClient().set_tag(self.run_id, ACTIVATIONS_TAG, sha256)
-
-    def log_losses(self, path: Path, until: float) -> None:
-        """Log the steps of a training up to one, which an interrupted run saw, from its table."""
-        import mlflow
-
-        client = mlflow.MlflowClient()
-        earlier = (metric for metric in _loss_metrics(path) if metric[2] <= until)
-        _log_batches(client, client.get_run(self.run_id), earlier)
-
-
-@contextmanager
-def training_run(name: str) -> Iterator[TrackedRun]:
-    """Join the run of `MLFLOW_RUN_ID` (as under `mlflow run`), or start one called `name`.
-
-    A joined run belongs to the process that started it: it is left running here, also after an error. MLflow that does
-    not answer stops nothing: see `topoflow.tracking.spool`.
-    """
-    import mlflow
-
-    joined = os.environ.get("MLFLOW_RUN_ID")
-    with suppress(mlflow.MlflowException):
-        open_store()
-    # a bare start_run joins the run of the environment and removes it there: with run_id= it would stay,
-    # and Hugging Face's callback would try to start the run again
-    with spooled(), mlflow.start_run(run_name=None if joined else name) as run:
-        mlflow.set_tags(_lacking(context_tags(), run.data.tags))
-        yield TrackedRun(run.info.run_id)
 
 
 @answering()
@@ -110,13 +83,14 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
 
     done = FinishedRun.open(run)
     done.check_parameters(params)
-    replay()  # the training's own run may wait to be sent, and is the one to fill
+    end_unfinished()  # what the training could not say of its run, which is the one to fill
+    open_store()
     client = mlflow.MlflowClient()
     if run_id is not None:
         _fill(client, client.get_run(run_id), params, done)
         return run_id
-    experiments = _experiments(client)
-    found = _find_run(client, experiments, done.activations.sha256, done.sha256)
+    among = experiments(client)
+    found = _find_run(client, among, done.activations.sha256, done.sha256)
     if found and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
         present = found.data.metrics
         topology = _topology_metrics(params, done.results)
@@ -125,7 +99,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     if found:
         _fill(client, found, params, done)
         return str(found.info.run_id)
-    begun = _begin(client, experiments, done)
+    begun = _begin(client, among, done)
     status = "FAILED"
     try:
         _fill(client, begun, params, done)
@@ -136,12 +110,12 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     return str(begun.info.run_id)
 
 
-def _begin(client: Any, experiments: Sequence[str], done: FinishedRun) -> Any:
+def _begin(client: Any, among: Sequence[str], done: FinishedRun) -> Any:
     """A run for a topology whose training MLflow does not know: that of a call that did not come to its end, or new."""
-    for run in _tagged(client, experiments, BEGUN_TAG, done.sha256):
+    for run in tagged(client, among, BEGUN_TAG, done.sha256):
         if TRAJECTORY_TAG not in run.data.tags:
             return run
-    return _new_run(client, str(done.run), {BEGUN_TAG: done.sha256})
+    return new_run(client, str(done.run), {BEGUN_TAG: done.sha256})
 
 
 def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
@@ -149,8 +123,8 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     from topoflow.tracking.dataset import dataset_of
 
     run_id, tags = str(run.info.run_id), run.data.tags
-    # activations that DVC restored: this run has not seen the training, so that is replayed
-    losses = () if ACTIVATIONS_TAG in tags else _loss_metrics(done.results / layout.LOSS_FILE)
+    _check_destination(run)
+    losses = _missing_losses(client, run_id, done.results / layout.LOSS_FILE)
     metrics = chain(losses, _topology_metrics(params, done.results))
     _log_batches(client, run, metrics, _params_of(params, done, run))
     dataset = dataset_of(done.activations)
@@ -158,18 +132,22 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     with tempfile.TemporaryDirectory() as folder:
         note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
-    tags = {**_lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
-    client.log_batch(run_id, tags=_as_tags(tags))
+    tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
+    client.log_batch(run_id, tags=as_tags(tags))
 
 
+@answering()
 def log_plan(text: str) -> None:
     """Keep what a run will cost as plan.txt, in the MLflow run that this process is part of, under `mlflow run`."""
     import mlflow
 
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        mlflow.MlflowClient().log_text(run_id, text, "plan.txt")
+        client = mlflow.MlflowClient()
+        _check_destination(client.get_run(run_id))
+        client.log_text(run_id, text, "plan.txt")
 
 
+@answering()
 def locate_run(run_id: str) -> tuple[Run, Path]:
     """The run of a study that an MLflow run holds, and the folder of that study on this machine.
 
@@ -183,9 +161,9 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     try:
         logged = mlflow.MlflowClient().get_run(run_id)
     except mlflow.MlflowException as error:
-        raise ValueError(
-            f"run id must be that of a run in {without_password(mlflow.get_tracking_uri())}: {error.message}"
-        ) from None
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InvalidArgument("run id", f"that of a run in {address()}", run_id) from None
     tags = logged.data.tags
     if TRAJECTORY_TAG not in tags:
         raise ValueError(
@@ -212,8 +190,8 @@ def pages_of(members: Iterable[FinishedRun]) -> dict[str, Page]:
 
     open_store()
     client = mlflow.MlflowClient()
-    experiments = _experiments(client)
-    held = {str(it.run): _tagged(client, experiments, TRAJECTORY_TAG, it.sha256) for it in members}
+    among = experiments(client)
+    held = {str(it.run): tagged(client, among, TRAJECTORY_TAG, it.sha256) for it in members}
     return {name: _page(runs[0]) for name, runs in held.items() if runs}
 
 
@@ -221,7 +199,12 @@ def where_to_look(run_id: str) -> str:
     """The address of a run's page in MLflow's UI, after the command that a store in a file needs first."""
     import mlflow
 
-    page, host = _page(mlflow.MlflowClient().get_run(run_id)), server()
+    host = server()
+    try:
+        with answering():
+            page = _page(mlflow.MlflowClient().get_run(run_id))
+    except NoAnswer:  # the run is whole, and MLflow has gone since
+        return host or "mlflow ui"
     return f"{host}/{page.url}" if host else f"mlflow ui, then open http://127.0.0.1:5000/{page.url}"
 
 
@@ -256,17 +239,18 @@ def log_comparison(
 
     client = mlflow.MlflowClient()
     digest = storage.sha256(storage.json_bytes(facts))
-    there = _tagged(client, _experiments(client), COMPARISON_TAG, digest)
-    run = there[0] if there else _new_run(client, f"comparison of {len(facts['runs'])} runs")
+    there = tagged(client, experiments(client), COMPARISON_TAG, digest)
+    run = there[0] if there else new_run(client, f"comparison of {len(facts['runs'])} runs", {})
     run_id = str(run.info.run_id)
     if not there:
         # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
         _log_batches(client, run, _claim_metrics("comparison", facts["claims"]))
+    _check_destination(run)
     client.log_artifacts(run_id, str(folder), "comparison")
     if report is not None:
         client.log_text(run_id, report.decode(), "report.html")
     note = write_comparison_note(facts, pages, _page(run), with_report=report is not None)
-    client.log_batch(run_id, tags=_as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
+    client.log_batch(run_id, tags=as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
     if not there:
         client.set_terminated(run_id)
     return run_id
@@ -276,44 +260,13 @@ def _page(run: Any) -> Page:
     return Page(str(run.info.experiment_id), str(run.info.run_id))
 
 
-def _find_run(client: Any, experiments: Sequence[str], activations: str, trajectory: str) -> Any | None:
+def _find_run(client: Any, among: Sequence[str], activations: str, trajectory: str) -> Any | None:
     """The run to fill, or the one that is full already; a failed or killed run is left as it is."""
-    runs = _tagged(client, experiments, ACTIVATIONS_TAG, activations)
+    runs = tagged(client, among, ACTIVATIONS_TAG, activations)
     for run in runs:  # each training that ended well gets its topology, also one that repeats another
         if TRAJECTORY_TAG not in run.data.tags and run.info.status in ("FINISHED", "RUNNING"):
             return run
     return next((run for run in runs if run.data.tags.get(TRAJECTORY_TAG) == trajectory), None)
-
-
-def _experiments(client: Any) -> list[str]:
-    """The ids of all experiments: a run may have been logged into any."""
-    return [str(experiment.experiment_id) for experiment in client.search_experiments()]
-
-
-def _tagged(client: Any, experiments: Sequence[str], tag: str, value: str) -> list[Any]:
-    """The runs of experiments with a tag of this value, newest first."""
-    query = f"tags.`{tag}` = '{value}'"
-    return list(client.search_runs(list(experiments), query, order_by=["attributes.start_time DESC"]))
-
-
-def _new_run(client: Any, name: str, tags: Mapping[str, str] | None = None) -> Any:
-    """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
-    from mlflow.tracking.context.registry import resolve_tags
-    from mlflow.tracking.fluent import _get_experiment_id
-
-    of_context = resolve_tags(context_tags())
-    return client.create_run(_get_experiment_id(), tags={**of_context, **(tags or {})}, run_name=name)
-
-
-def _lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
-    """What is not there yet: a run keeps what it was tagged with when it began."""
-    return {key: value for key, value in wanted.items() if key not in present}
-
-
-def _as_tags(tags: Mapping[str, str]) -> list[Any]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(key, value) for key, value in tags.items()]
 
 
 # --- parameters and tags ------------------------------------------------------------------------
@@ -348,7 +301,7 @@ def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]
             raise ValueError(
                 f"run {logged.info.run_id} has the parameter {key}={present[key]}, and {key}={value} is what ran"
             )
-    return _lacking(wanted, present)
+    return lacking(wanted, present)
 
 
 def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
@@ -417,12 +370,17 @@ def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iter
                 yield f"{prefix}/{name}/{claim}", found[name], 0
 
 
-def _loss_metrics(path: Path) -> Iterator[_Metric]:
-    """The training's own metrics under the names that Hugging Face's MLflow callback gives them."""
+def _missing_losses(client: Any, run_id: str, path: Path) -> Iterator[_Metric]:
+    """The training's own metrics that a run lacks, under the names that Hugging Face's MLflow callback gives them.
+
+    What is logged of a step while it trains is logged at once: where its loss is, all is.
+    """
+    there = {metric.step for metric in client.get_metric_history(run_id, "loss")}
     for row in layout.read_table(path):
-        for name, value in row.items():
-            if name != "step":
-                yield name, value, int(row["step"])
+        step = int(row["step"])
+        if step not in there:
+            for name, value in loggable({name: it for name, it in row.items() if name != "step"}):
+                yield name, value, step
 
 
 def _log_batches(
@@ -446,6 +404,23 @@ def _log_batches(
 
 
 # --- dataset and artifacts ----------------------------------------------------------------------
+
+
+def _check_destination(run: Any) -> None:
+    """Refuse to follow a database in a file to a server: files go there with the user's MLflow credentials.
+
+    A database lies in a study, and a study may be a stranger's.
+    """
+    import mlflow
+
+    parts = urlsplit(run.info.artifact_uri or "")
+    web = parts.scheme in ("http", "https") or (parts.scheme == "mlflow-artifacts" and parts.netloc)
+    if web and not mlflow.get_tracking_uri().startswith(("http://", "https://")):
+        raise InvalidFile(
+            address(),
+            f"says that the files of run {run.info.run_id} go to the server {without_password(run.info.artifact_uri)}",
+            "to log there, set MLFLOW_TRACKING_URI to that server",
+        )
 
 
 def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:

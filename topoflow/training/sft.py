@@ -80,7 +80,7 @@ def finetune(
     seed: int,
     folder: Path,
     callback: TopologyCallback | None = None,
-    report_to: str = "none",
+    tracker: TrainerCallback | None = None,
     save_steps: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Fine-tune `model` in place; go on from the last whole checkpoint of an interrupted call, if the folder has one.
@@ -102,8 +102,8 @@ def finetune(
         The trainer's working folder.
     callback : TopologyCallback, optional
         Records hidden states.
-    report_to : str
-        As in TrainingArguments: "mlflow" or "none".
+    tracker : TrainerCallback, optional
+        Is told what the trainer logs.
     save_steps : int
         As in the section `compute` of params.yaml; 0 keeps no checkpoint.
 
@@ -115,6 +115,7 @@ def finetune(
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
     from transformers import PrinterCallback, set_seed
+    from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     torch.set_num_threads(settings.n_threads)
@@ -135,7 +136,7 @@ def finetune(
         logging_steps=1,
         logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
         save_strategy="no",
-        report_to=report_to,
+        report_to="none",
         seed=seed,
         data_seed=seed,
         disable_tqdm=quiet,
@@ -147,9 +148,12 @@ def finetune(
         train_dataset=Dataset.from_list(_rows_that_fit(rows, tokenizer, settings.max_length)),
         processing_class=tokenizer,
         peft_config=lora_config(settings),
-        callbacks=[callback] if callback else None,
+        callbacks=[one for one in (callback, tracker) if one],
     )
     trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
+    trainer.remove_callback(
+        MLflowCallback
+    )  # where `sft_config` has asked for it: it ends a training with its server
     trainer.callback_handler.callbacks.insert(0, _FiniteLogs())
     trainer.add_callback(_KeepWhole(callback, save_steps))
     if begun := last_whole_checkpoint(folder):

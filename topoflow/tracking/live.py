@@ -1,0 +1,255 @@
+"""An MLflow run while it is being made: no server, whatever it does, stops or slows the training that logs into it.
+
+What MLflow does not take lies in loss.csv, from which `topoflow track` fills the run, or makes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from topoflow.errors import NoAnswer
+from topoflow.sender import Metric, Sender
+from topoflow.tracking.plugin import context_tags
+from topoflow.tracking.store import (
+    address,
+    answering,
+    as_tags,
+    brief,
+    experiments,
+    lacking,
+    loggable,
+    new_run,
+    open_store,
+    tagged,
+)
+from topoflow.tracking.unfinished import ACTIVATIONS_TAG, KEY_TAG, Note, Status
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a training that is done waits for what is left to be sent; one that was stopped waits less.
+PATIENCE = 30.0
+_PATIENCE_WHEN_STOPPED = 3.0
+# MLflow takes at most so many parameters in one request, so long.
+_MOST_PARAMS, _LONGEST_PARAM = 100, 6000
+
+
+class LiveRun:
+    """The run of `MLFLOW_RUN_ID` (as under `mlflow run`), or a new one, filled by a thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._folder = name, Path.cwd()
+        self._joined = os.environ.get("MLFLOW_RUN_ID")
+        # a joined run belongs to the process that started it: it is left running here, also after an error
+        self._note = None if self._joined else Note()
+        self._run: Any = None
+        self._client: Any = None
+        self._asked_for = False
+        self._params: dict[str, str] = {}
+        self._activations: str | None = None
+        self._ending: Status | None = None
+        self._sender = Sender(
+            self._send,
+            f"MLflow at {address()}",
+            "the training goes on, and `topoflow track` logs what is missing",
+        )
+
+    def callback(self) -> Any:
+        """For a Trainer: logs its parameters, and what it logs, under the names of Hugging Face's MLflow callback."""
+        from transformers import TrainerCallback
+
+        live = self
+
+        class Live(TrainerCallback):
+            def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                config = getattr(kwargs.get("model"), "config", None)
+                live.log_params({**(config.to_dict() if config else {}), **args.to_dict()})
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+                if state.is_world_process_zero:
+                    live.log(logs, state.global_step)
+
+        return Live()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters, once, if MLflow takes them; those that are too long are left out."""
+        fitting = {key: text for key, it in params.items() if len(text := str(it)) <= _LONGEST_PARAM}
+        self._params = {**self._params, **fitting}  # another mapping: the thread may be at the old one
+
+    def log(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Log the numbers of a step; a missing value is no metric, neither 0 nor NaN."""
+        self._sender.add([(name, value, 0, step) for name, value in loggable(metrics)])
+
+    def tag_activations(self, sha256: str) -> None:
+        """Say which activation set the training left, once it is whole."""
+        self._activations = sha256
+
+    def end(self, status: Status, patience: float) -> None:
+        """Send what is left and end the run, as far as MLflow does so within `patience` seconds."""
+        self._ending = status
+        if self._note:
+            self._note.ends(status, self._activations)
+        if self._sender.close(patience, self._finish):
+            logger.warning(
+                f"MLflow at {address()} has not taken all that was logged; `topoflow track` logs what is missing"
+            )  # fmt: skip
+        if self._note:
+            self._note.leave()
+
+    # --- in the thread ---
+
+    def _send(self, metrics: Sequence[Metric]) -> None:
+        from mlflow.entities import Metric as Entity
+        from mlflow.entities import Param
+
+        self._begin()
+        run_id, start = self._run.info.run_id, self._run.info.start_time
+        # all have the time at which the run began: what is sent twice, also by `track`, is there once
+        if metrics:
+            entities = [Entity(key, value, start, step) for key, value, _, step in metrics]
+            self._client.log_batch(run_id, metrics=entities)
+        params, self._params = self._params, {}
+        named = [Param(*pair) for pair in lacking(params, self._run.data.params).items()]
+        for first in range(0, len(named), _MOST_PARAMS):
+            self._client.log_batch(run_id, params=named[first : first + _MOST_PARAMS])
+
+    def _begin(self) -> None:
+        """Make or join the run, unless that was done and only its answer was lost."""
+        import mlflow
+
+        if self._run is not None:
+            return
+        if self._client is None:
+            with suppress(mlflow.MlflowException):
+                open_store()
+            self._client = mlflow.MlflowClient()
+        if self._joined:
+            run = self._client.get_run(self._joined)
+            if tags := lacking(context_tags(self._folder), run.data.tags):
+                self._client.log_batch(self._joined, tags=as_tags(tags))
+        else:
+            assert self._note is not None
+            there = []
+            if self._asked_for:
+                there = tagged(self._client, experiments(self._client), KEY_TAG, self._note.tags[KEY_TAG])
+            self._asked_for = True
+            run = there[0] if there else new_run(self._client, self._name, self._note.tags)
+        self._run = run
+
+    def _finish(self) -> None:
+        self._begin()
+        run_id = self._run.info.run_id
+        if self._activations:
+            self._client.log_batch(run_id, tags=as_tags({ACTIVATIONS_TAG: self._activations}))
+        if self._note:
+            self._client.set_terminated(run_id, self._ending)
+            self._note.done()
+
+
+@contextmanager
+def training_run(name: str) -> Iterator[LiveRun]:
+    """Join the run of `MLFLOW_RUN_ID`, or start one called `name`, while a model trains.
+
+    MLflow that is down, slow or broken stops nothing. It costs no more than a warning and, at the end, `PATIENCE`
+    seconds.
+    """
+    with brief(0):
+        live = LiveRun(name)
+        status: Status = "FAILED"
+        patience = _PATIENCE_WHEN_STOPPED
+        try:
+            yield live
+            status, patience = "FINISHED", PATIENCE
+        except Exception:
+            patience = PATIENCE
+            raise
+        finally:
+            live.end(status, patience)
+
+
+@contextmanager
+def whole_run(name: str, folder: Path) -> Iterator[str]:
+    """Join the run of `MLFLOW_RUN_ID`, or start one called `name`, for all stages of a run; gives its id.
+
+    Parameters
+    ----------
+    name : str
+        Of a run that the user has given none.
+    folder : Path
+        Where the stages run, for the tags.
+
+    Raises
+    ------
+    NoAnswer
+        When the run cannot be begun.
+    """
+    import mlflow
+
+    note, run = Note(), None
+    status: Status = "FAILED"
+    try:
+        with answering():
+            open_store()
+            run = mlflow.start_run(tags=note.tags)
+            mlflow.set_tags(
+                context_tags(folder)
+            )  # a run that `mlflow run` made has not been through the plugin
+            if _is_random(run.info.run_name):  # the user gave none
+                mlflow.MlflowClient().update_run(run.info.run_id, name=name)
+        yield str(run.info.run_id)
+        status = "FINISHED"
+    finally:
+        note.ends(status)
+        if run is None:  # perhaps made, and only the answer was lost
+            note.leave()
+        else:
+            _end(note, lambda: mlflow.end_run(status))
+
+
+@contextmanager
+def handed_on(note: Note, run_id: str) -> Iterator[Any]:
+    """See to it that a run that another process ends does not stay RUNNING for ever, whatever happens in the block.
+
+    Gives a function that says the status which the run gets, unless that process has ended it; KILLED without.
+    """
+    import mlflow
+
+    said_last: list[Status] = ["KILLED"]  # as by Ctrl-C, which the job receives from the terminal as well
+
+    def end() -> None:
+        client = mlflow.MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, said_last[-1])
+
+    try:
+        yield said_last.append
+    finally:
+        note.ends(said_last[-1])
+        _end(note, end)
+
+
+def _end(note: Note, end: Callable[[], None]) -> None:
+    """End a run; where MLflow does not hear it, the next command in this study does."""
+    try:
+        with answering():
+            end()
+        note.done()
+    except NoAnswer as error:
+        logger.warning(
+            "the MLflow run is not ended, and the next topoflow command here ends it: %s", error.reason
+        )
+        note.leave()
+
+
+def _is_random(name: str) -> bool:
+    """Whether MLflow made up a run's name, such as treasured-wolf-569."""
+    from mlflow.utils import name_utils
+
+    predicate, _, rest = name.partition("-")
+    noun, _, number = rest.partition("-")
+    words = predicate in name_utils._GENERATOR_PREDICATES and noun in name_utils._GENERATOR_NOUNS
+    return words and number.isdecimal()

@@ -1,0 +1,201 @@
+"""The store that MLflow tracks to now: asked in one way, which every call to MLflow in this package goes by."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from json import JSONDecodeError
+from numbers import Real
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from topoflow.errors import NoAnswer
+from topoflow.tracking.plugin import context_tags
+
+logger = logging.getLogger(__name__)
+
+_SQLITE = "sqlite:///"
+# Seconds to wait for another process that sets up the same fresh store.
+_PATIENCE = 120.0
+# SQLite takes some thousands of values in one query.
+_MOST_EXPERIMENTS = 1000
+
+
+@contextmanager
+def brief(retries: int) -> Iterator[None]:
+    """Have MLflow give up soon, unless the user has said when: by its own defaults it takes minutes."""
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+              # what MLflow prints there is a name that the server has said
+              "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # fmt: skip
+    unset = {key: value for key, value in wanted.items() if key not in os.environ}
+    os.environ.update(unset)
+    try:
+        yield
+    finally:
+        for key in unset:
+            os.environ.pop(key, None)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Say in one line, and not in a traceback, that MLflow is down or refuses; also as a decorator.
+
+    Raises
+    ------
+    NoAnswer
+        In place of what MLflow, and the libraries by which it asks, raise.
+    """
+    import requests
+    from alembic.util.exc import CommandError
+    from google.protobuf.json_format import Error as NotAsAgreed  # type: ignore[import-untyped]
+    from mlflow import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with brief(2):
+            yield
+    # a proxy's page with status 200 is JSON that does not parse
+    except (
+        MlflowException, SQLAlchemyError, CommandError, NotAsAgreed, requests.RequestException, JSONDecodeError,
+    ) as error:  # fmt: skip
+        remedy = "what was finished is kept, and once it does, the same command goes on"
+        raise NoAnswer(f"MLflow at {address()}", error, remedy) from None
+
+
+def open_store() -> None:
+    """Set up a fresh store's tables, one process at a time: several at once would break it.
+
+    Raises
+    ------
+    mlflow.MlflowException
+        When the store cannot be reached.
+    """
+    import mlflow
+
+    with _alone_with(mlflow.get_tracking_uri()):
+        mlflow.search_experiments(max_results=1)
+
+
+@contextmanager
+def _alone_with(uri: str) -> Iterator[None]:
+    """Hold the folder of a SQLite store: itself, so that there is no file to be planted, emptied or left behind."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    try:
+        folder = os.open(Path(uri.removeprefix(_SQLITE)).parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # MLflow will say what it thinks of it
+        yield
+        return
+    try:
+        deadline, told = time.monotonic() + _PATIENCE, False
+        with suppress(OSError):  # a file system without locks
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told and time.monotonic() > deadline - _PATIENCE + 5:
+                        logger.warning("waiting for another process that sets up %s", uri)
+                        told = True
+                    time.sleep(0.05)
+        yield
+    finally:
+        os.close(folder)
+
+
+def address() -> str:
+    """Where MLflow tracks to, the same from every folder and without user name and password."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(_SQLITE):
+        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+    return without_password(uri).partition("?")[0]
+
+
+def without_password(uri: str) -> str:
+    """A URI without user name and password.
+
+    >>> without_password("https://me:secret@example.org:5000/mlflow")
+    'https://example.org:5000/mlflow'
+    """
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+def every(search: Callable[[str | None], Any]) -> list[Any]:
+    """All that a search of MLflow's finds, which answers in pages; `search` is given each page's token."""
+    found: list[Any] = []
+    token: str | None = None
+    seen: set[str | None] = set()
+    while token not in seen:
+        seen.add(token)
+        page = search(token)
+        found += page
+        token = page.token or None
+    return found
+
+
+def experiments(client: Any) -> list[str]:
+    """The ids of all experiments: a run may have been logged into any."""
+    return [str(it.experiment_id) for it in every(lambda token: client.search_experiments(page_token=token))]
+
+
+def tagged(client: Any, among: Sequence[str], tag: str, value: str) -> list[Any]:
+    """The runs of experiments with a tag of this value, newest first."""
+    query = f"tags.`{tag}` = '{value}'"
+    newest = ["attributes.start_time DESC"]
+    found: list[Any] = []
+    for start in range(0, len(among), _MOST_EXPERIMENTS):
+        some = list(among[start : start + _MOST_EXPERIMENTS])
+        found += every(
+            lambda token, some=some: client.search_runs(some, query, order_by=newest, page_token=token)  # type: ignore[misc]
+        )
+    return sorted(found, key=lambda run: -run.info.start_time) if len(among) > _MOST_EXPERIMENTS else found
+
+
+def new_run(client: Any, name: str, tags: Mapping[str, str]) -> Any:
+    """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
+    from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.tracking.fluent import _get_experiment_id
+
+    return client.create_run(
+        _get_experiment_id(), tags=resolve_tags({**context_tags(), **tags}), run_name=name
+    )
+
+
+def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What MLflow takes of what a trainer logs: finite numbers, under names of the characters that it knows.
+
+    >>> list(loggable({"loss": 0.5, "reward (mean)": 1, "note": "text", "grad_norm": float("nan")}))
+    [('loss', 0.5), ('reward _mean_', 1.0)]
+    """
+    for name, value in metrics.items():
+        # a missing value is no metric: neither 0 nor NaN
+        if isinstance(value, Real):
+            with suppress(OverflowError):
+                if not math.isfinite(value):
+                    continue
+                yield re.sub(r"[^0-9A-Za-z_\-. :/]", "_", name)[:250], float(value)
+
+
+def lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
+    """What is not there yet: a run keeps what it was tagged with when it began."""
+    return {key: value for key, value in wanted.items() if key not in present}
+
+
+def as_tags(tags: Mapping[str, str]) -> list[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
