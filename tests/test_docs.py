@@ -337,6 +337,23 @@ def messages_of_the_code() -> list[str]:
     strings += [
         node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
+    # the types of errors.py put the sentence together
+    patterns = {
+        "InvalidArgument": "{} must be {}, got …",
+        "InvalidFile": "{} {}",
+        "NoAnswer": "{} must answer: {}",
+    }
+    for node in nodes:
+        if (
+            isinstance(node, ast.Call)
+            and (pattern := patterns.get(ast.unparse(node.func)))
+            and len(node.args) > 1
+        ):
+            given = [
+                "".join(map(said, arg.values)) if isinstance(arg, ast.JoinedStr) else said(arg)
+                for arg in node.args
+            ]
+            strings.append("; ".join([pattern.format(*given), *given[3 if "got" in pattern else 2 :]]))
     return strings + [f"… must be {kind}, got …" for kind in _KIND_NAMES.values()]
 
 
