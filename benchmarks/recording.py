@@ -64,7 +64,8 @@ def random_model(vocabulary: int, depth: int) -> Any:
 
 def token_ids(tokenizer: Any, path: str, n_prompts: int) -> list[list[int]]:
     from topoflow.recording.callback import tokenize_prompts
-    from topoflow.training.objectives import parse_rows, read_jsonl
+    from topoflow.training.dialogues import parse_rows
+    from topoflow.training.objectives import read_jsonl
 
     rows = islice(parse_rows(read_jsonl(path), path), n_prompts)
     return tokenize_prompts(tokenizer, [row["prompt"] for row in rows], MAX_LENGTH)

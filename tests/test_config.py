@@ -368,18 +368,6 @@ class TestRanges:
             "recording.schedule.steps must be at most finetune.max_steps (47), got [3, 48]",
         )
 
-    @pytest.mark.parametrize("of", [{}, {"helpful": 0.0}, {"helpful": 1.0, "harmless": -1.0}])
-    def test_a_mix_needs_parts_with_positive_shares(self, of):
-        refused(
-            with_value("objective.mixed.of", of),
-            f"objective.mixed.of must hold at least one objective with a positive share, got {of}",
-        )
-
-    @pytest.mark.parametrize("share", [math.nan, math.inf])
-    def test_a_share_must_be_a_number_that_can_be_divided(self, share):
-        with pytest.raises(ValueError, match=r"objective\.mixed\.of must hold .* positive share"):
-            parse_params(with_value("objective.mixed.of", {"helpful": share, "harmless": 1.0}))
-
     def test_a_subsample_has_at_most_as_many_points_as_there_are_prompts(self):
         exact = with_value("prompts.n_prompts", 160)
         assert parse_params(exact).topology.subsample_size == 160

@@ -309,7 +309,7 @@ def prompts() -> None:
 @_objective
 def prepare(objective: str) -> None:
     """Draw an objective's training rows; write data/NAME.jsonl."""
-    stages.prepare(load_params(PARAMS_FILE), objective)
+    click.echo(stages.prepare(load_params(PARAMS_FILE), objective))
 
 
 @_command

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topoflow.config.checks import check_least, check_positive, look_up
+from topoflow.errors import InvalidArgument
 from topoflow.samples import SAMPLE_NAMES
 
 
@@ -80,7 +81,7 @@ class SampleText:
 
 @dataclass(frozen=True)
 class FileText:
-    """A local .jsonl or .jsonl.gz file, one dialogue a line (see `training.objectives`)."""
+    """A local file (JSON lines or an array, .gz or not; .csv; .parquet) or a folder that `datasets` saved."""
 
     path: str
 
@@ -102,8 +103,8 @@ class MixedText:
     of: dict[str, float]
 
     def __post_init__(self) -> None:
-        if not self.of or any(not 0 < share < math.inf for share in self.of.values()):
-            raise ValueError(f"of must hold at least one objective with a positive share, got {self.of}")
+        if not all(share > 0 for share in self.of.values()) or not 0 < sum(self.of.values()) < math.inf:
+            raise InvalidArgument("of", "objectives with positive shares of a finite sum", self.of)
 
 
 PlainText = SampleText | FileText | HubText

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from topoflow import layout, storage
 from topoflow.config import Params
 from topoflow.layout import read_json_lines
@@ -22,9 +24,9 @@ def prompts(params: Params) -> None:
     storage.write_file(layout.PROMPTS_FILE, jsonl_bytes(evaluation_prompts(params)))
 
 
-def prepare(params: Params, objective: str) -> None:
-    """Draw an objective's training rows, or list its checkpoints: data/<objective>.jsonl."""
-    from topoflow.training.objectives import jsonl_bytes, training_rows
+def prepare(params: Params, objective: str) -> str:
+    """Draw an objective's training rows, or list its checkpoints: data/<objective>.jsonl; says how many, in words."""
+    from topoflow.training.objectives import counted, jsonl_bytes, training_rows
 
     if source := params.checkpoints(objective):
         from topoflow.training.checkpoints import list_checkpoints
@@ -34,6 +36,10 @@ def prepare(params: Params, objective: str) -> None:
             if run.objective == objective:
                 trust = getattr(params.model_source(run.model), "trust_remote_code", False)
                 rows += list_checkpoints(source, run, trust)
+        told = f"found {len(rows):,} checkpoints of {objective}"
     else:
-        rows = training_rows(params, objective, read_json_lines(layout.PROMPTS_FILE))
+        left_out: Counter[str] = Counter()
+        rows = training_rows(params, objective, read_json_lines(layout.PROMPTS_FILE), left_out)
+        told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
     storage.write_file(layout.rows_file(objective), jsonl_bytes(rows))
+    return told

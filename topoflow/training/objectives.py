@@ -1,32 +1,35 @@
 """Text: an objective's training rows and the evaluation prompts, as TRL's conversational prompt/completion.
 
-Rows are read from the forms people have: HH-RLHF as published (`chosen`: the dialogue as text), TRL's
-`prompt`/`completion` (text or messages) and `messages`. What is trained on is the last assistant turn;
-what comes before it is the prompt.
+Rows are read from what people have (JSON lines or an array, CSV, parquet, a saved `datasets` folder, the Hub) and in
+the forms that `training.dialogues` knows. What is trained on is the last assistant turn; what comes before it is the
+prompt.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from topoflow.config import FileText, MixedText, Params, PlainText, SampleText, TextSource
+from topoflow.errors import InvalidArgument, InvalidFile, quoted
 from topoflow.samples import load_samples
+from topoflow.training.dialogues import Message, Row, identity, parse_rows, without_system
 from topoflow.training.models import readable_hub_errors
 
-Message = dict[str, str]
-Row = dict[str, list[Message]]
-
 _LONGEST_LINE = 16 << 20
-_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_LONGEST_ARRAY = 1 << 28  # characters: an array is read whole
+
+# Why a row is not drawn, beside the reasons of `training.dialogues`.
+REPEATED = "that repeat another"
+UNANSWERED = "without an answer"
+HELD_OUT = "that are evaluation prompts or of one dialogue with them"
 
 
 def evaluation_prompts(params: Params) -> list[list[Message]]:
@@ -34,57 +37,97 @@ def evaluation_prompts(params: Params) -> list[list[Message]]:
 
     Raises
     ------
-    ValueError
-        When the source has fewer than `prompts.n_prompts` distinct prompts.
+    InvalidArgument
+        When the source has fewer than `prompts.n_prompts` distinct prompts; says how many rows were left out and why.
     """
     chosen: dict[str, list[Message]] = {}
     for name, text, count in _parts(params, "prompts", params.prompts.text, params.prompts.n_prompts):
-        distinct = {_identity(row["prompt"]): row["prompt"] for row in _source_rows(text)}
+        reasons: Counter[str] = Counter()
+        distinct: dict[str, list[Message]] = {}
+        for row in _source_rows(text, reasons):
+            reasons[REPEATED] += identity(row["prompt"]) in distinct
+            distinct[identity(row["prompt"])] = row["prompt"]
         pool = [(key, prompt) for key, prompt in distinct.items() if key not in chosen]
-        if len(pool) < count:
-            raise ValueError(
-                f"prompts.n_prompts must be at most the distinct prompts there are: {count} are wanted of "
-                f"{name!r}, which has {len(pool)}"
-            )
+        _check_enough("prompts.n_prompts", name, len(pool), count, reasons)
         order = _generator(params.seed, f"prompts {name}").permutation(len(pool))
         chosen.update(pool[i] for i in order[:count])
     return list(chosen.values())
 
 
-def training_rows(params: Params, objective: str, prompts: Sequence[list[Message]]) -> list[Row]:
+def training_rows(
+    params: Params,
+    objective: str,
+    prompts: Sequence[list[Message]],
+    left_out: Counter[str] | None = None,
+) -> list[Row]:
     """The training rows of an objective, in training order, none of a dialogue with an evaluation prompt in it.
 
     Left out are rows that go on from an evaluation prompt, and rows that an evaluation prompt goes on from: their
-    answers would be trained on, and stand in the prompt.
+    answers would be trained on, and stand in the prompt. A system message makes no difference to that.
 
     A mix takes its shares from the rows that its objectives would draw alone.
 
+    Parameters
+    ----------
+    params : Params
+    objective : str
+    prompts : sequence of lists of messages
+        The evaluation prompts.
+    left_out : Counter, optional
+        Is told how many rows of the sources cannot be drawn for each reason; `counted` makes it a sentence.
+
     Raises
     ------
-    ValueError
-        When the objective has fewer than `prepare.n_rows` distinct rows left.
+    InvalidArgument
+        When the objective has fewer than `prepare.n_rows` distinct rows left; says how many were left out and why.
     """
-    held_out = {_identity(prompt) for prompt in prompts}
+    held_out = {identity(without_system(prompt)) for prompt in prompts}
     beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
-    rows = []
+    rows: list[Row] = []
     source = params.objective_source(objective)
     if not isinstance(source, TextSource):
-        raise ValueError(f"objective must be text to train on, got the checkpoints {objective!r}")
+        raise InvalidArgument("objective", "text to train on and not checkpoints", objective)
     for name, text, count in _parts(params, objective, source, params.prepare.n_rows):
-        distinct = {}
-        for row in _source_rows(text):
-            dialogue = _identity(row["prompt"] + row["completion"])
-            goes_on = not held_out.isdisjoint(_beginnings(row["prompt"]))
-            if row["completion"] and not goes_on and dialogue not in beginnings:
-                distinct[dialogue] = row
-        if len(distinct) < count:
-            raise ValueError(
-                f"prepare.n_rows must be at most the distinct rows without an evaluation prompt: {count} are "
-                f"wanted of {name!r}, which has {len(distinct)}"
-            )
+        reasons: Counter[str] = Counter()
+        distinct: dict[str, Row] = {}
+        for row in _source_rows(text, reasons):
+            dialogue = [*row["prompt"], *row["completion"]]
+            if not row["completion"]:
+                reasons[UNANSWERED] += 1
+            elif (
+                not held_out.isdisjoint(_beginnings(row["prompt"]))
+                or identity(without_system(dialogue)) in beginnings
+            ):
+                reasons[HELD_OUT] += 1
+            else:
+                reasons[REPEATED] += identity(dialogue) in distinct
+                distinct[identity(dialogue)] = row
+        _check_enough("prepare.n_rows", name, len(distinct), count, reasons)
+        if left_out is not None:
+            left_out.update(reasons)
         pool = list(distinct.values())
         rows += [pool[i] for i in _generator(params.seed, name).permutation(len(pool))[:count]]
     return [rows[i] for i in _generator(params.seed, f"order of {objective}").permutation(len(rows))]
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Rows left out, by reason, as the end of a sentence; empty where none was.
+
+    >>> counted({"without an answer": 3, "that repeat another": 1200})
+    '; left out: 3 without an answer, 1,200 that repeat another'
+    """
+    parts = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
+    return f"; left out: {parts}" if parts else ""
+
+
+def _check_enough(key: str, name: str, there_are: int, wanted: int, left_out: Counter[str]) -> None:
+    if there_are < wanted:
+        raise InvalidArgument(
+            key,
+            f"at most what there is to draw from ({there_are} of {name!r})",
+            wanted,
+            counted(left_out)[2:],
+        )
 
 
 def _parts(params: Params, name: str, text: TextSource, total: int) -> Iterator[tuple[str, PlainText, int]]:
@@ -100,12 +143,12 @@ def _parts(params: Params, name: str, text: TextSource, total: int) -> Iterator[
         yield part, source, int(count)
 
 
-def _source_rows(text: PlainText) -> Iterator[Row]:
-    """Every usable row of a source, in its own order."""
+def _source_rows(text: PlainText, left_out: Counter[str]) -> Iterator[Row]:
+    """Every usable row of a source, in its own order; why others are not is counted."""
     if isinstance(text, SampleText):
-        yield from parse_rows(load_samples(text.name), f"samples {text.name}")
+        yield from parse_rows(load_samples(text.name), f"samples {text.name}", left_out)
     elif isinstance(text, FileText):
-        yield from parse_rows(read_jsonl(text.path), text.path)
+        yield from parse_rows(read_rows(text.path), text.path, left_out)
     else:
         import datasets
 
@@ -113,41 +156,138 @@ def _source_rows(text: PlainText) -> Iterator[Row]:
             rows = datasets.load_dataset(
                 text.id, data_dir=text.data_dir, revision=text.revision, split=text.split
             )
-        yield from parse_rows(rows, text.id)
+        yield from parse_rows(rows, text.id, left_out)
 
 
-def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl or .jsonl.gz file.
+def read_rows(path: str | Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a local file (JSON lines or array, .gz or not; .csv; .parquet), or of a folder that `datasets` saved.
+
+    Nothing is cached, and no code of the data's is run.
 
     Raises
     ------
-    ValueError
-        When the file is missing or a line is not a JSON object; the line's number is named.
+    InvalidFile
+        When there is none, or it is not what its name says; the line of a JSON file is named.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"path must be a .jsonl or .jsonl.gz file, and {path} is none")
-    for number, line in enumerate(_lines(Path(path)), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} line {number} must be a JSON object: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path} line {number} must be a JSON object, got {row!r}")
-        yield row
+    path = Path(path)
+    if path.is_dir():
+        return _saved_rows(path)
+    if not path.is_file():
+        raise InvalidFile(path, "is neither a file of rows nor a folder that the library datasets saved")
+    if path.suffix in (".csv", ".parquet"):
+        return _table_rows(path, _csv_batches if path.suffix == ".csv" else _parquet_batches)
+    return read_jsonl(path)
+
+
+def _saved_rows(folder: Path) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(str(folder.resolve()))
+    except (ValueError, OSError, KeyError, TypeError) as error:  # pyarrow's are ValueErrors
+        raise InvalidFile(
+            folder, f"is no folder that datasets' save_to_disk wrote: {quoted(str(error))}"
+        ) from None
+    if isinstance(rows, datasets.DatasetDict):
+        splits = ", ".join(str(folder / name) for name in rows)
+        raise InvalidFile(folder, "holds several splits", f"name one of them: {splits}")
+    yield from rows
+
+
+def _table_rows(path: Path, batches: Callable[[Path], Iterable[Any]]) -> Iterator[Mapping[str, Any]]:
+    # not through datasets: it would copy the table to its cache, and guess that an answer "NA" is a missing one
+    import pyarrow as pa
+
+    try:
+        for batch in batches(path):
+            if len(set(batch.schema.names)) < len(batch.schema.names):
+                raise InvalidFile(path, f"has two columns of one name: {quoted(batch.schema.names)}")
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(path, f"is no whole {path.suffix} file: {quoted(str(error))}") from None
+
+
+def _parquet_batches(path: Path) -> Iterable[Any]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as table:
+        yield from table.iter_batches(batch_size=1024)
+
+
+def _csv_batches(path: Path) -> Iterable[Any]:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    reading = csv.ReadOptions(block_size=_LONGEST_LINE)
+    parsing = csv.ParseOptions(newlines_in_values=True)
+    with csv.open_csv(path, reading, parsing) as table:
+        names = table.schema.names
+    # all of it is text: an answer "35", "NA" or "true" is that
+    as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    with csv.open_csv(path, reading, parsing, as_text) as table:
+        yield from table
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON file, .gz or not: one a line, or one array of them.
+
+    Raises
+    ------
+    InvalidFile
+        When the file is missing or holds anything else; the line's number is named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidFile(path, "is no file")
+    first = next((line for line in _lines(path) if line.strip()), "")
+    if first.lstrip().startswith("["):
+        yield from _array(path)
+        return
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield _object(line, path, f"line {number}")
+
+
+def _array(path: Path) -> Iterator[dict[str, Any]]:
+    text, length = [], 0
+    for line in _lines(path):
+        text.append(line)
+        if (length := length + len(line)) > _LONGEST_ARRAY:
+            raise InvalidFile(path, "is too long for an array", "write one object a line")
+    rows = _parsed("".join(text), path, "as an array")
+    for number, row in enumerate(rows, 1):
+        yield _checked_object(row, path, f"row {number}")
+
+
+def _object(text: str, path: Path, where: str) -> dict[str, Any]:
+    return _checked_object(_parsed(text, path, where), path, where)
+
+
+def _parsed(text: str, path: Path, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(path, f"is not JSON, {where}: {error}", "write one object a line") from None
+
+
+def _checked_object(row: Any, path: Path, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InvalidFile(path, f"has no object, {where}: {quoted(row)}", "write one object a line")
+    return row
 
 
 def _lines(path: Path) -> Iterator[str]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
             while line := lines.readline(_LONGEST_LINE + 1):
                 if len(line) > _LONGEST_LINE:  # a few bytes of gzip may stand for any number of them
-                    raise ValueError(f"{path} must have lines of at most {_LONGEST_LINE} characters")
+                    raise InvalidFile(
+                        path, f"has a line of over {_LONGEST_LINE} characters", "write one object a line"
+                    )
                 yield line
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise ValueError(f"{path} must be whole UTF-8 text, gzipped if it is called .gz: {error}") from None
+        raise InvalidFile(path, f"is no whole UTF-8 text, gzipped if it is called .gz: {error}") from None
 
 
 def jsonl_bytes(rows: Iterable[Any]) -> bytes:
@@ -155,94 +295,10 @@ def jsonl_bytes(rows: Iterable[Any]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
 
 
-def parse_rows(rows: Iterable[Mapping[str, Any]], origin: str) -> Iterator[Row]:
-    """Rows in any of the known forms as `{"prompt": messages, "completion": messages}`.
-
-    Dialogues that do not end in an answer of the assistant are left out: HH-RLHF holds a few. Prompts
-    without a completion (evaluation prompts) have an empty one.
-
-    Examples
-    --------
-    >>> row = {"chosen": "\\n\\nHuman: Hi.\\n\\nAssistant: Hello!"}
-    >>> next(parse_rows([row], "example"))
-    {'prompt': [{'role': 'user', 'content': 'Hi.'}], 'completion': [{'role': 'assistant', 'content': 'Hello!'}]}
-    """
-    for number, row in enumerate(rows, 1):
-        where = f"row {number} of {origin}"
-        if "prompt" in row and "chosen" in row:  # a preference with its prompt apart
-            row = {"prompt": row["prompt"], "completion": row["chosen"]}
-        if "chosen" in row:
-            chosen = row["chosen"]
-            messages = parse_dialogue(chosen) if isinstance(chosen, str) else _check_messages(chosen, where)
-        elif "messages" in row:
-            messages = _check_messages(row["messages"], where)
-        elif "prompt" in row:
-            messages = _as_messages(row["prompt"], "user", where)
-            if "completion" not in row:
-                if messages := _merge_turns(messages):
-                    yield {"prompt": messages, "completion": []}
-                continue
-            messages = messages + _as_messages(row["completion"], "assistant", where)
-        else:
-            raise ValueError(f"{where} must have 'chosen', 'messages' or 'prompt', got {sorted(row)}")
-        messages = _merge_turns(messages)
-        if len(messages) >= 2 and messages[-1]["role"] == "assistant":
-            yield {"prompt": messages[:-1], "completion": messages[-1:]}
-
-
-def parse_dialogue(text: str) -> list[Message]:
-    """A dialogue of HH-RLHF as messages.
-
-    >>> parse_dialogue("\\n\\nHuman: Hi.\\n\\nAssistant: Hello!\\n\\nHuman: Bye.")[-1]
-    {'role': 'user', 'content': 'Bye.'}
-    """
-    _, *parts = _HH_TURN.split("\n\n" + text.lstrip("\n"))
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    return [{"role": _HH_ROLES[speaker], "content": content.strip()} for speaker, content in turns]
-
-
-def _as_messages(value: Any, role: str, where: str) -> list[Message]:
-    return (
-        [{"role": role, "content": value.strip()}]
-        if isinstance(value, str)
-        else _check_messages(value, where)
-    )
-
-
-def _check_messages(value: Any, where: str) -> list[Message]:
-    try:
-        messages = [{"role": item["role"], "content": item["content"].strip()} for item in value]
-    except (AttributeError, TypeError, KeyError):
-        raise ValueError(
-            f"{where} must hold text or messages with 'role' and 'content', got {value!r}"
-        ) from None
-    for message in messages:
-        if message["role"] not in ("system", "user", "assistant"):
-            raise ValueError(f"{where} must hold roles system, user and assistant, got {message['role']!r}")
-    return messages
-
-
-def _merge_turns(messages: Iterable[Message]) -> list[Message]:
-    """Empty turns dropped and neighbours of one role joined: chat templates expect them to alternate."""
-    merged: list[Message] = []
-    for message in messages:
-        if not message["content"]:
-            continue
-        if merged and merged[-1]["role"] == message["role"]:
-            content = merged.pop()["content"] + "\n\n" + message["content"]
-            message = {"role": message["role"], "content": content}
-        merged.append(message)
-    return merged
-
-
 def _beginnings(messages: Sequence[Message]) -> Iterator[str]:
     """A dialogue as it stood after each turn: many of HH-RLHF's go on from one another."""
-    return (_identity(messages[:end]) for end in range(1, len(messages) + 1))
-
-
-def _identity(messages: Sequence[Message]) -> str:
-    """What makes two dialogues the same: their words, whatever the case and the white space."""
-    return "\n".join(f"{m['role']}: {' '.join(m['content'].casefold().split())}" for m in messages)
+    turns = without_system(messages)
+    return (identity(turns[:end]) for end in range(1, len(turns) + 1))
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

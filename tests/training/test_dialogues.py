@@ -1,0 +1,245 @@
+"""One dialogue, however it was written down: rows of every form become the same, or are left out for a reason."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+
+import pytest
+from support import small_params
+
+from topoflow import stages
+from topoflow.config import MixedText, parse_params
+from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.training import dialogues, objectives
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+def system(content):
+    return {"role": "system", "content": content}
+
+
+def params_of(path, n_rows):
+    sources = {"objective": {"mine": {"source": "file", "path": str(path)}}, "objectives": ["mine"]}
+    return parse_params({**small_params(), **sources, "prepare": {"n_rows": n_rows}})
+
+
+QUESTION, ANSWER = user("Name a river."), assistant("The Elbe.")
+MORE = [QUESTION, ANSWER, user("And another?"), assistant("The Rhine.")]
+HH = "\n\nHuman: Name a river.\n\nAssistant:"
+
+# Each is the question and the answer, once
+SPELLINGS = {
+    "prompt, completion": {"prompt": "Name a river.", "completion": "The Elbe."},
+    "prompt and chosen with the prompt": {
+        "prompt": "Name a river.",
+        "chosen": [QUESTION, ANSWER],
+        "rejected": [QUESTION, assistant("No.")],
+    },
+    "TRL's preference": {"prompt": [QUESTION], "chosen": [ANSWER], "rejected": [assistant("No.")]},
+    "TRL's implicit prompt": {"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, assistant("No.")]},
+    "both lists": {"prompt": [QUESTION], "chosen": [QUESTION, ANSWER]},
+    "prompt and messages": {"prompt": " name a RIVER. ", "messages": [QUESTION, ANSWER]},
+    "HH": {"chosen": HH + " The Elbe.", "rejected": HH + " No."},
+    "HH with CRLF": {"chosen": (HH + " The Elbe.").replace("\n", "\r\n")},
+    "HH, prompt apart": {"prompt": HH, "chosen": HH + " The Elbe."},
+    "HH, prompt and answer apart": {"prompt": HH, "chosen": " The Elbe."},
+    "HH, plain prompt": {"prompt": "Name a river.", "chosen": HH + " The Elbe."},
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": "Name a river."}, {"from": "gpt", "value": "The Elbe."}]
+    },
+    "Alpaca": {"instruction": "Name a river.", "input": "", "output": "The Elbe."},
+    "columns of a table": {
+        "prompt": None,
+        "messages": [{**QUESTION, "tool_calls": None}, ANSWER],
+        "tools": None,
+    },
+}
+
+
+def parsed(*rows):
+    left_out = Counter()
+    return list(dialogues.parse_rows(rows, "here", left_out)), left_out
+
+
+@pytest.mark.parametrize("row", SPELLINGS.values(), ids=SPELLINGS)
+def test_the_prompt_stands_once_however_it_is_written(row):
+    assert parsed(row) == ([{"prompt": [QUESTION], "completion": [ANSWER]}], Counter())
+
+
+@pytest.mark.parametrize("row", SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize(
+    "asked", [[QUESTION], [system("Be brief."), QUESTION]], ids=["alone", "under a system"]
+)
+def test_a_row_whose_prompt_is_an_evaluation_prompt_is_held_out_however_it_is_written(tmp_path, row, asked):
+    rows = [row, {"prompt": "Name a sea.", "completion": "The Baltic."}]
+    (tmp_path / "helpful.json").write_text(json.dumps(rows), encoding="utf-8")
+    params = params_of(tmp_path / "helpful.json", 1)
+    left_out = Counter()
+    (drawn,) = objectives.training_rows(params, "mine", [asked], left_out)
+    assert drawn["prompt"] == [user("Name a sea.")]
+    assert left_out[objectives.HELD_OUT] == 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": MORE},
+        {"prompt": "Name a river.", "messages": MORE},
+        {"prompt": "And another?", "messages": MORE},
+        {"prompt": MORE[:3], "chosen": MORE},
+        {"prompt": MORE[:2], "completion": MORE[2:]},
+        {"prompt": HH, "completion": " The Elbe.\n\nHuman: And another?\n\nAssistant: The Rhine."},
+    ],
+)
+def test_turns_after_the_prompt_belong_to_it_up_to_the_last_answer(row):
+    assert parsed(row)[0] == [{"prompt": MORE[:3], "completion": MORE[3:]}]
+
+
+def test_a_system_message_is_kept_wherever_it_stands():
+    wanted = [{"prompt": [system("Be brief."), QUESTION], "completion": [ANSWER]}]
+    told = [{"from": "human", "value": "Name a river."}, {"from": "gpt", "value": "The Elbe."}]
+    for row in (
+        {"conversations": [{"from": "system", "value": "Be brief."}, *told]},
+        {"system": "Be brief.", "conversations": told},
+        {"prompt": [system("Be brief."), QUESTION], "chosen": [QUESTION, ANSWER]},
+        {"prompt": "Name a river.", "messages": [system("Be brief."), QUESTION, ANSWER]},
+        {"system": "Be brief.", "instruction": "Name a river.", "output": "The Elbe."},
+    ):
+        assert parsed(row)[0] == wanted
+
+
+def test_an_input_of_alpaca_stands_after_an_empty_line():
+    row = {"instruction": "Translate to German.", "input": "bridge", "output": "Brücke"}
+    assert parsed(row)[0][0]["prompt"] == [user("Translate to German.\n\nbridge")]
+
+
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [QUESTION, CALL, {"role": "tool", "content": "19"}, ANSWER]}, dialogues.TOOLS),
+        ({"messages": [QUESTION, ANSWER], "tools": [{"name": "weather"}]}, dialogues.TOOLS),
+        ({"conversations": [{"from": "function_call", "value": "{}"}]}, dialogues.TOOLS),
+        ({"prompt": "Name a sea.", "chosen": [QUESTION, ANSWER]}, dialogues.TWO_DIALOGUES),
+        ({"chosen": "The Elbe."}, dialogues.NO_TURNS),
+        ({"chosen": "\n\nHuman: Hi."}, dialogues.NO_ANSWER),
+        ({"prompt": MORE[:2], "completion": ""}, dialogues.NO_ANSWER),
+        ({"prompt": ""}, dialogues.NO_ANSWER),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_counted_with_its_reason(row, reason):
+    assert parsed(row) == ([], Counter({reason: 1}))
+
+
+def test_half_a_character_is_replaced_and_said(caplog):
+    ((row,), _) = parsed({"prompt": "A \ud83d", "completion": "B \ud83d\ude00"})
+    assert row == {"prompt": [user("A \ufffd")], "completion": [assistant("B \U0001f600")]}
+    assert objectives.jsonl_bytes([row])
+    assert "1 rows of here" in caplog.text
+
+
+def test_what_is_left_out_is_said_when_all_is_drawn_and_when_too_little_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [SPELLINGS["HH"], SPELLINGS["Alpaca"], {"chosen": "x"}, {"prompt": "A", "completion": "B"}]
+    (tmp_path / "helpful.jsonl").write_bytes(objectives.jsonl_bytes([*rows, {"prompt": "C"}]))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.jsonl").write_bytes(objectives.jsonl_bytes([[user("D")]]))
+    told = stages.prepare(params_of(tmp_path / "helpful.jsonl", 2), "mine")
+    assert told.startswith("drew 2 rows of mine; left out: ")
+    for part in (f"1 {dialogues.NO_TURNS}", f"1 {objectives.REPEATED}", f"1 {objectives.UNANSWERED}"):
+        assert part in told
+    with pytest.raises(InvalidArgument) as caught:
+        stages.prepare(params_of(tmp_path / "helpful.jsonl", 3), "mine")
+    assert caught.value.got == 3
+    assert f"1 {dialogues.NO_TURNS}" in caught.value.remedy
+
+
+@pytest.mark.parametrize("of", [{"a": 1e308, "b": 1e308}, {"a": 0.0}, {"a": -1.0}, {"a": float("inf")}, {}])
+def test_shares_of_a_mix_have_a_finite_sum(of):
+    with pytest.raises(InvalidArgument) as caught:
+        MixedText(of)
+    assert caught.value.name == "of"
+
+
+class TestFiles:
+    ROWS = (
+        {"prompt": "Name a river.", "completion": "The Elbe."},
+        {"prompt": "Is it 35?", "completion": "NA"},
+    )
+
+    def test_a_json_array_is_read_on_one_line_or_several_with_or_without_a_byte_order_mark(self, tmp_path):
+        for text in (json.dumps(self.ROWS), "\ufeff" + json.dumps(self.ROWS, indent=2)):
+            (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+            assert tuple(objectives.read_rows(tmp_path / "rows.json")) == self.ROWS
+
+    def test_an_array_that_is_no_json_is_refused_in_a_few_words(self, tmp_path):
+        (tmp_path / "rows.json").write_text(json.dumps([["x" * 10**6]] * 3))
+        with pytest.raises(InvalidFile) as caught:
+            list(objectives.read_rows(tmp_path / "rows.json"))
+        assert len(caught.value.problem) < 300
+        assert caught.value.remedy == "write one object a line"
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet", "folder"])
+    def test_tables_hold_the_same_rows_as_text_and_leave_nothing_behind(self, tmp_path, kind, monkeypatch):
+        import datasets
+
+        rows = datasets.Dataset.from_list(list(self.ROWS))
+        path = tmp_path / "in [a] folder" / f"rows.{kind}"
+        path.parent.mkdir()
+        if kind == "csv":
+            with path.open("w", encoding="utf-8-sig", newline="") as file:
+                table = csv.DictWriter(file, ["prompt", "completion"])
+                table.writeheader()
+                table.writerows(self.ROWS)
+        elif kind == "parquet":
+            rows.to_parquet(path)
+        else:
+            rows.save_to_disk(path)
+        before = sorted(tmp_path.rglob("*"))
+        assert tuple(objectives.read_rows(path)) == self.ROWS
+        assert sorted(tmp_path.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("name", "data"),
+        [
+            ("a.csv", b"a,b\n1,2,3\n"),
+            ("a.csv", b"a,a\n1,2\n"),
+            ("a.csv", b""),
+            ("a.csv", b"a\n\xff\n"),
+            ("a.parquet", b"PAR1"),
+        ],
+    )
+    def test_a_broken_table_is_named(self, tmp_path, name, data):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InvalidFile) as caught:
+            list(objectives.read_rows(tmp_path / name))
+        assert caught.value.path == tmp_path / name
+
+    def test_a_saved_folder_of_several_splits_and_one_of_something_else_are_refused(self, tmp_path):
+        import datasets
+
+        rows = datasets.Dataset.from_list(list(self.ROWS))
+        datasets.DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "both")
+        with pytest.raises(InvalidFile) as caught:
+            list(objectives.read_rows(tmp_path / "both"))
+        assert str(tmp_path / "both" / "train") in caught.value.remedy
+        assert len(list(objectives.read_rows(tmp_path / "both" / "train"))) == 2
+        (tmp_path / "other").mkdir()
+        for path in (tmp_path / "other", tmp_path / "none"):
+            with pytest.raises(InvalidFile):
+                list(objectives.read_rows(path))
