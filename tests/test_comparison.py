@@ -15,6 +15,7 @@ from support import small_params
 from topoflow import layout, stages, storage
 from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding
 from topoflow.config import parse_params
+from topoflow.errors import InvalidFile
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
 
@@ -90,7 +91,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def _record(run: Run) -> None:
     rng = np.random.default_rng([run.seed, len(run.model)])
     angle = np.linspace(0, 2 * np.pi, N_PROMPTS, endpoint=False)
-    names = []
+    names, losses = [], run.folder("results") / layout.LOSS_FILE
+    layout.write_table(losses, ["step", "loss"], [[1, 2.0]])
     with storage.writing(run.folder("activations"), str(run)) as work:
         for step, layer in itertools.product(STEPS, LAYERS):
             cloud = np.random.default_rng(layer).normal(size=(N_PROMPTS, 3)) + 0.05 * rng.normal(
@@ -112,6 +114,7 @@ def _record(run: Run) -> None:
             "layers": LAYERS,
             "n_prompts": N_PROMPTS,
             "prompts_sha256": "p",
+            "loss_sha256": storage.sha256_of_file(losses),
         }
         storage.seal(work, manifest, names)
 
@@ -123,8 +126,7 @@ def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
     assert claim["statement"] == "tiny and other leave distinguishable trajectories"
     assert claim["verdict"] == "cannot tell"  # two seeds of two labels have three labelings
     assert claim["value"] > 1.5
-    separation = layout.read_json(tmp_path / layout.COMPARISON_FILE)["separated_since"]
-    assert separation == {"models of helpful": None}
+    assert facts["separated_since"] == {"models of helpful": None}
     rows = (tmp_path / "classification.csv").read_text().splitlines()
     label, other, layer, step, accuracy, chance, *_ = rows[1].split(",")
     assert (label, other, layer, step, chance) == ("tiny", "other", "2", "16", "0.5")
@@ -141,6 +143,49 @@ def test_the_same_input_gives_the_same_bytes(study, tmp_path):
         compare_runs(params, members, tmp_path / name)
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def cut(data: bytes) -> bytes:
+    """Without its last line."""
+    return b"".join(data.splitlines(keepends=True)[:-1])
+
+
+def changed(data: bytes) -> bytes:
+    """With 999 as its last number."""
+    return data[: data.rindex(b",") + 1] + b"999\n"
+
+
+@pytest.mark.parametrize("harm", [cut, changed, lambda data: None])
+@pytest.mark.parametrize("name", [*layout.RUN_TABLES, layout.LOSS_FILE])
+def test_a_table_that_was_altered_after_it_was_made_is_refused_by_name(study, name, harm):
+    path = Run("tiny", "helpful", 0).folder("results") / name
+    whole = path.read_bytes()
+    if not whole.count(b"\n") > 1 and harm is not cut:
+        pytest.skip("a table without rows")
+    harmed = harm(whole)
+    path.unlink() if harmed is None else path.write_bytes(harmed)
+    try:
+        with pytest.raises(InvalidFile) as refused:
+            FinishedRun.open(Run("tiny", "helpful", 0))
+    finally:
+        path.write_bytes(whole)
+    assert refused.value.path == path
+    stage = "finetune" if name == layout.LOSS_FILE else "trajectory"
+    assert f"{stage}@tiny-helpful-0" in refused.value.remedy
+
+
+@pytest.mark.parametrize("files", [None, {}, {"velocity.csv": 1}, []])
+def test_findings_that_vouch_for_no_table_are_to_be_made_again(study, files):
+    path = Run("tiny", "helpful", 0).folder("results") / layout.TRAJECTORY_FILE
+    whole = path.read_bytes()
+    path.write_bytes(storage.json_bytes({**json.loads(whole), "files": files}))
+    try:
+        with pytest.raises(InvalidFile) as refused:
+            FinishedRun.open(Run("tiny", "helpful", 0))
+    finally:
+        path.write_bytes(whole)
+    assert refused.value.path == path
+    assert "dvc repro --force --single-item trajectory@tiny-helpful-0" in refused.value.remedy
 
 
 def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):

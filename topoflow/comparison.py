@@ -58,7 +58,7 @@ _ROUNDS_ALIKE = ("device", "compute_dtype", "autocast", "dtype")
 
 
 def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -> dict[str, Any]:
-    """Compare runs and write tables, facts and verdicts into `folder`; returns the facts.
+    """Compare runs and write tables and verdicts into `folder`; returns the facts, for `seal`.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     _write_effects(folder, members, seed)
     _write_classification(folder, params, members)
     write_table(folder / "verdicts.csv", TABLE, table_rows(verdicts))
-    facts = {
+    return {
         "order": first.facts["order"],
         "ground_metric": "euclidean",
         "level": level,
@@ -114,8 +114,14 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "claims": {verdict.claim: asdict(verdict) for verdict in verdicts},
         "separated_since": {name: compared.onset.step for name, compared in found.items()},
     }
-    storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(facts))
-    return facts
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write comparison.json, once all else is there: the facts, and the SHA-256 of tables and pictures; returns it."""
+    files = layout.hashes(folder, (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES))
+    sealed = {**facts, "files": files}
+    storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(sealed))
+    return sealed
 
 
 def _check_comparable(members: Sequence[FinishedRun]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.errors import InvalidFile
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
 
@@ -45,7 +46,7 @@ class FinishedRun:
             When a set or table is missing or altered, or was made from another one than there is now.
         """
         results = root / run.folder("results")
-        facts = layout.read_json(results / layout.TRAJECTORY_FILE)
+        facts = read_findings(run, root)
         activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
         diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
         for stored in (activations, diagrams):
@@ -84,6 +85,47 @@ class FinishedRun:
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {made[key]}; bring them up to date with: dvc repro"
                 )
+
+
+def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:
+    """What trajectory.json says of a run, whose tables are proved to be those that it was written with.
+
+    Raises
+    ------
+    InvalidFile
+        When it is missing, of an older topoflow, or vouches for another table than there is; the command that makes
+        the file again is named.
+    """
+    results, remedy = root / run.folder("results"), layout.again(f"trajectory@{run}", root)
+    facts = _vouching(results / layout.TRAJECTORY_FILE, (*layout.RUN_TABLES, layout.LOSS_FILE), remedy)
+    trained = {layout.LOSS_FILE: layout.again(f"finetune@{run}", root, force=False)}
+    layout.check_hashes(results, facts["files"], trained, remedy)
+    return facts
+
+
+def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any]:
+    """What comparison.json says; such of its tables and pictures as are there are proved to be those it names.
+
+    Raises
+    ------
+    InvalidFile
+        When it is missing, of an older topoflow, or vouches for another file than there is.
+    """
+    names, remedy = (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES), layout.again("compare")
+    facts = _vouching(folder / layout.COMPARISON_FILE, names, remedy)
+    layout.check_hashes(folder, facts["files"], {}, remedy, partly=True)
+    return facts
+
+
+def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any]:
+    """A results manifest that names the SHA-256 of the files of these names."""
+    facts = layout.read_json(path)
+    files = facts.get("files") if isinstance(facts, dict) else None
+    if not isinstance(files, dict) or set(files) != set(names):
+        raise InvalidFile(
+            path, "does not name the SHA-256 of each of its tables: an older topoflow wrote it", remedy
+        )
+    return dict(facts)
 
 
 def check_findings(facts: Mapping[str, Any], results: Path, diagrams: storage.StoredSet) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.storage import write_file
+from topoflow.errors import InvalidFile
+from topoflow.storage import sha256_of_file, write_file
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
 COMPARISON_FOLDER = Path("comparison")
@@ -28,6 +29,12 @@ COMPARISON_FILE = "comparison.json"
 DISTANCES_FILE = "distances.csv"
 CONTROLS_FILE = "controls.csv"
 BEHAVIOUR_FILE = "behaviour.csv"
+# What trajectory.json names the SHA-256 of, and what comparison.json does.
+RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE)
+COMPARISON_TABLES = (
+    "comparison.csv", "separation.csv", "map.csv", "effects.csv", "classification.csv", "verdicts.csv"
+)  # fmt: skip
+COMPARISON_PICTURES = ("velocity.png", "separation.png", "map.png", "effects.png", "verdicts.png")
 # The summaries that stand beside those of Gaussian clouds in the table of controls.
 CONTROL_SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_persistence_max")
 
@@ -59,6 +66,52 @@ class Run:
 
 def rows_file(objective: str) -> Path:
     return PROMPTS_FILE.with_name(f"{objective}.jsonl")
+
+
+def again(stage: str, root: Path = Path(), force: bool = True) -> str:
+    """The command that makes the outs of one stage again, as the end of an error's sentence.
+
+    >>> again("compare")
+    'make it again with: dvc repro --force --single-item compare'
+    """
+    where = "" if root == Path() else f" (in {root})"
+    return f"make it again with: dvc repro {'--force ' * force}--single-item {stage}{where}"
+
+
+def hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of files of a folder, by name: what vouches for results."""
+    return {name: sha256_of_file(folder / name) for name in names}
+
+
+def check_hashes(
+    folder: Path, vouched: Mapping[str, str], remedies: Mapping[str, str], remedy: str, partly: bool = False
+) -> None:
+    """Refuse a folder of results in which a file is not the one that its manifest vouches for.
+
+    Parameters
+    ----------
+    folder : Path
+    vouched : mapping of str to str
+        File name to SHA-256, as `hashes` gives them.
+    remedies : mapping of str to str
+        What to do about a file of this name; `remedy` for those of any other.
+    partly : bool
+        Whether files may be missing.
+
+    Raises
+    ------
+    InvalidFile
+        At the first that is missing or another.
+    """
+    for name, digest in vouched.items():
+        path, told = folder / name, remedies.get(name, remedy)
+        if not path.is_file():
+            if partly and not path.exists():
+                continue
+            raise InvalidFile(path, "is missing", told)
+        if (found := sha256_of_file(path)) != digest:
+            problem = f"has been altered since it was made (SHA-256 {str(digest)[:12]}, and now {found[:12]})"
+            raise InvalidFile(path, problem, told)
 
 
 def read_json_lines(path: Path) -> list[Any]:

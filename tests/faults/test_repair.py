@@ -44,6 +44,19 @@ def damage(path: Path, how: str) -> None:
         path.chmod(0o444)
 
 
+@pytest.mark.parametrize("name", ["velocity.csv", "loss.csv"])
+def test_a_table_that_was_altered_is_refused_and_the_command_named_makes_it_again(study, model_cache, name):
+    path = study / "results/tiny/helpful/seed_0" / name
+    whole, lock = path.read_bytes(), (study / "dvc.lock").read_bytes()
+    path.write_bytes(whole[: whole.rindex(b",") + 1] + b"999\n")
+    track = ("topoflow", "track", "--model", "tiny", "--objective", "helpful")
+    output = run(study, model_cache, *track, check=False)
+    (command,) = re.findall(rf"{name} has been altered .* make it again with: (dvc repro .*)", output)
+    run(study, model_cache, *shlex.split(command))
+    assert (path.read_bytes(), (study / "dvc.lock").read_bytes()) == (whole, lock)
+    assert "MLflow run" in run(study, model_cache, *track)
+
+
 @pytest.mark.parametrize("how", ["flip", "cut", "lose"])
 def test_a_damaged_set_is_refused_by_name_and_the_command_named_repairs_it(study, model_cache, how):
     victim = study / FOLDER / "step_000002/layer_01.npz"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from support import drawn_by_another_process
 
-from topoflow import layout, storage
+from topoflow import layout
 from topoflow.figures import style
 from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.of_comparison import pictures
@@ -308,8 +308,8 @@ def test_missing_numbers_of_a_claim_are_dashes() -> None:
 
 def lay_down(
     root: Path, models: Sequence[str], objectives: Sequence[str], seeds: Sequence[int], layers: Sequence[int]
-) -> tuple[Path, list]:
-    """The tables that a comparison leaves, with numbers that mean nothing, and its members."""
+) -> tuple[Path, dict, list]:
+    """The tables that a comparison leaves, with numbers that mean nothing, its facts and its members."""
     runs = [
         Run(*names)
         for model in models
@@ -366,15 +366,11 @@ def lay_down(
         ),
     )
     facts = {"order": 2.0, "claims": claims, "separated_since": dict.fromkeys(tested, 8)}
-    storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(facts))
-    return folder, members
+    return folder, facts, members
 
 
 def _seeds(model: str, objective: str, seeds: Sequence[int]) -> list[tuple[str, str, int]]:
     return [(model, objective, seed) for seed in seeds]
-
-
-FILES = ["velocity.png", "separation.png", "map.png", "effects.png", "verdicts.png"]
 
 
 @pytest.mark.parametrize(
@@ -389,18 +385,18 @@ FILES = ["velocity.png", "separation.png", "map.png", "effects.png", "verdicts.p
 def test_pictures_of_studies_of_all_shapes_repeat(
     tmp_path: Path, models: list, objectives: list, seeds: list, layers: list
 ) -> None:
-    folder, members = lay_down(tmp_path, models, objectives, seeds, layers)
-    made = pictures(folder, members)
-    assert list(made) == FILES
+    folder, facts, members = lay_down(tmp_path, models, objectives, seeds, layers)
+    made = pictures(folder, facts, members)
+    assert tuple(made) == layout.COMPARISON_PICTURES
     assert all(picture.startswith(b"\x89PNG") for picture in made.values())
-    assert pictures(folder, members) == made
+    assert pictures(folder, facts, members) == made
 
 
 def test_pictures_name_a_missing_table_and_a_missing_column(tmp_path: Path) -> None:
-    folder, members = lay_down(tmp_path, ["tiny"], NAMES[:2], [0], [4])
+    folder, facts, members = lay_down(tmp_path, ["tiny"], NAMES[:2], [0], [4])
     write_table(folder / "map.csv", ["layer", "x"], [])
     with pytest.raises(ValueError, match=r"map\.csv must have the columns .* and lacks model, objective"):
-        pictures(folder, members)
+        pictures(folder, facts, members)
     (folder / "map.csv").unlink()
     with pytest.raises(ValueError, match=r"map\.csv must have been made .* dvc repro"):
-        pictures(folder, members)
+        pictures(folder, facts, members)

@@ -20,8 +20,11 @@ from support import REPOSITORY
 
 from topoflow import layout, storage
 from topoflow.cli import main
+from topoflow.comparison import seal
 from topoflow.config import Params, parse_params
+from topoflow.errors import InvalidFile
 from topoflow.figures import style
+from topoflow.finished import read_comparison
 from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report import study as module
@@ -46,7 +49,7 @@ class Study:
         if len(pooled) > 1:
             shutil.copytree(REPOSITORY / "comparison", layout.COMPARISON_FOLDER)
             facts = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)
-            self.write(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE, {**facts, "runs": pooled})
+            seal(layout.COMPARISON_FOLDER, {**facts, "runs": pooled})
 
     def _lay_down(self, run: Run) -> Any:
         params, topology = self.params, self.params.topology
@@ -86,7 +89,8 @@ class Study:
             storage.seal(work, made, names)
         path = run.folder("results") / layout.TRAJECTORY_FILE
         digest = storage.sha256_of_file(run.folder("diagrams") / storage.MANIFEST)
-        findings = {**layout.read_json(path), "diagrams": digest}
+        vouched = layout.hashes(run.folder("results"), (*layout.RUN_TABLES, layout.LOSS_FILE))
+        findings = {**layout.read_json(path), "diagrams": digest, "files": vouched}
         self.write(path, findings)
         return findings["pooled"]
 
@@ -267,6 +271,22 @@ def test_a_comparison_of_other_runs_or_results_is_left_out_and_said(study: Study
     assert "A comparison of runs is not here" in text_of(html)
     study.write(path, {**facts, "runs": {name: facts["runs"][name]}})
     assert "it is of tiny-helpful-0; bring it up to date" in make(study.params)[1][0]
+
+
+def test_a_comparison_whose_files_were_altered_is_left_out_and_said(study: Study) -> None:
+    for name in (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES):
+        path = layout.COMPARISON_FOLDER / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-3])
+        with pytest.raises(InvalidFile) as refused:
+            read_comparison()
+        assert refused.value.path == path
+        assert "dvc repro --force --single-item compare" in refused.value.remedy
+        path.write_bytes(whole)
+    path.write_bytes(whole[:-3])
+    _, missing = make(study.params)
+    assert len(missing) == 1
+    assert str(path) in missing[0]
 
 
 def test_results_that_params_do_not_describe_are_left_out(study: Study) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["pictures"]
 
 
-def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
+def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedRun]) -> dict[str, bytes]:
     """Draw a comparison.
 
     Parameters
     ----------
     folder : Path
         Where `compare_runs` has left its tables.
+    facts : mapping
+        What it returned.
     members : sequence of FinishedRun
         The runs compared.
 
@@ -44,7 +46,6 @@ def pictures(folder: Path, members: Sequence[FinishedRun]) -> dict[str, bytes]:
     ValueError
         If a table is missing or lacks a column.
     """
-    facts = layout.read_json(folder / layout.COMPARISON_FILE)
     order = float(facts["order"])
     several = len({member.run.model for member in members}) > 1
     groups = {str(m.run): _group(m.run.model, m.run.objective, several) for m in members}

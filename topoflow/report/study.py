@@ -18,7 +18,7 @@ import topoflow
 from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.figures.of_run import kept_pictures
-from topoflow.finished import FinishedRun, check_findings
+from topoflow.finished import FinishedRun, check_findings, read_comparison, read_findings
 from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
@@ -172,9 +172,7 @@ def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study
 def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
     """Open what there is of a run; a run that params.yaml does not describe is an error."""
     results = run.folder("results")
-    findings = layout.read_json(results / layout.TRAJECTORY_FILE)
-    for name in (layout.VELOCITY_FILE, layout.SUMMARIES_FILE):
-        layout.read_columns(results / name)
+    findings = read_findings(run)
     activations = _manifest(run.folder("activations"))
     try:
         diagrams = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
@@ -206,7 +204,7 @@ def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, 
     """The comparison, if it is of these runs as they are now; None for a study of one run."""
     if len(wanted) < 2:
         return None
-    facts: Mapping[str, Any] = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)
+    facts = read_comparison()
     theirs, ours = facts["runs"], {str(one.run): one.findings["pooled"] for one in found}
     if sorted(theirs) != sorted(wanted):
         raise ValueError(f"it is of {', '.join(sorted(theirs))}; bring it up to date with: dvc repro")

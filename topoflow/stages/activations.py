@@ -46,7 +46,9 @@ def finetune(params: Params, run: Run) -> None:
                 with storage.writing(run.folder("tuned"), key) as tuned:
                     log = make(params, run, description, recording, tuned, live.callback())
                 _write_loss(log, losses)
-                _seal_activations(work, made_from, recording)
+                _seal_activations(
+                    work, {**made_from, "loss_sha256": storage.sha256_of_file(losses)}, recording
+                )
             for leftover in ("trainer", "behaviour"):
                 shutil.rmtree(work / leftover, ignore_errors=True)
             (work / NOTE_FILE).unlink(missing_ok=True)

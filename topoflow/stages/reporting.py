@@ -20,7 +20,7 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
     """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
-    from topoflow.comparison import compare_runs
+    from topoflow.comparison import compare_runs, seal
     from topoflow.figures.of_comparison import pictures
     from topoflow.finished import FinishedRun
     from topoflow.report.study import report as write
@@ -29,8 +29,9 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
     located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
     members = [FinishedRun.open(run, root) for run, root in located]
     facts = compare_runs(params, members, folder)
-    for name, picture in pictures(folder, members).items():
+    for name, picture in pictures(folder, facts, members).items():
         storage.write_file(folder / name, picture)
+    facts = seal(folder, facts)
     pages = pages_of(members)
     study = not run_ids and folder == layout.COMPARISON_FOLDER
     log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)

@@ -149,6 +149,11 @@ def trajectory(params: Params, run: Run) -> None:
     activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
     stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
     stored.check_made_from(activations)
+    if (losses := activations.manifest.get("loss_sha256")) is None:
+        path = activations.folder / storage.MANIFEST
+        raise InvalidFile(
+            path, f"does not name the SHA-256 of {layout.LOSS_FILE}", layout.again(f"finetune@{run}")
+        )
     steps, names, settings = stored.steps, stored.layers, params.trajectory
     made = stored.manifest
     plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
@@ -189,6 +194,8 @@ def trajectory(params: Params, run: Run) -> None:
         "pooled": claims.numbers,
         "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
     }
-    with storage.sole_writer(run.folder("results")):
-        write_trajectory(run.folder("results"), names, steps, layers, behaviour)
-        storage.write_file(run.folder("results") / layout.TRAJECTORY_FILE, storage.json_bytes(facts))
+    results = run.folder("results")
+    with storage.sole_writer(results):
+        write_trajectory(results, names, steps, layers, behaviour)
+        files = {**layout.hashes(results, layout.RUN_TABLES), layout.LOSS_FILE: losses}
+        storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))

@@ -435,8 +435,8 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
     from topoflow.figures.of_run import kept_pictures
 
-    for path in sorted(done.results.iterdir()):
-        shutil.copyfile(path, folder / path.name)
+    for name in (*done.facts["files"], layout.TRAJECTORY_FILE):  # and nothing that lies beside them
+        shutil.copyfile(done.results / name, folder / name)
     for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
