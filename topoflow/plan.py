@@ -181,7 +181,9 @@ def count(
         forward_passes=t * math.ceil(n / recording.batch_size),
         prompt_tokens=of_prompts,
         training_tokens=round(
-            batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
+            batches * batch * settings.max_length  # at most
+            if settings.arguments.get("packing")
+            else batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
         ),
         diagrams=(t * layers * b, t * bands + 2 * floor + 4 * b),
         matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
@@ -207,11 +209,10 @@ def _of_a_pass(params: Params, size: Size, texts: Texts, trained: bool) -> int:
     recorded = max(texts.prompts) * min(recording.batch_size, params.prompts.n_prompts) * 8 * size.hidden_size
     if not trained:
         return _FLOAT * recorded
-    further = settings.sft_config if isinstance(settings.sft_config, dict) else {}
-    checkpointed = further.get("activation_checkpointing") or further.get("gradient_checkpointing")
     # checkpointed, a block keeps what it was given, and one at a time has all
-    kept = size.n_layers + _KEPT if checkpointed else size.n_layers * _KEPT
-    longest = max(texts.rows, default=0) * settings.per_device_train_batch_size
+    kept = size.n_layers + _KEPT if settings.checkpoints_activations else size.n_layers * _KEPT
+    longest = settings.max_length if settings.arguments.get("packing") else max(texts.rows, default=0)
+    longest *= settings.per_device_train_batch_size
     return round(_FLOAT * max(recorded, longest * (kept * size.hidden_size + _LOGITS * size.vocab_size)))
 
 

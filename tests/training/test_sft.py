@@ -1,5 +1,6 @@
 """What users bring to the training: arguments of TRL's, targets of adapters, a preset."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import pytest
 from support import REPOSITORY
 
 from topoflow.config import Finetune, Lora, load_params
+from topoflow.config.sft_fields import PASSED_ON, REFUSED
+from topoflow.errors import InvalidArgument
 from topoflow.training import sft
 
 ROWS = [
@@ -66,3 +69,80 @@ def test_the_preset_of_hh_rlhf_can_be_trained_with(model, tokenizer, tmp_path):
     trained = tuned(model, tokenizer, tmp_path, settings)
     assert trained.peft_config["default"].r == 16
     assert json.loads(json.dumps(params.training("helpful")))["sft_config"]["bf16"] is True
+
+
+def test_every_argument_of_trl_is_decided():
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    of_trl = {field.name for field in fields(SFTConfig)}
+    assert of_trl - PASSED_ON - REFUSED.keys() == set()
+    assert of_trl >= PASSED_ON
+    assert not PASSED_ON & REFUSED.keys()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["chat_template_path", "eos_token", "pad_token", "padding_free", "model_init_kwargs", "torch_compile"],
+)
+def test_what_would_part_training_from_recording_is_refused(key):
+    with pytest.raises(ValueError, match=key):
+        Finetune(sft_config={key: True})
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_activation_checkpointing_is_on_in_training_and_plan_under_either_name(
+    model, tokenizer, tmp_path, name
+):
+    settings = replace(SMALL, sft_config={name: True})
+    assert settings.checkpoints_activations
+    tuned(model, tokenizer, tmp_path, settings)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_two_names_that_contradict_each_other_are_refused():
+    with pytest.raises(InvalidArgument):
+        Finetune(sft_config={"gradient_checkpointing": True, "activation_checkpointing": False})
+
+
+def test_a_training_without_a_batch_is_an_error(model, tokenizer, tmp_path):
+    further = {"dataloader_drop_last": True}
+    settings = replace(SMALL, per_device_train_batch_size=8, sft_config=further)
+    with pytest.raises(InvalidArgument) as caught:
+        tuned(model, tokenizer, tmp_path, settings)
+    assert (caught.value.name, caught.value.got) == ("per_device_train_batch_size", 8)
+
+
+def test_rows_that_a_template_refuses_are_left_out_with_a_count(tokenizer, caplog):
+    refusing = copy.deepcopy(tokenizer)
+    refusing.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    system = {**ROWS[0], "prompt": [{"role": "system", "content": "Be brief."}, *ROWS[0]["prompt"]]}
+    fitting, lengths = sft.rows_that_fit([system, ROWS[1]], refusing, 512)
+    assert [row["prompt"] for row in fitting] == [ROWS[1]["prompt"]]
+    assert len(lengths) == 1
+    assert "row 1: no system" in caplog.text
+    with pytest.raises(InvalidArgument) as caught:
+        sft.rows_that_fit([system], refusing, 512)
+    assert "no system" in caught.value.remedy
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tokenizer):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(InvalidArgument) as caught:
+        sft.rows_that_fit(ROWS, endless, 512)
+    assert caught.value.name == "tokenizer"
+
+
+def test_packed_rows_do_not_see_one_another(model, tokenizer, tmp_path):
+    settings = replace(SMALL, per_device_train_batch_size=4, learning_rate=1e-12)
+    losses = []
+    for packing in (False, True):
+        chosen = replace(settings, sft_config={"packing": packing})
+        _, log = sft.finetune(copy.deepcopy(model), tokenizer, ROWS, chosen, 0, tmp_path / str(packing))
+        losses.append(log[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)

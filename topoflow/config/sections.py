@@ -14,6 +14,7 @@ from typing import Any
 from topoflow.config.checks import LARGEST_MACHINE, check_least, check_positive, look_up
 from topoflow.config.mappings import read_mapping
 from topoflow.config.schedule import Schedule
+from topoflow.config.sft_fields import REFUSED
 from topoflow.config.sources import (
     CheckpointFolder,
     CheckpointSource,
@@ -26,6 +27,7 @@ from topoflow.config.sources import (
     SampleText,
     TextSource,
 )
+from topoflow.errors import InvalidArgument
 from topoflow.layout import Run
 
 # Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes.
@@ -79,53 +81,6 @@ class Lora:
             raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
 
-# Arguments of trl.SFTConfig, and of TRL's command line beside it, that are not the user's to set, and why.
-_FINETUNE_KEYS = (
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_length",
-)
-_SET_HERE = {
-    **dict.fromkeys(("seed", "data_seed"), "it is the run's, of `seeds`"),
-    **dict.fromkeys(("num_train_epochs", "warmup_ratio"), "training is counted in steps, finetune.max_steps"),
-    **dict.fromkeys(
-        ("output_dir", "overwrite_output_dir"), "the trainer's folder is deleted when the run is whole"
-    ),
-    **dict.fromkeys(
-        ("save_strategy", "save_steps", "save_total_limit", "save_only_model", "resume_from_checkpoint"),
-        "compute.save_steps says what is kept, and resuming is automatic",
-    ),
-    **dict.fromkeys(
-        ("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
-        "loss.csv has every step",
-    ),
-    **dict.fromkeys(("report_to", "run_name"), "training logs to the run's MLflow run"),
-    **dict.fromkeys(
-        ("eval_strategy", "eval_steps", "do_eval", "load_best_model_at_end"),
-        "there is no evaluation set; hidden states are recorded at recording.schedule",
-    ),
-    **dict.fromkeys(
-        ("completion_only_loss", "assistant_only_loss", "dataset_text_field"),
-        "only the answer of a row is trained on",
-    ),
-    **dict.fromkeys(("push_to_hub", "hub_model_id"), "the weights stay in tuned/"),
-    **dict.fromkeys(
-        ("model_name_or_path", "model_revision", "trust_remote_code", "dtype", "torch_dtype"),
-        "say it of the model, under `model`",
-    ),
-    **dict.fromkeys(("dataset_name", "dataset_config", "datasets"), "say it of the text, under `objective`"),
-    **dict.fromkeys(
-        ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
-        "say it under finetune.lora",
-    ),
-    "disable_tqdm": "bars are shown where there is a terminal",
-}
-
-
 @dataclass(frozen=True)
 class Finetune:
     """TRL's SFT; names as in `trl.SFTConfig`. `lora: null` trains all weights.
@@ -149,8 +104,9 @@ class Finetune:
         if isinstance(self.sft_config, str):
             object.__setattr__(self, "sft_config", read_mapping(self.sft_config))
         for key in self.sft_config or ():
-            if reason := _SET_HERE.get(key) or (key in _FINETUNE_KEYS and f"say finetune.{key}"):
+            if reason := REFUSED.get(key):
                 raise ValueError(f"sft_config must not hold {key!r}: {reason}")
+        self._check_checkpointing()
         check_least(self, 1, "max_steps", most=10**7)
         check_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")
         check_least(self, 1, "max_length")
@@ -158,6 +114,25 @@ class Finetune:
         check_least(self, 0, "warmup_steps")
         check_positive(self, "learning_rate")
         look_up(self.lr_scheduler_type, dict.fromkeys(LR_SCHEDULER_TYPES), "lr_scheduler_type")
+
+    def _check_checkpointing(self) -> None:
+        """Refuse an old name that says another thing than the new one: TRL would silently take the new."""
+        given = self.arguments
+        for end in ("", "_kwargs"):
+            old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
+            if old in given and new in given and given[old] != given[new]:
+                raise InvalidArgument(f"sft_config.{old}", f"what {new} says, or left out", given[old])
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`sft_config` as a mapping."""
+        return dict(self.sft_config) if isinstance(self.sft_config, dict) else {}
+
+    @property
+    def checkpoints_activations(self) -> bool:
+        """Whether training keeps only what a block is given, under either of the option's names."""
+        given = self.arguments
+        return bool(given.get("activation_checkpointing", given.get("gradient_checkpointing")))
 
 
 @dataclass(frozen=True)

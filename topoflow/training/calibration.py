@@ -127,11 +127,14 @@ def _lengths(
     params: Params, tokenizer: Any, prompts: Sequence[Any], rows: Sequence[Any]
 ) -> tuple[list[int], list[int]]:
     from topoflow.recording.callback import tokenize_prompts
-    from topoflow.training.sft import row_length
+    from topoflow.training.sft import rows_that_fit
 
     tokens = tokenize_prompts(tokenizer, prompts, params.recording.max_length)
-    lengths = [row_length(row, tokenizer) for row in rows]
-    return [*map(len, tokens)], [length for length in lengths if length <= params.finetune.max_length]
+    lengths = rows_that_fit(rows, tokenizer, params.finetune.max_length)[1] if rows else []
+    multiple = params.finetune.arguments.get("pad_to_multiple_of")
+    if isinstance(multiple, int):
+        lengths = [-(-length // multiple) * multiple for length in lengths]
+    return [*map(len, tokens)], lengths
 
 
 def _size(network: Any, params: Params) -> Size:

@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
+from topoflow.errors import InvalidArgument, printable
 from topoflow.recording.callback import TopologyCallback, plain_text
 from topoflow.storage import write_file
 
@@ -123,6 +124,7 @@ def finetune(
     quiet = not sys.stderr.isatty()
     if quiet:
         disable_progress_bar()
+    fitting, _ = rows_that_fit(rows, tokenizer, settings.max_length)
     arguments = SFTConfig(
         output_dir=str(folder),
         max_steps=settings.max_steps,
@@ -140,12 +142,17 @@ def finetune(
         seed=seed,
         data_seed=seed,
         disable_tqdm=quiet,
-        **{**_DEFAULTS, "dataloader_pin_memory": torch.cuda.is_available(), **sft_arguments(settings)},
+        **{
+            **_DEFAULTS,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **_new_names(sft_arguments(settings)),
+        },
     )
+    _check_steps(len(fitting), arguments)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(_rows_that_fit(rows, tokenizer, settings.max_length)),
+        train_dataset=Dataset.from_list(fitting),
         processing_class=tokenizer,
         peft_config=lora_config(settings),
         callbacks=[one for one in (callback, tracker) if one],
@@ -161,6 +168,8 @@ def finetune(
         log = TrainerState.load_from_json(str(begun / "trainer_state.json")).log_history
         trainer._total_train_tokens = int(log[-1]["num_tokens"])  # TRL would count again from 0
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+    if trainer.state.global_step == 0:  # the trainer returns as if it had trained
+        raise InvalidArgument("sft_config", "such that the rows make at least one step", settings.sft_config)
     return trainer.model, trainer.state.log_history
 
 
@@ -182,22 +191,71 @@ def sft_arguments(settings: Finetune) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _rows_that_fit(
+def _new_names(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without the old names of activation checkpointing, which `_DEFAULTS` would silently overrule."""
+    return {
+        key.replace("gradient_checkpointing", "activation_checkpointing"): value
+        for key, value in given.items()
+    }
+
+
+def _check_steps(n_rows: int, arguments: Any) -> None:
+    """Refuse a training without a batch: the trainer would make no step, and say that it is done."""
+    batch = arguments.per_device_train_batch_size
+    if arguments.dataloader_drop_last and not arguments.packing and n_rows < batch:
+        raise InvalidArgument(
+            "per_device_train_batch_size",
+            f"at most the rows to train on ({n_rows}) where sft_config.dataloader_drop_last is true",
+            batch,
+        )
+
+
+def rows_that_fit(
     rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
-) -> list[dict[str, Any]]:
-    """Rows in the form that TRL wants for this tokenizer, without those that would be cut."""
-    fitting = [_shaped(row, tokenizer) for row in rows if row_length(row, tokenizer) <= max_length]
-    if left_out := len(rows) - len(fitting):
-        logger.warning("%d of %d training rows are longer than %d tokens and left out", left_out, len(rows),
-                       max_length)  # fmt: skip
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows in the form that TRL wants for this tokenizer, and their tokens, without those that cannot be trained on.
+
+    Those are rows that would be cut, and rows that the chat template refuses. A warning counts them.
+
+    Raises
+    ------
+    InvalidArgument
+        When none is left, or the tokenizer has no token that ends a text.
+    """
+    from jinja2 import TemplateError
+
+    if tokenizer.eos_token is None:
+        raise InvalidArgument(
+            "tokenizer", "one with an end-of-text token, which every answer ends in", None,
+            "say eos_token in the model's tokenizer_config.json",
+        )  # fmt: skip
+    fitting, lengths, reasons = [], [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            length = _length(shaped := _shaped(row, tokenizer), tokenizer)
+        except TemplateError as error:
+            reasons.append(
+                f"refused by the chat template (the first is row {number}: {printable(str(error))[:200]})"
+            )
+            continue
+        if length <= max_length:
+            fitting.append(shaped)
+            lengths.append(length)
+    n_long = len(rows) - len(fitting) - len(reasons)
+    parts = [f"{n_long} longer than {max_length} tokens"] * bool(n_long)
+    parts += [f"{len(reasons)} {reason}" for reason in reasons[:1]]
+    told = ", ".join(parts)
     if not fitting:
-        raise ValueError(f"max_length must leave at least one training row, got {max_length}")
-    return fitting
+        raise InvalidArgument(
+            "max_length", "enough for at least one training row", max_length, f"left out: {told}"
+        )
+    if parts:
+        logger.warning("%d of %d training rows are left out: %s", len(rows) - len(fitting), len(rows), told)
+    return fitting, lengths
 
 
-def row_length(row: Mapping[str, Any], tokenizer: Any) -> int:
+def _length(shaped: Mapping[str, Any], tokenizer: Any) -> int:
     """The tokens of a training row."""
-    shaped = _shaped(row, tokenizer)
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(shaped["prompt"] + shaped["completion"], tokenize=False)
     else:
