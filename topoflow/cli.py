@@ -63,6 +63,10 @@ def main() -> None:
     study with `dvc repro`. Most other commands are the stages that DVC calls.
     """
     _make_all_printable()
+    # no command asks anything, and no library may: a question would hang a stage that DVC runs
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     if not sys.stderr.isatty():
         # every library's progress bars; read when tqdm is imported
         os.environ.setdefault("TQDM_DISABLE", "1")

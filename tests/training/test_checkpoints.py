@@ -1,4 +1,4 @@
-"""Trainings that have been: recorded as they would have been while they ran, whole, or refused early."""
+"""Finished trainings are recorded as they would have been while they ran, whole, or are refused early."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from support import small_params
 from topoflow import layout, stages, storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
 from topoflow.config.schedule import Schedule
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback
 from topoflow.training import checkpoints, models
@@ -223,21 +224,12 @@ def test_folders_that_hold_no_series_are_refused(copied, tmp_path):
         listed(copied / "models", steps=[4], model_is_step_0=False)
 
 
-def test_a_checkpoint_that_was_cut_off_is_named(copied):
-    (copied / "models" / "checkpoint-4" / "model.safetensors").unlink()
-    with pytest.raises(
-        ValueError, match=r"checkpoint-4 must hold whole weights as \.safetensors, and lacks any"
-    ):
-        listed(copied / "models")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (copied / "models" / "checkpoint-4" / "model.safetensors.index.json").write_text(json.dumps(index))
-    (copied / "models" / "checkpoint-4" / "model-00001-of-00002.safetensors").touch()
-    with pytest.raises(ValueError, match=r"lacks model-00002-of-00002\.safetensors \(cut off"):
-        listed(copied / "models")
+def test_a_folder_that_holds_neither_a_model_nor_an_adapter_is_named(copied):
     shutil.rmtree(copied / "models" / "checkpoint-4")
     (copied / "models" / "checkpoint-4").mkdir()
-    with pytest.raises(ValueError, match=r"checkpoint-4 must hold a model or an adapter"):
+    with pytest.raises(InvalidFile) as caught:
         listed(copied / "models")
+    assert caught.value.path == copied / "models" / "checkpoint-4"
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(copied, study):
@@ -267,9 +259,10 @@ def test_a_checkpoint_changed_after_it_was_written_down_is_refused(study, copied
     shutil.copy(
         copied / "models/checkpoint-2/model.safetensors", copied / "models/checkpoint-4/model.safetensors"
     )
-    message = r"checkpoint-4 must be the checkpoint that was written down .* prepare@models"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidFile) as caught:
         stages.finetune(params, Run("tiny", "models", 0))
+    assert caught.value.path == copied / "models" / "checkpoint-4"
+    assert "prepare@models" in caught.value.remedy
 
 
 def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenizer, tmp_path):
@@ -283,10 +276,10 @@ def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenize
     source = replace(study.objective["models"], path=str(tmp_path / "small"), model_is_step_0=False)
     params = replace(study, objective={**study.objective, "models": source})
     stages.prepare(params, "models")
-    with pytest.raises(
-        ValueError, match=r"checkpoint-1 must know every token of the prompts .* and knows 200"
-    ):
+    with pytest.raises(InvalidArgument) as caught:
         stages.finetune(params, Run("tiny", "models", 0))
+    assert (caught.value.name, caught.value.got) == ("checkpoint-1", "one that knows 200")
+    assert "resize the base" in caught.value.remedy
 
 
 def test_an_adapter_of_another_model_is_refused(study, tmp_path, monkeypatch):
@@ -299,10 +292,9 @@ def test_an_adapter_of_another_model_is_refused(study, tmp_path, monkeypatch):
     source = replace(study.objective["adapters"], path=str(tmp_path / "other"))
     params = replace(study, objective={**study.objective, "adapters": source})
     stages.prepare(params, "adapters")
-    with pytest.raises(
-        ValueError, match=r"checkpoint-1 must be an adapter of the model 'tiny', and does not fit"
-    ):
+    with pytest.raises(InvalidFile) as caught:
         stages.finetune(params, Run("tiny", "adapters", 0))
+    assert caught.value.path == tmp_path / "other" / "checkpoint-1"
 
 
 def test_the_model_of_adapters_is_their_base_and_of_models_the_first(home, study, copied):
@@ -382,7 +374,7 @@ class TestHub:
             return whole(repository, revision, cached)
 
         monkeypatch.setattr(models, "download", download)
-        monkeypatch.setattr(checkpoints, "_size", lambda *_, **__: {"n_layers": 2, "hidden_size": 16})
+        monkeypatch.setattr(checkpoints, "_size_on_hub", lambda *_, **__: {"n_layers": 2, "hidden_size": 16})
         params = self.params(study, remove_downloads=True)
         stages.prepare(params, "theirs")
         stages.finetune(params, Run("tiny", "theirs", 0))

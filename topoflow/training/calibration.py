@@ -36,6 +36,7 @@ class Found:
     rows: Sequence[Any]
     prompts: Sequence[Any]
     pretraining_tokens: int
+    trust_remote_code: bool  # as the model's source says
 
 
 def look(params: Params, run: Run) -> Found:
@@ -74,7 +75,7 @@ def look(params: Params, run: Run) -> Found:
     prompts, rows, assumed = _texts(params, run)
     lengths = Texts(*_lengths(params, tokenizer, prompts, rows), assumed)
     size = _size(network, params)
-    return Found(size, lengths, network, tokenizer, folder, rows, prompts, pretraining)
+    return Found(size, lengths, network, tokenizer, folder, rows, prompts, pretraining, trust)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
@@ -212,10 +213,11 @@ def _network(found: Found) -> Any:
     from transformers import AutoModelForCausalLM
 
     if found.folder is not None:
-        return models.open_model(found.folder)
+        return models.open_model(found.folder, found.trust_remote_code)
     if any(weights.is_meta for weights in found.network.parameters()):
         from_config: Any = AutoModelForCausalLM.from_config
-        return from_config(found.network.config, dtype=torch.float32).eval()
+        trust = found.trust_remote_code
+        return from_config(found.network.config, dtype=torch.float32, trust_remote_code=trust).eval()
     return found.network
 
 

