@@ -35,7 +35,7 @@ def finetune(params: Params, run: Run) -> None:
 
     description, evaluation, made_from = _before_recording(params, run)
     # nothing goes on from what other code began
-    code = code_sha256("recording", "training", "dynamics")
+    code = code_sha256()
     key = storage.sha256(storage.json_bytes({**made_from, "code": code}))
     folder, losses = run.folder("activations"), run.folder("results") / layout.LOSS_FILE
     make = _record if params.checkpoints(run.objective) else _train

@@ -52,7 +52,7 @@ def diagrams(params: Params, run: Run) -> None:
     if not_finite:
         manifest["not_finite"] = not_finite
     folder = run.folder("diagrams")
-    key = {**manifest, "code": code_sha256("topology", "dynamics")}  # never go on from what other code began
+    key = {**manifest, "code": code_sha256()}  # never go on from what other code began
     with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
         files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
         missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
