@@ -12,6 +12,7 @@ from support import REPOSITORY, small_params
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
 from topoflow.config.schedule import Schedule
+from topoflow.errors import InvalidFile
 
 MINIMAL = {
     "models": ["tiny"],
@@ -608,10 +609,10 @@ class TestSftConfig:
             parse_params(with_value("finetune", {"sft_config": {key: 1}}))
 
 
-@pytest.mark.parametrize(("name", "reason"), [("x" * 5000, "File name too long"), (".", "Is a directory")])
-def test_a_file_that_cannot_be_read_is_refused_and_its_name_cut(tmp_path, monkeypatch, name, reason):
+@pytest.mark.parametrize("name", ["x" * 5000, "."])
+def test_a_file_that_cannot_be_read_is_refused_and_its_name_cut(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"must be a file that can be read: {reason}") as caught:
+    with pytest.raises(InvalidFile) as caught:
         read_mapping(name)
     assert len(str(caught.value)) < 300
 

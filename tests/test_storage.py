@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from topoflow import storage
+from topoflow.errors import InvalidFile
 from topoflow.storage import (
     ACTIVATIONS,
     DIAGRAMS,
@@ -542,9 +543,10 @@ class TestWriting:
         assert [(study / f / "name").read_text() for f in (FOLDER, *others)] == [str(w) for w in (a, b, c)]
 
     def test_a_second_writer_of_the_same_set_is_refused_and_the_first_goes_on(self, study, holder):
-        message = f"^{FOLDER} is being written by another process; wait"
-        with pytest.raises(ValueError, match=message), writing(FOLDER, KEY):
+        with pytest.raises(InvalidFile) as caught, writing(FOLDER, KEY):
             pytest.fail("two processes write one folder")
+        assert caught.value.path == FOLDER
+        assert f"process {holder.pid} " in caught.value.problem
         holder.communicate("go on\n", timeout=60)
         assert holder.returncode == 0
         assert contents(study / FOLDER) == {"cell": b"by the other process"}
@@ -564,7 +566,7 @@ class TestWriting:
         import fcntl
 
         def ends_now(lock, flags):
-            for path in (study / ".topoflow" / "writing").iterdir():
+            for path in (study / ".topoflow" / "writing").glob("*"):
                 if path.is_dir():
                     path.rename(study / "done")
 

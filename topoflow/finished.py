@@ -11,6 +11,7 @@ from typing import Any
 from topoflow import layout, storage
 from topoflow.config import Params
 from topoflow.errors import InvalidFile
+from topoflow.files import read_bytes
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
 
@@ -60,7 +61,7 @@ class FinishedRun:
     @property
     def sha256(self) -> str:
         """Identifies the topology: the diagrams and what was made of them."""
-        findings = (self.results / layout.TRAJECTORY_FILE).read_bytes()
+        findings = read_bytes(self.results / layout.TRAJECTORY_FILE)
         return storage.sha256(self.diagrams.sha256.encode() + findings)
 
     def check_parameters(self, params: Params) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.errors import InvalidFile
-from topoflow.storage import sha256_of_file, write_file
+from topoflow.files import open_text, read_text, sha256_of_file, write_file
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
 COMPARISON_FOLDER = Path("comparison")
@@ -131,7 +131,7 @@ def _parse(text: str, path: Path) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise _lacking(path) from None
     except UnicodeDecodeError as error:
@@ -201,7 +201,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
         When there is no such table, it is not one of numbers, or lacks a column; the message names the file.
     """
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             return _columns(path, csv.reader(file), columns)
     except FileNotFoundError:
         raise _lacking(path) from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from topoflow.files import open_regular, read_text, remove
 from topoflow.processes import call
 
 
@@ -42,7 +42,7 @@ def repair(folder: Path) -> list[str]:
     with Repo(os.fspath(root)) as repo:
         removed = _remove_damaged_objects(repo.cache.local, md5)
         pull = ["--pull"] if repo.config["core"].get("remote") else []
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     _reproduce(root, *pull, stage)
     return [
         f"{len(removed)} damaged {'file' if len(removed) == 1 else 'files'} removed from DVC's cache.",
@@ -55,7 +55,7 @@ def _out(folder: Path) -> tuple[Path, str, str]:
     for root in folder.parents:
         if not (root / "dvc.lock").is_file():
             continue
-        stages = (yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8")) or {}).get("stages", {})
+        stages = (yaml.safe_load(read_text(root / "dvc.lock")) or {}).get("stages", {})
         path = folder.relative_to(root).as_posix()
         for name, stage in stages.items():
             for out in stage.get("outs", []):
@@ -82,7 +82,7 @@ def _is_damaged(cache: Any, md5: str) -> bool:
     path = Path(cache.oid_to_path(md5))
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return found != md5.removesuffix(".dir")
 

@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 
 from topoflow import __version__
+from topoflow.files import read_text
 
 STUDY_FILES = ("MLproject", "dvc.yaml", "params.yaml", "python_env.yaml", ".gitignore", ".dvcignore")
 REQUIREMENTS = "requirements.txt"
@@ -87,7 +88,7 @@ def study_texts() -> dict[str, str]:
 def check_version(folder: Path = Path()) -> None:
     """Refuse to compute what the study's requirements.txt says another version of topoflow computes."""
     try:
-        text = (folder / REQUIREMENTS).read_text(encoding="utf-8")
+        text = read_text(folder / REQUIREMENTS)
     except OSError:  # a clone, or a study that pins nothing
         return
     pinned = re.search(r"^topoflow *== *([^\s;#]+)", text, flags=re.MULTILINE)

@@ -7,6 +7,7 @@ same input gives the same bytes, which is what lets DVC recognise them. Nothing 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -14,24 +15,29 @@ import math
 import os
 import re
 import shlex
-import shutil
+import stat
 import struct
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from topoflow.errors import InvalidFile
+from topoflow.files import WORK_FOLDER as WORK_FOLDER
+from topoflow.files import check_no_link, locked, make_folder, open_regular, read_bytes, remove
+from topoflow.files import sha256_of_file as sha256_of_file
+from topoflow.files import write_file as write_file
+
 MANIFEST = "manifest.json"
 ACTIVATIONS = "topoflow.activations/1"
 DIAGRAMS = "topoflow.diagrams/1"
-WORK_FOLDER = Path(".topoflow")
 # A set may come from a stranger, whose manifest vouches for whatever lies there. These bound the memory that reading
 # takes: a manifest of 64 MiB names half a million files, and a cell of 256 MiB holds 16 million bars.
 MANIFEST_LIMIT = 64 << 20
@@ -149,7 +155,7 @@ class StoredSet:
         path = self._cell(step, layer, ".npz")
         try:
             # from memory: at a damaged offset, a file says OSError, as a failing disk does
-            with open(path, "rb") as file, zipfile.ZipFile(io.BytesIO(file.read(CELL_LIMIT))) as archive:
+            with zipfile.ZipFile(io.BytesIO(read_bytes(path, CELL_LIMIT))) as archive:
                 return _split_diagrams(_zipped_arrays(archive))
         except _MALFORMED as error:
             raise ValueError(
@@ -219,84 +225,6 @@ def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> byte
     return buffer.getvalue()
 
 
-def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed.
-
-    Renaming also leaves DVC's cache alone, with which a file in the workspace may share its bytes
-    through a hard link. Of `data` in pieces, such as the lines of a table, one is held at a time.
-
-    Raises
-    ------
-    ValueError
-        When another process is writing the same file.
-    OSError
-        When it cannot be written, as on a full disk; what stood there is untouched, and the space given back.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with _sole_writer(temporary, path) as file:
-        try:
-            file.truncate(0)
-            file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:  # also of what makes the pieces
-            temporary.unlink(missing_ok=True)
-            raise
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _sole_writer(temporary: Path, path: Path) -> Iterator[IO[bytes]]:
-    """`temporary`, open for writing and locked."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    while True:
-        if temporary.is_symlink():  # none of ours: writing through it could reach anywhere
-            temporary.unlink()
-        with open(os.open(temporary, flags, 0o666), "wb") as file:
-            _lock(file, path)
-            # another process may have renamed it away between opening and locking: then it is the finished file
-            if temporary.exists() and os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
-                yield file
-                return
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the right to write a folder whose files are written one by one.
-
-    Raises
-    ------
-    ValueError
-        When another process holds it.
-    """
-    with _locked(folder, _work_name(folder)):
-        yield
-
-
-def _work_name(folder: Path) -> str:
-    return "+".join(folder.parts[-4:])  # a sign that no name of params.yaml may hold
-
-
-@contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    place = WORK_FOLDER / "writing"
-    place.mkdir(parents=True, exist_ok=True)
-    with open(place / f"{name}.lock", "w") as lock:
-        _lock(lock, folder)
-        yield
-
-
-def _lock(file: IO[Any], path: Path) -> None:
-    """Lock an open file as long as it is open, or say that another process writes what stands at `path`."""
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{path} is being written by another process; wait for it or stop it") from None
-
-
 def json_bytes(value: Any) -> bytes:
     """`value` as canonical JSON: sorted keys, a final newline, and no NaN, which JSON does not have."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -306,10 +234,21 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_of_file(path: str | Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the right to write a folder whose files are written one by one.
+
+    Raises
+    ------
+    InvalidFile
+        When another process holds it.
+    """
+    with locked(_work_name(folder), str(folder), wait=False):
+        yield
+
+
+def _work_name(folder: Path) -> str:
+    return "+".join(folder.parts[-4:])  # a sign that no name of params.yaml may hold
 
 
 @contextmanager
@@ -331,21 +270,58 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
     """
     folder = Path(folder)
     name = _work_name(folder)
-    work = WORK_FOLDER / "writing" / f"{name}-{key[:16]}"
-    with _locked(folder, name):
-        # not before the lock is held: the process that held it has just renamed the folder away
-        work.mkdir(exist_ok=True)
+    with locked(name, str(folder), wait=False):
+        place = _place_beside(folder)
+        work = place / f"{name}-{key[:16]}"
+        _begin(work)
         yield work
+        check_no_link(folder)
         replaced = work.with_name(f"{work.name}-replaced")
         if folder.exists():  # set aside and not deleted first: a kill in between must leave one of the two
-            shutil.rmtree(replaced, ignore_errors=True)
+            remove(replaced)
             os.replace(folder, replaced)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(work, folder)
-        for leftover in work.parent.glob(
-            f"{name}-*"
-        ):  # of this set, whose lock is held: what other keys began
-            shutil.rmtree(leftover)
+        for leftover in place.glob(f"{name}-*"):  # of this set, whose lock is held: what other keys began
+            remove(leftover)
+        if place.parent.parent == folder.parent:
+            with suppress(OSError):  # other sets are being written there
+                os.removedirs(place)
+
+
+def _place_beside(folder: Path) -> Path:
+    """Where a set is made: in .topoflow of the study, or where the set is to stand if that is another disk.
+
+    A folder is renamed within one file system only, and that it cannot be is to be known before all is computed. Bind
+    mounts show it by nothing but an attempt.
+    """
+    make_folder(folder.parent)
+    check_no_link(folder)
+    place = WORK_FOLDER / "writing"
+    make_folder(place)
+    probe = f".probe-{os.getpid()}"
+    (place / probe).mkdir()
+    try:
+        os.replace(place / probe, folder.parent / probe)
+    except OSError as error:
+        remove(place / probe)
+        if error.errno != errno.EXDEV:
+            raise
+        place = folder.parent / WORK_FOLDER / "writing"
+        make_folder(place)
+    else:
+        (folder.parent / probe).rmdir()
+    return place
+
+
+def _begin(work: Path) -> None:
+    """Make a working folder, or take up an interrupted one, in which nothing may lead elsewhere."""
+    make_folder(work)
+    for path in work.rglob("*"):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+            raise InvalidFile(
+                path, "must be a regular file of topoflow's own, without another name", "remove it"
+            )
 
 
 def seal(work: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -385,8 +361,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
     """The manifest of a set, its shape checked, and its bytes."""
     path = folder / MANIFEST
     try:
-        with open(path, "rb") as file:
-            data = file.read(MANIFEST_LIMIT + 1)
+        data = read_bytes(path, MANIFEST_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} must be a whole set with a {MANIFEST}, and it has none") from None
     if len(data) > MANIFEST_LIMIT:
@@ -429,7 +404,7 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 def _load_array(path: Path, dtypes: Sequence[str], shape: tuple[Any, Any]) -> npt.NDArray[Any]:
     """A matrix from a .npy file; None in `shape` stands for any length."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             array = _read_array(file, os.fstat(file.fileno()).st_size, dtypes, ndim=2)
         if any(wanted not in (None, got) for wanted, got in zip(shape, array.shape, strict=True)):
             raise ValueError(f"shape must be {shape}, got {array.shape}")
@@ -440,7 +415,7 @@ def _load_array(path: Path, dtypes: Sequence[str], shape: tuple[Any, Any]) -> np
     return array
 
 
-def _read_array(file: io.BufferedIOBase, size: int, dtypes: Sequence[str], ndim: int) -> npt.NDArray[Any]:
+def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.NDArray[Any]:
     """An array in C order from a .npy file of `size` bytes, which bound the memory whatever the header claims."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):

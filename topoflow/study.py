@@ -35,6 +35,7 @@ from topoflow.config import (
     parse_params,
     read_mapping,
 )
+from topoflow.files import read_bytes
 from topoflow.layout import Run
 from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
@@ -249,7 +250,7 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
     for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
         if Path(name).exists():
-            shutil.copyfile(name, folder / name)
+            storage.write_file(folder / name, read_bytes(name))
     code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
     if Path("topoflow").is_dir() and not code.exists():
         code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)

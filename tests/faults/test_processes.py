@@ -426,13 +426,13 @@ def test_a_folder_that_is_read_only_is_one_clear_error(study):
 
 
 def test_a_second_writer_of_results_or_of_a_set_is_refused_by_name_and_the_first_goes_on(study):
-    place = study.folder / ".topoflow" / "writing"
+    place = study.folder / ".topoflow" / "locks"
     for stage, name in (("diagrams", f"diagrams/{SET}"), ("trajectory", f"results/{SET}")):
         before = contents(study.folder / name)
-        with open(place / f"{name.replace('/', '+')}.lock", "w") as first:
+        with open(place / f"{name.replace('/', '+')}.lock", "a") as first:
             fcntl.flock(first, fcntl.LOCK_EX)
             assert study(stage, *RUN) == 1
-            assert f"{name} is being written by another process; wait for it or stop it" in study.output
+            assert f"{name} is being written by " in study.output
         assert contents(study.folder / name) == before
         assert study(stage, *RUN) == 0, study.output
         assert contents(study.folder / name) == before

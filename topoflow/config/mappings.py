@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from topoflow.errors import InvalidFile
+from topoflow.files import read_text
+
 
 def flat(prefix: str, value: Any) -> dict[str, Any]:
     """A nested mapping as `prefix.key` -> value.
@@ -25,11 +28,13 @@ def flat(prefix: str, value: Any) -> dict[str, Any]:
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The YAML mapping in a file, unchecked."""
     try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        mapping = yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
-    except OSError as error:  # a folder, or a name that is none: params.yaml may name the file
-        raise ValueError(f"{str(path)[:200]} must be a file that can be read: {error.strerror}") from None
+    except InvalidFile:  # a folder, a pipe: params.yaml may name the file
+        raise
+    except OSError as error:  # a name that is none
+        raise InvalidFile(str(path)[:200], f"must be a file that can be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be YAML: {error}") from None
     if not isinstance(mapping, dict):

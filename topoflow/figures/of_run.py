@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import layout, storage
+from topoflow.files import check_no_link, read_bytes, remove
 from topoflow.layout import Run
 from topoflow.topology.betti import mean_betti_numbers
 
@@ -27,11 +27,12 @@ def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[st
     home = storage.WORK_FOLDER / "pictures" / str(run)
     folder = home / _made_from(stored, results)
     try:
-        return {name: (folder / name).read_bytes() for name in NAMES}
+        return {name: read_bytes(folder / name) for name in NAMES}
     except FileNotFoundError:
         pass
     drawn = pictures(run, stored, results)
-    shutil.rmtree(home, ignore_errors=True)
+    check_no_link(home)
+    remove(home)
     for name, picture in drawn.items():
         storage.write_file(folder / name, picture)
     return drawn

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.files import read_bytes
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
@@ -288,7 +289,7 @@ class TopologyCallback(TrainerCallback):
         """Refuse to go on with states of other prompts or of another precision."""
         path, now = folder / NOTE_FILE, self._note()
         try:
-            held = json.loads(path.read_bytes())
+            held = json.loads(read_bytes(path))
             self._computed_before = dict(held["computed_as"])
         except (OSError, ValueError, KeyError, TypeError):
             held = {}

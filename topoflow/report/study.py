@@ -18,6 +18,7 @@ import topoflow
 from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.figures.of_run import kept_pictures
+from topoflow.files import read_bytes
 from topoflow.finished import FinishedRun, check_findings, read_comparison, read_findings
 from topoflow.layout import Run
 from topoflow.report import charts, page
@@ -194,7 +195,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
 def _manifest(folder: Path) -> storage.StoredSet | None:
     """A set of which the manifest alone is read."""
     try:
-        data = (folder / storage.MANIFEST).read_bytes()
+        data = read_bytes(folder / storage.MANIFEST)
     except FileNotFoundError:
         return None
     return storage.StoredSet(folder, json.loads(data), storage.sha256(data))
@@ -356,7 +357,7 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         )
     for name, caption in _COMPARISON_PICTURES.items():
         if (folder / name).exists():
-            yield page.picture((folder / name).read_bytes(), f"{caption} ({name})", caption)
+            yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
     if rows := _rows(folder / _CLASSIFICATION):
         yield "<h3>Told apart on prompts left out</h3>"
         yield (

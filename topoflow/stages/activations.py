@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.files import read_bytes, remove
 from topoflow.layout import Run, read_json_lines, write_table
 from topoflow.stages.provenance import code_sha256, versions
 from topoflow.training import devices
@@ -50,7 +50,7 @@ def finetune(params: Params, run: Run) -> None:
                     work, {**made_from, "loss_sha256": storage.sha256_of_file(losses)}, recording
                 )
             for leftover in ("trainer", "behaviour"):
-                shutil.rmtree(work / leftover, ignore_errors=True)
+                remove(work / leftover)
             (work / NOTE_FILE).unlink(missing_ok=True)
         live.tag_activations(storage.open_set(folder, storage.ACTIVATIONS).sha256)
 
@@ -178,7 +178,7 @@ def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> N
     (work / "README.md").unlink(missing_ok=True)  # PEFT's model card template, empty
     adapter = work / "adapter_config.json"
     if adapter.exists():
-        config = json.loads(adapter.read_text(encoding="utf-8"))
+        config = json.loads(read_bytes(adapter))
         config["base_model_name_or_path"] = f"{description['source']} ({description['revision']})"
         if isinstance(config["target_modules"], list):
             config["target_modules"].sort()  # PEFT writes a set, in random order

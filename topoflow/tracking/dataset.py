@@ -26,6 +26,7 @@ from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
 from topoflow.errors import said
+from topoflow.files import read_bytes, read_text
 from topoflow.tracking.store import without_password
 
 _SCHEME = "dvc+"
@@ -91,7 +92,7 @@ class ActivationsSource(DatasetSource):
         if str(raw_source).startswith(_SCHEME):
             return True
         try:
-            manifest = json.loads((Path(raw_source) / storage.MANIFEST).read_bytes())
+            manifest = json.loads(read_bytes(Path(raw_source) / storage.MANIFEST))
         except (OSError, ValueError):
             return False
         return isinstance(manifest, dict) and manifest.get("format") == storage.ACTIVATIONS
@@ -218,7 +219,7 @@ def md5_in_lock(folder: Path) -> str | None:
     for root in folder.parents:
         if (root / "dvc.lock").is_file():
             safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast
-            locked = safe((root / "dvc.lock").read_text(encoding="utf-8")).get_single_data()
+            locked = safe(read_text(root / "dvc.lock")).get_single_data()
             stages = locked.get("stages", {})
             outs = [out for stage in stages.values() for out in stage.get("outs", [])]
             path = folder.relative_to(root).as_posix()

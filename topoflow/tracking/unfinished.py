@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from topoflow.errors import printable
+from topoflow.files import make_folder
 from topoflow.storage import WORK_FOLDER, sha256
 from topoflow.tracking.store import address, answering, as_tags, experiments, tagged
 
@@ -51,7 +52,7 @@ class Note:
         self._facts: dict[str, Any] = {"key": key, "store": _store()}
         self._path = (folder / _FOLDER / f"{key}.json").absolute()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(_FOLDER, folder)
             new = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             self._file = os.open(self._path, new, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)

@@ -18,6 +18,7 @@ from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
 from topoflow.errors import InvalidArgument, InvalidFile, said
+from topoflow.files import read_text
 from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
@@ -238,7 +239,7 @@ def resolve_commits(repository: str, revisions: Sequence[str]) -> dict[str, str]
             Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs"
         )
         known = {
-            path.relative_to(cached).as_posix(): path.read_text().strip()
+            path.relative_to(cached).as_posix(): read_text(path).strip()
             for path in cached.rglob("*")
             if path.is_file()
         }

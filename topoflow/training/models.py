@@ -25,6 +25,7 @@ from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
 from topoflow.errors import InvalidFile, TopoflowError, said
+from topoflow.files import read_bytes, remove
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ def _check_shards(folder: Path, files: Mapping[str, set[str]], remedy: str) -> N
 def read_foreign_json(path: Path) -> dict[str, Any]:
     """A JSON object out of a model's or checkpoint's folder; InvalidFile where it is none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidFile(path, f"must be JSON, and cannot be read ({said(error)})") from None
     if not isinstance(found, dict):
@@ -282,7 +283,7 @@ def _embedded_folder(files: Mapping[str, str]) -> Path:
 def _keep(fresh: Path, folder: Path) -> Path:
     """Move a finished folder into the cache; another process may have put the same one there before."""
     if folder.is_dir() and _contents(folder) != _contents(fresh):  # altered since it was put there
-        shutil.rmtree(folder)
+        remove(folder)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -290,7 +291,7 @@ def _keep(fresh: Path, folder: Path) -> Path:
         try:
             staged.rename(folder)
         except OSError:
-            shutil.rmtree(staged)
+            remove(staged)
             if not folder.is_dir():
                 raise
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
 from topoflow.errors import InvalidArgument, printable
+from topoflow.files import remove
 from topoflow.recording.callback import TopologyCallback, plain_text
 from topoflow.storage import write_file
 
@@ -64,7 +64,7 @@ class _KeepWhole(TrainerCallback):
             write_file(here / _WHOLE, b"")
             for older in Path(args.output_dir).glob("checkpoint-*"):
                 if older != here:
-                    shutil.rmtree(older)
+                    remove(older)
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

@@ -1,0 +1,263 @@
+"""Files that are opened, written, locked and removed so that nobody is led outside a study, or left waiting.
+
+A study may come from a stranger, and what lies in it may not be what its name says. So, in one place: what is read is
+a regular file (a named pipe would be waited for, for ever); inside a study no folder on the way to what is written is a
+link; no file is emptied or locked that has another name elsewhere; and what is removed is never the target of a link.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from topoflow.errors import InvalidFile, printable
+
+logger = logging.getLogger(__name__)
+
+WORK_FOLDER = Path(".topoflow")
+_HOLDER_BYTES = 256
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """A regular file, or a link to one, open for reading; a pipe or device is refused and not waited for.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    InvalidFile
+        When it is a folder, pipe, socket or device.
+    """
+    # a pipe that nobody writes is opened without waiting, and then seen to be one
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(mode := os.fstat(opened).st_mode):
+        os.close(opened)
+        raise InvalidFile(path, f"must be a regular file, and it is a {_kind(mode)}")
+    return open(opened, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int = -1) -> bytes:
+    """What a regular file holds, at most `limit` bytes of it; errors are those of `open_regular`."""
+    with open_regular(path) as file:
+        return file.read(limit)
+
+
+def open_text(path: str | os.PathLike[str]) -> io.TextIOWrapper:
+    """A regular file as UTF-8 text with its line ends as they are; errors are those of `open_regular`."""
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """What a regular file holds as UTF-8 text, line ends made one kind; errors are those of `open_regular`."""
+    with open_regular(path) as file:
+        return io.TextIOWrapper(file, encoding="utf-8").read()
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a regular file, read in pieces."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "folder",
+        stat.S_IFIFO: "named pipe",
+        stat.S_IFSOCK: "socket",
+        stat.S_IFLNK: "link",
+    }
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def check_no_link(path: str | os.PathLike[str], study: Path = Path()) -> None:
+    """Refuse a path relative to a study if a folder on the way to it is a link, or it is one itself.
+
+    What is written or removed beyond a link lies outside the study, where a stranger's study has no business, and DVC
+    refuses to hold it, but only when all is computed. An absolute path, which the user has given, is not looked at.
+
+    Raises
+    ------
+    InvalidFile
+        Naming the link.
+    """
+    path = Path(path)
+    if path.is_absolute():
+        return
+    for part in (*reversed(path.parents), path):
+        if ".." not in part.parts and (study / part).is_symlink():
+            raise InvalidFile(
+                part,
+                f"is a link (in {study.absolute()}), and inside a study nothing is written through one",
+                "put a folder in its place; to keep large files on another disk, mount it there, or put the study "
+                "there, or DVC's cache: dvc cache dir --local FOLDER",
+            )
+
+
+def make_folder(path: Path, study: Path = Path()) -> None:
+    """Make a folder of a study and those on the way to it, none of which may be a link; errors as `check_no_link`."""
+    check_no_link(path, study)
+    (study / path).mkdir(parents=True, exist_ok=True)
+
+
+def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed.
+
+    Renaming also leaves DVC's cache alone, with which a file in the workspace may share its bytes through a link. When
+    `data` comes in pieces, such as the lines of a table, one is held at a time.
+
+    Raises
+    ------
+    InvalidFile
+        When another process is writing the same file, or a folder on the way to it is a link.
+    OSError
+        When it cannot be written, as on a full disk; what stood there is untouched, and the space given back.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(path.name + ".part")
+    with _sole_writer(temporary, path) as file:
+        try:
+            file.truncate(0)
+            file.writelines([data] if isinstance(data, bytes) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:  # also of what makes the pieces
+            temporary.unlink(missing_ok=True)
+            raise
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _sole_writer(temporary: Path, path: Path) -> Iterator[BinaryIO]:
+    """`temporary`, open for writing and locked."""
+    while True:
+        # a link, a pipe or another name of some file is none of ours: it is taken away, and nothing written through it
+        with suppress(FileNotFoundError):
+            if not _is_ours(os.lstat(temporary)):
+                temporary.unlink()
+        with open(_open(temporary, os.O_WRONLY), "wb") as file:
+            if not _try_lock(file.fileno(), shared=False):
+                raise InvalidFile(path, "is being written by another process", "wait for it or stop it")
+            # another process may have renamed it away between opening and locking: then it is the finished file
+            if os.path.lexists(temporary) and os.path.samestat(os.fstat(file.fileno()), os.lstat(temporary)):
+                yield file
+                return
+
+
+def _open(path: Path, access: int) -> int:
+    """Open, or make, a file that is to be written or locked; nothing is emptied."""
+    flags = access | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        opened = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+            raise _not_ours(path) from None
+        raise
+    if not _is_ours(os.fstat(opened)):
+        os.close(opened)
+        raise _not_ours(path)
+    return opened
+
+
+def _not_ours(path: Path) -> InvalidFile:
+    return InvalidFile(path, "must be a regular file of topoflow's own, without another name", "remove it")
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    # a file just renamed away and removed has no name
+    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, a file or a link, if it is there; never what a link points to."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path)  # goes into no link
+        else:
+            path.unlink()
+
+
+# --- locks --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(name: str, what: str, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold a lock of the study in the current folder for the length of the block.
+
+    It ends with its process, however that ends. Locks are files in .topoflow/locks: inside the study, so that nobody
+    outside it can hold or plant one.
+
+    Parameters
+    ----------
+    name : str
+        Which lock; a file name.
+    what : str
+        What it protects, for the message that says what is waited for.
+    wait : bool
+        Wait for other holders, saying once who they are; Ctrl-C ends it. Without, they are a reason to refuse.
+    shared : bool
+        Others that hold it `shared` as well are no reason to wait.
+
+    Raises
+    ------
+    InvalidFile
+        When another process holds it and `wait` is False, or when the file is a link, a pipe or a device.
+
+    Examples
+    --------
+    >>> with locked("prompts", "data/prompts.jsonl"):  # doctest: +SKIP
+    ...     ...
+    """
+    import fcntl
+
+    path = WORK_FOLDER / "locks" / f"{name}.lock"
+    make_folder(path.parent)
+    opened = _open(path, os.O_RDWR)
+    try:
+        if not _try_lock(opened, shared):
+            holder = _holder(opened)
+            if not wait:
+                raise InvalidFile(what, f"is being written by {holder}", "wait for it or stop it")
+            logger.warning("Waiting for %s, which %s is using (Ctrl-C ends the wait).", what, holder)
+            fcntl.flock(opened, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        _say_who(opened)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _try_lock(opened: int, shared: bool) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(opened, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _say_who(opened: int) -> None:
+    text = f"process {os.getpid()} on {socket.gethostname()}"
+    with suppress(OSError):  # on a full disk the lock holds as well
+        os.pwrite(opened, text.encode()[:_HOLDER_BYTES].ljust(_HOLDER_BYTES), 0)
+
+
+def _holder(opened: int) -> str:
+    """Who came last of those that hold a lock, as they said; a file that anybody may have written."""
+    text = os.pread(opened, _HOLDER_BYTES, 0).decode(errors="replace").strip()
+    return " ".join(printable(text).split()) or "another process"
