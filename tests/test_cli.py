@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,17 @@ def test_checkpoints_that_cannot_be_recorded_are_refused_before_there_is_a_run(i
     assert message in result.output
     assert "Traceback" not in result.output
     assert not Path("mlflow.db").exists()
+
+
+def test_no_control_character_reaches_the_terminal_by_a_warning_or_a_traceback():
+    script = """
+import logging, sys
+from topoflow.cli import main
+main.callback()
+logging.getLogger("another.library").warning("they said %s", chr(27) + "[2J")
+raise RuntimeError(chr(27) + "]0;owned" + chr(7))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "RuntimeError" in result.stderr
+    assert "they said" in result.stderr
+    assert not {"\x1b", "\x07"} & set(result.stdout + result.stderr)

@@ -99,7 +99,7 @@ def fill(folder: Path, uri: str) -> None:
     if run is None:
         run = new_run(client, "fault", {"topoflow.activations": "ab" * 32})
         client.set_terminated(run.info.run_id)
-    missing = tracking._missing_losses(client, run.info.run_id, folder / "loss.csv")
+    missing = tracking._missing_losses(client, run, folder / "loss.csv")
     tracking._log_batches(client, run, missing)
 
 

@@ -124,7 +124,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
 
     run_id, tags = str(run.info.run_id), run.data.tags
     _check_destination(run)
-    losses = _missing_losses(client, run_id, done.results / layout.LOSS_FILE)
+    losses = _missing_losses(client, run, done.results / layout.LOSS_FILE)
     metrics = chain(losses, _topology_metrics(params, done.results))
     _log_batches(client, run, metrics, _params_of(params, done, run))
     dataset = dataset_of(done.activations)
@@ -370,12 +370,13 @@ def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iter
                 yield f"{prefix}/{name}/{claim}", found[name], 0
 
 
-def _missing_losses(client: Any, run_id: str, path: Path) -> Iterator[_Metric]:
+def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
     """The training's own metrics that a run lacks, under the names that Hugging Face's MLflow callback gives them.
 
     What is logged of a step while it trains is logged at once: where its loss is, all is.
     """
-    there = {metric.step for metric in client.get_metric_history(run_id, "loss")}
+    known = "loss" in run.data.metrics
+    there = {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} if known else set()
     for row in layout.read_table(path):
         step = int(row["step"])
         if step not in there:

@@ -70,7 +70,9 @@ def answering() -> Iterator[None]:
 
 
 def open_store() -> None:
-    """Set up a fresh store's tables, one process at a time: several at once would break it.
+    """Set up a fresh SQLite store's tables, one process at a time: several at once would break it.
+
+    A server does so for itself.
 
     Raises
     ------
@@ -79,16 +81,16 @@ def open_store() -> None:
     """
     import mlflow
 
-    with _alone_with(mlflow.get_tracking_uri()):
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(_SQLITE):
+        return
+    with _alone_with(uri):
         mlflow.search_experiments(max_results=1)
 
 
 @contextmanager
 def _alone_with(uri: str) -> Iterator[None]:
     """Hold the folder of a SQLite store: itself, so that there is no file to be planted, emptied or left behind."""
-    if not uri.startswith(_SQLITE):
-        yield
-        return
     try:
         folder = os.open(Path(uri.removeprefix(_SQLITE)).parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # MLflow will say what it thinks of it
