@@ -82,6 +82,7 @@ ORDER = [
     *(
         "errors",
         "files",
+        "schemas",
         "topology",
         "dynamics",
         "storage",

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topoflow import layout
+from topoflow.errors import InvalidFile
 from topoflow.layout import read_columns, read_json_lines, read_table, read_velocity, write_table
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
@@ -26,7 +27,7 @@ def test_files_stand_where_dvc_looks_for_them():
 def test_a_table_of_numbers_comes_back_to_the_last_bit(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("table") / "table.csv"
     write_table(path, ["a", "b", "c"], rows)
-    table = read_table(path)
+    table = read_table(path, finite=False)
     assert [list(row) for row in table] == [["a", "b", "c"]] * len(rows)
     expected = [[math.nan if value is None else value for value in row] for row in rows]
     np.testing.assert_array_equal([list(row.values()) for row in table], expected)
@@ -65,7 +66,9 @@ def test_floats_are_written_in_their_shortest_exact_form_whatever_their_type(tmp
         "inf",
         "-inf",
     ]
-    assert [row["value"] for row in read_table(tmp_path / "t.csv")] == [float(value) for value in values]
+    assert [row["value"] for row in read_table(tmp_path / "t.csv", finite=False)] == [
+        float(value) for value in values
+    ]
 
 
 def test_whole_numbers_are_written_without_a_point(tmp_path):
@@ -91,32 +94,38 @@ def test_a_table_makes_its_folder_and_replaces_an_older_one(tmp_path):
 def test_columns_are_those_of_the_rows_and_only_those_asked_for_are_held(tmp_path):
     path = tmp_path / "t.csv"
     write_table(path, ["layer", "x", "y"], [[1, 0.1, None], [2, 1 / 3, math.inf]])
-    table = read_columns(path)
+    table = read_columns(path, finite=False)
     assert list(table) == ["layer", "x", "y"]
     assert table["x"].tolist() == [0.1, 1 / 3]
     np.testing.assert_array_equal(table["y"], [math.nan, math.inf])
-    assert list(read_columns(path, ["y", "layer"])) == ["y", "layer"]
-    with pytest.raises(ValueError, match=r"t\.csv must have the columns x, z, and lacks z"):
+    assert list(read_columns(path, ["y", "layer"], finite=False)) == ["y", "layer"]
+    with pytest.raises(InvalidFile) as refused:
         read_columns(path, ["x", "z"])
+    assert refused.value.path == path
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("a,b\n1\n", "each row as long as its header"),
-        ("a,b\n1,2,3\n", "each row as long as its header"),
-        ("a\nx\n", "must be a table of numbers: could not convert"),
-        ("a\n\x00\n", "must be a table"),
-        (b"a\n\xff\n", "must be UTF-8 text"),
+        "a,b\n1\n",
+        "a,b\n1,2,3\n",
+        "a\nx\n",
+        "a\n\x00\n",
+        b"a\n\xff\n",
+        "a\n1e999\n",
+        "a,a\n1,2\n",
+        "step\n1.5\n",
+        "layer\n-1\n",
+        "step,a\n,1\n",
     ],
 )
-def test_what_is_no_table_of_numbers_is_refused_by_name(tmp_path, text, message):
+def test_what_is_no_table_of_numbers_is_refused_by_name(tmp_path, text):
     path = tmp_path / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     for read in (read_columns, read_table):
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(InvalidFile) as caught:
             read(path)
-        assert str(path) in str(caught.value)
+        assert caught.value.path == path
 
 
 def test_velocities_come_back_a_layer_with_the_first_checkpoint_before_them(tmp_path):

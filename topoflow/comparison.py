@@ -349,6 +349,6 @@ def _ends(effect: Any) -> list[float | None]:
 
 def _last_summaries(member: FinishedRun) -> npt.NDArray[np.float64]:
     """All layers' summaries of a run at its last checkpoint, one after another."""
-    rows = layout.read_table(member.results / layout.SUMMARIES_FILE)
+    rows = layout.read_table(member.results / layout.SUMMARIES_FILE, ["step", *SUMMARY_NAMES])
     last = member.diagrams.steps[-1]
     return np.array([[row[name] for name in SUMMARY_NAMES] for row in rows if row["step"] == last]).ravel()

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from topoflow import layout, storage
+from topoflow import layout, schemas, storage
 from topoflow.config import Params
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidFile, quoted
 from topoflow.files import read_bytes
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
@@ -48,8 +48,7 @@ class FinishedRun:
         """
         results = root / run.folder("results")
         facts = read_findings(run, root)
-        activations = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
-        diagrams = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
+        activations, diagrams = open_activations(run, root), open_diagrams(run, root)
         for stored in (activations, diagrams):
             held = tuple(stored.manifest.get(key) for key in ("model", "objective", "seed"))
             if held != (run.model, run.objective, run.seed):
@@ -81,11 +80,29 @@ class FinishedRun:
             "order": params.trajectory.order,
         }
         for key, value in json.loads(storage.json_bytes(wanted)).items():
-            if made[key] != value:
+            if made.get(key) != value:
                 raise ValueError(
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
-                    f"made with {made[key]}; bring them up to date with: dvc repro"
+                    f"made with {quoted(made.get(key))}; bring them up to date with: dvc repro"
                 )
+
+
+def open_activations(run: Run, root: Path = Path()) -> storage.StoredSet:
+    """The verified activation set of a run, with a manifest that says all that a stage asks of it."""
+    stored = storage.open_set(root / run.folder("activations"), storage.ACTIVATIONS)
+    check_manifest(stored, "activations", layout.again(f"finetune@{run}", root))
+    return stored
+
+
+def open_diagrams(run: Run, root: Path = Path()) -> storage.StoredSet:
+    """The verified diagram set of a run, as `open_activations`."""
+    stored = storage.open_set(root / run.folder("diagrams"), storage.DIAGRAMS)
+    check_manifest(stored, "diagrams", layout.again(f"diagrams@{run}", root))
+    return stored
+
+
+def check_manifest(stored: storage.StoredSet, kind: str, remedy: str) -> None:
+    schemas.check(kind, stored.folder / storage.MANIFEST, stored.manifest, remedy)
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:
@@ -126,7 +143,7 @@ def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any
         raise InvalidFile(
             path, "does not name the SHA-256 of each of its tables: an older topoflow wrote it", remedy
         )
-    return dict(facts)
+    return dict(schemas.check(path.stem, path, facts, remedy))
 
 
 def check_findings(facts: Mapping[str, Any], results: Path, diagrams: storage.StoredSet) -> None:

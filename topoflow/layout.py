@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from topoflow import schemas
 from topoflow.errors import InvalidFile
 from topoflow.files import open_text, read_text, sha256_of_file, write_file
 
@@ -118,6 +119,25 @@ def read_json_lines(path: Path) -> list[Any]:
     return [_parse(line, path) for line in _read(path).split("\n") if line]
 
 
+def read_model(path: Path) -> dict[str, Any]:
+    """A model's description, as models/NAME.json holds it."""
+    return dict(schemas.check("model", path, read_json(path), again(f"model@{path.stem}")))
+
+
+def read_prompts(path: Path = PROMPTS_FILE) -> list[Any]:
+    """The evaluation prompts, one a line."""
+    return [schemas.check("prompt", path, line, again("prompts")) for line in read_json_lines(path)]
+
+
+def read_checkpoints(objective: str) -> list[dict[str, Any]]:
+    """The checkpoints that `prepare` wrote down of an objective, one a line."""
+    path = rows_file(objective)
+    return [
+        schemas.check("checkpoint", path, line, again(f"prepare@{objective}"))
+        for line in read_json_lines(path)
+    ]
+
+
 def read_json(path: Path) -> Any:
     return _parse(_read(path), path)
 
@@ -126,7 +146,7 @@ def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # too deeply nested
-        raise ValueError(f"{path} must be JSON as an earlier stage writes it: {error}") from None
+        raise InvalidFile(path, f"is not JSON as an earlier stage writes it: {error}", _AGAIN) from None
 
 
 def _read(path: Path) -> str:
@@ -135,11 +155,25 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise _lacking(path) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text: {error}") from None
+        raise InvalidFile(path, f"is not UTF-8 text: {error}", _AGAIN) from None
+
+
+_AGAIN = "make it again with: dvc repro"
+# Columns that name a row and are always there.
+_KEYS = ("layer", "step", "previous_step", "other_step")
 
 
 def _lacking(path: Path) -> ValueError:
     return ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro")
+
+
+def _no_table(path: Path, problem: object) -> InvalidFile:
+    return InvalidFile(path, f"is not a table as topoflow writes it: {problem}", _AGAIN)
+
+
+def _check_columns(path: Path, fields: Sequence[str], columns: Sequence[str]) -> None:
+    if lost := [name for name in columns if name not in fields]:
+        raise _no_table(path, f"it lacks the columns {', '.join(lost)}")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -169,18 +203,18 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a table with names in it; `columns` must be there."""
     reader = csv.DictReader(io.StringIO(_read(path), newline=""))
     try:
-        fields = reader.fieldnames or ()
+        _check_columns(path, reader.fieldnames or (), columns)
+        rows = list(reader)
     except csv.Error as error:
-        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
-    if lost := [name for name in columns if name not in fields]:
-        raise ValueError(f"{path} must have the columns {', '.join(columns)}, and lacks {', '.join(lost)}")
-    try:
-        return list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
+        raise _no_table(path, error) from None
+    if any(None in row or None in row.values() for row in rows):
+        raise _no_table(path, "a row is not as long as the header")
+    return rows
 
 
-def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, npt.NDArray[np.float64]]:
+def read_columns(
+    path: Path, columns: Sequence[str] | None = None, finite: bool = True
+) -> dict[str, npt.NDArray[np.float64]]:
     """A table of numbers by its columns; an empty field, a missing value, is NaN.
 
     It is read a row at a time, and eight bytes a number are held.
@@ -190,6 +224,8 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
     path : Path
     columns : sequence of str, optional
         The columns to hold, which must be there; without it, all.
+    finite : bool
+        Whether to refuse infinity, which only what a trainer logs may hold.
 
     Returns
     -------
@@ -202,39 +238,45 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
     """
     try:
         with open_text(path) as file:
-            return _columns(path, csv.reader(file), columns)
+            table = _columns(path, csv.reader(file), columns)
     except FileNotFoundError:
         raise _lacking(path) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text: {error}") from None
+        raise InvalidFile(path, f"is not UTF-8 text: {error}", _AGAIN) from None
     except csv.Error as error:
-        raise ValueError(f"{path} must be a table as topoflow writes it: {error}") from None
+        raise _no_table(path, error) from None
+    for name, values in table.items():
+        if finite and np.isinf(values).any():
+            raise _no_table(path, f"{name} holds an infinite number")
+        if name in _KEYS and not ((values >= 0) & (values < 2**53) & (values == np.floor(values))).all():
+            raise _no_table(path, f"{name} must be whole numbers")
+    return table
 
 
 def _columns(
     path: Path, rows: Iterator[list[str]], columns: Sequence[str] | None
 ) -> dict[str, npt.NDArray[np.float64]]:
     fields = next(rows, [])
-    if lost := [name for name in columns or () if name not in fields]:
-        raise ValueError(
-            f"{path} must have the columns {', '.join(columns or ())}, and lacks {', '.join(lost)}"
-        )
+    _check_columns(path, fields, columns or ())
+    if len(set(fields)) < len(fields):
+        raise _no_table(path, "two columns have one name")
     held = {name: array("d") for name in (fields if columns is None else columns)}
     places = [(fields.index(name), values) for name, values in held.items()]
     for row in filter(None, rows):
         if len(row) != len(fields):
-            raise ValueError(f"{path} must be a table of numbers, each row as long as its header")
+            raise _no_table(path, "a row is not as long as the header")
         try:
             for place, values in places:
                 values.append(float(row[place]) if row[place] else math.nan)
         except ValueError as error:
-            raise ValueError(f"{path} must be a table of numbers: {error}") from None
+            raise _no_table(path, error) from None
     return {name: np.array(values) for name, values in held.items()}
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a small table of numbers, as `read_columns` has its columns."""
-    table = read_columns(path)
+def read_table(path: Path, columns: Sequence[str] = (), finite: bool = True) -> list[dict[str, float]]:
+    """The rows of a small table of numbers, as `read_columns` has all its columns, `columns` among them."""
+    table = read_columns(path, finite=finite)
+    _check_columns(path, list(table), columns)
     return [
         dict(zip(table, row, strict=True)) for row in zip(*(v.tolist() for v in table.values()), strict=True)
     ]
@@ -246,6 +288,17 @@ def read_velocity(
     """The checkpoints of a velocity table, and one column of it a layer."""
     table = read_columns(path, ["layer", "previous_step", "step", column])
     layers = sorted({int(layer) for layer in table["layer"]})
-    first = table["layer"] == layers[0]
+    if not layers:
+        raise _no_table(path, "it has no rows")
+    of_layer = {layer: table["layer"] == layer for layer in layers}
+    first = of_layer[layers[0]]
     steps = np.array([table["previous_step"][first][0], *table["step"][first]], dtype=np.int64)
-    return steps, {layer: table[column][table["layer"] == layer] for layer in layers}
+    for rows in of_layer.values():
+        same = np.array_equal(table["step"][rows], steps[1:])
+        if (
+            not same
+            or not np.array_equal(table["previous_step"][rows], steps[:-1])
+            or (np.diff(steps) <= 0).any()
+        ):
+            raise _no_table(path, "each layer must have every step, once and in order")
+    return steps, {layer: table[column][rows] for layer, rows in of_layer.items()}

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidFile, quoted
 from topoflow.files import WORK_FOLDER as WORK_FOLDER
 from topoflow.files import check_no_link, locked, make_folder, open_regular, read_bytes, remove
 from topoflow.files import sha256_of_file as sha256_of_file
@@ -380,7 +380,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
             if numbers != sorted(set(numbers)):
                 raise ValueError(f"{key} must increase")
     except _MALFORMED as error:
-        raise ValueError(f"{path} must be a manifest of topoflow: {error!r}") from None
+        raise ValueError(f"{path} must be a manifest of topoflow: {quoted(str(error))}") from None
     return manifest, data
 
 

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from support import drawn_by_another_process
 
 from topoflow import layout
+from topoflow.errors import InvalidFile
 from topoflow.figures import style
 from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.of_comparison import pictures
@@ -395,8 +396,9 @@ def test_pictures_of_studies_of_all_shapes_repeat(
 def test_pictures_name_a_missing_table_and_a_missing_column(tmp_path: Path) -> None:
     folder, facts, members = lay_down(tmp_path, ["tiny"], NAMES[:2], [0], [4])
     write_table(folder / "map.csv", ["layer", "x"], [])
-    with pytest.raises(ValueError, match=r"map\.csv must have the columns .* and lacks model, objective"):
+    with pytest.raises(InvalidFile) as refused:
         pictures(folder, facts, members)
+    assert refused.value.path == folder / "map.csv"
     (folder / "map.csv").unlink()
     with pytest.raises(ValueError, match=r"map\.csv must have been made .* dvc repro"):
         pictures(folder, facts, members)

@@ -58,6 +58,12 @@ class Study:
         rows = layout.read_table(run.folder("results") / layout.SUMMARIES_FILE)
         steps, layers = (sorted({int(row[key]) for row in rows}) for key in ("step", "layer"))
         activations = {
+            "format": storage.ACTIVATIONS,
+            "steps": steps,
+            "layers": layers,
+            "n_prompts": params.prompts.n_prompts,
+            "prompts_sha256": "abcd",
+            **asdict(run),
             "sources": params.sources(run.model, run.objective),
             "study_seed": params.seed,
             "seed": run.seed,
@@ -74,6 +80,10 @@ class Study:
                 storage.write_file(work / name, storage.diagram_bytes([[BARS * [0, 1], BARS]]))
             made = {
                 "format": storage.DIAGRAMS,
+                **asdict(run),
+                "n_prompts": params.prompts.n_prompts,
+                "plan_sha256": "0" * 64,
+                "study_seed": params.seed,
                 "activations": storage.sha256_of_file(folder / storage.MANIFEST),
                 "steps": steps,
                 "layers": layers,

@@ -129,8 +129,9 @@ def _velocities(
         for key, numbers in facts["layers"].items()
         if numbers["h1_sampling_floor"] is not None
     }
-    loss = layout.read_table(results / layout.LOSS_FILE)
-    answers = layout.read_table(results / layout.BEHAVIOUR_FILE)  # empty where behaviour was not recorded
+    loss = layout.read_table(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
+    # empty where behaviour was not recorded
+    answers = layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity"])
     more = {
         "spreads": column("h1_velocity_std"),
         "bands": {layer: (low[layer], high[layer]) for layer in speeds},
@@ -158,12 +159,12 @@ def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
 
 def _controls(results: Path) -> dict[str, dict[str, Floats]]:
     """Of each summary, by kind of cloud, its values at the first step and the last, shape (n_layers, 2)."""
-    rows = layout.read_table(results / layout.CONTROLS_FILE)  # of each layer the first step, then the last
+    # of each layer the first step, then the last
+    kinds = ("recorded", "matched", "isotropic")
+    named = [f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds]
+    rows = layout.read_table(results / layout.CONTROLS_FILE, named)
     return {
-        name: {
-            kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2)
-            for kind in ("recorded", "matched", "isotropic")
-        }
+        name: {kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2) for kind in kinds}
         for name in layout.CONTROL_SUMMARIES
     }
 

@@ -6,7 +6,6 @@ is not there (a run, its diagrams, the comparison) is named in the report and do
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,14 @@ from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.figures.of_run import kept_pictures
 from topoflow.files import read_bytes
-from topoflow.finished import FinishedRun, check_findings, read_comparison, read_findings
+from topoflow.finished import (
+    FinishedRun,
+    check_findings,
+    check_manifest,
+    open_diagrams,
+    read_comparison,
+    read_findings,
+)
 from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
@@ -47,6 +53,7 @@ _RUN_PICTURES = {
 }
 _MOST_NAMED = 128  # checkpoints that are listed one by one
 _MAP, _CLASSIFICATION = "map.csv", "classification.csv"
+_MAP_COLUMNS = ("model", "objective", "seed", "layer", "step", "x", "y", "shown")
 _COMPARISON_PICTURES = {
     "velocity.png": "H1 velocities of all runs, a panel a layer.",
     "separation.png": "How far runs of different labels are apart, and runs of one label with different seeds.",
@@ -176,7 +183,7 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
     findings = read_findings(run)
     activations = _manifest(run.folder("activations"))
     try:
-        diagrams = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
+        diagrams = open_diagrams(run)
     except ValueError as error:
         missing.append(f"Pictures of the run {run}: {error}.")
         return _Found(run, findings, None, activations)
@@ -188,17 +195,20 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
         )
     else:
         diagrams.check_made_from(activations)
+        check_manifest(activations, "activations", layout.again(f"finetune@{run}"))
         FinishedRun(run, activations, diagrams, results, findings).check_parameters(params)
     return _Found(run, findings, diagrams, activations)
 
 
 def _manifest(folder: Path) -> storage.StoredSet | None:
     """A set of which the manifest alone is read."""
+    path = folder / storage.MANIFEST
     try:
-        data = read_bytes(folder / storage.MANIFEST)
+        data = read_bytes(path)
     except FileNotFoundError:
         return None
-    return storage.StoredSet(folder, json.loads(data), storage.sha256(data))
+    manifest = layout.read_json(path)
+    return storage.StoredSet(folder, manifest if isinstance(manifest, dict) else {}, storage.sha256(data))
 
 
 def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, Any] | None:
@@ -358,7 +368,8 @@ def _side_by_side(study: _Study) -> Iterator[str]:
     for name, caption in _COMPARISON_PICTURES.items():
         if (folder / name).exists():
             yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
-    if rows := _rows(folder / _CLASSIFICATION):
+    columns = ("label", "other", "accuracy", "chance", "p", "smallest_p")
+    if rows := _rows(folder / _CLASSIFICATION, columns):
         yield "<h3>Told apart on prompts left out</h3>"
         yield (
             "<p>Share of subsamples of unseen prompts whose label a classifier of their 41 summaries tells, at the "
@@ -378,15 +389,15 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         yield page.table(header, cells)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    return layout.read_rows(path) if path.exists() else []
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    return layout.read_rows(path, columns) if path.exists() else []
 
 
 def _paths(study: _Study) -> dict[int, tuple[float, dict[str, Any]]]:
     """Layer -> share of the variance shown, and of each run steps and coordinates, from map.csv."""
     found: dict[int, tuple[float, dict[str, list[list[float]]]]] = {}
     names = {str(one.run): _name(study, one.run) for one in study.runs}
-    for row in _rows(layout.COMPARISON_FOLDER / _MAP):
+    for row in _rows(layout.COMPARISON_FOLDER / _MAP, _MAP_COLUMNS):
         name = names.get(str(Run(row["model"], row["objective"], int(row["seed"]))))
         if name is not None:
             shown = float(row["shown"]) if row["shown"] else np.nan

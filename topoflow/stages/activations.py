@@ -110,7 +110,7 @@ def _record(
 
 def _checkpoints_of(run: Run) -> list[dict[str, Any]]:
     """Those that `prepare` wrote down of a run."""
-    lines = read_json_lines(layout.rows_file(run.objective))
+    lines = layout.read_checkpoints(run.objective)
     return [line for line in lines if (line["model"], line["seed"]) == (run.model, run.seed)]
 
 
@@ -118,9 +118,9 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
     """The model's description, the evaluation prompts, and what an activation set of them is made from."""
     from topoflow.recording.hidden_states import FINAL_NORM, POOLING
 
-    description = layout.read_json(layout.model_file(run.model))
+    description = layout.read_model(layout.model_file(run.model))
     read_json_lines(layout.rows_file(run.objective))  # or a message that says what to make
-    evaluation = read_json_lines(layout.PROMPTS_FILE)
+    evaluation = layout.read_prompts()
     made_from = {
         "format": storage.ACTIVATIONS,
         "model": run.model,

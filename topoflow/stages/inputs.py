@@ -6,7 +6,6 @@ from collections import Counter
 
 from topoflow import layout, storage
 from topoflow.config import Params
-from topoflow.layout import read_json_lines
 
 
 def model(params: Params, model: str) -> None:
@@ -39,7 +38,7 @@ def prepare(params: Params, objective: str) -> str:
         told = f"found {len(rows):,} checkpoints of {objective}"
     else:
         left_out: Counter[str] = Counter()
-        rows = training_rows(params, objective, read_json_lines(layout.PROMPTS_FILE), left_out)
+        rows = training_rows(params, objective, layout.read_prompts(), left_out)
         told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
     storage.write_file(layout.rows_file(objective), jsonl_bytes(rows))
     return told

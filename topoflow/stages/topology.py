@@ -15,6 +15,7 @@ from topoflow import layout, storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidFile
+from topoflow.finished import open_activations, open_diagrams
 from topoflow.layout import Run
 from topoflow.stages.provenance import code_sha256, versions
 
@@ -24,7 +25,7 @@ def diagrams(params: Params, run: Run) -> None:
     from topoflow.topology.persistence import choose_engine
     from topoflow.topology.point_clouds import is_constant, subsample_plan
 
-    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    activations = open_activations(run)
     activations.check_inputs(_inputs_now(run))
     topology, n_prompts = params.topology, activations.manifest["n_prompts"]
     plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
@@ -72,7 +73,7 @@ def _inputs_now(run: Run) -> dict[str, tuple[Path, str]]:
     if layout.PROMPTS_FILE.is_file():
         found["prompts_sha256"] = layout.PROMPTS_FILE, storage.sha256_of_file(layout.PROMPTS_FILE)
     if (path := layout.model_file(run.model)).is_file():
-        found["weights_sha256"] = path, str(layout.read_json(path)["sha256"])
+        found["weights_sha256"] = path, str(layout.read_model(path)["sha256"])
     return found
 
 
@@ -146,8 +147,7 @@ def trajectory(params: Params, run: Run) -> None:
     from topoflow.tables import write_trajectory
     from topoflow.topology.point_clouds import subsample_plan
 
-    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
-    stored = storage.open_set(run.folder("diagrams"), storage.DIAGRAMS)
+    activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)
     if (losses := activations.manifest.get("loss_sha256")) is None:
         path = activations.folder / storage.MANIFEST

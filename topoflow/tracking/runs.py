@@ -357,7 +357,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
             if findings[name] is not None:
                 yield f"trajectory/{name}/{layer}", findings[name], 0
     yield from _claim_metrics("claims", facts["claims"])
-    for row in layout.read_table(results / layout.BEHAVIOUR_FILE):
+    for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):
             yield f"behaviour/{name}", row[name], int(row["step"])
 
@@ -377,7 +377,7 @@ def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
     """
     known = "loss" in run.data.metrics
     there = {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} if known else set()
-    for row in layout.read_table(path):
+    for row in layout.read_table(path, ["step"], finite=False):
         step = int(row["step"])
         if step not in there:
             for name, value in loggable({name: it for name, it in row.items() if name != "step"}):

@@ -84,14 +84,14 @@ def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
         return Path(source.path)
     described = layout.model_file(run.model)
     if isinstance(source, EmbeddedModel) and described.is_file():
-        folder = models.embedded_folder(layout.read_json(described))
+        folder = models.embedded_folder(layout.read_model(described))
         return folder if folder.is_dir() else None
     if isinstance(source, HubModel):
         try:
             return models.download(source.id, source.revision, cached=True)
         except ValueError:
             return None
-    return models.locate(layout.read_json(described), source, params.seed) if described.is_file() else None
+    return models.locate(layout.read_model(described), source, params.seed) if described.is_file() else None
 
 
 def _tokenizer(place: dict[str, Any], trust: bool) -> Any:

@@ -1,0 +1,156 @@
+"""What each JSON file that topoflow reads must hold: one schema each, and the first problem named with its place.
+
+Pydantic is imported when the first file is read, for it takes a while. A file may hold more than its schema says: later
+versions add to it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from os import PathLike
+from typing import Any
+
+from topoflow.errors import InvalidFile, quoted
+
+# What a reader does with each of a layer's numbers; `describe_layer` writes more.
+_OF_A_LAYER = (
+    "concentration", "concentration_expected", "concentration_per_step", "peak_velocity", "straightness", "displacement"
+)  # fmt: skip
+_POOLED = (
+    "concentration", "concentration_expected", "concentration_per_step", "peak_step", "peak_difference", "settled",
+    "settled_expected",
+)  # fmt: skip
+
+
+def check(
+    kind: str, path: str | PathLike[str], value: Any, remedy: str = "make it again with: dvc repro"
+) -> Any:
+    """Refuse a value that is not what a JSON file of this kind holds.
+
+    Parameters
+    ----------
+    kind : str
+        "trajectory", "comparison", "activations", "diagrams", "model", "checkpoint" (a line) or "prompt" (a line).
+    path : path
+        The file, for the message.
+    value : object
+        What was read from it.
+    remedy : str
+
+    Returns
+    -------
+    object
+        `value` itself.
+
+    Raises
+    ------
+    InvalidFile
+        When it does not fit; the place of the first problem is named.
+
+    Examples
+    --------
+    >>> check("prompt", "data/prompts.jsonl", [{"role": "user"}])
+    Traceback (most recent call last):
+    topoflow.errors.InvalidFile: data/prompts.jsonl is not as topoflow writes it: ...
+    """
+    from pydantic import ValidationError
+
+    try:
+        _adapters()[kind].validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(
+            str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))
+        )
+        what = (
+            "it is missing" if first["type"] == "missing" else f"{first['msg']}, got {quoted(first['input'])}"
+        )
+        where = f"{quoted(place)[1:-1]}: " if place else ""
+        raise InvalidFile(path, f"is not as topoflow writes it: {where}{what}", remedy) from None
+    except RecursionError:
+        raise InvalidFile(path, "is nested too deep", remedy) from None
+    return value
+
+
+@cache
+def _adapters() -> dict[str, Any]:
+    from typing import Annotated, Literal
+
+    from pydantic import ConfigDict, Field, TypeAdapter, create_model
+
+    config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    def model(title: str, **fields: Any) -> Any:
+        """Fields by their types; one with None as its default may be missing."""
+        given = {key: of if isinstance(of, tuple) else (of, ...) for key, of in fields.items()}
+        make: Any = create_model  # whose types know no fields that are computed
+        return make(title, __config__=config, **given)
+
+    number: Any = Annotated[float, Field(allow_inf_nan=False)]
+    maybe: Any = number | None
+    whole: Any = Annotated[int, Field(ge=0, lt=2**53)]
+    maybe_whole: Any = whole | None
+    text: Any = Annotated[str, Field(max_length=10_000)]
+    sha256: Any = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    layer_name: Any = Annotated[str, Field(pattern="^layer_[0-9]{2,6}$")]
+
+    verdict = Literal["supported", "not supported", "cannot tell"]
+    words = dict.fromkeys(("claim", "statement", "statistic", "rule"), text)
+    claim: Any = model(
+        "Claim", **words, **dict.fromkeys(("value", "low", "high", "p"), maybe), verdict=verdict
+    )
+    layer: Any = model(
+        "Layer",
+        **{f"{h}_{name}": maybe for h in ("h0", "h1") for name in _OF_A_LAYER},
+        **{f"{h}_{name}": maybe_whole for h in ("h0", "h1") for name in ("peak_step", "stabilised_step")},
+        h1_sampling_floor=maybe,
+        h1_peak_over_sampling_floor=maybe,
+    )
+    pooled: Any = model("Pooled", **dict.fromkeys(_POOLED, maybe), __pydantic_extra__=dict[str, maybe])
+    order = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    level = Annotated[float, Field(gt=0, lt=1)]
+    files = dict[str, sha256]
+    layers = Annotated[dict[layer_name, layer], Field(min_length=1)]
+    claims = dict[text, claim]
+    trajectory = model(
+        "Trajectory", diagrams=sha256, order=order, level=level, layers=layers, pooled=pooled,
+        claims=claims, files=files,
+    )  # fmt: skip
+    comparison = model(
+        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims,
+        separated_since=dict[text, maybe_whole], files=files,
+    )  # fmt: skip
+
+    numbers = Annotated[list[whole], Field(min_length=1)]
+    cells = list[Annotated[list[whole], Field(min_length=2, max_length=2)]]
+    every = {
+        "format": text,
+        "model": text,
+        "objective": text,
+        "seed": whole,
+        "steps": numbers,
+        "layers": numbers,
+    }
+    every |= {"n_prompts": whole, "prompts_sha256": text, "versions": (dict[text, text], {})}
+    activations = model(
+        "Activations", **every, weights_sha256=(text | None, None), loss_sha256=(sha256 | None, None),
+        hidden_size=(whole | None, None), dtype=(text | None, None), device=(text | None, None),
+        compute_dtype=(text | None, None), autocast=(text | None, None),
+    )  # fmt: skip
+    diagrams = model(
+        "Diagrams", **every, activations=sha256, plan_sha256=sha256, n_subsamples=whole, subsample_size=whole,
+        study_seed=int, maxdim=whole, engine=text, complex=text, constant_cells=cells, not_finite=(cells, []),
+    )  # fmt: skip
+    described = model(
+        "Model", name=text, sha256=text, revision=text, source=text, files=(dict[text, text] | None, None),
+        hidden_size=whole, n_layers=whole,
+    )  # fmt: skip
+    checkpoint = model(
+        "Checkpoint", model=text, seed=whole, step=whole, name=text, kind=text, sha256=(text | None, None)
+    )
+    message: Any = model("Message", role=text, content=str)
+    kinds = {
+        "trajectory": trajectory, "comparison": comparison, "activations": activations, "diagrams": diagrams,
+        "model": described, "checkpoint": checkpoint, "prompt": Annotated[list[message], Field(min_length=1)],
+    }  # fmt: skip
+    return {name: TypeAdapter(kind) for name, kind in kinds.items()}
