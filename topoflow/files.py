@@ -62,8 +62,8 @@ def open_text(path: str | os.PathLike[str]) -> io.TextIOWrapper:
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """What a regular file holds as UTF-8 text, line ends made one kind; errors are those of `open_regular`."""
-    with open_regular(path) as file:
-        return io.TextIOWrapper(file, encoding="utf-8").read()
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8") as file:
+        return file.read()
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
