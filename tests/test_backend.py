@@ -236,7 +236,7 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
         assert not (study / "mlflow.db").exists()
         failed = typed("-P", "objective=helpful", "-P", "set=finetune.max_length=1")
         assert failed.returncode == 1
-        assert "max_length must leave at least one training row" in failed.stderr
+        assert "max_length must be enough for at least one training row" in failed.stderr
         assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]
     finally:
         mlflow.set_tracking_uri(before)
