@@ -504,7 +504,7 @@ class TestOverrides:
             ("{a: 1}", {"a": 1}),
             ("true", True),
             ("0.5", 0.5),
-            ("1e-3", "1e-3"),
+            ("1e-3", 0.001),
             ("", None),
             ("a=b", "a=b"),
             ('"3"', "3"),
@@ -642,3 +642,39 @@ def test_a_number_that_nothing_could_hold_is_refused_before_anything_is_computed
         section[path[-1]] = 10**15
         with pytest.raises(ValueError, match=path[-1]):
             parse_params(mapping)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("[010]", [10]),
+        ("[1:30]", ["1:30"]),
+        ("[no]", ["no"]),
+        ("{weight_decay: 1e-3}", {"weight_decay": 0.001}),
+        (".inf", float("inf")),
+        ("0o17", 15),
+        ("on", "on"),
+    ],
+)
+def test_yaml_means_to_topoflow_what_it_means_to_dvc(tmp_path, text, meant):
+    from dvc.utils.serialize import parse_yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_text(f"key: {text}\n")
+    assert read_mapping(path) == {"key": meant} == parse_yaml(path.read_text(), path)
+    assert apply_overrides({}, [f"key={text}"]) == {"key": meant}
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 1\nseed: 2\n", "a: {b: 1, b: 2}", "<<<<<<< ours\nseed: 1\n", "\x00\x01", "a: [" * 9000]
+)
+def test_yaml_that_dvc_refuses_is_refused_in_one_line_that_names_the_file(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        read_mapping(path)
+    assert str(path) in str(refused.value)
+    assert len(str(refused.value).replace(str(path), "")) < 300
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        apply_overrides({}, ["seed=" + "[" * 100_000])
+    assert len(str(refused.value)) < 400

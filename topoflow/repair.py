@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from topoflow import storage
+from topoflow.config import read_mapping
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.files import check_no_link, open_regular, read_text, remove
+from topoflow.files import check_no_link, open_regular, remove
 from topoflow.processes import call
 
 _ASIDE = ".damaged"  # added to the name of what is set aside, where it stands
@@ -85,13 +84,26 @@ def _out(folder: Path) -> tuple[Path, str, str]:
     for root in folder.parents:
         if not (root / "dvc.lock").is_file():
             continue
-        stages = (yaml.safe_load(read_text(root / "dvc.lock")) or {}).get("stages", {})
+        stages = _stages(root / "dvc.lock")
         path = folder.relative_to(root).as_posix()
         for name, stage in stages.items():
             for out in stage.get("outs", []):
                 if out["path"] == path and "md5" in out:
                     return root, name, out["md5"]
     raise InvalidArgument("folder", "an out of a stage in a dvc.lock", str(folder))
+
+
+def _stages(lock: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.lock, which may be half merged, cut off or binary."""
+    stages = read_mapping(lock).get("stages") or {}
+    try:
+        for stage in stages.values():
+            for out in stage.get("outs", []):
+                out["path"], out.get("md5")
+    except (AttributeError, KeyError, TypeError):
+        remedy = "restore it from git, then: dvc commit -f"
+        raise InvalidFile(lock, "is not as DVC writes it", remedy) from None
+    return dict(stages)
 
 
 def _damaged_objects(cache: Any, md5: str) -> list[Path]:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile, quoted, said
 from topoflow.files import read_text
 
 
@@ -25,22 +26,37 @@ def flat(prefix: str, value: Any) -> dict[str, Any]:
     return {key: inner for name in value for key, inner in flat(f"{prefix}.{name}", value[name]).items()}
 
 
+def read_yaml(text: str) -> Any:
+    """Text as YAML 1.2, by the parser that DVC uses: one params.yaml must not mean two things.
+
+    >>> read_yaml("{seeds: [010], at: [1:30], objectives: [no], weight_decay: 1e-3}")
+    {'seeds': [10], 'at': ['1:30'], 'objectives': ['no'], 'weight_decay': 0.001}
+    """
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The YAML mapping in a file, unchecked."""
     try:
-        mapping = yaml.safe_load(read_text(path))
+        mapping = read_yaml(read_text(path))
     except FileNotFoundError:
         raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
     except InvalidFile:  # a folder, a pipe: params.yaml may name the file
         raise
     except OSError as error:  # a name that is none
         raise InvalidFile(str(path)[:200], f"must be a file that can be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be YAML: {error}") from None
+    except (YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:  # all of them ruamel's
+        raise InvalidFile(path, f"must be YAML: {_problem(error)}") from None
     if not isinstance(mapping, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
     _check_size(mapping, path)
     return mapping
+
+
+def _problem(error: BaseException) -> str:
+    """What is wrong with YAML and in which line, without the text that ruamel quotes with it."""
+    mark = getattr(error, "problem_mark", None)
+    return said(getattr(error, "problem", None) or error) + (f" (line {mark.line + 1})" if mark else "")
 
 
 def _check_size(mapping: Any, path: str | Path) -> None:
@@ -67,11 +83,14 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
         path, equals, text = override.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise ValueError(f"set must be like finetune.max_steps=40, got {override!r}")
+            raise InvalidArgument("set", "like finetune.max_steps=40", override)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"set: the value of {path} must be YAML, got {text!r}") from None
+            value = read_yaml(text)
+        except (YAMLError, ValueError, LookupError, TypeError, RecursionError):
+            raise ValueError(
+                f"set: the value of {quoted(path)[1:-1]} must be YAML, got {quoted(text)}"
+            ) from None
+        _check_size(value, "set")
         section = changed
         for key in keys[:-1]:
             if not isinstance(section.get(key), dict):
@@ -92,7 +111,7 @@ def split_overrides(texts: Iterable[str]) -> list[str]:
         try:
             words = shlex.split(text)
         except ValueError:
-            raise ValueError(f"set must have each quote closed, got {text!r}") from None
+            raise ValueError(f"set must have each quote closed, got {quoted(text)}") from None
         begun = len(assignments)
         for word in words:
             last = assignments[-1] if len(assignments) > begun else ""

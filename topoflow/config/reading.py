@@ -118,7 +118,7 @@ def _option(options: Sequence[Any], value: Any) -> Any:
 def _convert_scalar(kind: type[Any], value: Any, where: str) -> Any:
     if kind is float and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-3 as text
+            return float(value)  # also of text, as a Python caller or another YAML may give it
         except (TypeError, ValueError, OverflowError):
             pass
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
