@@ -423,3 +423,10 @@ def test_a_browser_draws_the_charts_and_answers_the_pointer_without_an_error(stu
     attacked, console = shown("attacked.html")
     assert "<title>mine</title>" not in attacked
     assert "Content Security Policy" in console
+
+
+def test_a_floor_of_halves_that_are_smaller_than_subsamples_is_said_to_be_approximate() -> None:
+    from topoflow.tracking.note import floor_caveat
+
+    assert floor_caveat(320, 160) == []
+    assert "159" in floor_caveat(319, 160)[1]

@@ -29,7 +29,7 @@ from topoflow.finished import (
 from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
-from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, layer_cells
+from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, floor_caveat, layer_cells
 
 __all__ = ["report"]
 
@@ -442,6 +442,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_this = [
             line for line in caveats(made["constant_cells"], made.get("not_finite", ())) if line not in of_all
         ]
+        of_this += filter(None, floor_caveat(made["n_prompts"], made["subsample_size"]))
         parts += [f"<p>{prose(line)}</p>" for line in of_this]
         drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [

@@ -101,6 +101,7 @@ def write_note(
     ]
     lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
     lines += ["", *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ()))]
+    lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +116,17 @@ LAYER_COLUMNS = (
     "settled after step",
     "from first to last checkpoint",
 )
+
+
+def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
+    """What to mind of the unit "other prompts" where there are too few for two subsamples that share none."""
+    if n_prompts >= 2 * subsample_size:
+        return []
+    return [
+        "",
+        f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
+        f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
+    ]
 
 
 def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
