@@ -91,6 +91,7 @@ ORDER = [
         "config",
         "processes",
         "sender",
+        "pins",
         "scaffold",
         "compute",
     ),

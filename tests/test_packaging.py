@@ -23,7 +23,7 @@ from packaging.version import Version
 from support import REPOSITORY, call, small_params
 
 import topoflow
-from topoflow.scaffold import STUDY_FILES, study_texts
+from topoflow.pins import STUDY_FILES, requirements
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -65,7 +65,7 @@ def test_one_version_is_told_everywhere():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert PROJECT["version"] == topoflow.__version__ == citation["version"]
     assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
-    assert f"topoflow=={PROJECT['version']}\n" in study_texts()["requirements.txt"]
+    assert f"/topoflow-{PROJECT['version']}-" in requirements()[0]
 
 
 # --- built, installed without the sources, and used ---------------------------------------------
@@ -210,3 +210,32 @@ def test_another_version_in_requirements_is_refused_and_is_a_reason_to_compute_a
     assert "Running stage 'prompts'" in said.stdout
     assert said.returncode != 0
     assert f"requirements.txt says topoflow 9.9, and {topoflow.__version__} is installed" in said.stderr
+
+
+@pytest.mark.slow
+def test_a_clone_of_a_study_runs_through_the_environment_that_mlflow_makes_by_default(
+    built, study, tmp_path, model_cache
+):
+    """pip resolves every pin and installs the wheel that lies beside the study, from the clone alone.
+
+    The other packages are found installed, in the environment that runs the tests: that an index has them is not shown.
+    """
+    if not shutil.which("pyenv"):
+        pytest.skip("MLflow's default environment manager needs pyenv")
+    call(tmp_path, "git", "clone", "--quiet", str(study), "clone")
+    shutil.copy(study / "params.yaml", tmp_path / "clone")
+    (wheel,), (packed,) = built.glob("*.whl"), (tmp_path / "clone/wheels").glob("*.whl")
+    with (
+        zipfile.ZipFile(wheel) as ours,
+        zipfile.ZipFile(packed) as theirs,
+    ):  # what was installed, and nothing else
+        named = [{n: z.read(n) for n in z.namelist() if not n.endswith("/RECORD")} for z in (ours, theirs)]
+    assert named[0] == named[1]
+    sites = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    call(
+        tmp_path / "clone", sys.executable, "-m", "mlflow", "run", ".", "-P", "objective=helpful",
+        MLFLOW_ENV_ROOT=str(tmp_path / "envs"), PYTHONPATH=os.pathsep.join(sites), TOPOFLOW_CACHE=str(model_cache),
+    )  # fmt: skip
+    (home,) = (tmp_path / "envs").rglob("site-packages/topoflow")
+    assert (home / "study_template").is_dir()  # the wheel, and not the clone
+    assert (tmp_path / "clone/results/tiny/helpful/seed_0/trajectory.json").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ from support import REPOSITORY, call
 
 import topoflow
 from topoflow.cli import main
-from topoflow.scaffold import STUDY_FILES, check_version, lay_down, study_texts
+from topoflow.pins import STUDY_FILES
+from topoflow.scaffold import check_version, lay_down, study_texts
 
-WRITTEN = {*STUDY_FILES, "requirements.txt"}
+REFUSED = {*STUDY_FILES, "requirements.txt"}
+WRITTEN = {*REFUSED, "README.md"}
+PINS = "topoflow==1.2.3\n"
 
 
 def of_root(name: str) -> str:
@@ -24,7 +28,7 @@ def of_root(name: str) -> str:
 
 def test_stages_depend_on_requirements_in_place_of_code_and_are_else_those_of_the_repository():
     ours = yaml.safe_load(of_root("dvc.yaml"))["stages"]
-    theirs = yaml.safe_load(study_texts()["dvc.yaml"])["stages"]
+    theirs = yaml.safe_load(study_texts(PINS)["dvc.yaml"])["stages"]
     assert list(theirs) == list(ours)
     for name, stage in ours.items():
         deps = stage.pop("deps", [])
@@ -36,7 +40,7 @@ def test_stages_depend_on_requirements_in_place_of_code_and_are_else_those_of_th
 
 
 def test_the_other_files_name_nothing_that_only_a_clone_has():
-    texts = study_texts()
+    texts = study_texts(PINS)
     assert set(texts) == WRITTEN
     assert {name: texts[name] for name in ("MLproject", "params.yaml", ".dvcignore")} == {
         name: of_root(name) for name in ("MLproject", "params.yaml", ".dvcignore")
@@ -53,12 +57,40 @@ def test_a_new_folder_becomes_a_git_and_dvc_repository(tmp_path):
     folder = tmp_path / "deep" / "study"
     result = CliRunner().invoke(main, ["init", str(folder)])
     assert result.exit_code == 0, result.output
-    assert {path.name for path in folder.iterdir()} == WRITTEN | {".git", ".dvc"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN | {".git", ".dvc", "wheels"}
     assert call(folder, "git", "rev-parse", "--show-toplevel").stdout.strip() == str(folder.resolve())
     assert ".dvc/config" in call(folder, "git", "ls-files").stdout
     config = call(folder, sys.executable, "-m", "dvc", "config", "--list").stdout
     assert "core.analytics=False" in config
     assert "cache.type=['hardlink', 'copy']" in config
+
+
+def test_what_is_laid_down_is_the_first_commit_also_where_git_knows_nobody(tmp_path, monkeypatch):
+    for name in ("AUTHOR", "COMMITTER"):
+        for what in ("NAME", "EMAIL"):
+            monkeypatch.delenv(f"GIT_{name}_{what}", raising=False)
+    monkeypatch.delenv("EMAIL", raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    names, committed = lay_down(tmp_path / "study")
+    assert committed
+    assert set(names) <= set(call(tmp_path / "study", "git", "ls-files").stdout.split())
+    assert call(tmp_path / "study", "git", "status", "--porcelain").stdout == ""
+    assert call(tmp_path / "study", "git", "log", "--format=%an").stdout == "topoflow\n"
+
+
+def test_in_a_git_repository_that_was_there_nothing_is_committed_and_that_is_said(tmp_path):
+    call(tmp_path, "git", "init", "--quiet")
+    said = CliRunner().invoke(main, ["init", str(tmp_path / "study")])
+    assert "Nothing was committed" in said.output
+    assert call(tmp_path, "git", "rev-parse", "--verify", "HEAD", check=False).returncode
+
+
+def test_a_readme_that_is_there_stays(tmp_path):
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    names, _ = lay_down(tmp_path)
+    assert "README.md" not in names
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_folder_of_a_git_repository_becomes_a_dvc_repository_of_its_own(tmp_path):
@@ -71,7 +103,7 @@ def test_a_folder_of_a_git_repository_becomes_a_dvc_repository_of_its_own(tmp_pa
 def test_a_folder_of_a_dvc_repository_stays_in_it(tmp_path):
     lay_down(tmp_path / "outer")
     lay_down(tmp_path / "outer/inner")
-    assert {path.name for path in (tmp_path / "outer/inner").iterdir()} == WRITTEN
+    assert {path.name for path in (tmp_path / "outer/inner").iterdir()} == WRITTEN | {"wheels"}
 
 
 def test_without_git_dvc_is_told_to_do_without(tmp_path, monkeypatch):
@@ -81,7 +113,7 @@ def test_without_git_dvc_is_told_to_do_without(tmp_path, monkeypatch):
     assert not (tmp_path / "study/.git").exists()
 
 
-@pytest.mark.parametrize("name", sorted(WRITTEN))
+@pytest.mark.parametrize("name", sorted(REFUSED))
 def test_nothing_is_overwritten_and_then_nothing_is_written(tmp_path, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
     result = CliRunner().invoke(main, ["init", str(tmp_path)])
@@ -103,6 +135,10 @@ def test_a_file_is_no_folder(tmp_path):
         ("topoflow==9.9\n", True),
         ("# a remark\ntopoflow == 9.9 ; python_version > '3'\n", True),
         (f"topoflow=={topoflow.__version__}\n", False),
+        ("./wheels/topoflow-9.9-py3-none-any.whl\n", True),
+        (f"./wheels/topoflow-{topoflow.__version__}-py3-none-any.whl\n", False),
+        ("topoflow @ git+https://example.org/t.git@abc  # 9.9\n", True),
+        (f"topoflow @ git+https://example.org/t.git@abc  # {topoflow.__version__}\n", False),
         ("topoflow>=0.1\nnumpy==9.9\n", False),
         ("topoflow-extras==9.9\n", False),
         (None, False),

@@ -147,10 +147,13 @@ def _command(function: Callable[..., Any]) -> click.Command:
 def init(folder: Path) -> None:
     """Make FOLDER a study of your own: params.yaml, dvc.yaml and MLproject in a git and DVC repository.
 
-    Nothing is overwritten.
+    Nothing is overwritten. requirements.txt pins what runs now. A git repository that is made gets a first commit.
     """
-    for name in scaffold.lay_down(folder):
+    names, committed = scaffold.lay_down(folder)
+    for name in names:
         click.echo(f"wrote {folder / name}")
+    if not committed:
+        click.echo("Nothing was committed, since no git repository was made here.")
     click.echo(f"Next: cd {folder}; topoflow run --objective helpful")
 
 

@@ -2,8 +2,8 @@
 
 In a clone these files stand in its root, and setup.py copies them into the wheel: nothing stands twice. Three of them
 name what only a clone has. There the stages depend on topoflow's code, and the environment on its lock file; in a
-study of one's own both depend on requirements.txt, which pins topoflow. Another version there is a reason to compute
-again, and no other version computes (`check_version`).
+study of one's own both depend on requirements.txt, which pins topoflow and all that it needs (`topoflow.pins`). Another
+version there is a reason to compute again, and no other version of topoflow computes (`check_version`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,36 @@ from pathlib import Path
 
 from topoflow import __version__
 from topoflow.files import read_text
+from topoflow.pins import STUDY_FILES, TEMPLATE, requirements
 
-STUDY_FILES = ("MLproject", "dvc.yaml", "params.yaml", "python_env.yaml", ".gitignore", ".dvcignore")
 REQUIREMENTS = "requirements.txt"
-TEMPLATE = "study_template"  # a folder beside this module, in an installed topoflow
+README = "README.md"
 
-_REQUIREMENTS_TEXT = f"""\
-# What this study is computed with. Its stages (dvc.yaml) depend on this file: a change here is a reason to compute
-# again. topoflow refuses to compute under another version of itself than this one.
-topoflow=={__version__}
+_README_TEXT = """\
+# A study with topoflow
+
+This study follows the topology of a language model's hidden states through fine-tuning. `params.yaml` holds its
+choices, `dvc.yaml` its stages, and `requirements.txt` the exact versions that it is computed with.
+
+## Compute
+
+```sh
+pip install -r requirements.txt            # here, in a new environment of Python {python}
+topoflow run --objective helpful           # one objective, into one MLflow run
+dvc repro                                  # the whole study and its comparison; nothing is computed twice
+```
+
+`mlflow run . -P objective=helpful` makes the environment first; MLflow needs pyenv for that.
+
+## Read
+
+`mlflow ui` shows the runs, each with a note that says what may be claimed. `topoflow report` writes one page of all.
+Tables lie in `results/` and `comparison/`. Commit these and `dvc.lock`: they say what was computed from what.
+
+## Cite
+
+Cite topoflow {version}, and the paper whose protocol it implements: Malhotra et al., Tracking Representation Dynamics
+in Large Language Models with Persistent Homology, PMLR 334:211-245, 2026, <https://arxiv.org/abs/2606.19542>.
 """
 _DVC_HEADER = """\
 # text -> hidden states -> diagrams -> trajectory -> MLflow, per model, objective and seed; then a comparison.
@@ -32,11 +53,12 @@ _DVC_HEADER = """\
 """
 
 
-def lay_down(folder: Path) -> list[str]:
+def lay_down(folder: Path) -> tuple[list[str], bool]:
     """Make a folder a study: the files that DVC and MLflow read, in a git and DVC repository.
 
     A git repository that holds the folder is used, and so is a DVC repository; where there is none, one is made. Where
-    git is not installed, DVC is told to do without.
+    git is not installed, DVC is told to do without. A git repository that is made here gets a first commit; in one that
+    was there nothing is committed.
 
     Parameters
     ----------
@@ -46,33 +68,41 @@ def lay_down(folder: Path) -> list[str]:
     Returns
     -------
     list of str
-        The files written.
+        The files written. A README.md that is there stays as it is.
+    bool
+        Whether they are committed.
 
     Raises
     ------
     ValueError
-        When one of the files is there: nothing is overwritten, and then nothing is written.
+        When one of the other files is there: nothing is overwritten, and then nothing is written.
     """
     from topoflow.storage import write_file
 
-    texts = study_texts()
-    if taken := [name for name in texts if (folder / name).exists()]:
+    names = [*STUDY_FILES, REQUIREMENTS]
+    if taken := [name for name in names if (folder / name).exists()]:
         raise ValueError(
             f"folder must have none of the files of a study, and {folder} has {', '.join(taken)}"
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder must be a folder or not exist, and {folder} is a file")
+    pins, wheel = requirements()
+    files = {name: text.encode() for name, text in study_texts(pins).items()} | wheel
+    if (folder / README).exists():
+        del files[README]
     folder.mkdir(parents=True, exist_ok=True)
-    _make_repository(
-        folder.resolve()
-    )  # first: should it fail, none of the files is in the way of another try
-    for name, text in texts.items():
-        write_file(folder / name, text.encode())
-    return list(texts)
+    # first: should it fail, none of the files is in the way of another try
+    git = _make_repository(folder.resolve())
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_file(folder / name, content)
+    if git:
+        _commit(git, folder, list(files))
+    return list(files), git is not None
 
 
-def study_texts() -> dict[str, str]:
-    """The files of a study outside a clone, by name."""
+def study_texts(pins: str) -> dict[str, str]:
+    """The text files of a study outside a clone, by name; `pins` is what its requirements.txt holds."""
     home = Path(__file__).parent
     source = home / TEMPLATE if (home / TEMPLATE).is_dir() else home.parent
     texts = {name: (source / name).read_text(encoding="utf-8") for name in STUDY_FILES}
@@ -81,7 +111,8 @@ def study_texts() -> dict[str, str]:
         "dvc.yaml": _DVC_HEADER + _without_code(texts["dvc.yaml"][texts["dvc.yaml"].index("stages:") :]),
         "python_env.yaml": _environment(texts["python_env.yaml"]),
         ".gitignore": texts[".gitignore"].split("# of topoflow's own repository")[0],
-        REQUIREMENTS: _REQUIREMENTS_TEXT,
+        REQUIREMENTS: pins,
+        README: _README_TEXT.format(python=platform.python_version(), version=__version__),
     }
 
 
@@ -91,11 +122,13 @@ def check_version(folder: Path = Path()) -> None:
         text = read_text(folder / REQUIREMENTS)
     except OSError:  # a clone, or a study that pins nothing
         return
-    pinned = re.search(r"^topoflow *== *([^\s;#]+)", text, flags=re.MULTILINE)
+    from_where = r"topoflow *== *|\./wheels/topoflow-|topoflow @ \S+ +# "
+    pinned = re.search(rf"^(?:{from_where})([^\s;#-]+)", text, flags=re.MULTILINE)
     if pinned and pinned[1] != __version__:
         raise ValueError(
             f"{REQUIREMENTS} says topoflow {pinned[1]}, and {__version__} is installed: install that one with "
-            f"pip install -r {REQUIREMENTS}, or write topoflow=={__version__} there and compute anew with dvc repro"
+            f"pip install -r {REQUIREMENTS}, or take requirements.txt and wheels/ of a new "
+            "study (topoflow init) and compute anew with dvc repro"
         )
 
 
@@ -113,8 +146,11 @@ def _environment(python_env_yaml: str) -> str:
     return text.replace("  - -e .\n", "")
 
 
-def _make_repository(folder: Path) -> None:
-    """See to it that a folder is in a DVC repository, and that in a git repository where there is git."""
+def _make_repository(folder: Path) -> str | None:
+    """See to it that a folder is in a DVC repository, and that in a git repository where there is git.
+
+    Returns the git command if the git repository was made here.
+    """
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
@@ -123,7 +159,7 @@ def _make_repository(folder: Path) -> None:
     except NotDvcRepoError:
         pass
     else:
-        return
+        return None
     git = shutil.which("git")
     top = _git_root(git, folder) if git else None
     if git and top is None:
@@ -136,6 +172,29 @@ def _make_repository(folder: Path) -> None:
         config["core"].update(analytics=False, check_update=False)
         config["cache"]["type"] = ["hardlink", "copy"]
     repository.close()
+    return git if top is None else None
+
+
+def _commit(git: str, folder: Path, names: list[str]) -> None:
+    """Make the first commit, under a name of topoflow's own where git knows none."""
+    known = subprocess.run(  # noqa: S603 (no shell)
+        [git, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT"], cwd=folder, capture_output=True
+    )
+    identity = ["-c", "user.name=topoflow", "-c", "user.email=topoflow@localhost"] if known.returncode else []
+    # a wheel may be ignored by the user's own settings, and no one is there to type a signing key's password
+    for command in (
+        ["add", "--force", "--", *names, ".dvc/config", ".dvc/.gitignore"],
+        [
+            "-c",
+            "commit.gpgsign=false",
+            "commit",
+            "--quiet",
+            "--no-verify",
+            "--message",
+            "A study with topoflow",
+        ],
+    ):
+        subprocess.run([git, *identity, *command], cwd=folder, check=True)  # noqa: S603 (no shell)
 
 
 def _git_root(git: str, folder: Path) -> Path | None:
