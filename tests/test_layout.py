@@ -102,6 +102,9 @@ def test_columns_are_those_of_the_rows_and_only_those_asked_for_are_held(tmp_pat
     with pytest.raises(InvalidFile) as refused:
         read_columns(path, ["x", "z"])
     assert refused.value.path == path
+    with pytest.raises(InvalidFile) as refused:
+        read_columns(path, [f"summary_{n}" for n in range(100)])
+    assert len(refused.value.problem) < 200
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ def _no_table(path: Path, problem: object) -> InvalidFile:
 
 def _check_columns(path: Path, fields: Sequence[str], columns: Sequence[str]) -> None:
     if lost := [name for name in columns if name not in fields]:
-        raise _no_table(path, f"it lacks the columns {', '.join(lost)}")
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        raise _no_table(path, f"it lacks the columns {', '.join(lost[:4])}{more}")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
