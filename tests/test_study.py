@@ -27,6 +27,8 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(stages, "track", lambda *_: None)
     monkeypatch.setattr(study, "_reproduce", lambda _, *arguments: asked.append((Path.cwd(), arguments)))
+    monkeypatch.setattr(study, "_out_of_date", lambda _: [])
+    monkeypatch.setattr(stages, "writes_something_else", lambda *_: True)
     yield asked
     mlflow.set_tracking_uri(None)
 
@@ -36,13 +38,35 @@ def change_params(**sections):
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **sections}, sort_keys=False))
 
 
+def stages_of(run):
+    """What DVC is asked for when all inputs are there."""
+    return tuple(f"{stage}@{run}" for stage in ("finetune", "diagrams", "trajectory"))
+
+
 def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
     study.run("tiny", "mixed")
-    assert [arguments for _, arguments in asked] == [("trajectory@tiny-mixed-0",)]
+    assert [arguments for _, arguments in asked] == [stages_of("tiny-mixed-0")]
+
+
+def test_inputs_from_a_local_file_that_has_not_changed_are_left_as_they_are(asked, monkeypatch):
+    monkeypatch.setattr(stages, "writes_something_else", lambda *_: False)
+    study.run("mine", "blend")
+    assert [arguments for _, arguments in asked] == [stages_of("mine-blend-0")]
+
+
+def test_inputs_that_dvc_says_are_out_of_date_are_made_first(asked, monkeypatch):
+    said = iter([["model@tiny", "prompts"], ["prepare@helpful"], []])
+    monkeypatch.setattr(study, "_out_of_date", lambda _: next(said))
+    study.run("tiny", "helpful")
+    assert [arguments for _, arguments in asked] == [
+        ("model@tiny", "prompts"),
+        ("prepare@helpful",),
+        stages_of("tiny-helpful-0"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("model", "objective", "stages"),
+    ("model", "objective", "inputs"),
     [
         ("tiny", "rows", ["prepare@rows"]),
         ("tiny", "blend", ["prepare@blend"]),
@@ -51,14 +75,13 @@ def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
     ],
 )
 @pytest.mark.parametrize("listed", [True, False])
-def test_stages_that_read_a_local_file_are_run_each_time(asked, model, objective, stages, listed):
+def test_stages_that_read_a_local_file_are_run_when_it_has_changed(asked, model, objective, inputs, listed):
     if listed:
         change_params(models=[model], objectives=[objective])
     study.run(model, objective)
     assert [arguments for _, arguments in asked] == [
-        ("prompts",),
-        ("--force", "--single-item", *stages),
-        (f"trajectory@{model}-{objective}-0",),
+        *(("--force", stage) for stage in inputs),
+        stages_of(f"{model}-{objective}-0"),
     ]
     assert {folder == Path.cwd() for folder, _ in asked} == {listed}
 
@@ -79,7 +102,7 @@ def test_a_server_that_is_down_stops_a_run_at_once_in_one_line_without_its_passw
 def test_so_are_the_prompts_if_they_come_from_one(asked, source):
     change_params(prompts={**source, "n_prompts": 24})
     study.run("tiny", "helpful")
-    assert asked[1][1] == ("--force", "--single-item", "prompts")
+    assert asked[0][1] == ("--force", "prompts")
 
 
 def test_layers_may_be_chosen_that_models_of_the_study_lack_if_the_run_s_model_has_them(asked):

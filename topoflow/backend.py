@@ -260,7 +260,7 @@ class _Place:
     def _call(self, job: _Job, run_id: str) -> int:
         """Run the command in the project's folder as part of the MLflow run; returns its exit status."""
         from topoflow.processes import call
-        from topoflow.study import absolute_uri
+        from topoflow.tracking.store import absolute_uri
 
         environment = {
             **os.environ,

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 import shutil
 import socket
 import stat
@@ -107,6 +108,32 @@ def check_no_link(path: str | os.PathLike[str], study: Path = Path()) -> None:
                 "put a folder in its place; to keep large files on another disk, mount it there, or put the study "
                 "there, or DVC's cache: dvc cache dir --local FOLDER",
             )
+
+
+def check_place(path: Path) -> None:
+    r"""Refuse a place whose path MLflow cannot carry: a database or its artifacts would land in another folder.
+
+    MLflow reads a question mark and escapes such as %20 as parts of an address, and writes the path of a fresh store as
+    a Python string, which doubles a backslash and spells out what does not print.
+
+    >>> check_place(Path("/home/me/50% off, it's #1"))
+    >>> for name in ("my%20study", "what?", "two\nlines", "back\\slash"):
+    ...     try:
+    ...         check_place(Path("/home/me", name))
+    ...     except InvalidFile:
+    ...         print("refused")
+    refused
+    refused
+    refused
+    refused
+    """
+    text = str(path)
+    found = re.search(r"\?|%[0-9A-Fa-f]{2}", text)
+    if found or repr(text)[1:-1] != text:
+        what = found[0] if found else "a backslash, a line break or both kinds of quotes"
+        raise InvalidFile(
+            path, f"has {what} in its path, which MLflow does not keep", "give the folder another name"
+        )
 
 
 def make_folder(path: Path, study: Path = Path()) -> None:

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 from topoflow import __version__
-from topoflow.files import read_text
+from topoflow.files import check_place, read_text
 from topoflow.pins import STUDY_FILES, TEMPLATE, requirements
 
 REQUIREMENTS = "requirements.txt"
@@ -79,6 +79,7 @@ def lay_down(folder: Path) -> tuple[list[str], bool]:
     """
     from topoflow.storage import write_file
 
+    check_place(folder.absolute())
     names = [*STUDY_FILES, REQUIREMENTS]
     if taken := [name for name in names if (folder / name).exists()]:
         raise ValueError(
@@ -117,7 +118,11 @@ def study_texts(pins: str) -> dict[str, str]:
 
 
 def check_version(folder: Path = Path()) -> None:
-    """Refuse to compute what the study's requirements.txt says another version of topoflow computes."""
+    """Refuse to compute what the study's requirements.txt says another version of topoflow computes.
+
+    Nor is anything computed in a folder whose path MLflow cannot carry.
+    """
+    check_place(folder.absolute())
     try:
         text = read_text(folder / REQUIREMENTS)
     except OSError:  # a clone, or a study that pins nothing

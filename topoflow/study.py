@@ -14,7 +14,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from topoflow.config import (
     parse_params,
     read_mapping,
 )
-from topoflow.files import read_bytes
+from topoflow.files import locked, make_folder, read_bytes, remove
 from topoflow.layout import Run
 from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
@@ -57,25 +58,23 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     import mlflow
 
     from topoflow.tracking.live import whole_run
+    from topoflow.tracking.store import absolute_uri
 
     chosen, mapping = plan(model, objective, overrides, seed)
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
     if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
         folder = _folder_aside(chosen, mapping)
-    os.environ["MLFLOW_TRACKING_URI"] = absolute_uri(mlflow.get_tracking_uri())
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow.set_tracking_uri(absolute_uri(mlflow.get_tracking_uri()))  # and so for the stages
 
     with whole_run(str(chosen), folder) as run_id:
         home = Path.cwd()
         os.chdir(folder)
         try:
             params = load_params()
-            if local := _stages_that_read_local_files(params, chosen):
-                _reproduce(run_id, "prompts")  # which training rows are drawn apart from
-                _reproduce(run_id, "--force", "--single-item", *local)
-            _reproduce(run_id, f"trajectory@{chosen}")
-            stages.track(params, chosen, run_id)
+            with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, chosen, run_id):
+                _reproduce(run_id, *(f"{stage}@{chosen}" for stage in ("finetune", "diagrams", "trajectory")))
+                stages.track(params, chosen, run_id)
         finally:
             os.chdir(home)
     return run_id
@@ -245,36 +244,84 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
         if "path" in section:  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
     key = storage.sha256(storage.json_bytes(mapping))[:12]
-    folder = Path.cwd() / ".topoflow" / "studies" / f"{run}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
-    for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
-        if Path(name).exists():
-            storage.write_file(folder / name, read_bytes(name))
-    code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
-    if Path("topoflow").is_dir() and not code.exists():
-        code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)
-    _share_cache(folder)
-    return folder
+    folder = storage.WORK_FOLDER / "studies" / f"{run}-{key}"
+    with locked(folder.name, f"the folder of {run}"):
+        make_folder(folder)
+        storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
+        for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
+            if Path(name).exists():
+                storage.write_file(folder / name, read_bytes(name))
+        code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
+        if Path("topoflow").is_dir() and not code.exists():
+            code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)
+        _share_cache(folder)
+    return folder.absolute()
 
 
 def _share_cache(folder: Path) -> None:
     """Make `folder` a DVC repository of its own, whose cache is this one's: neither computes what the other has."""
-    config = folder / ".dvc" / "config.local"
-    if config.is_file():
+    settings = folder / ".dvc"
+    if (settings / "config.local").is_file():
         return
-    cache = _dvc("cache", "dir", cwd=Path.cwd(), capture_output=True, text=True).stdout.strip()
-    _dvc("init", "--no-scm", "--force", "--quiet", cwd=folder)
-    settings = "[core]\n    analytics = false\n    check_update = false\n"
-    settings += f'[cache]\n    type = "hardlink,copy"\n    dir = {Path(Path.cwd(), cache).resolve()}\n'
-    storage.write_file(config, settings.encode())
+    found = _dvc("cache", "dir", cwd=Path.cwd(), stdout=subprocess.PIPE, text=True).stdout.removesuffix("\n")
+    # as seen from there: DVC's config has no way to write each name that the folders above may have
+    cache = os.path.relpath(Path(Path.cwd(), found).resolve(), folder.resolve())
+    remove(settings)  # one that was not made to its end
+    _dvc("init", "--no-scm", "--quiet", cwd=folder)
+    for name, value in (
+        ("core.analytics", "false"),
+        ("core.check_update", "false"),
+        ("cache.type", "hardlink,copy"),
+    ):
+        _dvc("config", name, value, cwd=folder)
+    _dvc("cache", "dir", "--local", cache, cwd=folder)
+
+
+@contextmanager
+def _up_to_date_inputs(params: Params, run: Run, run_id: str) -> Iterator[None]:
+    """Make what a run reads and other runs may read or make as well, and keep it as it is for the length of the block.
+
+    DVC stops, and does not wait, at a stage whose outs another `dvc` makes or reads, also at one that is up to date. So
+    one run at a time makes inputs, none that another run is reading, and DVC is asked for single stages.
+    """
+    inputs = [f"model@{run.model}", "prompts", f"prepare@{run.objective}"]
+    with ExitStack() as kept:
+        with locked("inputs", "the inputs of the study"):
+            _make(run_id, inputs)
+            for stage in _stages_that_read_local_files(params, run):
+                if stages.writes_something_else(params, stage):
+                    _make_alone(run_id, [stage], "--force")
+                    _make(run_id, inputs)
+            for stage in inputs:
+                kept.enter_context(locked(stage, f"what {stage} makes", shared=True))
+        yield
+
+
+def _make(run_id: str, inputs: Sequence[str]) -> None:
+    """Run those of the stages that DVC would run."""
+    for _ in inputs:  # what one makes, the next may read
+        if not (outdated := _out_of_date(inputs)):
+            return
+        _make_alone(run_id, outdated)
+
+
+def _make_alone(run_id: str, inputs: Sequence[str], *options: str) -> None:
+    """Run stages when no other run reads what they make."""
+    with ExitStack() as alone:
+        for stage in inputs:
+            alone.enter_context(locked(stage, f"what {stage} makes"))
+        _reproduce(run_id, *options, *inputs)
+
+
+def _out_of_date(inputs: Sequence[str]) -> list[str]:
+    """Those of the stages that DVC would run."""
+    status = _dvc("--wait-for-lock", "status", "--json", *inputs, cwd=Path.cwd(), stdout=subprocess.PIPE)
+    found = json.loads(status.stdout)
+    return [stage for stage in inputs if stage in found]
 
 
 def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
-    """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml.
-
-    They take seconds and are run each time. What depends on them runs when they made something else.
-    """
+    """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml."""
 
     def is_local(source: ModelSource | ObjectiveSource) -> bool:
         if isinstance(source, MixedText):
@@ -290,11 +337,11 @@ def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
 
 
 def _reproduce(run_id: str, *arguments: str) -> None:
-    """Let `dvc repro` bring stages up to date, which log into the MLflow run."""
+    """Let `dvc repro` bring these stages alone up to date, in this order; they log into the MLflow run."""
     # the stages say `python`: it must be this one, whatever the shell's is
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id}
-    _dvc("--wait-for-lock", "repro", *arguments, cwd=Path.cwd(), env=environment)
+    _dvc("--wait-for-lock", "repro", "--single-item", *arguments, cwd=Path.cwd(), env=environment)
 
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
@@ -302,9 +349,3 @@ def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProc
     if result.returncode:
         raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
     return result
-
-
-def absolute_uri(uri: str) -> str:
-    """A tracking URI that means the same store in every folder."""
-    scheme = "sqlite:///"
-    return scheme + str(Path(uri.removeprefix(scheme)).resolve()) if uri.startswith(scheme) else uri

@@ -6,8 +6,11 @@ DVC decides when a stage runs (dvc.yaml); `topoflow.study` asks DVC for one obje
 """
 
 from topoflow.stages.activations import finetune
-from topoflow.stages.inputs import model, prepare, prompts
+from topoflow.stages.inputs import model, prepare, prompts, writes_something_else
 from topoflow.stages.reporting import compare, report, track
 from topoflow.stages.topology import diagrams, trajectory
 
-__all__ = ["compare", "diagrams", "finetune", "model", "prepare", "prompts", "report", "track", "trajectory"]
+__all__ = [
+    "compare", "diagrams", "finetune", "model", "prepare", "prompts", "report", "track", "trajectory",
+    "writes_something_else",
+]  # fmt: skip

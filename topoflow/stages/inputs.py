@@ -6,25 +6,56 @@ from collections import Counter
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.files import read_bytes
 
 
 def model(params: Params, model: str) -> None:
     """Find or build a model and write down exactly which weights it has: models/<model>.json."""
-    from topoflow.training.models import describe
-
-    source = params.model_source(model)
-    storage.write_file(layout.model_file(model), storage.json_bytes(describe(model, source, params.seed)))
+    storage.write_file(layout.model_file(model), _description(params, model))
 
 
 def prompts(params: Params) -> None:
     """Draw the evaluation prompts: data/prompts.jsonl, one list of messages a line."""
-    from topoflow.training.objectives import evaluation_prompts, jsonl_bytes
-
-    storage.write_file(layout.PROMPTS_FILE, jsonl_bytes(evaluation_prompts(params)))
+    storage.write_file(layout.PROMPTS_FILE, _prompts(params))
 
 
 def prepare(params: Params, objective: str) -> str:
     """Draw an objective's training rows, or list its checkpoints: data/<objective>.jsonl; says how many, in words."""
+    rows, told = _rows(params, objective)
+    storage.write_file(layout.rows_file(objective), rows)
+    return told
+
+
+def writes_something_else(params: Params, stage: str) -> bool:
+    """Whether an input stage, such as `prepare@helpful`, would write something else now than what is there.
+
+    Of a user's own file or folder, DVC knows the path in params.yaml alone.
+    """
+    kind, _, name = stage.partition("@")
+    match kind:
+        case "model":
+            path, data = layout.model_file(name), _description(params, name)
+        case "prompts":
+            path, data = layout.PROMPTS_FILE, _prompts(params)
+        case _:
+            path, (data, _) = layout.rows_file(name), _rows(params, name)
+    return read_bytes(path) != data
+
+
+def _description(params: Params, model: str) -> bytes:
+    from topoflow.training.models import describe
+
+    return storage.json_bytes(describe(model, params.model_source(model), params.seed))
+
+
+def _prompts(params: Params) -> bytes:
+    from topoflow.training.objectives import evaluation_prompts, jsonl_bytes
+
+    return jsonl_bytes(evaluation_prompts(params))
+
+
+def _rows(params: Params, objective: str) -> tuple[bytes, str]:
+    """What `prepare` writes, and what it says."""
     from topoflow.training.objectives import counted, jsonl_bytes, training_rows
 
     if source := params.checkpoints(objective):
@@ -40,5 +71,4 @@ def prepare(params: Params, objective: str) -> str:
         left_out: Counter[str] = Counter()
         rows = training_rows(params, objective, layout.read_prompts(), left_out)
         told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
-    storage.write_file(layout.rows_file(objective), jsonl_bytes(rows))
-    return told
+    return jsonl_bytes(rows), told

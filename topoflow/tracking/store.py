@@ -14,9 +14,10 @@ from json import JSONDecodeError
 from numbers import Real
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from topoflow.errors import NoAnswer
+from topoflow.files import check_place
 from topoflow.tracking.plugin import context_tags
 
 logger = logging.getLogger(__name__)
@@ -81,18 +82,39 @@ def open_store() -> None:
     """
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith(_SQLITE):
+    given = mlflow.get_tracking_uri()
+    if not given.startswith(_SQLITE):
         return
+    if (uri := absolute_uri(given)) != given:
+        mlflow.set_tracking_uri(uri)
     with _alone_with(uri):
         mlflow.search_experiments(max_results=1)
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking URI that means the same store in every folder, its path as it is on disk.
+
+    MLflow's own, of a study whose path has a space, is with escapes, and MLflow makes a folder of that name beside it.
+
+    Raises
+    ------
+    InvalidFile
+        When MLflow cannot be given the path: it reads an address now with escapes and now without them.
+    """
+    if not uri.startswith(_SQLITE):
+        return uri
+    path, mark, options = uri.removeprefix(_SQLITE).partition("?")
+    database = Path(unquote(path)).resolve()
+    check_place(database)
+    return f"{_SQLITE}{database}{mark}{options}"
 
 
 @contextmanager
 def _alone_with(uri: str) -> Iterator[None]:
     """Hold the folder of a SQLite store: itself, so that there is no file to be planted, emptied or left behind."""
     try:
-        folder = os.open(Path(uri.removeprefix(_SQLITE)).parent, os.O_RDONLY | os.O_DIRECTORY)
+        database = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+        folder = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # MLflow will say what it thinks of it
         yield
         return
@@ -119,7 +141,7 @@ def address() -> str:
 
     uri = mlflow.get_tracking_uri()
     if uri.startswith(_SQLITE):
-        return _SQLITE + str(Path(uri.removeprefix(_SQLITE)).resolve())
+        return absolute_uri(uri)
     return without_password(uri).partition("?")[0]
 
 
