@@ -179,7 +179,7 @@ def test_json_lines_are_not_split_at_line_ends_that_json_does_not_escape(tmp_pat
 
 def test_rows_that_were_not_prepared_are_asked_for(tmp_path):
     path = tmp_path / "helpful.jsonl"
-    with pytest.raises(
-        ValueError, match=f"^{path} must have been made by an earlier stage; make it with: dvc repro$"
-    ):
+    with pytest.raises(InvalidFile) as caught:
         read_json_lines(path)
+    assert caught.value.path == path
+    assert "dvc repro" in caught.value.remedy

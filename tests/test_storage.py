@@ -327,10 +327,10 @@ class TestSealAndOpen:
     def test_a_folder_without_a_manifest_is_no_set(self, tmp_path, there):
         if there:
             (tmp_path / "set").mkdir()
-        with pytest.raises(
-            ValueError, match=r"set must be a whole set with a manifest\.json, and it has none$"
-        ):
+        with pytest.raises(InvalidFile) as caught:
             open_set(tmp_path / "set", ACTIVATIONS)
+        assert caught.value.path == tmp_path / "set"
+        assert "dvc pull" in caught.value.remedy
 
     @pytest.mark.parametrize(
         "text",

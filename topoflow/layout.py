@@ -163,8 +163,10 @@ _AGAIN = "make it again with: dvc repro"
 _KEYS = ("layer", "step", "previous_step", "other_step")
 
 
-def _lacking(path: Path) -> ValueError:
-    return ValueError(f"{path} must have been made by an earlier stage; make it with: dvc repro")
+def _lacking(path: Path) -> InvalidFile:
+    # in a new clone or git worktree of a study, what git does not hold is in DVC's cache or remote
+    remedy = "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull"
+    return InvalidFile(path, "must have been made by an earlier stage", remedy)
 
 
 def _no_table(path: Path, problem: object) -> InvalidFile:

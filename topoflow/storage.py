@@ -363,7 +363,11 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
     try:
         data = read_bytes(path, MANIFEST_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder} must be a whole set with a {MANIFEST}, and it has none") from None
+        raise InvalidFile(
+            folder,
+            f"must be a whole set with a {MANIFEST}, and it has none",
+            "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull",
+        ) from None
     if len(data) > MANIFEST_LIMIT:
         raise ValueError(f"{path} must be a manifest of topoflow, of at most {MANIFEST_LIMIT} bytes")
     try:

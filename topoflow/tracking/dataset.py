@@ -27,7 +27,7 @@ from mlflow.data.dataset_source import DatasetSource
 from topoflow import storage
 from topoflow.errors import said
 from topoflow.files import read_bytes, read_text
-from topoflow.tracking.store import without_password
+from topoflow.tracking.store import lasting, without_password
 
 _SCHEME = "dvc+"
 
@@ -208,7 +208,7 @@ def dataset_of(
 ) -> ActivationsDataset:
     """The dataset of a set that has been opened, and so verified, already."""
     folder = stored.folder.resolve()
-    origin = ActivationsSource(folder.as_posix(), stored.sha256, md5_in_lock(folder))
+    origin = ActivationsSource(lasting(folder).as_posix(), stored.sha256, md5_in_lock(folder))
     return ActivationsDataset(stored.manifest, origin, name, digest)
 
 

@@ -178,7 +178,7 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     if not found.is_file() or storage.sha256_of_file(found) != tags["topoflow.diagrams"]:
         raise ValueError(
             f"run {run_id} ({run}) was made from the diagrams {tags['topoflow.diagrams'][:12]} in "
-            f"{root / run.folder('diagrams')}, and they are not there; bring them back with: dvc checkout"
+            f"{root / run.folder('diagrams')}, and they are not there; bring them back with: dvc repro, or dvc pull"
         )
     return run, root
 

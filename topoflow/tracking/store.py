@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from topoflow.errors import NoAnswer
 from topoflow.files import check_place
+from topoflow.processes import call
 from topoflow.tracking.plugin import context_tags
 
 logger = logging.getLogger(__name__)
@@ -88,7 +91,26 @@ def open_store() -> None:
     if (uri := absolute_uri(given)) != given:
         mlflow.set_tracking_uri(uri)
     with _alone_with(uri):
+        database = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+        if lasting(Path.cwd()) != Path.cwd() and not database.is_file():
+            # MLflow puts the files of a fresh store beside the process that makes it
+            code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.search_experiments(max_results=1)"
+            call([sys.executable, "-c", code, uri], cwd=database.parent, stdout=subprocess.DEVNULL)
         mlflow.search_experiments(max_results=1)
+
+
+def lasting(path: Path) -> Path:
+    """Where a path of the current study stands for good.
+
+    `dvc exp run --temp` and `--queue` compute in a copy of the study that DVC then deletes, and say in the environment
+    which study it is a copy of. There it is the same place in that study, everywhere else the path itself.
+    """
+    study = os.environ.get("DVC_ROOT")
+    if not study or "DVC_EXP_BASELINE_REV" not in os.environ:
+        return path
+    here, found = Path.cwd(), path.resolve()
+    copy = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), here)
+    return Path(study) / found.relative_to(copy) if found.is_relative_to(copy) else path
 
 
 def absolute_uri(uri: str) -> str:
@@ -104,7 +126,7 @@ def absolute_uri(uri: str) -> str:
     if not uri.startswith(_SQLITE):
         return uri
     path, mark, options = uri.removeprefix(_SQLITE).partition("?")
-    database = Path(unquote(path)).resolve()
+    database = lasting(Path(unquote(path)).resolve())
     check_place(database)
     return f"{_SQLITE}{database}{mark}{options}"
 
