@@ -165,8 +165,11 @@ _KEYS = ("layer", "step", "previous_step", "other_step")
 
 def _lacking(path: Path) -> InvalidFile:
     # in a new clone or git worktree of a study, what git does not hold is in DVC's cache or remote
-    remedy = "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull"
-    return InvalidFile(path, "must have been made by an earlier stage", remedy)
+    return InvalidFile(
+        path,
+        "must have been made by an earlier stage",
+        "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull",
+    )
 
 
 def _no_table(path: Path, problem: object) -> InvalidFile:
