@@ -293,7 +293,12 @@ def test_those_that_share_a_lock_do_not_wait_for_one_another(held):
 
 OPENS = r"(^|\.)open|\.(read|write)_(text|bytes)|shutil\.(copy\w*|move|rmtree)|memmap"
 MAY = {
-    "cli os.open": "/dev/null",
+    "cli open": "/dev/null",
+    "pins Path(str(path.locate())).read_bytes": "files of the installed topoflow",
+    "pins installed.read_text": "metadata of an installed distribution",
+    "pins shutil.copyfile": "of the clone that runs, into a new temporary folder",
+    "pins shutil.copytree": "of the clone that runs, into a new temporary folder",
+    "pins wheels[0].read_bytes": "what was just built, in a new temporary folder",
     "recording.behaviour np.memmap": "in a working folder, which is looked through first, or without a name",
     "report.page files('topoflow.report').joinpath(f'page.{kind}').read_text": "the package's own",
     "report.page Image.open": "from memory",

@@ -64,9 +64,11 @@ def main() -> None:
     """
     _make_all_printable()
     # no command asks anything, and no library may: a question would hang a stage that DVC runs
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    with (
+        suppress(OSError),
+        open(os.devnull) as nothing,
+    ):  # where no file can be opened, the command says so itself
+        os.dup2(nothing.fileno(), 0)
     if not sys.stderr.isatty():
         # every library's progress bars; read when tqdm is imported
         os.environ.setdefault("TQDM_DISABLE", "1")

@@ -142,8 +142,8 @@ def _adapters() -> dict[str, Any]:
         study_seed=int, maxdim=whole, engine=text, complex=text, constant_cells=cells, not_finite=(cells, []),
     )  # fmt: skip
     described = model(
-        "Model", name=text, sha256=text, revision=text, source=text, files=(dict[text, text] | None, None),
-        hidden_size=whole, n_layers=whole,
+        "Model", name=text, sha256=text, source=text, hidden_size=whole, n_layers=whole,
+        revision=(text | None, None), files=(dict[text, text] | None, None),
     )  # fmt: skip
     checkpoint = model(
         "Checkpoint", model=text, seed=whole, step=whole, name=text, kind=text, sha256=(text | None, None)

