@@ -10,7 +10,7 @@ import yaml
 from support import REPOSITORY, small_params
 
 from topoflow import config
-from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
+from topoflow.config import apply_overrides, load_params, parse_params, read_mapping, yaml_bytes
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
 
@@ -678,3 +678,16 @@ def test_yaml_that_dvc_refuses_is_refused_in_one_line_that_names_the_file(tmp_pa
     with pytest.raises(ValueError) as refused:  # noqa: PT011
         apply_overrides({}, ["seed=" + "[" * 100_000])
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["0o17", "1.e3", "1e-3", "010", "1:30", "no", "null", "~", "0x1F", ".inf", "1_000", "2001-01-01", "<<", "", "a: b",
+     "line\nbreak", "é", True, None, 1e-05, 3, [1, "0o2"], {"x": "0o1"}],
+)  # fmt: skip
+def test_a_mapping_that_is_written_for_a_run_aside_reads_back_as_it_was(tmp_path, value):
+    (tmp_path / "params.yaml").write_bytes(yaml_bytes({"b": value, "a": 1}))
+    read = read_mapping(tmp_path / "params.yaml")
+    assert read == {"b": value, "a": 1}
+    assert type(read["b"]) is type(value)
+    assert list(read) == ["b", "a"]

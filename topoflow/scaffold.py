@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 
 from topoflow import __version__
+from topoflow.errors import said
 from topoflow.files import check_place, read_text
 from topoflow.pins import STUDY_FILES, TEMPLATE, requirements
 
@@ -172,7 +173,7 @@ def _make_repository(folder: Path) -> str | None:
     try:
         repository = Repo.init(folder, no_scm=git is None, subdir=top not in (None, folder))
     except DvcException as error:
-        raise ValueError(f"folder must be one that DVC can use, and {folder} is not: {error}") from None
+        raise ValueError(f"folder must be one that DVC can use, and {folder} is not: {said(error)}") from None
     with repository.config.edit("repo") as config:  # as in topoflow's own repository
         config["core"].update(analytics=False, check_update=False)
         config["cache"]["type"] = ["hardlink", "copy"]

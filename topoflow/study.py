@@ -19,8 +19,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from topoflow import stages, storage
 from topoflow.config import (
     PARAMS_FILE,
@@ -35,6 +33,7 @@ from topoflow.config import (
     load_params,
     parse_params,
     read_mapping,
+    yaml_bytes,
 )
 from topoflow.files import locked, make_folder, read_bytes, remove
 from topoflow.layout import Run
@@ -247,7 +246,7 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     folder = storage.WORK_FOLDER / "studies" / f"{run}-{key}"
     with locked(folder.name, f"the folder of {run}"):
         make_folder(folder)
-        storage.write_file(folder / PARAMS_FILE, yaml.safe_dump(mapping, sort_keys=False).encode())
+        storage.write_file(folder / PARAMS_FILE, yaml_bytes(mapping))
         for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
             if Path(name).exists():
                 storage.write_file(folder / name, read_bytes(name))

@@ -18,7 +18,8 @@ import pytest
 from support import call
 
 from topoflow import storage
-from topoflow.tracking.dataset import ActivationsSource, from_activations
+from topoflow.errors import InvalidFile
+from topoflow.tracking.dataset import ActivationsSource, from_activations, md5_in_lock
 
 DVC = (sys.executable, "-m", "dvc")
 PLACE = "activations/tiny/helpful/seed_0"
@@ -261,3 +262,22 @@ def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, st
 def test_a_url_that_names_no_set_is_refused(repository, url, message):
     with pytest.raises(ValueError, match=message):
         from_activations(url.format(repository))
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        b"<<<<<<< HEAD\nstages: {}\n=======\nstages: {}\n>>>>>>> theirs\n",
+        b"\x00\xff\xfe",
+        b"[]",
+        b"stages: 3",
+        b"stages: {a: {outs: [{md5: 1}]}}",
+        b"stages: {a: 3}",
+    ],
+)
+def test_a_lock_that_is_half_merged_or_damaged_is_named(tmp_path, lock):
+    (tmp_path / "dvc.lock").write_bytes(lock)
+    with pytest.raises(InvalidFile) as caught:
+        md5_in_lock(tmp_path / "activations")
+    assert caught.value.path == tmp_path / "dvc.lock"
+    assert len(str(caught.value)) < 600

@@ -4,7 +4,7 @@ Each class is a section, each field a key. A key that is not a field is an error
 one, and so is a value of the wrong type; both before anything is computed.
 """
 
-from topoflow.config.mappings import apply_overrides, flat, read_mapping, split_overrides
+from topoflow.config.mappings import apply_overrides, flat, read_mapping, split_overrides, yaml_bytes
 from topoflow.config.reading import PARAMS_FILE, load_params, parse_params
 from topoflow.config.schedule import Schedule
 from topoflow.config.sections import (
@@ -81,4 +81,5 @@ __all__ = [
     "parse_params",
     "read_mapping",
     "split_overrides",
+    "yaml_bytes",
 ]

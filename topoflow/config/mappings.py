@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,22 @@ def read_yaml(text: str) -> Any:
     {'seeds': [10], 'at': ['1:30'], 'objectives': ['no'], 'weight_decay': 0.001}
     """
     return YAML(typ="safe", pure=True).load(text)
+
+
+def yaml_bytes(mapping: Mapping[str, Any]) -> bytes:
+    """A mapping as YAML 1.2 that `read_yaml`, and so DVC, reads back as it was.
+
+    PyYAML leaves text unquoted that YAML 1.1 takes for text and YAML 1.2 for a number.
+
+    >>> yaml_bytes({"path": "0o17", "rate": 1e-05})
+    b"path: '0o17'\\nrate: 1e-05\\n"
+    """
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.BytesIO()
+    writer.dump(mapping, text)
+    return text.getvalue()
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
-from topoflow.errors import said
+from topoflow.errors import InvalidFile, said
 from topoflow.files import read_bytes, read_text
 from topoflow.tracking.store import lasting, without_password
 
@@ -218,12 +218,20 @@ def md5_in_lock(folder: Path) -> str | None:
 
     for root in folder.parents:
         if (root / "dvc.lock").is_file():
+            lock = root / "dvc.lock"
             safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast
-            locked = safe(read_text(root / "dvc.lock")).get_single_data()
-            stages = locked.get("stages", {})
-            outs = [out for stage in stages.values() for out in stage.get("outs", [])]
             path = folder.relative_to(root).as_posix()
-            return next((str(out["md5"]) for out in outs if out["path"] == path and "md5" in out), None)
+            try:
+                locked = safe(read_text(lock)).get_single_data()
+                stages = {} if locked is None else locked.get("stages", {})
+                outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+                return next((str(out["md5"]) for out in outs if out["path"] == path and "md5" in out), None)
+            except (yaml.YAMLError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+                raise InvalidFile(
+                    lock,
+                    f"is not as DVC writes it ({said(error)})",
+                    "restore it from git, or end the merge in it",
+                ) from None
     return None
 
 
