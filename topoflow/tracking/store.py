@@ -76,7 +76,7 @@ def answering() -> Iterator[None]:
 def open_store() -> None:
     """Set up a fresh SQLite store's tables, one process at a time: several at once would break it.
 
-    A server does so for itself.
+    A server does so for itself. In a temporary copy of a study, see `lasting`, the store is that of the study.
 
     Raises
     ------
@@ -86,17 +86,31 @@ def open_store() -> None:
     import mlflow
 
     given = mlflow.get_tracking_uri()
-    if not given.startswith(_SQLITE):
-        return
-    if (uri := absolute_uri(given)) != given:
+    uri = absolute_uri(given)
+    if uri != given:
         mlflow.set_tracking_uri(uri)
-    with _alone_with(uri):
-        database = Path(uri.removeprefix(_SQLITE).partition("?")[0])
-        if lasting(Path.cwd()) != Path.cwd() and not database.is_file():
-            # MLflow puts the files of a fresh store beside the process that makes it
-            code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.search_experiments(max_results=1)"
-            call([sys.executable, "-c", code, uri], cwd=database.parent, stdout=subprocess.DEVNULL)
-        mlflow.search_experiments(max_results=1)
+    if uri.startswith(_SQLITE):
+        with _alone_with(uri):
+            _make_where_it_lasts(uri)
+            mlflow.search_experiments(max_results=1)
+
+
+def _make_where_it_lasts(uri: str) -> None:
+    """Make a fresh store and a new experiment in the study, and not in the copy of it in which this process runs.
+
+    MLflow puts the files of both beside the process that makes them, for good.
+    """
+    import mlflow
+
+    here = Path.cwd()
+    if (study := lasting(here)) == here:
+        return
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
+    if not Path(uri.removeprefix(_SQLITE).partition("?")[0]).is_file() or not mlflow.get_experiment_by_name(
+        name
+    ):
+        code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment(sys.argv[2])"
+        call([sys.executable, "-c", code, uri, name], cwd=study, stdout=subprocess.DEVNULL)
 
 
 def lasting(path: Path) -> Path:
@@ -123,6 +137,10 @@ def absolute_uri(uri: str) -> str:
     InvalidFile
         When MLflow cannot be given the path: it reads an address now with escapes and now without them.
     """
+    if uri != "databricks" and (parts := urlsplit(uri)).scheme in ("", "file") and not parts.netloc:
+        return lasting(
+            Path(unquote(parts.path)).resolve()
+        ).as_uri()  # a store of files, where MLflow allows it
     if not uri.startswith(_SQLITE):
         return uri
     path, mark, options = uri.removeprefix(_SQLITE).partition("?")
@@ -161,10 +179,8 @@ def address() -> str:
     """Where MLflow tracks to, the same from every folder and without user name and password."""
     import mlflow
 
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith(_SQLITE):
-        return absolute_uri(uri)
-    return without_password(uri).partition("?")[0]
+    uri = absolute_uri(mlflow.get_tracking_uri())
+    return uri if uri.startswith(_SQLITE) else without_password(uri).partition("?")[0]
 
 
 def without_password(uri: str) -> str:

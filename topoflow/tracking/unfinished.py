@@ -22,7 +22,7 @@ from typing import Any, Literal
 from topoflow.errors import printable
 from topoflow.files import make_folder
 from topoflow.storage import WORK_FOLDER, sha256
-from topoflow.tracking.store import address, answering, as_tags, experiments, tagged
+from topoflow.tracking.store import address, answering, as_tags, experiments, lasting, tagged
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Note:
     """
 
     def __init__(self, folder: Path = Path()) -> None:
-        key = uuid.uuid4().hex
+        key, folder = uuid.uuid4().hex, lasting(folder)
         self.tags = {KEY_TAG: key}
         self._file: int | None = None
         self._facts: dict[str, Any] = {"key": key, "store": _store()}
@@ -91,6 +91,7 @@ def end_unfinished(folder: Path = Path()) -> None:
 
     Without notes this costs nothing. MLflow that does not answer is a warning: the notes stay for the next time.
     """
+    folder = lasting(folder)
     found = [
         (path, opened) for path in sorted((folder / _FOLDER).glob("*.json")) if (opened := _opened(path))
     ]
