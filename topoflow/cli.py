@@ -228,7 +228,7 @@ def record(
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Follow a training that has been by its checkpoints, end to end, into one MLflow run.
+    """Follow a finished training by its checkpoints, end to end, into one MLflow run.
 
     Nothing is trained: hidden states are recorded from each checkpoint, and the rest is as in `run`. To keep them in
     a study, write them under `objective` in params.yaml (source: checkpoints, or revisions).

@@ -86,7 +86,7 @@ def record(
     overrides: Sequence[str] = (),
     seed: int | None = None,
 ) -> str:
-    """Do what `run` does with the checkpoints of a training that has been; returns the MLflow run's id.
+    """Do what `run` does with the checkpoints of a finished training; returns the MLflow run's id.
 
     Arguments and errors are those of `plan_record`, by which everything is checked first.
     """

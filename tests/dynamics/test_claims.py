@@ -11,6 +11,7 @@ from topoflow.dynamics.velocity import stabilised_at
 EVEN = range(13)
 EARLY = [7.0, 6.0, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 DENSE_EARLY = [0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256]
+PARAMS = [*range(9), 16, 24, 32, 40, 48]  # the schedule of params.yaml
 
 
 class TestEarlyTest:
@@ -44,6 +45,20 @@ class TestEarlyTest:
 
     def test_a_run_at_rest_is_missing(self):
         assert math.isnan(early_test(np.zeros(12), EVEN).p_value)
+
+    @pytest.mark.parametrize(("steps", "n_early", "least"), [(EVEN, 4, 3), (PARAMS, 9, 6)])
+    def test_how_much_of_the_first_third_a_burst_must_fill_depends_on_the_schedule(
+        self, steps, n_early, least
+    ):
+        def p_of(filled):
+            velocity = np.ones(len(steps) - 1)
+            velocity[:filled] = 100
+            return early_test(velocity, steps).p_value
+
+        # README.md and docs/concepts/nulls.md name these numbers
+        assert [filled for filled in range(2, n_early + 1) if p_of(filled) <= 0.05] == [
+            *range(least, n_early + 1)
+        ]
 
 
 class TestTransienceTest:
