@@ -40,6 +40,8 @@ def finish(params: Params, run: Run) -> None:
             cloud = cloud + rng.normal(size=cloud.shape) / (1 + step)
             names.append(f"{storage.cell_name(step, layer)}.npy")
             storage.write_file(folder / names[-1], storage.array_bytes(cloud.astype(np.float32)))
+    losses = run.folder("results") / layout.LOSS_FILE
+    layout.write_table(losses, ["step", "loss"], [[step, 1 / step] for step in range(1, 5)])
     manifest = {
         "format": storage.ACTIVATIONS,
         "model": run.model,
@@ -48,6 +50,7 @@ def finish(params: Params, run: Run) -> None:
         "study_seed": params.seed,
         "sources": params.sources(run.model, run.objective),
         "weights_sha256": "00ff",
+        "loss_sha256": storage.sha256_of_file(losses),
         "prompts_sha256": "abcd",
         "n_prompts": len(cloud),
         "hidden_size": 8,
@@ -59,8 +62,6 @@ def finish(params: Params, run: Run) -> None:
         "versions": {"torch": "1.2.3"},
     }
     storage.seal(folder, manifest, names)
-    losses = [[step, 1 / step] for step in range(1, 5)]
-    layout.write_table(run.folder("results") / layout.LOSS_FILE, ["step", "loss"], losses)
     stages.diagrams(params, run)
     stages.trajectory(params, run)
 
