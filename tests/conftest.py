@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 # begun by a shell's `&`, pytest ignores Ctrl-C, and so would all processes that tests begin and send one
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# likewise a hangup, under nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
