@@ -21,6 +21,7 @@ rows = [{"prompt": row["prompt"], "completion": row["completion"]} for row in lo
 callback = topoflow.TopologyCallback(
     prompts=[row["prompt"] for row in load_samples("prompts")[:200]],
     layers=2,
+    schedule=topoflow.Schedule(every=4),
     topology=True,
     stop_when_stable=4,  # end early, once four checkpoints in a row moved by less than other prompts would have
 )

@@ -12,7 +12,7 @@ from support import REPOSITORY, small_params
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping, yaml_bytes
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile
 
 MINIMAL = {
     "models": ["tiny"],
@@ -369,6 +369,18 @@ class TestRanges:
             "recording.schedule.steps must be at most finetune.max_steps (47), got [3, 48]",
         )
 
+    def test_triplets_fit_into_the_training(self):
+        mapping = with_value("recording.schedule", {"twins": 13, "triplets": True})
+        assert parse_params(with_value("finetune.max_steps", 2, mapping)).recording.schedule.triplets
+        with pytest.raises(InvalidArgument) as caught:
+            parse_params(with_value("finetune.max_steps", 1, mapping))
+        assert caught.value.name == "recording.schedule.triplets"
+
+    def test_manifests_from_before_there_were_twins_are_still_of_a_schedule_without(self):
+        old = {"every": 8, "dense_until": 8, "dense_every": 1, "steps": (), "log": False}
+        assert parse_params(with_value("recording.schedule", old)).recorded()["schedule"] == old
+        assert parse_params(MINIMAL).recorded()["schedule"]["twins"] == 13
+
     def test_a_subsample_has_at_most_as_many_points_as_there_are_prompts(self):
         exact = with_value("prompts.n_prompts", 160)
         assert parse_params(exact).topology.subsample_size == 160
@@ -441,6 +453,8 @@ class TestNames:
         import torch
         from transformers import SchedulerType, TrainingArguments, get_scheduler
 
+        from topoflow.training.sft import learning_rates
+
         def needs_nothing_else(name):
             optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
             try:
@@ -451,6 +465,12 @@ class TestNames:
 
         names = [kind.value for kind in SchedulerType if needs_nothing_else(kind.value)]
         assert sorted(names) == sorted(config.LR_SCHEDULER_TYPES)
+        for name in names:  # and the rates of all are known beforehand
+            assert len(learning_rates(config.Finetune(max_steps=9, lr_scheduler_type=name))) == 9
+        further = {"lr_scheduler_kwargs": {"num_cycle": 2}}
+        with pytest.raises(InvalidArgument) as caught:
+            learning_rates(config.Finetune(sft_config=further))
+        assert caught.value.name == "finetune.sft_config.lr_scheduler_kwargs"
         refused(
             with_value("finetune.lr_scheduler_type", "cosinus"),
             f"finetune.lr_scheduler_type must be one of {', '.join(sorted(names))}, got 'cosinus'",

@@ -1,12 +1,15 @@
 """When checkpoints are due."""
 
 import dataclasses
+import math
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topoflow.config.schedule import Schedule
+from topoflow.errors import InvalidArgument
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=200)
 
@@ -27,20 +30,19 @@ def test_checkpoints_increase_from_the_first_step_to_the_last_and_are_what_is_du
     assert checkpoints[0] == 0
     assert checkpoints[-1] == max_steps
     assert list(checkpoints) == sorted(set(checkpoints))
-    # all that is due, nothing else but the last
-    assert set(checkpoints) == {s for s in range(max_steps + 1) if schedule.is_due(s)} | {max_steps}
 
 
 @reproducible
-@given(schedule=schedules, step=st.integers(0, 150))
-def test_a_step_is_due_when_one_of_the_rules_says_so(schedule, step):
+@given(schedule=schedules, max_steps=st.integers(0, 150))
+def test_a_step_is_a_checkpoint_when_one_of_the_rules_says_so(schedule, max_steps):
     expected = {0, *schedule.steps}
     if schedule.every:
         expected |= set(range(0, 151, schedule.every))
     expected |= set(range(0, schedule.dense_until + 1, schedule.dense_every))
     if schedule.log:
         expected |= {1, 2, 4, 8, 16, 32, 64, 128}
-    assert schedule.is_due(step) == (step in expected)
+    expected = {step for step in expected if step < max_steps} | {max_steps}
+    assert schedule.checkpoints(max_steps) == tuple(sorted(expected))
 
 
 @reproducible
@@ -67,6 +69,8 @@ def test_the_dense_part_ends_with_the_step_it_names():
     ("field", "value", "message"),
     [
         ("every", -1, "every must be at least 0, got -1"),
+        ("twins", -1, "twins must be at least 0, got -1"),
+        ("clock", "loss", "clock must be one of learning_rate, steps, got 'loss'"),
         ("dense_until", -2, "dense_until must be at least 0, got -2"),
         ("dense_every", 0, "dense_every must be at least 1, got 0"),
         ("steps", (4, -1), r"steps must be optimiser steps, 0 or later, got \[4, -1\]"),
@@ -80,3 +84,79 @@ def test_a_value_out_of_range_is_refused_by_name(field, value, message):
 def test_a_schedule_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Schedule().every = 3  # type: ignore[misc]
+
+
+# --- twins --------------------------------------------------------------------------------------
+
+RATES = {
+    "constant": [0.002] * 48,
+    "linear": [0.002 * (1 - step / 48) for step in range(48)],
+    "cosine": [0.001 * (1 + math.cos(math.pi * step / 48)) for step in range(48)],
+    "warm-up": [0.002 * min(step / 6, (48 - step) / 42) for step in range(48)],
+}
+
+twins = st.builds(Schedule, twins=st.integers(2, 20), triplets=st.booleans())
+some_rates = st.lists(st.floats(0, 1e-2), max_size=150)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_anchors_are_even_in_the_sum_of_the_rates_to_within_one_step(name):
+    rates = RATES[name]
+    elapsed = [0.0, *accumulate(rates)]
+    anchors = Schedule(twins=9).anchors(48, rates)
+    assert (len(anchors), anchors[0], anchors[-1]) == (9, 0, 47)
+    for k, anchor in enumerate(anchors):
+        assert elapsed[anchor] == pytest.approx(elapsed[47] * k / 8, abs=max(rates))
+
+
+def test_a_decaying_rate_puts_anchors_early_and_the_clock_of_steps_does_not():
+    early = [sum(anchor <= 16 for anchor in Schedule(twins=13).anchors(48, RATES[name])) for name in RATES]
+    assert early == [5, 7, 8, 6]
+    for rates in RATES.values():
+        by_steps = Schedule(twins=13, clock="steps").checkpoints(48, rates)
+        assert (
+            by_steps == Schedule(twins=13).checkpoints(48) == Schedule(twins=13).checkpoints(48, [3e-5] * 48)
+        )
+    assert Schedule(twins=13).checkpoints(48, [0.0] * 48) == by_steps  # a rate of zero says nothing of time
+
+
+@reproducible
+@given(schedule=twins, rates=some_rates)
+def test_anchors_stand_apart_with_all_their_twins_and_are_as_many_as_fit(schedule, rates):
+    together = 3 if schedule.triplets else 2
+    anchors, checkpoints = schedule.anchors(len(rates), rates), schedule.checkpoints(len(rates), rates)
+    assert list(checkpoints) == sorted({0, len(rates), *(a + i for a in anchors for i in range(together))})
+    assert all(later - earlier >= together for earlier, later in pairwise(anchors))
+    assert len(anchors) == min(schedule.twins, (len(rates) + 1) // together)
+    assert len(anchors) == len(schedule.anchors(len(rates)))  # without the rates their number is known
+    if len(anchors) > 1:
+        assert (anchors[0], anchors[-1]) == (0, len(rates) + 1 - together)
+        assert len(checkpoints) == together * len(anchors)
+
+
+def test_a_training_too_short_for_its_twins_has_as_many_as_fit():
+    assert Schedule(twins=13).checkpoints(5) == (0, 1, 2, 3, 4, 5)
+    assert Schedule(twins=13).checkpoints(4) == (0, 1, 3, 4)
+    assert Schedule(twins=13, triplets=True).checkpoints(6) == (0, 1, 2, 4, 5, 6)
+    assert Schedule(twins=13).checkpoints(1) == (0, 1)
+    assert Schedule(twins=13, triplets=True).anchors(1) == Schedule(twins=13).anchors(0) == ()
+
+
+def test_twins_stand_beside_what_the_other_fields_record():
+    assert Schedule(every=5, twins=2, clock="steps").checkpoints(12) == (0, 1, 5, 10, 11, 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("twins", lambda: Schedule(twins=1)),
+        ("triplets", lambda: Schedule(every=8, triplets=True)),
+        ("learning_rates", lambda: Schedule(twins=3).checkpoints(9, [0.1] * 8)),
+        ("learning_rates", lambda: Schedule(twins=2).checkpoints(3, [0.1, math.nan, 0.1])),
+        ("learning_rates", lambda: Schedule(twins=3).checkpoints(9, [-0.1] * 9)),
+    ],
+)
+def test_twins_that_cannot_be_are_refused_by_name(name, given):
+    with pytest.raises(InvalidArgument) as caught:
+        given()
+    assert caught.value.name == name

@@ -80,6 +80,9 @@ def test_the_activation_set_holds_every_cell_and_says_what_it_is(study):
     assert (stored.manifest["study_seed"], stored.manifest["seed"]) == (params.seed, 0)
     computed = [stored.manifest[key] for key in ("device", "compute_dtype", "autocast")]
     assert computed == ["cpu", "float32", None]
+    losses = layout.read_table(folder / "results/tiny/helpful/seed_0/loss.csv")
+    assert stored.manifest["learning_rates"] == [row["learning_rate"] for row in losses]
+    assert stored.manifest["learning_rates"][-1] > 0
     divergences = [stored.divergences(step) for step in stored.steps]
     assert all(d.shape == (2, 24) for d in divergences)
     assert not divergences[0].any()

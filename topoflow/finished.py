@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class FinishedRun:
             "study_seed": params.seed,
             "seed": self.run.seed,
             "finetune": params.training(self.run.objective),
-            "recording": asdict(params.recording),
+            "recording": params.recorded(),
             "n_subsamples": topology.n_subsamples,
             "subsample_size": topology.subsample_size,
             "maxdim": topology.maxdim,

@@ -131,6 +131,7 @@ def count(
     steps: Sequence[int] | None = None,
     adapters: bool = False,
     cell_bytes: float | None = None,
+    learning_rates: Sequence[float] | None = None,
 ) -> Counts:
     """Count what a run does.
 
@@ -145,6 +146,8 @@ def count(
         Whether these are adapters of one model, and not models each.
     cell_bytes : float, optional
         Of a cell's file of diagrams; without it, what language models' states usually leave.
+    learning_rates : sequence of float, optional
+        Those of the training's optimiser steps, as `Schedule.checkpoints` takes them.
 
     Examples
     --------
@@ -156,7 +159,7 @@ def count(
     """
     settings, recording, topology = params.finetune, params.recording, params.topology
     trained = steps is None
-    at = recording.schedule.checkpoints(settings.max_steps) if steps is None else tuple(steps)
+    at = recording.schedule.checkpoints(settings.max_steps, learning_rates) if steps is None else tuple(steps)
     n_steps = settings.max_steps if trained else 0
     t, n = len(at), params.prompts.n_prompts
     paired = min(t, _MOST_PAIRED)

@@ -177,16 +177,22 @@ def cost(
 
     from topoflow import plan as planning
     from topoflow.tracking.runs import log_plan
-    from topoflow.training import calibration, checkpoints
+    from topoflow.training import calibration, checkpoints, sft
 
     start = time.perf_counter() - began
     found = calibration.look(params, chosen)
-    steps, adapters = None, False
+    steps, adapters, learning_rates = None, False, None
     if source := params.checkpoints(objective):
         trust = getattr(params.model_source(model), "trust_remote_code", False)
         listed = checkpoints.list_checkpoints(source, chosen, trust)
         steps, adapters = [line["step"] for line in listed], listed[-1]["kind"] == checkpoints.ADAPTER
-    counts = planning.count(params, found.size, found.texts, steps, adapters)
+    elif params.recording.schedule.needs_learning_rates:
+        learning_rates = sft.learning_rates(params.finetune)
+
+    def count(cell_bytes: float | None = None) -> planning.Counts:
+        return planning.count(params, found.size, found.texts, steps, adapters, cell_bytes, learning_rates)
+
+    counts = count()
     memory = psutil.virtual_memory().available
     if torch.cuda.is_available():
         memory = torch.cuda.mem_get_info()[0]
@@ -195,7 +201,7 @@ def cost(
     n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
     if flops is None and not refusals:
         rates = calibration.measure(params, chosen, found, start)
-        counts = planning.count(params, found.size, found.texts, steps, adapters, rates.cell_bytes)
+        counts = count(rates.cell_bytes)
     else:
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)
     seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)

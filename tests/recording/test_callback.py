@@ -1,6 +1,7 @@
 import itertools
 import shutil
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +105,46 @@ def test_checkpoints_are_recorded_at_their_steps_and_the_first_is_the_untouched_
         assert not np.array_equal(callback.clouds[1][layer], before[layer])
 
 
+@pytest.mark.parametrize(("kind", "warmup"), [("cosine", 0), ("linear", 3), ("constant", 0)])
+def test_twins_are_recorded_where_their_schedule_said_they_would_be_and_rates_are_those_of_the_log(
+    model, tokenizer, tmp_path, kind, warmup
+):
+    settings = replace(SETTINGS, max_steps=9, lr_scheduler_type=kind, warmup_steps=warmup)
+    callback = TopologyCallback(PROMPTS, [4], Schedule(twins=4))
+    _, log = sft.finetune(model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", callback)
+    rates = sft.learning_rates(settings)
+    assert callback.learning_rates == rates == [entry["learning_rate"] for entry in log if "loss" in entry]
+    assert callback.steps == list(callback.schedule.checkpoints(9, rates))
+    expected = {"cosine": (0, 2, 4, 8), "linear": (0, 3, 5, 8), "constant": (0, 3, 5, 8)}
+    assert callback.schedule.anchors(9, rates) == expected[kind]
+
+
+def test_a_rate_that_follows_the_loss_has_twins_even_in_steps_and_one_warning(
+    model, tokenizer, tmp_path, caplog
+):
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Fall(TrainerCallback):
+        def on_step_end(self, args, state, control, lr_scheduler, **kwargs):
+            lr_scheduler.step(float(state.global_step))  # a loss that grows
+
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=9, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    callback = TopologyCallback(PROMPTS, [4], Schedule(twins=4))
+    Trainer(
+        model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback, Fall()],
+        optimizers=(optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=1)),
+    ).train()  # fmt: skip
+    assert callback.steps == list(Schedule(twins=4, clock="steps").checkpoints(9))
+    assert callback.learning_rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    (said,) = [record for record in caplog.records if record.name == "topoflow.recording.callback"]
+    assert "ReduceLROnPlateau" in said.getMessage()
+
+
 def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, tmp_path):
     callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
     train(model, tokenizer, tmp_path, callback)
@@ -141,6 +182,7 @@ def test_a_training_that_goes_on_is_compared_with_its_own_first_checkpoint(token
     again = resumed(tokenizer, tmp_path, "checkpoint-2", stop_when_stable=9)  # step 2 was not recorded
     assert again.steps == [0, 1, 2, 3, 4]
     assert again.floors == whole.floors
+    assert again.learning_rates == whole.learning_rates == [0.01, 0.0075, 0.005, 0.0025]
     same = [name for name in whole.metrics[3] if "velocity" not in name]  # since step 2, and since step 1
     assert {name: again.metrics[3][name] for name in same} == {name: whole.metrics[3][name] for name in same}
     assert whole.metrics[4] == again.metrics[4]

@@ -21,6 +21,7 @@ from topoflow.config.sources import (
     ObjectiveSource,
     TextSource,
 )
+from topoflow.errors import InvalidArgument
 
 PARAMS_FILE = Path("params.yaml")
 T = TypeVar("T")
@@ -72,6 +73,9 @@ def _read(section: type[T], mapping: Any, where: str) -> T:
         raise ValueError(f"{label} must have the key {missing[0]!r}, and it has {sorted(map(str, mapping))}")
     try:
         return section(**values)
+    except InvalidArgument as error:
+        name = f"{where}.{error.name}".lstrip(".")
+        raise InvalidArgument(name, error.expected, error.got, error.remedy) from None
     except ValueError as error:
         raise ValueError(f"{where}.{error}" if where else str(error)) from None
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+
+from topoflow.config.checks import check_least, look_up
+from topoflow.errors import InvalidArgument
+
+CLOCKS = ("learning_rate", "steps")
 
 
 @dataclass(frozen=True)
@@ -10,8 +19,9 @@ class Schedule:
     """The optimiser steps at which hidden states are recorded.
 
     Step 0 (before the first update) and the last step of training are always recorded; the fields
-    add to these. Topology is expected to move early and settle soon (arXiv:2606.19542), so the
-    early part of training can be recorded more densely than the rest.
+    add to these, each on its own. Twins are what the verdicts need: two checkpoints one step apart say how
+    much of a change is jitter, and anchors that are even in learning rate keep a decaying rate from looking
+    like topology that settles. The other fields serve pictures, and recordings that are compared with older ones.
 
     Parameters
     ----------
@@ -23,14 +33,24 @@ class Schedule:
         Further steps, by number.
     log : bool
         Record the powers of two as well.
+    twins : int
+        Number of anchors t, each recorded at t and at t + 1; 0 for none. The first anchor is step 0, and the last
+        one's twin is the last step. A training too short for so many has as many as fit.
+    clock : str
+        Anchors are evenly spaced in "learning_rate", summed over the steps, or in "steps".
+    triplets : bool
+        Record t + 2 of each anchor as well: a jitter that lasts for longer than a step is then told from movement.
 
     Raises
     ------
     ValueError
-        When a field is negative, or `dense_every` is not positive.
+        When a field is negative, `dense_every` is not positive, `clock` is not known, `twins` is 1, or there are
+        triplets without twins.
 
     Examples
     --------
+    >>> Schedule(twins=4).checkpoints(10)
+    (0, 1, 3, 4, 6, 7, 9, 10)
     >>> Schedule(every=8, dense_until=4).checkpoints(20)
     (0, 1, 2, 3, 4, 8, 16, 20)
     >>> Schedule(log=True).checkpoints(20)
@@ -44,30 +64,101 @@ class Schedule:
     dense_every: int = 1
     steps: tuple[int, ...] = ()
     log: bool = False
+    twins: int = 0
+    clock: str = "learning_rate"
+    triplets: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("every", 0), ("dense_until", 0), ("dense_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_least(self, 0, "every", "dense_until", "twins")
+        check_least(self, 1, "dense_every")
         if any(step < 0 for step in self.steps):
             raise ValueError(f"steps must be optimiser steps, 0 or later, got {list(self.steps)}")
+        look_up(self.clock, dict.fromkeys(CLOCKS), "clock")
+        if self.twins == 1:
+            raise InvalidArgument("twins", "at least 2 (movement lies between anchors), or 0 for none", 1)
+        if self.triplets and not self.twins:
+            raise InvalidArgument("triplets", "false where there are no twins", True)
 
-    def is_due(self, step: int) -> bool:
-        """Whether `step` is a checkpoint, the last step of training left aside.
+    @property
+    def needs_learning_rates(self) -> bool:
+        """Whether the checkpoints depend on the learning rates."""
+        return self.twins > 0 and self.clock == "learning_rate"
 
-        The trainer asks this at every step, since how many there will be may not be known yet.
+    def checkpoints(self, max_steps: int, learning_rates: Sequence[float] | None = None) -> tuple[int, ...]:
+        """All checkpoints of a training of `max_steps` optimiser steps, increasing.
 
-        >>> [step for step in range(12) if Schedule(every=5, dense_until=2).is_due(step)]
-        [0, 1, 2, 5, 10]
+        Parameters
+        ----------
+        max_steps : int
+        learning_rates : sequence of float, optional
+            The rate of each of the steps 1 to `max_steps`, which the clock "learning_rate" needs
+            (`topoflow.training.sft.learning_rates` has those of a study). Without it the rate is taken to be
+            constant. How many anchors there are does not depend on it.
+
+        Examples
+        --------
+        >>> Schedule(twins=4).checkpoints(12, [4] * 6 + [1] * 6)
+        (0, 1, 2, 3, 5, 6, 11, 12)
         """
-        return (
-            step == 0
-            or step in self.steps
-            or (self.every > 0 and step % self.every == 0)
-            or (step <= self.dense_until and step % self.dense_every == 0)
-            or (self.log and step & (step - 1) == 0)
-        )
+        due = {0, max_steps, *(step for step in self.steps if step <= max_steps)}
+        due.update(range(0, min(self.dense_until, max_steps) + 1, self.dense_every))
+        if self.every:
+            due.update(range(0, max_steps + 1, self.every))
+        if self.log:
+            due.update(2**power for power in range(max_steps.bit_length()))
+        for anchor in self.anchors(max_steps, learning_rates):
+            due.update(range(anchor, anchor + self._together))
+        return tuple(sorted(due))
 
-    def checkpoints(self, max_steps: int) -> tuple[int, ...]:
-        """All checkpoints of a training of `max_steps` optimiser steps, increasing."""
-        return tuple(step for step in range(max_steps + 1) if step == max_steps or self.is_due(step))
+    def anchors(self, max_steps: int, learning_rates: Sequence[float] | None = None) -> tuple[int, ...]:
+        """The anchors of twins, increasing, as `checkpoints` records them.
+
+        Each is the step at which the sum of the rates is nearest to what is wanted, as far as twins do not overlap:
+        where the rate is so high that less than two steps (with triplets three) lie between two anchors, they are
+        moved to the next steps that are free.
+
+        Examples
+        --------
+        >>> Schedule(twins=13).anchors(48)[-3:], Schedule(twins=13).anchors(6)
+        ((39, 43, 47), (0, 2, 5))
+        """
+        last = max_steps + 1 - self._together
+        n = min(self.twins, last // self._together + 1)
+        if n < 2:
+            return (0,) * n
+        elapsed = self._elapsed(max_steps, learning_rates)
+        found = [0]
+        for k in range(1, n):
+            wanted = elapsed[last] * k / (n - 1)
+            free = last - self._together * (n - 1 - k)  # leaves room for those that follow
+            nearest = _nearest(elapsed, wanted, last) if k < n - 1 else last
+            found.append(min(max(nearest, found[-1] + self._together), free))
+        return tuple(found)
+
+    @property
+    def _together(self) -> int:
+        """The checkpoints of an anchor."""
+        return 3 if self.triplets else 2
+
+    def _elapsed(self, max_steps: int, learning_rates: Sequence[float] | None) -> Sequence[float]:
+        """What the clock shows after each step, from step 0 on."""
+        if self.clock == "steps" or learning_rates is None:
+            return range(max_steps + 1)
+        rates = [float(rate) for rate in learning_rates]
+        if len(rates) != max_steps:
+            raise InvalidArgument(
+                "learning_rates", f"one for each of {max_steps} optimiser steps", f"{len(rates)} of them"
+            )
+        if not all(0 <= rate < math.inf for rate in rates):
+            raise InvalidArgument("learning_rates", "finite numbers, 0 or more", rates)
+        return list(accumulate(rates, initial=0.0)) if any(rates) else range(max_steps + 1)
+
+
+def _nearest(increasing: Sequence[float], wanted: float, last: int) -> int:
+    """The index, up to `last`, of the value nearest to the one wanted; of two as near, the first."""
+    after = bisect_left(increasing, wanted, 0, last)
+    before = max(after - 1, 0)
+    # else a tie would fall one way or the other with the rate's last digit
+    rounding = 1e-9 * increasing[last]
+    is_before = wanted - increasing[before] <= increasing[after] - wanted + rounding
+    return before if is_before else after

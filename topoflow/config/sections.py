@@ -143,7 +143,7 @@ class Recording:
     """
 
     layers: int | tuple[int, ...] = 5
-    schedule: Schedule = field(default_factory=lambda: Schedule(every=8, dense_until=8))
+    schedule: Schedule = field(default_factory=lambda: Schedule(twins=13))
     batch_size: int = 64
     max_length: int = 512
     dtype: str = "float32"
@@ -294,6 +294,9 @@ class Params:
                 f"recording.schedule.steps must be at most finetune.max_steps ({self.finetune.max_steps}), "
                 f"got {list(self.recording.schedule.steps)}"
             )
+        if self.recording.schedule.twins and not self.recording.schedule.anchors(self.finetune.max_steps):
+            expected = f"false where finetune.max_steps is {self.finetune.max_steps}, too few for one"
+            raise InvalidArgument("recording.schedule.triplets", expected, True)
         self._check_layers()
 
     def _check_names(self) -> None:
@@ -355,6 +358,14 @@ class Params:
             "sft_config"
         ]:  # manifests from before there was such a key are still those of these parameters
             del chosen["sft_config"]
+        return chosen
+
+    def recorded(self) -> dict[str, Any]:
+        """How states are recorded, as manifests say it."""
+        chosen = dataclasses.asdict(self.recording)
+        if not self.recording.schedule.twins:  # as manifests from before there were twins say it
+            for key in ("twins", "clock", "triplets"):
+                del chosen["schedule"][key]
         return chosen
 
     def sources(self, model: str, objective: str) -> dict[str, Any]:

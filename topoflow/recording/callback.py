@@ -28,6 +28,7 @@ from topoflow.recording.hidden_states import (
     record_batches,
     resolve_layers,
 )
+from topoflow.recording.learning_rates import rates_ahead, rates_so_far
 from topoflow.recording.live import LiveTopology
 from topoflow.recording.ranks import (
     check_parallelism,
@@ -92,7 +93,9 @@ class TopologyCallback(TrainerCallback):
         last block after the final norm). Under a chat template all prompts end in the same token, so
         layer 0 is one and the same point for all of them and says nothing.
     schedule : Schedule
-        The checkpoints, in optimiser steps; step 0 and the last step are always among them.
+        The checkpoints, in optimiser steps; step 0 and the last step are always among them. Where to put twins that
+        are even in learning rate is asked of the Trainer's scheduler; of one that cannot know its rates beforehand
+        (ReduceLROnPlateau), twins are even in steps, and a warning says so.
     folder : path, optional
         Where to write one .npy a checkpoint and layer (`step_000016/layer_03.npy`) as soon as it is
         recorded. Without it the clouds are kept in memory, in `clouds`.
@@ -119,8 +122,9 @@ class TopologyCallback(TrainerCallback):
         prompts, as large as a subsample or half the prompts, at the first checkpoint. A velocity below it says
         that training since the checkpoint before changed the topology by less than other prompts would have. It
         does not say that nothing changed: velocities compare the same prompts, and can be real and far smaller.
-        Nor are they per step: checkpoints that are close together, and a warm-up, make them small. Choose a
-        schedule of even distances, and look at the velocities of a run that was not stopped before you trust it.
+        Nor are they per step: checkpoints that are close together (twins first of all), and a warm-up, make them
+        small. Choose a schedule of even distances, such as `Schedule(every=8)`, and look at the velocities of a run
+        that was not stopped before you trust it.
         Where a layer has no H1 bars its floor is 0, and training goes on.
     on_record : callable, optional
         Called with the step after each recording.
@@ -129,6 +133,9 @@ class TopologyCallback(TrainerCallback):
     ----------
     steps : list of int
         The checkpoints recorded so far.
+    learning_rates : list of float
+        The rate of each optimiser step so far, from step 1 on, as the optimiser used it; NaN for steps before a
+        training was resumed, where neither its log nor its scheduler tells.
     layers : tuple of int
         The layers recorded, known once training has begun.
     clouds : dict
@@ -161,7 +168,7 @@ class TopologyCallback(TrainerCallback):
         self,
         prompts: Sequence[str] | Sequence[Messages],
         layers: int | Sequence[int] = 5,
-        schedule: Schedule = Schedule(every=8, dense_until=8),  # noqa: B008 (frozen)
+        schedule: Schedule = Schedule(twins=13),  # noqa: B008 (frozen)
         *,
         folder: str | Path | None = None,
         batch_size: int = 64,
@@ -191,6 +198,7 @@ class TopologyCallback(TrainerCallback):
         self.dtype = dtype
         self.on_record = on_record
         self.steps: list[int] = []
+        self.learning_rates: list[float] = []
         self.layers: tuple[int, ...] = ()
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
         self.divergences: dict[int, npt.NDArray[np.float64]] = {}
@@ -209,6 +217,7 @@ class TopologyCallback(TrainerCallback):
         self._pad_token_id = 0
         self._batches: list[npt.NDArray[np.int64]] = []
         self._sender: Sender | None = None  # to the MLflow run in which the training runs
+        self._due: frozenset[int] = frozenset()
         self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
         self._computed_before: dict[str, str | None] = {}  # and how that part was computed
 
@@ -216,13 +225,21 @@ class TopologyCallback(TrainerCallback):
         tokenizer = kwargs.get("processing_class")
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer))
+        scheduler = kwargs.get("lr_scheduler")
+        self._due = self._plan(state, scheduler)
+        self.learning_rates = []
+        if scheduler is not None:  # else these are checkpoints of a finished training
+            self.learning_rates = rates_so_far(state.log_history, scheduler, state.global_step)
         self._found = on_first(lambda: self._take_up(state.global_step))
         self.steps = [step for step in self._found if step < state.global_step]
         self._record(state.global_step, model)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.learning_rates.append(float(kwargs["optimizer"].param_groups[0]["lr"]))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         last = state.global_step >= state.max_steps or control.should_training_stop
-        if last or self.schedule.is_due(state.global_step):
+        if last or state.global_step in self._due:
             self._record(state.global_step, kwargs["model"])
         if self.stop_when_stable and self._n_stable >= self.stop_when_stable and not last:
             self.stopped_at = state.global_step
@@ -257,6 +274,18 @@ class TopologyCallback(TrainerCallback):
             getattr(_tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
         self._batches = self._own_batches()
+
+    def _plan(self, state: Any, scheduler: Any) -> frozenset[int]:
+        """The steps at which to record, the same on all ranks."""
+        if state.global_step >= state.max_steps:  # nothing is trained
+            return frozenset()
+        rates = rates_ahead(scheduler, state.max_steps) if self.schedule.needs_learning_rates else None
+        if self.schedule.needs_learning_rates and rates is None and rank_and_size()[0] == 0:
+            logger.warning(
+                "the learning rates of %s are not known beforehand; twins are spaced evenly in steps",
+                type(scheduler).__name__,
+            )
+        return frozenset(self.schedule.checkpoints(state.max_steps, rates))
 
     def _own_batches(self) -> list[npt.NDArray[np.int64]]:
         """This rank's share of the prompts, in batches."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +135,7 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
         "study_seed": params.seed,
         "seed": run.seed,
         "finetune": params.training(run.objective),
-        "recording": asdict(params.recording),
+        "recording": params.recorded(),
         "pooling": POOLING,
         "final_norm": FINAL_NORM,
         "versions": versions("torch", "transformers", "trl", "peft"),
@@ -169,6 +168,7 @@ def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: Topolo
     if callback.behaviour:
         names += map(storage.behaviour_name, steps)
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
+    facts["learning_rates"] = callback.learning_rates or None  # nothing is known of a finished training's
     storage.seal(work, facts, names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -13,9 +14,10 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
-from topoflow.errors import InvalidArgument, printable
+from topoflow.errors import InvalidArgument, printable, said
 from topoflow.files import remove
 from topoflow.recording.callback import TopologyCallback, plain_text
+from topoflow.recording.learning_rates import rates_ahead
 from topoflow.storage import write_file
 
 logger = logging.getLogger(__name__)
@@ -171,6 +173,42 @@ def finetune(
     if trainer.state.global_step == 0:  # the trainer returns as if it had trained
         raise InvalidArgument("sft_config", "such that the rows make at least one step", settings.sft_config)
     return trainer.model, trainer.state.log_history
+
+
+def learning_rates(settings: Finetune) -> list[float]:
+    """The learning rate of each optimiser step that `finetune` will take, from step 1 on; nothing is trained.
+
+    Raises
+    ------
+    InvalidArgument
+        When `sft_config.lr_scheduler_kwargs` are not what the scheduler takes.
+
+    Examples
+    --------
+    >>> learning_rates(Finetune(max_steps=4, learning_rate=1.0, lr_scheduler_type="linear", warmup_steps=2))
+    [0.0, 0.5, 1.0, 0.5]
+    """
+    from transformers import get_scheduler
+
+    further = settings.arguments.get("lr_scheduler_kwargs")
+    optimizer = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)
+    try:
+        scheduler = get_scheduler(
+            settings.lr_scheduler_type,
+            optimizer,
+            settings.warmup_steps,
+            settings.max_steps,
+            json.loads(further) if isinstance(further, str) else further,
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            "finetune.sft_config.lr_scheduler_kwargs",
+            f"what the schedule {settings.lr_scheduler_type!r} takes ({said(error)})",
+            further,
+        ) from None
+    rates = rates_ahead(scheduler, settings.max_steps)
+    assert rates is not None  # a test holds this of every schedule that `Finetune` takes
+    return rates
 
 
 def sft_arguments(settings: Finetune) -> dict[str, Any]:
