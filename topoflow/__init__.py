@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from topoflow.config import Topology
     from topoflow.config.schedule import Schedule
+    from topoflow.dynamics.claims.margins import Claims
+    from topoflow.dynamics.comparing import compare
+    from topoflow.dynamics.following import follow
     from topoflow.dynamics.velocity import concentration
     from topoflow.recording.callback import TopologyCallback
     from topoflow.topology.distances import wasserstein_distance
@@ -24,22 +27,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Claims": "topoflow.dynamics.claims.margins",
     "SUMMARY_NAMES": "topoflow.topology.summaries",
     "Schedule": "topoflow.config.schedule",
     "Topology": "topoflow.config",
     "TopologyCallback": "topoflow.recording.callback",
     "barcode_summary": "topoflow.topology.summaries",
+    "compare": "topoflow.dynamics.comparing",
     "concentration": "topoflow.dynamics.velocity",
+    "follow": "topoflow.dynamics.following",
     "vietoris_rips_diagrams": "topoflow.topology.persistence",
     "wasserstein_distance": "topoflow.topology.distances",
 }
 __all__ = [
     "SUMMARY_NAMES",
+    "Claims",
     "Schedule",
     "Topology",
     "TopologyCallback",
     "barcode_summary",
+    "compare",
     "concentration",
+    "follow",
     "vietoris_rips_diagrams",
     "wasserstein_distance",
 ]

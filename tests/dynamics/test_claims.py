@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from topoflow.dynamics.claims import early_test, transience_test
 from topoflow.dynamics.nulls import checkpoint_test, concentration_test
+from topoflow.dynamics.published import early_test, transience_test
 from topoflow.dynamics.velocity import stabilised_at
 
 EVEN = range(13)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances
-from topoflow.dynamics.claims import early_test, transience_test
 from topoflow.dynamics.controls import geometric_baselines, median_distance
 from topoflow.dynamics.nulls import path_test, sign_flip_test
+from topoflow.dynamics.published import early_test, transience_test
 from topoflow.dynamics.velocity import concentration, expected_concentration, peak_step
 from topoflow.topology.point_clouds import subsample_plan
 

@@ -11,9 +11,9 @@ import pytest
 from topoflow.dynamics import trajectory
 from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
-from topoflow.dynamics.claims import early_test
 from topoflow.dynamics.controls import gaussian_cloud
 from topoflow.dynamics.nulls import checkpoint_test, path_test
+from topoflow.dynamics.published import early_test
 from topoflow.dynamics.trajectory import claims_of_run, describe_layer, describe_run, follow_layer
 from topoflow.dynamics.velocity import concentration, fitted_floor, velocity_per_step
 from topoflow.dynamics.verdicts import pooled_velocity

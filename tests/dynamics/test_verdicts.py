@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from topoflow.dynamics import verdicts
-from topoflow.dynamics.claims import transience_test
 from topoflow.dynamics.nulls import NullTest, sign_flip_test
+from topoflow.dynamics.published import transience_test
 
 
 def test_a_test_that_could_not_have_been_significant_cannot_tell():

@@ -10,7 +10,6 @@ from scipy import sparse
 
 from topoflow import barcode_summary, concentration, vietoris_rips_diagrams, wasserstein_distance
 from topoflow.dynamics.cells import cell_diagrams
-from topoflow.dynamics.claims import early_test
 from topoflow.dynamics.controls import geometric_baselines, partial_rank_correlation
 from topoflow.dynamics.divergence import jensen_shannon
 from topoflow.dynamics.effects import hedges_g
@@ -19,6 +18,7 @@ from topoflow.dynamics.energy import energy_distance
 from topoflow.dynamics.labelings import count_labelings
 from topoflow.dynamics.nulls import holm, sign_flip_test
 from topoflow.dynamics.prompts import sampling_floor
+from topoflow.dynamics.published import early_test
 from topoflow.dynamics.separation import separation, trajectory_distances
 from topoflow.dynamics.trajectory import follow_layer
 from topoflow.dynamics.velocity import stabilised_at

@@ -88,7 +88,7 @@ def concentration_test(
     are smaller and the test is conservative. *Per step*: the rates, after the floor that `fitted_floor`
     finds in each layer. It is for uniform change; under mere noise it rejects too often, because what the
     noise leaves above its own floor is divided by the shortest gaps early on. `early_test`
-    (`topoflow.dynamics.claims`) asks for both.
+    (`topoflow.dynamics.published`) asks for both.
 
     Parameters
     ----------

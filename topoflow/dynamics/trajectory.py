@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
-from topoflow.dynamics.claims import early_test, transience_test
 from topoflow.dynamics.controls import (
     COVARIANCES,
     gaussian_cloud,
@@ -27,6 +26,7 @@ from topoflow.dynamics.prompts import (
     prompt_bands,
     sampling_floor,
 )
+from topoflow.dynamics.published import early_test, transience_test
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,

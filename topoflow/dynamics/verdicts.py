@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from topoflow.dynamics.behaviour import LeadLag
-from topoflow.dynamics.claims import EarlyTest, TransienceTest
 from topoflow.dynamics.labelings import PermutationTest
 from topoflow.dynamics.nulls import NullTest, sign_flip_test
+from topoflow.dynamics.published import EarlyTest, TransienceTest
 from topoflow.topology.arrays import as_numbers
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"

@@ -1,0 +1,210 @@
+"""The public layer for arrays: what fits is followed, what does not is refused by name, and planted truths come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import topoflow
+from topoflow.dynamics.claims import after_early
+from topoflow.dynamics.claims.verdict import Verdict
+from topoflow.dynamics.following import RAW, SCALE_FREE
+from topoflow.errors import InvalidArgument
+
+STEPS = [step + twin for step in range(0, 48, 4) for twin in (0, 1)]
+TOPOLOGY = topoflow.Topology(5, 32)
+CLAIMS = topoflow.Claims(n_rotations=39, rotation_subsamples=5)
+
+
+def ring(cloud, share):
+    """Points drawn to a circle in the first two directions, flattened in the others."""
+    found, angle = cloud.copy(), np.arctan2(cloud[:, 1], cloud[:, 0])
+    circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
+    found[:, :2] = (1 - share) * cloud[:, :2] + share * circle
+    found[:, 2:] *= 1 - 0.7 * share
+    return found
+
+
+def run(share, seed, jitter=0.05, base_seed=0, scale=None, label=0):
+    """One training in which a ring forms as `share` says of the step, and the cloud grows as `scale` does."""
+    base = np.random.default_rng(base_seed).normal(size=(80, 8))
+    rng = np.random.default_rng([seed, label, 1])
+    clouds = {}
+    for step in STEPS:
+        cloud = ring(base, share(step)) * (1 if scale is None else scale(step))
+        clouds[step] = {1: cloud + jitter * rng.normal(size=base.shape)}
+    return topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+
+
+def early(step):
+    return 1 - np.exp(-step / 5)
+
+
+def said(verdicts):
+    return {(v.claim, v.homology): v.verdict for v in verdicts}
+
+
+def test_an_early_loop_climbs_the_whole_ladder():
+    trajectory = run(early, 0)
+    found = said(trajectory.verdicts)
+    assert found["moves", "H1"] == found["early", "H1"] == found["early", "H0"] == "supported"
+    verdict = next(v for v in trajectory.verdicts if (v.claim, v.homology) == ("early", "H1"))
+    assert [name for name, outcome in verdict.steps if outcome == "passed"] == [
+        "moves", "raw", "scale", "the learning rate", "few prompts", "covariance", "the start",
+    ]  # fmt: skip
+    assert verdict.rung == "the start"
+    assert verdict.p == pytest.approx(2 / 40)  # no rotation of 39 came near, and two homologies
+
+
+def test_jitter_alone_cannot_tell():
+    found = said(run(lambda step: 0.0, 1).verdicts)
+    assert set(found.values()) == {"cannot tell"}
+
+
+def test_a_late_loop_is_shown_not_to_be_early():
+    assert (
+        said(run(lambda step: 1 / (1 + np.exp(-(step - 38) / 2)), 2).verdicts)["early", "H1"]
+        == "shown absent"
+    )
+
+
+def test_early_growth_is_explained_by_scale():
+    found = run(lambda step: 0.0, 3, jitter=0.02, scale=lambda step: 1 + 0.6 * (1 - np.exp(-step / 6)))
+    assert said(found.verdicts)["early", "H0"] == "explained by scale"
+
+
+def test_a_loop_that_forms_as_fast_as_the_learning_rate_falls_is_explained_by_it():
+    rates = 0.5 * (1 + np.cos(np.pi * np.arange(48) / 48))
+    done = np.concatenate([[0], np.cumsum(rates)]) / rates.sum()
+    base, rng = np.random.default_rng(0).normal(size=(80, 8)), np.random.default_rng(5)
+    clouds = {s: {1: ring(base, done[s]) + 0.02 * rng.normal(size=base.shape)} for s in STEPS}
+    in_steps = topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+    in_rates = topoflow.follow(clouds, rates, topology=TOPOLOGY, claims=CLAIMS)
+    values = [
+        next(v.value for v in t.verdicts if (v.claim, v.homology) == ("early", "H1"))
+        for t in (in_steps, in_rates)
+    ]
+    assert values[0] > values[1] + 0.1
+    assert said(in_rates.verdicts)["early", "H1"] != "supported"
+
+
+def test_without_twins_nothing_can_be_told_and_the_reason_is_said():
+    rng = np.random.default_rng(0)
+    clouds = {step: {1: rng.normal(size=(40, 4))} for step in range(0, 50, 5)}
+    verdicts = topoflow.follow(clouds, topology=topoflow.Topology(4, 20)).verdicts
+    assert {v.verdict for v in verdicts} == {"cannot tell"}
+    assert all("twin checkpoints" in v.rule for v in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"learning_rate": [1.0] * 3}, "learning_rate"),
+        ({"learning_rate": [-1.0] * 50}, "learning_rate"),
+        ({"behaviour": {0: np.ones((3, 2))}}, "behaviour[0]"),
+        ({"behaviour": {0: np.ones((40, 2))}}, "behaviour[0]"),
+        ({"topology": topoflow.Topology(4, 41)}, "topology.subsample_size"),
+        ({"clouds": {0: {1: np.zeros((40, 2))}}}, "clouds"),
+        ({"clouds": {0: {1: np.zeros((40, 2))}, 1: {2: np.zeros((40, 2))}}}, "clouds[1]"),
+        ({"clouds": {0: {1: np.zeros((40, 2))}, 1: {1: np.zeros((41, 2))}}}, "clouds[1][1]"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(change, name):
+    given = {"clouds": {step: {1: np.zeros((40, 2))} for step in (0, 1, 48, 49)}, **change}
+    with pytest.raises(InvalidArgument) as caught:
+        topoflow.follow(**given)
+    assert caught.value.name == name
+
+
+def test_layers_of_other_scales_weigh_alike():
+    base, rng = np.random.default_rng(0).normal(size=(60, 6)), np.random.default_rng(1)
+    clouds = {step: {1: ring(base, early(step)) + 0.05 * rng.normal(size=base.shape)} for step in STEPS}
+    one = topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+    both = topoflow.follow(
+        {step: {1: layers[1], 2: 1000 * layers[1]} for step, layers in clouds.items()},
+        topology=TOPOLOGY,
+        claims=CLAIMS,
+    )
+    for kind in (RAW, SCALE_FREE):
+        np.testing.assert_allclose(
+            one.movement(kind)["H1"].squared, both.movement(kind)["H1"].squared, rtol=1e-6
+        )
+
+
+def test_the_same_input_gives_the_same_verdicts():
+    assert run(early, 7).verdicts == run(early, 7).verdicts
+
+
+def test_calm_waits_for_early():
+    def verdict(claim, said, p):
+        return Verdict(claim, "H1", said, "", 1.0, None, None, p, "", "")
+
+    found = after_early([verdict("early", "not supported", 0.3), verdict("calm", "supported", 0.01)])
+    assert (found[1].verdict, found[1].rung, found[1].p) == ("not supported beyond early", "early", 0.3)
+
+
+# --- over runs ---
+
+
+def test_three_seeds_of_an_early_loop_support_early_and_their_controls_do_not_explain_it():
+    runs = [run(early, seed) for seed in range(3)]
+    slow = [run(lambda step: step / 48, seed, label=1) for seed in range(3)]
+    for controls in (None, {"ring": slow}):
+        found = topoflow.compare({"ring": runs}, kind="runs", controls=controls).verdicts
+        assert said(found)["early", "H1"] == "supported"
+    explained = topoflow.compare({"ring": runs}, kind="runs", controls={"ring": runs}).verdicts
+    assert said(explained)["early", "H1"] == "explained by the control"
+
+
+def test_one_seed_cannot_tell_and_says_how_many_it_needs():
+    found = topoflow.compare({"ring": [run(early, 0)]}, kind="runs").verdicts
+    early_of = next(v for v in found if (v.claim, v.homology) == ("early", "H1"))
+    assert early_of.verdict == "cannot tell"
+    assert "needs 2 seeds, and has 1" in early_of.rule
+
+
+def test_objectives_need_six_seeds_and_then_are_told_apart():
+    def group(share, n, label):
+        return [run(share, seed, label=label) for seed in range(n)]
+
+    few = topoflow.compare({"a": group(early, 3, 0), "b": group(early, 3, 1)}).verdicts
+    assert {v.verdict for v in few} == {"cannot tell"}
+    assert "needs 6 seeds of each label, and has 3" in few[0].rule
+    apart = topoflow.compare({"a": group(early, 6, 0), "b": group(lambda s: 0.4 * early(s), 6, 1)}).verdicts
+    assert apart[0].p == 1 / 32
+    assert said(apart)["objectives", "H1"] == "supported"
+    alike = topoflow.compare({"a": group(early, 6, 0), "b": group(early, 6, 1)}).verdicts
+    assert "supported" not in said(alike).values()
+
+
+def test_models_are_compared_by_their_own_starts():
+    def group(share, base, label):
+        return [run(share, seed, base_seed=base, label=label) for seed in range(6)]
+
+    alike = said(topoflow.compare({"a": group(early, 0, 0), "b": group(early, 1, 1)}, kind="models").verdicts)
+    assert alike["models differ in amount", "H1"] != "supported"
+    other = topoflow.compare(
+        {"a": group(early, 0, 0), "b": group(lambda s: 0.2 * early(s), 1, 1)}, kind="models"
+    )
+    assert said(other.verdicts)["models differ in amount", "H1"] == "supported"
+    still = topoflow.compare(
+        {"a": group(lambda s: 0.0, 0, 0), "b": group(lambda s: 0.0, 1, 1)}, kind="models"
+    )
+    assert {v.verdict for v in still.verdicts} == {"cannot tell"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"kind": "seeds"}, "kind"),
+        ({"runs": {}}, "runs"),
+        ({"kind": "objectives"}, "runs"),
+        ({"controls": {"a": []}}, "controls['a']"),
+        ({"runs": {"a": [1], "b": []}}, "runs"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused_by_name(change, name):
+    runs = {"a": [run(lambda step: 0.0, 0)]}
+    with pytest.raises(InvalidArgument) as caught:
+        topoflow.compare(**{"runs": runs, "kind": "runs", **change})
+    assert caught.value.name == name

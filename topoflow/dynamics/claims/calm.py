@@ -1,0 +1,196 @@
+"""A burst, then calm: is there a fastest window in the first half, and is the second half slow against it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from topoflow.dynamics.claims import moves
+from topoflow.dynamics.claims.margins import Claims
+from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.features import HOMOLOGY
+from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
+from topoflow.dynamics.movement import Movement, Series, Windows, windows
+from topoflow.dynamics.permutation import Test
+
+CLAIM = "calm"
+_RATE = "the learning rate"
+STATISTIC = (
+    "speed of the second half of the cumulative learning rate over that of the fastest two intervals of the first "
+    "(scale-free; below {third:.2g} counts as calm)"
+)
+
+
+def of_run(run: Trajectory) -> list[Verdict]:
+    """Whether one run has a burst and then calm."""
+    statement = "this run has a burst of reorganisation, then calm"
+    found = [_verdict(climb(_rungs_of_run(run, h)), h, run.claims, statement, "") for h in HOMOLOGY]
+    return adjust(found, run.claims.level)
+
+
+def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
+    claims = run.claims
+
+    def window(kind: str) -> Test | str:
+        return calm_test(run.movement(kind)[homology], run.rate_clock, claims.calm_ratio)
+
+    return [
+        moves.rung([run], homology, claims.moves_level),
+        Rung(_RATE, lambda: window(SCALE_FREE), claims.level, explains=False),
+        Rung("few prompts", lambda: window(WITHOUT_FAR), claims.level),
+        *rotation_rungs([run], homology, burst, claims.level),
+    ]
+
+
+def _verdict(climbed: Climb, homology: str, claims: Claims, statement: str, of_what: str) -> Verdict:
+    rule = (
+        f"supported if every rung rejects at {claims.level:g}: the fastest two intervals lie in the first half and "
+        f"the second half is slower than {claims.calm_ratio:.2g} of them in scale-free learning-rate time, without the "
+        "5 % of prompts that go farthest, and more so than under rotations of the prompts or in controls"
+    )
+    shown = dict(climbed.tests).get(_RATE, Test(math.nan, math.nan))
+    return Verdict(
+        CLAIM,
+        homology,
+        climbed.verdict,
+        climbed.rung,
+        known(shown.value),
+        known(shown.low),
+        known(shown.high),
+        known(climbed.p),
+        f"{rule}; {climbed.why}" if climbed.why else rule,
+        statement,
+        of_what + STATISTIC.format(third=claims.calm_ratio),
+        climbed.steps,
+    )
+
+
+def calm_test(moved: Movement, clock: Series, third: float) -> Test | str:
+    """Test "a burst, then calm" in one run, by confidence bounds on windows of two intervals.
+
+    The peak's lower bound (level / 2, Bonferroni over the windows of the first half) must be positive, and every window
+    of the second half must have an upper bound (level / 2) below `third` squared times it. The p-value is the smallest
+    level at which that holds.
+    """
+    found = windows(moved, clock)
+    if found is None:
+        return "needs two intervals between twin checkpoints in each half of the training"
+    peak, late = found.peak, float(found.rate[found.second].max())
+    value = math.sqrt(max(late, 0.0) / peak) if peak > 0 else math.nan
+
+    def calm(level: float) -> bool:
+        low = _bound(found, found.first, -level / 2 / found.first.sum()).max()
+        high = _bound(found, found.second, level / 2).max()
+        return bool(low > 0 and high < low * third**2)
+
+    def absent(level: float) -> bool:
+        low = _bound(found, found.second, -level / 2 / found.second.sum()).max()
+        high = _bound(found, found.first, level / 2).max()
+        return bool(low > 0 and high * third**2 < low)
+
+    return Test(value, _smallest_level(calm), _smallest_level(absent))
+
+
+def _bound(found: Windows, part: NDArray[np.bool_], level: float) -> Series:
+    """Confidence bounds of the windows of a part: upper ones, or lower ones for a negative level."""
+    reach = float(stats.norm.isf(abs(level))) * found.error[part]
+    return np.asarray(found.rate[part] + math.copysign(1.0, level) * reach)
+
+
+def _smallest_level(holds: Callable[[float], bool]) -> float:
+    """The smallest level at which something holds that then holds at every larger one; 1 if at none."""
+    if not holds(1 - 1e-9):
+        return 1.0
+    low, high = math.log(1e-12), 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(min(math.exp(middle), 1 - 1e-9)) else (middle, high)
+    return math.exp(high)
+
+
+def burst(run: Trajectory, moved: Movement) -> float:
+    """The fastest window of the first half minus the mean of the second, in squared movement per unit of the clock."""
+    found = windows(moved, run.rate_clock)
+    return math.nan if found is None else found.peak - float(found.rate[found.second].mean())
+
+
+# --- over runs ----------------------------------------------------------------------------------
+
+
+def log_ratio(moved: Movement, clock: Series) -> float:
+    """Log of the speed of the second half over the fastest window of the first, the tail's own jitter added."""
+    found = windows(moved, clock)
+    if found is None or not found.peak > 0:
+        return math.nan
+    gap, tail = np.diff(clock), _second_half(clock)
+    jitter = math.sqrt(float((moved.jitter_floor[tail] ** 2).sum())) / float(gap[tail].sum())
+    late = max(float(moved.squared[tail].sum() / gap[tail].sum()), 0.0) + jitter
+    return 0.5 * math.log(max(late, 1e-300)) - 0.5 * math.log(found.peak)
+
+
+def _second_half(clock: Series) -> Series:
+    return np.asarray((clock[1:] - clock[0]) / (clock[-1] - clock[0]) > 0.5 + 1e-9)
+
+
+def over_runs(
+    labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None
+) -> list[Verdict]:
+    """Whether training has a burst and then calm, for this base and these prompts: seeds are the units."""
+    claims = labels[0][0].claims
+    statement = "training has a burst of reorganisation, then calm, for this base and these prompts"
+    found = [
+        _verdict(
+            climb(_rungs_over_runs(labels, controls, h)), h, claims, statement, "mean over seeds of the "
+        )
+        for h in HOMOLOGY
+    ]
+    return adjust(found, claims.level)
+
+
+def _rungs_over_runs(
+    labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None, homology: str
+) -> list[Rung]:
+    runs = [run for one in labels for run in one]
+    claims = runs[0].claims
+
+    def logs(groups: Sequence[Sequence[Trajectory]], kind: str) -> list[float]:
+        return over_seeds(groups, lambda run: log_ratio(run.movement(kind)[homology], run.rate_clock))
+
+    def slower(kind: str) -> Test | str:
+        test = margin_test([-log for log in logs(labels, kind)], -math.log(claims.calm_ratio))
+        if isinstance(test, str):
+            return test
+        tail_moves = _tails_move(runs, homology, kind) <= claims.moves_level
+        value, low, high = (math.exp(-x) for x in (test.value, test.high, test.low))
+        return Test(value, test.p, test.p_absent if tail_moves else math.nan, 0.0, low, high)
+
+    def slower_than(controls: Sequence[Sequence[Trajectory]]) -> Test | str:
+        if why := next((c.why_no_twins for one in controls for c in one if c.why_no_twins), None):
+            return f"its control {why}"
+        # a control in which nothing moves has no calm to speak of, and explains nothing
+        of_controls = np.nan_to_num(np.array(logs(controls, SCALE_FREE)), nan=0.0)
+        return margin_test(of_controls - np.array(logs(labels, SCALE_FREE)), 0.0)
+
+    rungs = [
+        moves.rung(runs, homology, claims.moves_level),
+        Rung(_RATE, lambda: slower(SCALE_FREE), claims.level, explains=False),
+        Rung("few prompts", lambda: slower(WITHOUT_FAR), claims.level),
+    ]
+    if controls:
+        return [*rungs, Rung(CONTROL, lambda: slower_than(controls), claims.level)]
+    return [*rungs, *rotation_rungs(runs, homology, burst, claims.level)]
+
+
+def _tails_move(runs: Sequence[Trajectory], homology: str, kind: str) -> float:
+    """The p-value of "the second halves move": only then can calm be shown absent."""
+    z = []
+    for run in runs:
+        moved, tail = run.movement(kind)[homology], _second_half(run.rate_clock)
+        error = math.sqrt(1.5 * float((moved.jitter_floor[tail] ** 2).sum())) or 1e-300
+        z.append(float(moved.squared[tail].sum()) / error)
+    return float(stats.norm.sf(sum(z) / math.sqrt(len(z))))

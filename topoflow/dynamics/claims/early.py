@@ -1,0 +1,201 @@
+"""Is reorganisation early: faster in the first third of training than scale, the learning rate, a few prompts,
+covariance, or a structured start explain?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from topoflow.dynamics.claims import moves
+from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.features import HOMOLOGY
+from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
+from topoflow.dynamics.movement import Movement, contrast, early_share, moves_test, ratio_test
+from topoflow.dynamics.permutation import Test
+
+CLAIM = "early"
+RUNGS = ("raw", "scale", "the learning rate", "few prompts", "covariance", "the start")
+STATISTIC = (
+    "share of the scale-free speed in the first third of the cumulative learning rate, above the third's own share "
+    "(speed: root of the mean squared movement between twins; 0 at constant speed)"
+)
+_LEFT_OF_RAW, _LEFT_OF_ALL = 0.25, 0.5  # of the movement: less is left of it, and the rung explains it
+
+
+def of_run(run: Trajectory) -> list[Verdict]:
+    """Whether one run reorganises early; jitter is the error, so the verdict is about this run."""
+    claims = run.claims
+    found = [_verdict(run, climb(_rungs_of_run(run, homology)), homology) for homology in HOMOLOGY]
+    return adjust(found, claims.level)
+
+
+def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
+    claims = run.claims
+    value = math.nan
+    if not run.why_no_twins:
+        value = early_share(run.movement(SCALE_FREE)[homology], run.rate_clock)
+    rule = (
+        f"supported if every rung rejects at {claims.level:g}: early speed more than {claims.ratio:g} times the late "
+        "one as recorded, with scale taken out, in learning-rate time, and without the 5 % of prompts that go "
+        f"farthest, and more than under rotations of the prompts, of all and of what is not the start"
+    )
+    return Verdict(
+        CLAIM, homology, found.verdict, found.rung, known(value), None, None, known(found.p),
+        f"{rule}; {found.why}" if found.why else rule,
+        "this run reorganises early: in the first third of training", STATISTIC, found.steps,
+    )  # fmt: skip
+
+
+def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
+    claims = run.claims
+
+    def ratio(kind: str, in_steps: bool) -> Test:
+        clock = run.step_clock if in_steps else run.rate_clock
+        return ratio_test(run.movement(kind)[homology], clock, claims.ratio)
+
+    def scale() -> Test:
+        return _what_is_left(
+            run.movement(SCALE_FREE)[homology],
+            _LEFT_OF_RAW * run.movement(RAW)[homology].total,
+            ratio(SCALE_FREE, in_steps=True),
+            claims.moves_level,
+        )
+
+    def few() -> Test:
+        return _what_is_left(
+            run.movement(WITHOUT_FAR)[homology],
+            _LEFT_OF_ALL * run.movement(SCALE_FREE)[homology].total,
+            ratio(WITHOUT_FAR, in_steps=False),
+            1.0,
+        )
+
+    raw, free, rate, some, *_ = RUNGS
+    return [
+        moves.rung([run], homology, claims.moves_level),
+        Rung(raw, lambda: ratio(RAW, in_steps=True), claims.level, explains=False),
+        Rung(free, scale, claims.level),
+        Rung(rate, lambda: ratio(SCALE_FREE, in_steps=False), claims.level),
+        Rung(some, few, claims.level),
+        *rotation_rungs([run], homology, early_contrast, claims.level),
+    ]
+
+
+def _what_is_left(moved: Movement, much: float, test: Test, moves_level: float) -> Test:
+    """The test, or absence where what is left of the movement is shown to be less than `much`."""
+    still_moves = moves_test(moved).p <= moves_level
+    little = float(stats.norm.cdf((moved.total - much) / (moved.total_error or 1e-300)))
+    if still_moves:
+        return Test(test.value, test.p, min(test.p_absent, little) if test.p > 0.05 else test.p_absent)
+    return Test(test.value, 1.0, little)
+
+
+def early_contrast(run: Trajectory, moved: Movement) -> float:
+    """Squared movement per unit of cumulative learning rate, early minus late."""
+    return contrast(moved, run.rate_clock)
+
+
+# --- over runs ----------------------------------------------------------------------------------
+
+
+def over_runs(
+    labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None
+) -> list[Verdict]:
+    """Whether training does this, for this base and these prompts: seeds are the units.
+
+    Parameters
+    ----------
+    labels : sequence of sequences of Trajectory
+        Runs by label, in the same order of seeds.
+    controls : likewise, optional
+        Of each label's runs, one by one. With them, they are the null and rotations are not needed.
+    """
+    claims = labels[0][0].claims
+    found = []
+    for homology in HOMOLOGY:
+        climbed = climb(_rungs_over_runs(labels, controls, homology))
+        shown = dict(climbed.tests).get("the learning rate")
+        rule = (
+            f"supported if every rung rejects at {claims.level:g}, over seeds: the mean share is more than "
+            f"{claims.early_margin:g} as recorded, with scale taken out, in learning-rate time, without the 5 % of "
+            f"prompts that go farthest, and more than {'its controls' if controls else 'under rotations'}"
+        )
+        found.append(
+            Verdict(
+                CLAIM, homology, climbed.verdict, climbed.rung,
+                *((known(shown.value), known(shown.low), known(shown.high)) if shown else _mean(labels, homology)),
+                known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
+                "training reorganises early: in its first third, for this base and these prompts",
+                f"mean over seeds of the {STATISTIC}", climbed.steps,
+            )
+        )  # fmt: skip
+    return adjust(found, claims.level)
+
+
+def share(run: Trajectory, homology: str, kind: str = SCALE_FREE, in_steps: bool = False) -> float:
+    """`early_share` of one run."""
+    clock = run.step_clock if in_steps else run.rate_clock
+    return early_share(run.movement(kind)[homology], clock)
+
+
+def _mean(labels: Sequence[Sequence[Trajectory]], homology: str) -> tuple[float | None, None, None]:
+    runs = [run for runs in labels for run in runs]
+    if any(run.why_no_twins for run in runs):
+        return None, None, None
+    return known(float(np.mean([share(run, homology) for run in runs]))), None, None
+
+
+def _rungs_over_runs(
+    labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None, homology: str
+) -> list[Rung]:
+    runs = [run for one in labels for run in one]
+    claims = runs[0].claims
+
+    def shares(kind: str, in_steps: bool = False) -> Test | str:
+        return margin_test(
+            over_seeds(labels, lambda run: share(run, homology, kind, in_steps)), claims.early_margin
+        )
+
+    def scale() -> Test | str:
+        raw = over_seeds(labels, lambda run: run.movement(RAW)[homology].total)
+        free = over_seeds(labels, lambda run: run.movement(SCALE_FREE)[homology].total)
+        left = margin_test(np.array(free) / np.array(raw) - _LEFT_OF_RAW, 0.0) if min(raw) > 0 else "nothing"
+        if isinstance(left, Test) and left.p_absent <= claims.level:
+            return Test(left.value, 1.0, left.p_absent)
+        return shares(SCALE_FREE, in_steps=True)
+
+    def few() -> Test | str:
+        return shares(WITHOUT_FAR)
+
+    def against_controls() -> Test | str:
+        assert controls is not None
+        pairs = [list(zip(*both, strict=True)) for both in zip(labels, controls, strict=True)]
+        if why := next((c.why_no_twins for one in controls for c in one if c.why_no_twins), None):
+            return f"its control {why}"
+        differences = [
+            float(np.mean([share(run, homology) - _still(control, homology) for run, control in seed]))
+            for seed in zip(*pairs, strict=True)
+        ]
+        return margin_test(differences, claims.early_margin)
+
+    raw, free, rate, some, *_ = RUNGS
+    rungs = [
+        moves.rung(runs, homology, claims.moves_level),
+        Rung(raw, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
+        Rung(free, scale, claims.level),
+        Rung(rate, lambda: shares(SCALE_FREE), claims.level),
+        Rung(some, few, claims.level),
+    ]
+    if controls:
+        return [*rungs, Rung(CONTROL, against_controls, claims.level)]
+    return [*rungs, *rotation_rungs(runs, homology, early_contrast, claims.level)]
+
+
+def _still(control: Trajectory, homology: str) -> float:
+    """The early share of a control; 0 where nothing moves in it, for then it explains nothing."""
+    found = share(control, homology)
+    return 0.0 if math.isnan(found) else found

@@ -1,0 +1,50 @@
+"""Does the topology move at all, by more than jitter that is forgotten within one optimiser step?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from topoflow.dynamics.claims.verdict import Rung, Verdict, climb, known
+from topoflow.dynamics.features import HOMOLOGY
+from topoflow.dynamics.following import RAW, Trajectory
+from topoflow.dynamics.movement import moves_test
+from topoflow.dynamics.permutation import Test, stouffer
+
+CLAIM = "moves"
+STATEMENT = "the topology moves through training, by more than jitter between neighbouring steps"
+STATISTIC = "summed squared movement between twin checkpoints, in standard errors of jitter"
+RULE = (
+    "supported if p <= {level:g} (normal, one-sided); jitter that is remembered for longer than one step counts "
+    "as movement, and without movement no other claim can be told"
+)
+
+
+def of_run(run: Trajectory) -> list[Verdict]:
+    """Whether one run moves."""
+    return [_verdict(run, homology) for homology in HOMOLOGY]
+
+
+def rung(runs: Sequence[Trajectory], homology: str, level: float) -> Rung:
+    """The gate of every other claim: that these runs, taken together, move."""
+
+    def test() -> Test | str:
+        for run in runs:
+            if run.why_no_twins:
+                return run.why_no_twins
+        tests = [moves_test(run.movement(RAW)[homology]) for run in runs]
+        if len(tests) == 1:
+            return tests[0]
+        return Test(sum(test.value for test in tests) / len(tests), stouffer([test.p for test in tests]))
+
+    return Rung(CLAIM, test, level, explains=False, gate=True)
+
+
+def _verdict(run: Trajectory, homology: str) -> Verdict:
+    level = run.claims.moves_level
+    found = climb([rung([run], homology, level)])
+    value = known(found.tests[0][1].value) if found.tests else None
+    rule = RULE.format(level=level) if not found.why else f"{RULE.format(level=level)}; {found.why}"
+    return Verdict(
+        CLAIM, homology, found.verdict, found.rung, value, None, None, known(found.p), rule, STATEMENT, STATISTIC,
+        found.steps,
+    )  # fmt: skip

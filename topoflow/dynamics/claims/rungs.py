@@ -1,0 +1,91 @@
+"""Rungs that several claims share: rotations of the prompts, seeds against a margin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from topoflow.dynamics.claims.verdict import Rung
+from topoflow.dynamics.following import Trajectory
+from topoflow.dynamics.movement import Movement
+from topoflow.dynamics.permutation import Test, monte_carlo_p, surrogates_needed
+from topoflow.dynamics.surrogates import COVARIANCE, START
+from topoflow.topology.arrays import as_numbers
+
+CONTROL = "the control"
+_LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
+_REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
+_FEWEST = 19  # surrogates from which a p-value of 0.05 and a spread can be had
+
+Statistic = Callable[[Trajectory, Movement], float]
+
+
+def rotation_rungs(
+    runs: Sequence[Trajectory], homology: str, statistic: Statistic, level: float
+) -> list[Rung]:
+    """The rungs "covariance" and "the start": rotations of the prompts must not do as well as the runs, on average.
+
+    One rotation turns all runs, so that the base and the prompts that they share are held fixed in the null.
+    """
+
+    def rung(kind: str) -> Rung:
+        return Rung(kind, lambda: _against_rotations(runs, homology, statistic, kind, level), level)
+
+    return [rung(COVARIANCE), rung(START)]
+
+
+def _against_rotations(
+    runs: Sequence[Trajectory], homology: str, statistic: Statistic, kind: str, level: float
+) -> Test | str:
+    most = min(run.claims.n_rotations for run in runs)
+    if most < _FEWEST:
+        return f"needs {_FEWEST} rotations of the prompts, and claims.n_rotations allows {most}"
+
+    def mean(movement: Callable[[Trajectory], dict[str, Movement]]) -> float:
+        return float(np.mean([statistic(run, movement(run)[homology]) for run in runs]))
+
+    observed = mean(lambda run: run.unrotated)
+    drawn = surrogates_needed(
+        observed, lambda number: mean(lambda run: run.rotated(kind, number)), most, level, _FEWEST
+    )
+    null = np.array(list(drawn))
+    centre, spread = float(null.mean()), float(null.std(ddof=1)) * math.sqrt(1 + 1 / len(null))
+    p_absent = math.nan
+    if centre > 0 and spread > 0:  # do surrogates reproduce two thirds of it?
+        p_absent = float(stats.norm.cdf((observed - centre - _REPRODUCED * centre) / spread))
+    return Test(observed, monte_carlo_p(observed, null), p_absent, 1 / (1 + most))
+
+
+def margin_test(values: ArrayLike, margin: float) -> Test | str:
+    """Test over seeds whether a mean is above a margin (Student's t), with its 95 % interval.
+
+    Examples
+    --------
+    >>> found = margin_test([0.3, 0.35, 0.4], margin=0.1)
+    >>> round(found.value, 2), round(found.p, 3), round(found.low, 2)
+    (0.35, 0.007, 0.23)
+    >>> margin_test([0.3], margin=0.1)
+    'needs 2 seeds, and has 1'
+    """
+    numbers = as_numbers("values", values)
+    n = len(numbers)
+    if n < 2:
+        return f"needs 2 seeds, and has {n}"
+    if not np.isfinite(numbers).all():
+        return f"nothing moves at seed number {int(np.argmin(np.isfinite(numbers))) + 1} of {n}"
+    mean = float(numbers.mean())
+    error = max(float(numbers.std(ddof=1)), _LEAST_SPREAD) / math.sqrt(n)
+    t = (mean - margin) / error
+    reach = float(stats.t.isf(0.025, n - 1)) * error
+    return Test(
+        mean, float(stats.t.sf(t, n - 1)), float(stats.t.cdf(t, n - 1)), 0.0, mean - reach, mean + reach
+    )
+
+
+def over_seeds(labels: Sequence[Sequence[Trajectory]], value: Callable[[Trajectory], float]) -> list[float]:
+    """One number a seed: the mean over the labels of its runs."""
+    return [float(np.mean([value(run) for run in runs])) for runs in zip(*labels, strict=True)]

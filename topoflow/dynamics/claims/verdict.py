@@ -1,0 +1,167 @@
+"""One claim, what may be said of it, and the rung of the ladder on which that was decided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, NOT_SUPPORTED, SUPPORTED, Test, decide
+
+PASSED = "passed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim about one run or about a study.
+
+    Attributes
+    ----------
+    claim
+        Its short name.
+    homology
+        "H1" (loops), "H0" (components), or "" where the claim is of both or of neither.
+    verdict
+        "supported", "explained by (a rung)", "not supported", "not supported beyond (a rung)", "shown absent" or
+        "cannot tell".
+    rung
+        The rung that decided: the first that failed, or the last of those that passed.
+    value, low, high, p
+        The number, its 95 % interval and its p-value; None where there is none. Of a claim that climbed, `p` is the
+        largest of the rungs it passed and of the one that decided, adjusted for the other homology (Holm).
+    rule
+        How the verdict follows from the numbers, or what is missing.
+    statement
+        What is claimed, in words.
+    statistic
+        What `value` is, with its unit.
+    steps
+        Each rung climbed and what it said, in order.
+    """
+
+    claim: str
+    homology: str
+    verdict: str
+    rung: str
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    rule: str
+    statement: str
+    statistic: str = ""
+    steps: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rival explanation of a claim.
+
+    Attributes
+    ----------
+    name
+        Of the explanation.
+    test
+        Computes the test when the claim gets here; an explanation of why it cannot be made instead of a test.
+    level
+        At which it must reject.
+    explains
+        Whether the claim is "explained by" this rung where the test shows absence; else it is "shown absent".
+    gate
+        Whether a failure means that nothing can be told.
+    """
+
+    name: str
+    test: Callable[[], Test | str]
+    level: float
+    explains: bool = True
+    gate: bool = False
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How far a claim got: its verdict, the rung that decided, the p-value so far, and every rung's outcome."""
+
+    verdict: str
+    rung: str
+    p: float
+    tests: tuple[tuple[str, Test], ...]
+    steps: tuple[tuple[str, str], ...]
+    why: str = ""
+
+
+def climb(rungs: Sequence[Rung]) -> Climb:
+    """Climb until a rung fails. All rungs must reject (intersection-union), so none of them is corrected.
+
+    Examples
+    --------
+    >>> raw = Rung("raw", lambda: Test(2.0, p=0.01), 0.05, explains=False)
+    >>> scale = Rung("scale", lambda: Test(1.0, p=0.9, p_absent=0.02), 0.05)
+    >>> climb([raw, scale]).verdict, climb([raw]).verdict
+    ('explained by scale', 'supported')
+    """
+    tests: list[tuple[str, Test]] = []
+    steps: list[tuple[str, str]] = []
+    p = 0.0
+    for number, rung in enumerate(rungs):
+        test = rung.test()
+        if isinstance(test, str):
+            steps.append((rung.name, CANNOT_TELL))
+            return Climb(CANNOT_TELL, rung.name, math.nan, tuple(tests), tuple(steps), test)
+        tests.append((rung.name, test))
+        found = decide(test, rung.level)
+        if found == SUPPORTED:
+            p = max(p, test.p)
+            steps.append((rung.name, PASSED))
+            continue
+        p = max(p, test.p)
+        if rung.gate:
+            said = CANNOT_TELL
+        elif found == ABSENT:
+            said = f"explained by {rung.name}" if rung.explains else ABSENT
+        elif found == NOT_SUPPORTED:
+            said = f"{NOT_SUPPORTED} beyond {rung.name}" if number and rung.explains else NOT_SUPPORTED
+        else:
+            said = CANNOT_TELL
+        steps.append((rung.name, said))
+        why = "nothing moves beyond jitter" if rung.gate else "no outcome could have been significant"
+        return Climb(said, rung.name, p, tuple(tests), tuple(steps), why if said == CANNOT_TELL else "")
+    return Climb(SUPPORTED, rungs[-1].name, p, tuple(tests), tuple(steps))
+
+
+def adjust(verdicts: Sequence[Verdict], level: float) -> list[Verdict]:
+    """Adjust the p-values of one claim's verdicts, a homology each, for one another (Holm 1979).
+
+    What is supported alone and not among the others becomes "not supported beyond the number of claims".
+
+    >>> one = Verdict("early", "H1", "supported", "the start", 2.0, None, None, 0.04, "", "")
+    >>> [v.verdict for v in adjust([one, replace(one, homology="H0", p=0.2, verdict="not supported")], 0.05)]
+    ['not supported beyond the number of claims', 'not supported']
+    """
+    known = sorted((v.p, place) for place, v in enumerate(verdicts) if v.p is not None)
+    adjusted: dict[int, float] = {}
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(verdicts) - rank)))
+        adjusted[place] = largest
+    found = []
+    for place, verdict in enumerate(verdicts):
+        if place not in adjusted:
+            found.append(verdict)
+            continue
+        p = adjusted[place]
+        if verdict.verdict == SUPPORTED and p > level:
+            rung = "the number of claims"
+            said = f"{NOT_SUPPORTED} beyond {rung}"
+            verdict = replace(verdict, verdict=said, rung=rung, steps=(*verdict.steps, (rung, said)))
+        found.append(replace(verdict, p=p))
+    return found
+
+
+def known(value: float) -> float | None:
+    """The number, or None where there is none: NaN and infinity are none in JSON.
+
+    >>> known(0.5), known(math.nan)
+    (0.5, None)
+    """
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,401 @@
+"""Follow one run: from clouds at checkpoints to movement between twins, rotations, and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.dynamics.cells import CellDiagrams
+from topoflow.dynamics.claims.margins import Claims
+from topoflow.dynamics.claims.verdict import Verdict
+from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
+from topoflow.dynamics.movement import Movement
+from topoflow.dynamics.surrogates import COVARIANCE, Rotations, any_rotation, coordinates, kept_start
+from topoflow.dynamics.twins import cumulative_rate, find_twins, why_no_twins
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_numbers
+from topoflow.topology.persistence import subsample_diagrams
+from topoflow.topology.point_clouds import check_cloud, distance_matrix, subsample_plan
+
+Matrix = NDArray[np.float64]
+RAW, SCALE_FREE, WITHOUT_FAR = "raw", "scale-free", "without the longest paths"
+_LONGEST = 0.05  # share of the prompts that the rung "few prompts" leaves out
+_AT_A_TIME = 10  # rotations
+
+
+class Mapper(Protocol):
+    """Calls a function on each of some tuples of arguments, in order; in parallel if it likes."""
+
+    def __call__(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], n_tasks: int, label: str
+    ) -> Iterable[Any]: ...
+
+
+def one_by_one(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], n_tasks: int, label: str
+) -> Iterable[Any]:
+    """Call a function on each of some tuples of arguments, in this thread."""
+    return (function(*task) for task in tasks)
+
+
+class TopologyLike(Protocol):
+    """How persistence is computed; `topoflow.Topology` is one."""
+
+    @property
+    def n_subsamples(self) -> int: ...
+    @property
+    def subsample_size(self) -> int: ...
+    @property
+    def engine(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was recorded of a run, and how its topology is computed.
+
+    Attributes
+    ----------
+    steps, layers : tuple of int
+        Optimiser steps of the checkpoints, increasing, and the layers.
+    cloud : callable
+        The states at (step, layer), of shape (n_prompts, hidden_size).
+    plan : ndarray of int, shape (n_subsamples, subsample_size)
+    learning_rate : ndarray or None
+        Rates of optimiser steps 1, 2 and so on; None for a constant one.
+    cell : callable, optional
+        The diagrams at (step, layer), where they are known.
+    behaviour : mapping of int to ndarray, optional
+        Next-token probabilities by step, of shape (n_prompts, n_outcomes).
+    engine, seed
+        Of persistence and of rotations.
+    """
+
+    steps: tuple[int, ...]
+    layers: tuple[int, ...]
+    cloud: Callable[[int, int], Matrix]
+    plan: NDArray[np.int64]
+    learning_rate: Matrix | None = None
+    cell: Callable[[int, int], CellDiagrams] | None = None
+    behaviour: Mapping[int, Matrix] | None = None
+    engine: str = "auto"
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class Trajectory:
+    """A run as its claims see it. Everything is computed when it is first asked for, and kept.
+
+    Examples
+    --------
+    See `follow`.
+    """
+
+    recorded: Recorded
+    claims: Claims = field(default_factory=Claims)
+    mapper: Mapper = one_by_one
+    _movements: dict[str, dict[str, Movement]] = field(default_factory=dict, repr=False)
+    _rotated: dict[str, list[dict[str, Movement]]] = field(default_factory=dict, repr=False)
+
+    # --- time ---
+
+    @cached_property
+    def anchors(self) -> tuple[int, ...]:
+        """Optimiser steps whose twin, one step later, is recorded too."""
+        return find_twins(self.recorded.steps)
+
+    @cached_property
+    def why_no_twins(self) -> str | None:
+        """Why nothing can be told beyond jitter; None if it can."""
+        clock = cumulative_rate(self.recorded.steps, self.recorded.learning_rate)
+        return why_no_twins(self.recorded.steps, clock)
+
+    @cached_property
+    def step_clock(self) -> Matrix:
+        """Optimiser steps of the anchors, shape (K + 1,)."""
+        return np.asarray(self.anchors, dtype=np.float64)
+
+    @cached_property
+    def rate_clock(self) -> Matrix:
+        """Cumulative learning rate at the anchors, shape (K + 1,)."""
+        return cumulative_rate(self.anchors, self.recorded.learning_rate)
+
+    @property
+    def recorded_twins(self) -> tuple[int, ...]:
+        """Anchors and twins, increasing."""
+        return tuple(sorted({step + after for step in self.anchors for after in (0, 1)}))
+
+    # --- movement ---
+
+    def movement(self, kind: str) -> dict[str, Movement]:
+        """Movement by homology, layers pooled: of `RAW` clouds (in units of the first one's median distance), of
+        `SCALE_FREE` ones, or of scale-free ones `WITHOUT_FAR` prompts.
+        """
+        if kind not in self._movements:
+            if kind == WITHOUT_FAR:
+                kept = self._near_prompts
+                size = min(self.recorded.plan.shape[1], len(kept))
+                plan = kept[subsample_plan(len(kept), len(self.recorded.plan), size, self.recorded.seed)]
+                self._movements[kind] = self._follow(plan, None)[SCALE_FREE]
+            else:
+                self._movements.update(self._follow(self.recorded.plan, self.recorded.cell))
+        return self._movements[kind]
+
+    @cached_property
+    def behaviour(self) -> Movement | None:
+        """Movement of next-token probabilities, by Hellinger distance; None where they were not recorded."""
+        given = self.recorded.behaviour
+        if given is None or self.why_no_twins or not all(step in given for step in self.recorded_twins):
+            return None
+        ends = [
+            np.array(
+                [
+                    (np.sqrt(given[step + after]) / np.sqrt(2 * len(given[step + after]))).ravel()
+                    for step in self.anchors
+                ]
+            )
+            for after in (0, 1)
+        ]
+        return Movement(*ends)
+
+    def rotated(self, kind: str, number: int) -> dict[str, Movement]:
+        """Scale-free movement after the prompts were turned by rotation `number` of a kind, on few subsamples."""
+        known = self._rotated.setdefault(kind, [])
+        while len(known) <= number:
+            tasks = [(self, kind, one) for one in range(len(known), len(known) + _AT_A_TIME)]
+            known.extend(self.mapper(_rotate, tasks, len(tasks), f"rotations, {kind}"))
+        return known[number]
+
+    @cached_property
+    def unrotated(self) -> dict[str, Movement]:
+        """What `rotated` is held against: the clouds as they are, on the same few subsamples."""
+        return _turned(self, None)
+
+    def rotations(self, kind: str) -> Rotations:
+        """The law of the rotations of a kind."""
+        return self._rotations[0] if kind == COVARIANCE else self._rotations[1]
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What may be said of this run: each claim, for loops (H1) and for components (H0)."""
+        from topoflow.dynamics.claims import verdicts_of_run
+
+        return verdicts_of_run(self)
+
+    # --- behind them ---
+
+    @cached_property
+    def _rotations(self) -> tuple[Rotations, Rotations]:
+        first = self.anchors[0]
+        clouds = [self.recorded.cloud(first, layer) for layer in self.recorded.layers]
+        return any_rotation(len(clouds[0])), kept_start(clouds)
+
+    @cached_property
+    def _coordinates(self) -> dict[tuple[int, int], Matrix]:
+        return {
+            (step, layer): coordinates(self.recorded.cloud(step, layer))
+            for step in self.recorded_twins
+            for layer in self.recorded.layers
+        }
+
+    @cached_property
+    def _near_prompts(self) -> NDArray[np.int64]:
+        """Places of the prompts with the shortest paths, all layers weighing alike."""
+        path: Any = 0.0
+        for layer in self.recorded.layers:
+            clouds = [self.recorded.cloud(step, layer) for step in self.anchors]
+            moved = sum(((y - x) ** 2).sum(axis=1) for x, y in pairwise(clouds))
+            path = path + moved / max(float(((clouds[0] - clouds[0].mean(axis=0)) ** 2).sum()), 1e-300)
+        n_kept = int((1 - _LONGEST) * len(path))
+        return np.sort(np.argsort(path, kind="stable")[:n_kept])
+
+    def _follow(
+        self, plan: NDArray[np.int64], cell: Callable[[int, int], CellDiagrams] | None
+    ) -> dict[str, dict[str, Movement]]:
+        """Movement by kind and homology, layers pooled."""
+        recorded, steps = self.recorded, self.recorded_twins
+        vectors: dict[str, dict[str, list[Matrix]]] = {
+            kind: {h: [] for h in HOMOLOGY} for kind in (RAW, SCALE_FREE)
+        }
+        tasks = [(recorded, plan, cell, step, layer) for layer in recorded.layers for step in steps]
+        cells = iter(self.mapper(_cell_and_unit, tasks, len(tasks), "movement between twins"))
+        for _ in recorded.layers:
+            first_unit = None
+            rows: dict[str, list[dict[str, Matrix]]] = {RAW: [], SCALE_FREE: []}
+            for _ in steps:
+                diagrams, unit = next(cells)
+                first_unit = unit if first_unit is None else first_unit
+                rows[RAW].append(cell_vectors(diagrams, plan.shape[1], first_unit))
+                rows[SCALE_FREE].append(cell_vectors(diagrams, plan.shape[1], unit))
+            for kind, found in rows.items():
+                for h in HOMOLOGY:
+                    vectors[kind][h].append(np.array([row[h] for row in found]))
+        return {
+            kind: {h: self._between_twins(layers[h]) for h in HOMOLOGY} for kind, layers in vectors.items()
+        }
+
+    def _between_twins(self, layers: Sequence[Matrix]) -> Movement:
+        pooled, place = side_by_side(layers), {step: at for at, step in enumerate(self.recorded_twins)}
+        return Movement(*(pooled[[place[step + after] for step in self.anchors]] for after in (0, 1)))
+
+
+def _cell_and_unit(
+    recorded: Recorded,
+    plan: NDArray[np.int64],
+    cell: Callable[[int, int], CellDiagrams] | None,
+    step: int,
+    layer: int,
+) -> tuple[CellDiagrams, float]:
+    """The diagrams of a cell and the median distance between the prompts of its plan."""
+    distances = distance_matrix(recorded.cloud(step, layer))
+    used = np.unique(plan)
+    within = distances[np.ix_(used, used)]
+    unit = float(np.median(within[np.triu_indices(len(used), 1)]))
+    if cell is not None:
+        return cell(step, layer), unit
+    return subsample_diagrams(distances, plan, 1, recorded.engine), unit
+
+
+def _rotate(trajectory: Trajectory, kind: str, number: int) -> dict[str, Movement]:
+    rng = np.random.default_rng([trajectory.recorded.seed, number, len(kind)])
+    return _turned(trajectory, trajectory.rotations(kind).draw(rng))
+
+
+def _turned(trajectory: Trajectory, turn: Matrix | None) -> dict[str, Movement]:
+    recorded = trajectory.recorded
+    plan = recorded.plan[: trajectory.claims.rotation_subsamples]
+    layers: dict[str, list[Matrix]] = {h: [] for h in HOMOLOGY}
+    pairs = np.triu_indices(plan.shape[1], 1)
+    for layer in recorded.layers:
+        rows = []
+        for step in trajectory.recorded_twins:
+            points = trajectory._coordinates[step, layer]
+            points = points if turn is None else turn @ points
+            distances = distance_matrix(points)
+            unit = float(np.median([distances[np.ix_(some, some)][pairs] for some in plan]))
+            cell = subsample_diagrams(distances, plan, 1, recorded.engine)
+            rows.append(cell_vectors(cell, plan.shape[1], unit))
+        for h in HOMOLOGY:
+            layers[h].append(np.array([row[h] for row in rows]))
+    return {h: trajectory._between_twins(found) for h, found in layers.items()}
+
+
+def follow(
+    clouds: Mapping[int, Mapping[int, ArrayLike]],
+    learning_rate: ArrayLike | None = None,
+    behaviour: Mapping[int, ArrayLike] | None = None,
+    topology: TopologyLike | None = None,
+    claims: Claims | None = None,
+    seed: int = 0,
+) -> Trajectory:
+    """Follow point clouds through training, and say what may be said of them.
+
+    Record twins (steps t and t + 1) at five anchors or more, evenly spread over the training: without them every
+    verdict is "cannot tell". Rows are prompts, the same ones in the same order at every checkpoint.
+
+    Parameters
+    ----------
+    clouds : mapping of int to mapping of int to array_like
+        Step, then layer, then the states of shape (n_prompts, hidden_size).
+    learning_rate : array_like, shape (last step,), optional
+        Rate of optimiser steps 1, 2 and so on to the last; None for a constant one.
+    behaviour : mapping of int to array_like of shape (n_prompts, n_outcomes), optional
+        Next-token probabilities by step.
+    topology : topoflow.Topology, optional
+        Of 64 subsamples of 160 prompts by default, or of all prompts where there are fewer.
+    claims : topoflow.Claims, optional
+        Margins and levels.
+    seed
+        Of subsamples and rotations. Give all runs of a study the same.
+
+    Returns
+    -------
+    Trajectory
+        Its `verdicts` are computed when they are first asked for.
+
+    Raises
+    ------
+    InvalidArgument
+        If clouds differ in shape or layers, are not finite, or `learning_rate` or `behaviour` does not fit.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> base = rng.normal(size=(40, 4))
+    >>> steps = [t + twin for t in range(0, 48, 8) for twin in (0, 1)]
+    >>> clouds = {step: {1: base + 0.01 * rng.normal(size=base.shape)} for step in steps}
+    >>> from topoflow.config import Topology
+    >>> trajectory = follow(clouds, topology=Topology(4, 20))
+    >>> {(v.claim, v.homology): v.verdict for v in trajectory.verdicts}["early", "H1"]
+    'cannot tell'
+    """
+    steps = tuple(sorted(clouds))
+    if len(steps) < 2 or any(isinstance(s, bool) or s != int(s) or s < 0 for s in steps):
+        raise InvalidArgument("clouds", "two optimiser steps or more, 0 or later", steps)
+    layers = tuple(sorted(clouds[steps[0]]))
+    if not layers:
+        raise InvalidArgument("clouds", "at least one layer at each step", dict(clouds[steps[0]]))
+    arrays: dict[tuple[int, int], Matrix] = {}
+    for step in steps:
+        if tuple(sorted(clouds[step])) != layers:
+            raise InvalidArgument(f"clouds[{step}]", f"the layers {list(layers)}", sorted(clouds[step]))
+        for layer in layers:
+            name = f"clouds[{step}][{layer}]"
+            arrays[step, layer] = check_cloud(name, clouds[step][layer])
+            expected = arrays[steps[0], layer].shape
+            if arrays[step, layer].shape != expected or len(arrays[step, layer]) != len(
+                arrays[steps[0], layers[0]]
+            ):
+                raise InvalidArgument(
+                    name,
+                    f"of shape {expected}, the same prompts at each step and layer",
+                    arrays[step, layer].shape,
+                )
+    n_prompts = len(arrays[steps[0], layers[0]])
+    if topology is None:
+        plan, engine = subsample_plan(n_prompts, 64, min(160, n_prompts), seed), "auto"
+    else:
+        if topology.subsample_size > n_prompts:
+            raise InvalidArgument(
+                "topology.subsample_size", f"at most the {n_prompts} prompts", topology.subsample_size
+            )
+        plan, engine = (
+            subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, seed),
+            topology.engine,
+        )
+    rates = None if learning_rate is None else as_numbers("learning_rate", learning_rate)
+    cumulative_rate(steps, rates)  # refuses what does not fit
+    return Trajectory(
+        Recorded(
+            steps=tuple(map(int, steps)),
+            layers=layers,
+            cloud=lambda step, layer: arrays[step, layer],
+            plan=plan,
+            learning_rate=rates,
+            behaviour=None if behaviour is None else _probabilities(behaviour, n_prompts),
+            engine=engine,
+            seed=seed,
+        ),
+        claims or Claims(),
+    )
+
+
+def _probabilities(behaviour: Mapping[int, ArrayLike], n_prompts: int) -> dict[int, Matrix]:
+    found, shape = {}, None
+    for step, given in behaviour.items():
+        name = f"behaviour[{step}]"
+        rows = as_numbers(name, given)
+        shape = shape or rows.shape
+        if rows.ndim != 2 or len(rows) != n_prompts or rows.shape != shape:
+            raise InvalidArgument(
+                name, f"of shape ({n_prompts}, n_outcomes), the same at each step", rows.shape
+            )
+        if not (np.isfinite(rows) & (rows >= 0)).all() or not np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+            raise InvalidArgument(name, "probabilities, of sum 1 for each prompt", rows.sum(axis=1))
+        found[step] = rows
+    return found

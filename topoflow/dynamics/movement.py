@@ -1,0 +1,191 @@
+"""How far twins move between anchors, with an expectation of 0 where nothing but jitter happens.
+
+K + 1 anchors have vectors ``a`` (at step t) and ``b`` (at step t + 1), both of shape (K + 1, n_features), and so K
+intervals. Movement is a *squared* distance and may be negative; it is never clipped before it is summed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from topoflow.dynamics.permutation import Test
+from topoflow.dynamics.twins import early_intervals
+
+Series = NDArray[np.float64]
+_SHARED = 1.5  # variance of a sum of movements over that of independent ones: neighbours share a checkpoint
+_TINY = 1e-300
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Vectors of the twins of a run, and what follows from them.
+
+    Attributes
+    ----------
+    a, b : ndarray, shape (K + 1, n_features)
+        Vectors at the anchors and at their twins.
+    """
+
+    a: Series
+    b: Series
+
+    @cached_property
+    def squared(self) -> Series:
+        """Cross-twin squared movement of each interval, <a[k+1] - a[k], b[k+1] - b[k]>, shape (K,).
+
+        Unbiased for the squared net movement where the jitter of an anchor and of its twin are independent, whatever
+        its size.
+
+        >>> Movement(np.array([[0.0], [2.0]]), np.array([[0.0], [3.0]])).squared
+        array([6.])
+        """
+        return np.asarray((np.diff(self.a, axis=0) * np.diff(self.b, axis=0)).sum(axis=1))
+
+    @cached_property
+    def jitter_floor(self) -> Series:
+        """Standard deviation of `squared` where nothing moves, by interval, shape (K,).
+
+        From products of the differences within twins, e_k . e_l with k and l different; near ones weigh most, so that
+        jitter may change in size through training. Drift within a twin makes it too large rather than too small.
+        """
+        within = self.b - self.a
+        products = (within @ within.T) ** 2
+        place = np.arange(len(within))
+        weights = np.exp(-np.abs(place[:, None] - place) / 2.0)
+        np.fill_diagonal(weights, 0.0)
+        node = (weights * products).sum(axis=1) / weights.sum(axis=1)
+        return np.asarray(np.sqrt((node[1:] + node[:-1]) / 2))
+
+    @cached_property
+    def error(self) -> Series:
+        """Standard error of `squared` by interval, that of moving clouds included, shape (K,)."""
+        floor = self.jitter_floor
+        return np.asarray(np.sqrt(floor**2 + 2 * np.maximum(self.squared, 0) * floor))
+
+    @property
+    def total(self) -> float:
+        """Sum of `squared`."""
+        return float(self.squared.sum())
+
+    @property
+    def total_error(self) -> float:
+        """Standard error of `total`, movement included."""
+        floor = self.jitter_floor
+        moving = 2 * max(self.total, 0.0) * float(floor.mean())
+        return math.sqrt(_SHARED * float((floor**2).sum()) + moving)
+
+    def after(self, interval: int) -> Movement:
+        """The same of the anchors from one interval on."""
+        return Movement(self.a[interval:], self.b[interval:])
+
+    def profile(self) -> Series:
+        """Cross-twin distance from the first anchor at each later one, shape (K,); 0 where jitter makes it negative."""
+        squared = ((self.a[1:] - self.a[0]) * (self.b[1:] - self.b[0])).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(squared, 0)))
+
+
+def moves_test(moved: Movement) -> Test:
+    """Test whether anything moves beyond jitter that is forgotten within one optimiser step.
+
+    The value is the sum of squared movement over its standard error under jitter alone. Jitter that remembers longer
+    counts as movement.
+    """
+    error = math.sqrt(_SHARED * float((moved.jitter_floor**2).sum()))
+    z = moved.total / (error + _TINY) if moved.total or error else 0.0
+    return Test(z, float(stats.norm.sf(z)))
+
+
+def rates(moved: Movement, clock: Series) -> tuple[float, float]:
+    """Return squared movement per unit of the clock, early and late."""
+    early, gap = early_intervals(clock), np.diff(clock)
+    squared = moved.squared
+    return (
+        float(squared[early].sum() / gap[early].sum()),
+        float(squared[~early].sum() / gap[~early].sum()),
+    )
+
+
+def contrast(moved: Movement, clock: Series) -> float:
+    """Return squared movement per unit of the clock, early minus late."""
+    early, late = rates(moved, clock)
+    return early - late
+
+
+def early_share(moved: Movement, clock: Series) -> float:
+    """Return how much more of the speed is early than the clock's own share: 0 at constant speed, at most about 2/3.
+
+    Speed is the root of the mean squared movement per unit of the clock. NaN where nothing moves.
+
+    >>> steps = np.arange(7.0)
+    >>> even = Movement(np.cumsum(np.eye(7), axis=0), np.cumsum(np.eye(7), axis=0))
+    >>> round(early_share(even, steps), 9)
+    0.0
+    """
+    early, gap = early_intervals(clock), np.diff(clock)
+    lengths = [
+        math.sqrt(max(rate, 0.0)) * float(gap[part].sum())
+        for rate, part in zip(rates(moved, clock), (early, ~early), strict=True)
+    ]
+    if not sum(lengths) > 0:
+        return math.nan
+    return lengths[0] / sum(lengths) - float(gap[early].sum() / gap.sum())
+
+
+def ratio_test(moved: Movement, clock: Series, ratio: float) -> Test:
+    """Test whether a run moves faster in the first third of a clock, by more than a ratio of speeds.
+
+    The error is that of jitter: the verdict is about this run. The value is the ratio of speeds, early over late
+    (infinite where nothing moves late, NaN where nothing moves early).
+    """
+    early, gap = early_intervals(clock), np.diff(clock)
+    fast, slow = rates(moved, clock)
+    variance = [float((moved.error[part] ** 2).sum() / gap[part].sum() ** 2) for part in (early, ~early)]
+    z = (fast - ratio**2 * slow) / math.sqrt(variance[0] + ratio**4 * variance[1] + _TINY)
+    value = math.nan if fast <= 0 else math.inf if slow <= 0 else math.sqrt(fast / slow)
+    return Test(value, float(stats.norm.sf(z)), float(stats.norm.cdf(z)))
+
+
+def centre(moved: Movement, clock: Series) -> float:
+    """Return the centre of squared movement on a clock, 0 to 1; NaN where nothing moves."""
+    if not moved.total > 0:
+        return math.nan
+    middle = ((clock[1:] + clock[:-1]) / 2 - clock[0]) / (clock[-1] - clock[0])
+    return float((middle * moved.squared).sum() / moved.total)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Squared movement per unit of a clock in windows of two intervals, those of the first half and of the second."""
+
+    rate: Series
+    error: Series
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
+
+    @property
+    def peak(self) -> float:
+        """The fastest of the first half."""
+        return float(self.rate[self.first].max())
+
+
+def windows(moved: Movement, clock: Series) -> Windows | None:
+    """Return the windows of two intervals; None where one half of the clock has none."""
+    gap = np.diff(clock)
+    ends = (clock[1:] - clock[0]) / (clock[-1] - clock[0])
+    width = gap[1:] + gap[:-1]
+    first, second = ends[1:] <= 0.5 + 1e-9, ends[:-1] > 0.5 + 1e-9
+    if not first.any() or not second.any():
+        return None
+    squared, error = moved.squared, moved.error
+    return Windows(
+        (squared[1:] + squared[:-1]) / width,
+        np.sqrt(error[1:] ** 2 + error[:-1] ** 2) / width,
+        first,
+        second,
+    )

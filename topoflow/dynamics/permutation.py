@@ -1,0 +1,121 @@
+"""The result of one test, and the one rule from its p-values to what may be said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.topology.arrays import as_numbers
+
+SUPPORTED, NOT_SUPPORTED, ABSENT, CANNOT_TELL = (
+    "supported",
+    "not supported",
+    "shown absent",
+    "cannot tell",
+)
+_TIE = 1e-12  # of the largest statistic: two this near are equal but for rounding, and a tie counts against
+
+
+@dataclass(frozen=True)
+class Test:
+    """What one test found.
+
+    Attributes
+    ----------
+    value, low, high
+        The statistic, and its 95 % interval where there is one (NaN where not).
+    p
+        Of data at least as favourable to the claim if the claim were just false; NaN where it is not defined.
+    p_absent
+        Of data at least as unfavourable if the claim were just true; NaN where absence cannot be shown.
+    smallest_p
+        The least that ``p`` could have been in this design: above the level, no data could have been significant.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    value: float
+    p: float
+    p_absent: float = math.nan
+    smallest_p: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
+
+
+def decide(test: Test, level: float) -> str:
+    """Say what a test allows to say at a level: the only place where a p-value becomes a verdict.
+
+    >>> decide(Test(1.0, p=0.01), 0.05), decide(Test(1.0, p=0.3), 0.05)
+    ('supported', 'not supported')
+    >>> decide(Test(1.0, p=0.99, p_absent=0.01), 0.05), decide(Test(1.0, p=0.1, smallest_p=0.1), 0.05)
+    ('shown absent', 'cannot tell')
+    """
+    if not math.isnan(test.p) and test.p <= level:
+        return SUPPORTED
+    if not math.isnan(test.p_absent) and test.p_absent <= level:
+        return ABSENT
+    if math.isnan(test.p) or test.smallest_p > level:
+        return CANNOT_TELL
+    return NOT_SUPPORTED
+
+
+def monte_carlo_p(observed: float, null: ArrayLike) -> float:
+    """Compute (1 + the surrogates at least as large) / (1 + all surrogates), which is never 0.
+
+    >>> monte_carlo_p(3.0, [1.0, 2.0, 3.0])
+    0.5
+    """
+    values = as_numbers("null", null)
+    tie = _TIE * max(abs(observed), float(np.abs(values).max(initial=0.0)))
+    return (1 + int((values >= observed - tie).sum())) / (1 + len(values))
+
+
+def surrogates_needed(
+    observed: float, draw: Callable[[int], float], most: int, level: float, least: int = 19
+) -> Iterator[float]:
+    """Draw surrogates until all are there, or until no further one could make the p-value significant.
+
+    The decision at the level is the one that all ``most`` would have given, and the p-value that `monte_carlo_p` gives
+    of those drawn is at most larger. At least ``least`` are drawn, so that their mean and spread are known.
+
+    Examples
+    --------
+    >>> len(list(surrogates_needed(0.0, lambda number: 1.0, most=199, level=0.05)))
+    19
+    >>> len(list(surrogates_needed(2.0, lambda number: 1.0, most=199, level=0.05)))
+    199
+    """
+    most_exceeding = level * (1 + most) - 1
+    exceeding = 0
+    for number in range(most):
+        value = draw(number)
+        exceeding += value >= observed - _TIE * max(abs(observed), abs(value))
+        yield value
+        if number + 1 >= least and exceeding > most_exceeding:
+            return
+
+
+def sign_flips(n: int) -> NDArray[np.float64]:
+    """All patterns of signs of n differences, up to a common sign: shape (2 ** (n - 1), n), the observed one first.
+
+    >>> sign_flips(2).tolist()
+    [[1.0, 1.0], [1.0, -1.0]]
+    """
+    rest = np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1) & 1
+    return np.column_stack([np.ones(len(rest)), 1.0 - 2.0 * rest])
+
+
+def stouffer(p_values: Sequence[float]) -> float:
+    """Combine one-sided p-values of independent runs into one (Stouffer 1949, by the sum of their normal scores).
+
+    >>> round(stouffer([0.05, 0.05]), 4)
+    0.01
+    """
+    from scipy.stats import norm
+
+    scores = norm.isf(np.clip(p_values, 1e-12, 1 - 1e-12))
+    return float(norm.sf(scores.sum() / math.sqrt(len(scores))))

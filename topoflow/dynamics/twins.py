@@ -1,0 +1,113 @@
+"""Twin checkpoints: two of neighbouring optimiser steps, whose difference is jitter and hardly any change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_numbers
+
+LEAST_ANCHORS = 5  # four intervals; with fewer, no third of training has an inside
+_REACH = 0.85  # of the clock that the anchors must span, or they do not speak of the training
+
+
+def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
+    """Return the anchors among checkpoints: steps t at which t + 1 is recorded too, each checkpoint in one pair only.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of the checkpoints, increasing.
+
+    Examples
+    --------
+    >>> find_twins([0, 1, 4, 8, 9, 10, 11])
+    (0, 8, 10)
+    """
+    anchors: list[int] = []
+    known = set(steps)
+    for step in sorted(known):
+        if step + 1 in known and (not anchors or step > anchors[-1] + 1):
+            anchors.append(step)
+    return tuple(anchors)
+
+
+def cumulative_rate(steps: Sequence[int], learning_rate: ArrayLike | None) -> NDArray[np.float64]:
+    """Return how far along each checkpoint is: the learning rates of all optimiser steps before it, summed.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of the checkpoints.
+    learning_rate : array_like, shape (last step,), optional
+        Rate of optimiser steps 1, 2 and so on; None for a constant one. Where all are 0, steps are counted.
+
+    Examples
+    --------
+    >>> cumulative_rate([0, 1, 3], [3.0, 2.0, 1.0]), cumulative_rate([0, 1, 3], None)
+    (array([0., 3., 6.]), array([0., 1., 3.]))
+    """
+    at = np.asarray(steps, dtype=np.int64)
+    if learning_rate is None:
+        return at.astype(np.float64)
+    rates = as_numbers("learning_rate", learning_rate)
+    if rates.ndim != 1 or len(rates) < at.max():
+        raise InvalidArgument(
+            "learning_rate", f"one number for each of the {at.max()} optimiser steps", rates.shape
+        )
+    if not (np.isfinite(rates) & (rates >= 0)).all():
+        raise InvalidArgument("learning_rate", "finite and not negative", learning_rate)
+    if not rates[: at.max()].any():
+        return at.astype(np.float64)
+    return np.asarray(np.concatenate([[0.0], np.cumsum(rates)])[at])
+
+
+def why_no_twins(steps: Sequence[int], clock: NDArray[np.float64]) -> str | None:
+    """Say why the twins among these checkpoints can decide nothing, or None if they can.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of all checkpoints.
+    clock : ndarray, shape (T,)
+        `cumulative_rate` of each.
+
+    Examples
+    --------
+    >>> why_no_twins([0, 8, 16], np.array([0.0, 8.0, 16.0]))
+    'needs 5 twin checkpoints (steps t and t + 1), and has 0'
+    """
+    anchors = find_twins(steps)
+    if len(anchors) < LEAST_ANCHORS:
+        return f"needs {LEAST_ANCHORS} twin checkpoints (steps t and t + 1), and has {len(anchors)}"
+    at = dict(zip(steps, clock, strict=True))
+    ends = np.array([at[anchors[0]], at[anchors[-1] + 1]])
+    whole = max(at.values()) - min(at.values())
+    if whole <= 0 or (share := (ends[1] - ends[0]) / whole) < _REACH:
+        share = 0.0 if whole <= 0 else share
+        return (
+            f"needs twin checkpoints through {_REACH:.0%} of the training, and has them through {share:.0%}"
+        )
+    inner = np.array([at[anchor] for anchor in anchors])
+    early = early_intervals(inner)
+    if early.all() or not early.any():
+        return "needs intervals between twin checkpoints both in the first third of the training and after it"
+    return None
+
+
+def early_intervals(clock: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell of each interval between anchors whether its middle lies in the first third of the clock.
+
+    By the middle, as anchors are whole steps and meet the third only nearly.
+
+    >>> early_intervals(np.arange(7.0)).tolist()
+    [True, True, False, False, False, False]
+    """
+    span = clock[-1] - clock[0]
+    if not span > 0:
+        return np.zeros(len(clock) - 1, dtype=bool)
+    middle = ((clock[1:] + clock[:-1]) / 2 - clock[0]) / span
+    return np.asarray(middle <= 1 / 3 * (1 + 1e-12))
