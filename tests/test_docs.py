@@ -108,6 +108,13 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, session):
             exec(compile(code, str(REPOSITORY / page), "exec"), session)
 
 
+def test_the_callback_that_saves_twins_saves_them_and_nothing_else(session):
+    (block,) = [block for block in blocks("python") if "class SaveTwins" in block.body]
+    exec(block.body, session)
+    saved = {path.name for path in Path("out").glob("checkpoint-*")}
+    assert saved == {"checkpoint-1", "checkpoint-3", "checkpoint-4"}  # step 0 is the model itself
+
+
 # --- the shell ----------------------------------------------------------------------------------
 
 
