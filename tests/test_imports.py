@@ -53,6 +53,7 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.dynamics.claims.models",
         "topoflow.dynamics.controls",
         "topoflow.dynamics.nulls",
+        "topoflow.dynamics.power",
         "topoflow.dynamics.prompts",
         "topoflow.dynamics.labelings",
         "topoflow.dynamics.effects",

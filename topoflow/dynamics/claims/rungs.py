@@ -19,7 +19,7 @@ from topoflow.topology.arrays import as_numbers
 CONTROL = "the control"
 _LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
 _REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
-_FEWEST = 19  # surrogates from which a p-value of 0.05 and a spread can be had
+FEWEST_ROTATIONS = 19  # surrogates from which a p-value of 0.05 and a spread can be had
 
 Statistic = Callable[[Trajectory, Movement], float]
 
@@ -42,15 +42,15 @@ def _against_rotations(
     runs: Sequence[Trajectory], homology: str, statistic: Statistic, kind: str, level: float
 ) -> Test | str:
     most = min(run.claims.n_rotations for run in runs)
-    if most < _FEWEST:
-        return f"needs {_FEWEST} rotations of the prompts, and claims.n_rotations allows {most}"
+    if most < FEWEST_ROTATIONS:
+        return f"needs {FEWEST_ROTATIONS} rotations of the prompts, and claims.n_rotations allows {most}"
 
     def mean(movement: Callable[[Trajectory], dict[str, Movement]]) -> float:
         return float(np.mean([statistic(run, movement(run)[homology]) for run in runs]))
 
     observed = mean(lambda run: run.unrotated)
     drawn = surrogates_needed(
-        observed, lambda number: mean(lambda run: run.rotated(kind, number)), most, level, _FEWEST
+        observed, lambda number: mean(lambda run: run.rotated(kind, number)), most, level, FEWEST_ROTATIONS
     )
     null = np.array(list(drawn))
     centre, spread = float(null.mean()), float(null.std(ddof=1)) * math.sqrt(1 + 1 / len(null))
