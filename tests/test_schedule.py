@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topoflow.config.schedule import Schedule
+from topoflow.dynamics.twins import find_twins
 from topoflow.errors import InvalidArgument
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=200)
@@ -132,6 +133,8 @@ def test_anchors_stand_apart_with_all_their_twins_and_are_as_many_as_fit(schedul
     if len(anchors) > 1:
         assert (anchors[0], anchors[-1]) == (0, len(rates) + 1 - together)
         assert len(checkpoints) == together * len(anchors)
+        if not schedule.triplets:
+            assert find_twins(checkpoints) == anchors  # as they are found again in what was recorded
 
 
 def test_a_training_too_short_for_its_twins_has_as_many_as_fit():

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +77,7 @@ def plant(params, run, n_steps: int) -> None:
         "steps": steps,
         "layers": list(params.recording.layers),
         "finetune": params.training(run.objective),
-        "recording": asdict(params.recording),
+        "recording": params.recorded(),
         "versions": {"torch": "none"},
     }
     storage.seal(folder, manifest, names)

@@ -68,7 +68,7 @@ class Study:
             "study_seed": params.seed,
             "seed": run.seed,
             "finetune": params.training(run.objective),
-            "recording": asdict(params.recording),
+            "recording": params.recorded(),
             "versions": {"torch": "1.2.3"},
             "weights_sha256": "00ff",
         }

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlflow
@@ -58,7 +58,7 @@ def finish(params: Params, run: Run) -> None:
         "steps": STEPS,
         "layers": LAYERS,
         "finetune": params.training(run.objective),
-        "recording": asdict(params.recording),
+        "recording": params.recorded(),
         "versions": {"torch": "1.2.3"},
     }
     storage.seal(folder, manifest, names)
