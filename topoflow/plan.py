@@ -155,7 +155,7 @@ def count(
     >>> size = Size(n_parameters=1_000_000, n_trainable=100_000, n_layers=5, hidden_size=128, vocab_size=1024)
     >>> counts = count(load_params(), size, Texts([40] * 750, [120] * 600))
     >>> counts.checkpoints, counts.cells, counts.forward_passes, counts.activation_bytes
-    (14, 70, 168, 27048000)
+    (26, 130, 312, 50232000)
     """
     settings, recording, topology = params.finetune, params.recording, params.topology
     trained = steps is None

@@ -11,7 +11,7 @@ from topoflow.dynamics.velocity import stabilised_at
 EVEN = range(13)
 EARLY = [7.0, 6.0, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 DENSE_EARLY = [0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256]
-PARAMS = [*range(9), 16, 24, 32, 40, 48]  # the schedule of params.yaml
+PARAMS = [*range(9), 16, 24, 32, 40, 48]  # dense early: {every: 8, dense_until: 8}
 
 
 class TestEarlyTest:
