@@ -26,6 +26,7 @@ from topoflow.config import (
     CheckpointFolder,
     FileText,
     FolderModel,
+    MixedText,
     Params,
     apply_overrides,
     load_params,
@@ -328,9 +329,10 @@ def _out_of_date(inputs: Sequence[str]) -> list[str]:
 def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml."""
     local = FileText | FolderModel | CheckpointFolder
+    asked = params.prompts.text
     sources: dict[str, list[Any]] = {
         f"model@{run.model}": [params.model_source(run.model)],
-        "prompts": [params.prompts.text],
+        "prompts": [params.objective[name] for name in asked.of] if isinstance(asked, MixedText) else [asked],
         f"prepare@{run.objective}": [params.objective_source(name) for name in params.made_of(run.objective)],
     }
     return [stage for stage, read in sources.items() if any(isinstance(one, local) for one in read)]
