@@ -156,6 +156,13 @@ def test_three_seeds_of_an_early_loop_support_early_and_their_controls_do_not_ex
     assert said(explained)["early", "H1"] == "explained by the control"
 
 
+def test_controls_in_which_nothing_moves_explain_nothing():
+    runs = [run(early, seed) for seed in range(3)]
+    still = [run(lambda step: 0.0, seed, label=1) for seed in range(3)]
+    found = said(topoflow.compare({"ring": runs}, kind="runs", controls={"ring": still}).verdicts)
+    assert found["early", "H1"] == found["early", "H0"] == "supported"
+
+
 def test_one_seed_cannot_tell_and_says_how_many_it_needs():
     found = topoflow.compare({"ring": [run(early, 0)]}, kind="runs").verdicts
     early_of = next(v for v in found if (v.claim, v.homology) == ("early", "H1"))

@@ -20,7 +20,6 @@ from topoflow.config.sections import (
     Topology,
     Track,
     Trajectory,
-    control_of,
 )
 from topoflow.config.sources import (
     MODEL_SOURCES,
@@ -40,9 +39,7 @@ from topoflow.config.sources import (
     PackageModel,
     PlainText,
     SampleText,
-    ShuffledText,
     TextSource,
-    Variant,
 )
 
 __all__ = [
@@ -74,14 +71,11 @@ __all__ = [
     "Recording",
     "SampleText",
     "Schedule",
-    "ShuffledText",
     "TextSource",
     "Topology",
     "Track",
     "Trajectory",
-    "Variant",
     "apply_overrides",
-    "control_of",
     "flat",
     "load_params",
     "parse_params",

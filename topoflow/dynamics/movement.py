@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from topoflow.dynamics.permutation import Test
+from topoflow.dynamics.permutation import Test, monte_carlo_p
 from topoflow.dynamics.twins import early_intervals
 
 Series = NDArray[np.float64]
 _SHARED = 1.5  # variance of a sum of movements over that of independent ones: neighbours share a checkpoint
 _TINY = 1e-300
+_N_JITTERS = 999  # simulated runs in which nothing moves
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,22 @@ class Movement:
         From products of the differences within twins, e_k . e_l with k and l different; near ones weigh most, so that
         jitter may change in size through training. Drift within a twin makes it too large rather than too small.
         """
-        within = self.b - self.a
-        products = (within @ within.T) ** 2
-        place = np.arange(len(within))
-        weights = np.exp(-np.abs(place[:, None] - place) / 2.0)
-        np.fill_diagonal(weights, 0.0)
-        node = (weights * products).sum(axis=1) / weights.sum(axis=1)
-        return np.asarray(np.sqrt((node[1:] + node[:-1]) / 2))
+        return _floor(self.b - self.a)
 
     @cached_property
     def error(self) -> Series:
         """Standard error of `squared` by interval, that of moving clouds included, shape (K,)."""
         floor = self.jitter_floor
         return np.asarray(np.sqrt(floor**2 + 2 * np.maximum(self.squared, 0) * floor))
+
+    @cached_property
+    def moves(self) -> Test:
+        """Result of `moves_test`."""
+        score = float(_score(self.a, self.b))
+        null = _scores_of_jitter(self.b - self.a)
+        p = monte_carlo_p(score, null)
+        smallest = 1 / (1 + len(null))
+        return Test(score, min(p, 1 - smallest), smallest_p=smallest)
 
     @property
     def total(self) -> float:
@@ -93,12 +97,46 @@ class Movement:
 def moves_test(moved: Movement) -> Test:
     """Test whether anything moves beyond jitter that is forgotten within one optimiser step.
 
-    The value is the sum of squared movement over its standard error under jitter alone. Jitter that remembers longer
-    counts as movement.
+    The value is the sum of squared movement over its standard error under jitter alone. Its null is simulated: twins of
+    Gaussian jitter that has, around each anchor, the covariance of the differences within twins, and from which the
+    standard error is estimated anew each time. So few twins estimate it that a normal null would reject three to thirty
+    times too often. Jitter that remembers longer than one step counts as movement.
     """
-    error = math.sqrt(_SHARED * float((moved.jitter_floor**2).sum()))
-    z = moved.total / (error + _TINY) if moved.total or error else 0.0
-    return Test(z, float(stats.norm.sf(z)))
+    return moved.moves
+
+
+def _nearness(n: int) -> Series:
+    """Weights of anchors on one another: near ones weigh most, so that jitter may change in size through training."""
+    place = np.arange(n)
+    return np.asarray(np.exp(-np.abs(place[:, None] - place) / 2.0))
+
+
+def _floor(within: Series) -> Series:
+    """`Movement.jitter_floor` of the differences within twins, shape (..., K + 1, n_features)."""
+    products = (within @ np.swapaxes(within, -1, -2)) ** 2
+    weights = _nearness(within.shape[-2])
+    np.fill_diagonal(weights, 0.0)
+    node = (weights * products).sum(axis=-1) / weights.sum(axis=-1)
+    return np.asarray(np.sqrt((node[..., 1:] + node[..., :-1]) / 2))
+
+
+def _score(a: Series, b: Series) -> Series:
+    """Summed movement over its standard error under jitter alone, of one run or of many."""
+    total = (np.diff(a, axis=-2) * np.diff(b, axis=-2)).sum(axis=(-2, -1))
+    return np.asarray(total / (np.sqrt(_SHARED * (_floor(b - a) ** 2).sum(axis=-1)) + _TINY))
+
+
+def _scores_of_jitter(within: Series) -> Series:
+    """`_score` of runs of nothing but jitter, as the differences within twins show it; the same at every call."""
+    values, axes = np.linalg.eigh(within @ within.T)
+    coordinates = axes * np.sqrt(np.maximum(values, 0.0))  # of the differences, in the space that they span
+    weights = _nearness(len(within))
+    root = np.sqrt(
+        weights / weights.sum(axis=1, keepdims=True) / 2
+    )  # a difference has twice the variance of an end
+    rng = np.random.default_rng(0)
+    ends = (root * rng.normal(size=(2, _N_JITTERS, *weights.shape))) @ coordinates
+    return _score(ends[0], ends[1])
 
 
 def rates(moved: Movement, clock: Series) -> tuple[float, float]:
@@ -128,13 +166,30 @@ def early_share(moved: Movement, clock: Series) -> float:
     0.0
     """
     early, gap = early_intervals(clock), np.diff(clock)
-    lengths = [
-        math.sqrt(max(rate, 0.0)) * float(gap[part].sum())
-        for rate, part in zip(rates(moved, clock), (early, ~early), strict=True)
-    ]
+    lengths = _lengths(moved, clock)
     if not sum(lengths) > 0:
         return math.nan
     return lengths[0] / sum(lengths) - float(gap[early].sum() / gap.sum())
+
+
+def path_length(moved: Movement, clock: Series) -> float:
+    """Return how far a run goes, early and late: speeds (roots of the mean squared movement) times their times.
+
+    >>> steps = np.arange(7.0)
+    >>> even = Movement(np.cumsum(np.eye(7), axis=0), np.cumsum(np.eye(7), axis=0))
+    >>> round(path_length(even, steps), 9)
+    6.0
+    """
+    return sum(_lengths(moved, clock))
+
+
+def _lengths(moved: Movement, clock: Series) -> tuple[float, float]:
+    early, gap = early_intervals(clock), np.diff(clock)
+    fast, slow = rates(moved, clock)
+    return (
+        math.sqrt(max(fast, 0.0)) * float(gap[early].sum()),
+        math.sqrt(max(slow, 0.0)) * float(gap[~early].sum()),
+    )
 
 
 def ratio_test(moved: Movement, clock: Series, ratio: float) -> Test:

@@ -15,8 +15,8 @@ from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rot
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
-from topoflow.dynamics.movement import Movement, Series, Windows, windows
-from topoflow.dynamics.permutation import Test
+from topoflow.dynamics.movement import Movement, Series, Windows, moves_test, windows
+from topoflow.dynamics.permutation import Test, stouffer
 
 CLAIM = "calm"
 _RATE = "the learning rate"
@@ -188,9 +188,9 @@ def _rungs_over_runs(
 
 def _tails_move(runs: Sequence[Trajectory], homology: str, kind: str) -> float:
     """The p-value of "the second halves move": only then can calm be shown absent."""
-    z = []
-    for run in runs:
-        moved, tail = run.movement(kind)[homology], _second_half(run.rate_clock)
-        error = math.sqrt(1.5 * float((moved.jitter_floor[tail] ** 2).sum())) or 1e-300
-        z.append(float(moved.squared[tail].sum()) / error)
-    return float(stats.norm.sf(sum(z) / math.sqrt(len(z))))
+    return stouffer(
+        [
+            moves_test(run.movement(kind)[homology].after(int(np.argmax(_second_half(run.rate_clock))))).p
+            for run in runs
+        ]
+    )

@@ -15,7 +15,7 @@ from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rot
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
-from topoflow.dynamics.movement import Movement, contrast, early_share, moves_test, ratio_test
+from topoflow.dynamics.movement import Movement, contrast, early_share, moves_test, path_length, ratio_test
 from topoflow.dynamics.permutation import Test
 
 CLAIM = "early"
@@ -177,7 +177,9 @@ def _rungs_over_runs(
         if why := next((c.why_no_twins for one in controls for c in one if c.why_no_twins), None):
             return f"its control {why}"
         differences = [
-            float(np.mean([share(run, homology) - _still(control, homology) for run, control in seed]))
+            float(
+                np.mean([share(run, homology) - _explained(run, control, homology) for run, control in seed])
+            )
             for seed in zip(*pairs, strict=True)
         ]
         return margin_test(differences, claims.early_margin)
@@ -195,7 +197,12 @@ def _rungs_over_runs(
     return [*rungs, *rotation_rungs(runs, homology, early_contrast, claims.level)]
 
 
-def _still(control: Trajectory, homology: str) -> float:
-    """The early share of a control; 0 where nothing moves in it, for then it explains nothing."""
+def _explained(run: Trajectory, control: Trajectory, homology: str) -> float:
+    """The early share of a control, counted as far as it moves beside the run: one that rests explains nothing."""
     found = share(control, homology)
-    return 0.0 if math.isnan(found) else found
+    if math.isnan(found):
+        return 0.0
+    length, of_run = (
+        path_length(one.movement(SCALE_FREE)[homology], one.rate_clock) for one in (control, run)
+    )
+    return found * length / max(length, of_run)

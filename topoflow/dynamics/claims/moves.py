@@ -14,8 +14,8 @@ CLAIM = "moves"
 STATEMENT = "the topology moves through training, by more than jitter between neighbouring steps"
 STATISTIC = "summed squared movement between twin checkpoints, in standard errors of jitter"
 RULE = (
-    "supported if p <= {level:g} (normal, one-sided); jitter that is remembered for longer than one step counts "
-    "as movement, and without movement no other claim can be told"
+    "supported if p <= {level:g} (one-sided, against simulated jitter like that within twins); jitter that is "
+    "remembered for longer than one step counts as movement, and without movement no other claim can be told"
 )
 
 

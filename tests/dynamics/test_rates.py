@@ -1,0 +1,78 @@
+"""How often verdicts are given on planted worlds, few replicates each: `pytest -s` prints the rates.
+
+`benchmarks/verdicts.py` runs all worlds with replicates enough for the bars; the bounds here are loose.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from topoflow.dynamics.movement import Movement, moves_test
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import verdicts
+
+SEED = 15  # not the benchmark's
+
+
+def counts(section, name, n):
+    """How often each verdict of each claim and homology is given in n replicates of a world."""
+    world = next(one for one in verdicts.sections()[section] if one.name == name)
+    found = Counter(one for replicate in range(n) for one in world.judge([SEED, *name.encode(), replicate]))
+    for claim, homology in dict.fromkeys((claim, homology) for claim, homology, _ in found):
+        of_claim = {said: k for (c, h, said), k in sorted(found.items()) if (c, h) == (claim, homology)}
+        print(f"{section} | {name} | {claim}, {homology} | of {n}: {of_claim}")
+    return found
+
+
+@pytest.mark.parametrize("n_anchors", [13, 8, 5])
+def test_jitter_that_shrinks_is_called_movement_as_rarely_as_the_level_says(n_anchors):
+    rng = np.random.default_rng([SEED, n_anchors])
+    size = 0.03 + 0.12 * np.exp(-np.linspace(0, 6, n_anchors))
+    seen = rng.normal(size=(4, 30))  # four directions of jitter, seen in thirty features
+    rejected = 0
+    for _ in range(200):
+        a, b = (size[:, None] * rng.normal(size=(n_anchors, 4)) @ seen for _ in range(2))
+        rejected += moves_test(Movement(a, b)).p <= 0.01
+    print(f"moves under shrinking jitter, {n_anchors} anchors: {rejected} of 200 at 0.01")
+    assert rejected <= 8  # a normal null rejects at least 19 times
+
+
+@pytest.mark.parametrize(
+    "name", ["shrinking jitter", "walk, cosine", "drift, cosine", "growth", "4 movers of 80", "late loop"]
+)
+def test_what_is_not_early_is_hardly_ever_called_early(name):
+    found = counts("One run, 13 anchors", name, 20)
+    for homology in ("H1", "H0"):
+        assert found["early", homology, "supported"] <= 2
+        assert found["calm", homology, "supported"] <= 2
+
+
+@pytest.mark.slow
+def test_an_early_loop_is_nearly_always_called_early():
+    found = counts("One run, 13 anchors", "early loop", 4)
+    for homology in ("H1", "H0"):
+        assert found["early", homology, "supported"] >= 3
+        assert found["early", homology, "shown absent"] == 0
+
+
+@pytest.mark.slow
+def test_equal_objectives_are_hardly_ever_told_apart_and_others_nearly_always():
+    equal = counts("Objectives, six seeds", "equal", 6)
+    apart = counts("Objectives, six seeds", "loop of .5 in one", 6)
+    for homology in ("H1", "H0"):
+        assert equal["objectives", homology, "supported"] <= 1
+        assert apart["objectives", homology, "supported"] >= 5
+
+
+@pytest.mark.slow
+def test_models_that_evolve_alike_from_other_starts_are_hardly_ever_told_apart():
+    found = counts("Models, six seeds", "equal evolution from another start", 6)
+    for homology in ("H1", "H0"):
+        for claim in (verdicts.AMOUNT, verdicts.TIMING):
+            assert found[claim, homology, "supported"] <= 2
