@@ -42,6 +42,14 @@ def test_objectives_are_compared_within_a_model_and_models_within_an_objective()
     ]
 
 
+def test_controls_are_no_objectives_to_tell_apart_nor_to_tell_models_apart_by():
+    names = ("a", "b", "shuffled", "constant")
+    members = members_of(*itertools.product(("base", "instruct"), names, (0,)))
+    found = _labellings(members, {"shuffled", "constant"})
+    assert found["objectives"] == [("objectives of base", [0, 1]), ("objectives of instruct", [4, 5])]
+    assert found["models"] == [("models of a", [0, 4]), ("models of b", [1, 5])]
+
+
 def test_groups_are_runs_that_differ_in_their_seed_only():
     """Seeds of two models must never be pooled into one objective."""
     both = members_of(*itertools.product(("base", "instruct"), ("a", "b"), (0, 1)))

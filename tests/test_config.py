@@ -328,9 +328,20 @@ class TestRanges:
                 for order in (0.5, math.inf, math.nan)
             ),
             *(
-                (path, rate, f"{path} must be a positive number, got {rate}")
-                for path in ("finetune.learning_rate", "model.tiny.pretrain_learning_rate")
+                (
+                    "model.tiny.pretrain_learning_rate",
+                    rate,
+                    f"model.tiny.pretrain_learning_rate must be a positive number, got {rate}",
+                )
                 for rate in (0.0, -1e-3, math.inf, math.nan)
+            ),
+            *(
+                (
+                    "finetune.learning_rate",
+                    rate,
+                    f"finetune.learning_rate must be a finite number of at least 0, got {rate}",
+                )
+                for rate in (-1e-3, math.inf, math.nan)
             ),
             *(
                 (
@@ -395,7 +406,7 @@ class TestNames:
         ("path", "kinds"),
         [
             ("model.tiny", "embedded, folder, hub, package"),
-            ("objective.helpful", "checkpoints, file, hub, mix, revisions, samples"),
+            ("objective.helpful", "checkpoints, file, hub, mix, revisions, samples, shuffled, variant"),
             ("prompts", "file, hub, mix, samples"),
         ],
     )
@@ -484,16 +495,120 @@ class TestNames:
             params.objective_source("tiny")
 
     def test_a_mix_is_made_of_known_plain_objectives(self):
-        refused(
-            with_value("objective.more", {"source": "mix", "of": {"helpful": 1, "mixed": 1}}),
-            "a mix is made of plain objectives, got the mix 'mixed'",
+        for name, shares, wrong in (
+            ("more", {"helpful": 1, "mixed": 1}, "mixed"),
+            ("mixed", {"mixed": 1.0}, "mixed"),
+            ("mixed", {"helpfull": 1.0}, "helpfull"),
+        ):
+            with pytest.raises(InvalidArgument) as caught:
+                parse_params(with_value(f"objective.{name}", {"source": "mix", "of": shares}))
+            assert (caught.value.name, caught.value.got) == (f"objective.{name}.of", wrong)
+
+
+WITH_CONTROLS = copy.deepcopy(MINIMAL)
+WITH_CONTROLS["objectives"] = ["harmless", "mixed", "shuffled_mixed"]
+WITH_CONTROLS["objective"] |= {
+    "finished": {"source": "checkpoints", "path": "outputs"},
+    "shuffled_mixed": {"source": "shuffled", "of": "mixed"},
+    "shuffled": {"source": "shuffled", "of": "harmless"},
+    "constant": {
+        "source": "variant",
+        "of": "harmless",
+        "finetune": {"lr_scheduler_type": "constant", "lora": {"r": 4}},
+    },
+    "still": {"source": "variant", "of": "shuffled", "finetune": {"learning_rate": 0}},
+}
+
+
+class TestControls:
+    def test_a_shuffled_objective_is_the_control_of_its_own_and_a_variant_is_of_none(self):
+        params = parse_params(WITH_CONTROLS)
+        found = {name: config.control_of(params, name) for name in params.objective}
+        assert {name: control for name, control in found.items() if control} == {
+            "harmless": "shuffled",
+            "mixed": "shuffled_mixed",
+        }
+        assert params.controls() == {"mixed": "shuffled_mixed"}  # the other is not of the study
+        assert [name for name in params.objective if params.is_control(name)] == [
+            "shuffled_mixed",
+            "shuffled",
+            "constant",
+            "still",
+        ]
+
+    def test_of_two_controls_that_of_the_study_is_the_control(self):
+        mapping = copy.deepcopy(WITH_CONTROLS)
+        mapping["objective"]["again"] = {"source": "shuffled", "of": "harmless"}
+        assert config.control_of(parse_params(mapping), "harmless") == "shuffled"
+        mapping["objectives"] = ["harmless", "again"]
+        assert parse_params(mapping).controls() == {"harmless": "again"}
+
+    def test_a_variant_is_trained_as_the_section_says_but_for_what_it_names(self):
+        params = parse_params(with_value("finetune", {"max_steps": 7, "lora": {"alpha": 5}}, WITH_CONTROLS))
+        constant = params.finetune_of("constant")
+        lora = dataclasses.replace(params.finetune.lora, r=4)
+        assert constant == dataclasses.replace(params.finetune, lr_scheduler_type="constant", lora=lora)
+        assert params.training("constant") == {
+            key: value for key, value in dataclasses.asdict(constant).items() if key != "sft_config"
+        }
+        assert params.finetune_of("still").learning_rate == 0
+        assert all(
+            params.finetune_of(name) == params.finetune for name in ("harmless", "shuffled", "finished")
         )
+
+    def test_a_manifest_says_what_a_control_is_made_of(self):
+        params = parse_params(WITH_CONTROLS)
+        assert params.made_of("still") == ["still", "shuffled", "harmless"]
+        assert params.made_of("shuffled_mixed") == ["shuffled_mixed", "mixed", "helpful", "harmless"]
+        text = params.sources("tiny", "still")["text"]
+        assert text["still"] == {"of": "shuffled", "finetune": {"learning_rate": 0}}
+        assert text["shuffled"] == {"of": "harmless"}
+        assert text["harmless"] == {"name": "harmless"}
+
+    @pytest.mark.parametrize(
+        ("source", "of"),
+        [
+            *(("shuffled", name) for name in ("nobody", "finished", "shuffled", "constant", "it")),
+            *(("variant", name) for name in ("nobody", "finished", "constant", "it")),
+        ],
+    )
+    def test_a_control_is_made_of_an_objective_with_rows(self, source, of):
+        entry = {"source": source, "of": of}
+        if source == "variant":
+            entry["finetune"] = {"learning_rate": 0}
+        with pytest.raises(InvalidArgument) as caught:
+            parse_params(with_value("objective.it", entry, WITH_CONTROLS))
+        assert (caught.value.name, caught.value.got) == ("objective.it.of", of)
+
+    @pytest.mark.parametrize(
+        ("change", "key"),
+        [
+            ({}, "finetune"),
+            ({"learning_rate": -1}, "finetune.learning_rate"),
+            ({"lr_scheduler_type": "cosinus"}, "finetune.lr_scheduler_type"),
+            ({"sft_config": "more.yaml"}, "finetune.sft_config"),
+        ],
+    )
+    def test_a_variant_is_checked_as_the_section_is(self, change, key):
+        with pytest.raises(InvalidArgument) as caught:
+            parse_params(with_value("objective.constant.finetune", change, WITH_CONTROLS))
+        assert caught.value.name == f"objective.constant.{key}"
+
+    def test_an_unknown_key_of_a_variant_is_refused_with_the_nearest(self):
         refused(
-            with_value("objective.mixed.of", {"mixed": 1.0}),
-            "a mix is made of plain objectives, got the mix 'mixed'",
+            with_value("objective.constant.finetune", {"learning_rat": 0}, WITH_CONTROLS),
+            "objective.constant.finetune has no key 'learning_rat'; did you mean 'learning_rate'?",
         )
-        with pytest.raises(ValueError, match=r"^objective must be one of .* got 'helpfull'$"):
-            parse_params(with_value("objective.mixed.of", {"helpfull": 1.0}))
+
+    def test_a_schedule_of_steps_fits_into_each_training_of_the_study(self):
+        mapping = with_value("objective.constant.finetune", {"max_steps": 3}, WITH_CONTROLS)
+        mapping["recording"] = {"schedule": {"steps": [4]}}
+        parse_params(mapping)  # not of the study
+        mapping["objectives"] = ["constant"]
+        with pytest.raises(InvalidArgument) as caught:
+            parse_params(mapping)
+        assert caught.value.name == "recording.schedule.steps"
+        assert "objective.constant.finetune.max_steps (3)" in caught.value.expected
 
 
 class TestOverrides:

@@ -21,6 +21,7 @@ def asked(tmp_path, monkeypatch):
     params = small_params()
     params["model"]["mine"] = {"source": "folder", "path": "weights"}
     params["objective"]["rows"] = FILE
+    params["objective"]["unlearned"] = {"source": "shuffled", "of": "blend"}
     params["objective"]["blend"] = {"source": "mix", "of": {"helpful": 0.5, "rows": 0.5}}
     lay_down_study(tmp_path, params)
     monkeypatch.chdir(tmp_path)
@@ -69,7 +70,7 @@ def test_inputs_that_dvc_says_are_out_of_date_are_made_first(asked, monkeypatch)
     ("model", "objective", "inputs"),
     [
         ("tiny", "rows", ["prepare@rows"]),
-        ("tiny", "blend", ["prepare@blend"]),
+        ("tiny", "unlearned", ["prepare@unlearned"]),
         ("mine", "helpful", ["model@mine"]),
         ("mine", "blend", ["model@mine", "prepare@blend"]),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
 
     seeds = [member.run.seed for member in members]
     found: dict[str, LabelComparison] = {}
-    for claim, labels in _labellings(members).items():
+    controls = {name for name in params.objective if params.is_control(name)}
+    for claim, labels in _labellings(members, controls).items():
         for name, places in labels:
             chosen = [members[at] for at in places]
             compared = compare_labels(
@@ -100,7 +101,8 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             )
             if compared is not None:
                 found[name] = compared
-    verdicts = _verdicts(members, found, level, seed)
+    claimed = [member for member in members if member.run.objective not in controls] or members
+    verdicts = _verdicts(claimed, found, level, seed)
     _write_tables(folder, members, layers, steps, matrices, found)
     _write_effects(folder, members, seed)
     _write_classification(folder, params, members)
@@ -167,12 +169,18 @@ def _groups(members: Sequence[FinishedRun]) -> list[str]:
     return [_label("objectives" if len(objectives) > 1 else "models", member) for member in members]
 
 
-def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, list[int]]]]:
-    """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective."""
+def _labellings(
+    members: Sequence[FinishedRun], controls: Collection[str] = ()
+) -> dict[str, list[tuple[str, list[int]]]]:
+    """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective.
+
+    Objectives that are controls are none to tell apart, nor to tell models apart by.
+    """
     labellings: dict[str, list[tuple[str, list[int]]]] = {"objectives": [], "models": []}
     for claim, fixed in (("objectives", "model"), ("models", "objective")):
-        for value in dict.fromkeys(getattr(member.run, fixed) for member in members):
-            places = [at for at, member in enumerate(members) if getattr(member.run, fixed) == value]
+        kept = [at for at, member in enumerate(members) if member.run.objective not in controls]
+        for value in dict.fromkeys(getattr(members[at].run, fixed) for at in kept):
+            places = [at for at in kept if getattr(members[at].run, fixed) == value]
             labels = [_label(claim, members[at]) for at in places]
             if len(set(labels)) < 2:
                 continue

@@ -21,6 +21,7 @@ from topoflow.errors import InvalidFile
 from topoflow.files import open_text, read_text, sha256_of_file, write_file
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
+VARIANT = "finetune"  # the key of the first line of a variant's rows
 COMPARISON_FOLDER = Path("comparison")
 LOSS_FILE = "loss.csv"
 VELOCITY_FILE = "velocity.csv"
@@ -127,6 +128,15 @@ def read_model(path: Path) -> dict[str, Any]:
 def read_prompts(path: Path = PROMPTS_FILE) -> list[Any]:
     """The evaluation prompts, one a line."""
     return [schemas.check("prompt", path, line, again("prompts")) for line in read_json_lines(path)]
+
+
+def read_training_rows(objective: str) -> list[Any]:
+    """The training rows that `prepare` drew of an objective, one a line.
+
+    Of a variant the first line is none: it says what is other in its training, so that DVC knows when that changes.
+    """
+    lines = read_json_lines(rows_file(objective))
+    return lines[1:] if lines and VARIANT in lines[0] else lines
 
 
 def read_checkpoints(objective: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from topoflow.config import (
     FileText,
     FolderModel,
     MixedText,
-    ModelSource,
-    ObjectiveSource,
     Params,
     apply_overrides,
     load_params,
@@ -167,6 +166,7 @@ def cost(
 
     chosen, mapping = plan(model, objective, overrides)
     params = parse_params(mapping)
+    params = replace(params, finetune=params.finetune_of(objective))
     began = time.perf_counter()
     import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
     import psutil
@@ -234,11 +234,12 @@ def plan(
     if seed is not None:
         mapping["seeds"] = [seed]
     params = parse_params(mapping)
-    if params.finetune.sft_config:
+    if (chosen := params.finetune_of(objective)).sft_config:
         from topoflow.training.sft import sft_arguments
 
-        # what a file says, so that another is noticed
-        mapping["finetune"] = {**mapping["finetune"], "sft_config": sft_arguments(params.finetune)}
+        sft_arguments(chosen)  # or an error
+    if params.finetune.sft_config:  # what a file says, so that another is noticed
+        mapping["finetune"] = {**mapping["finetune"], "sft_config": params.finetune.arguments}
     run = Run(model, objective, params.seeds[0])
     return run, {**mapping, "seeds": [run.seed]}
 
@@ -327,18 +328,14 @@ def _out_of_date(inputs: Sequence[str]) -> list[str]:
 
 def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml."""
-
-    def is_local(source: ModelSource | ObjectiveSource) -> bool:
-        if isinstance(source, MixedText):
-            return any(is_local(params.objective_source(name)) for name in source.of)
-        return isinstance(source, FileText | FolderModel | CheckpointFolder)
-
-    sources = {
-        f"model@{run.model}": params.model_source(run.model),
-        "prompts": params.prompts.text,
-        f"prepare@{run.objective}": params.objective_source(run.objective),
+    local = FileText | FolderModel | CheckpointFolder
+    asked = params.prompts.text
+    sources: dict[str, list[Any]] = {
+        f"model@{run.model}": [params.model_source(run.model)],
+        "prompts": [params.objective[name] for name in asked.of] if isinstance(asked, MixedText) else [asked],
+        f"prepare@{run.objective}": [params.objective_source(name) for name in params.made_of(run.objective)],
     }
-    return [stage for stage, source in sources.items() if is_local(source)]
+    return [stage for stage, read in sources.items() if any(isinstance(one, local) for one in read)]
 
 
 def _reproduce(run_id: str, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import SHARED_DATA
 
+from topoflow import layout, stages
 from topoflow.config import parse_params
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.training.dialogues import parse_dialogue, parse_rows
@@ -497,6 +498,105 @@ class TestMixes:
             file_params(texts, n_prompts=4, prompt_source={"source": "mix", "of": of})
         )
         assert sorted(prompt[0]["content"] for prompt in prompts) == ["0", "1", "2", "3"]
+
+
+SHUFFLED = {"source": "shuffled", "of": "helpful"}
+
+
+def asked(row):
+    return [message["content"] for message in row["prompt"]]
+
+
+def answered(row):
+    return row["completion"][0]["content"]
+
+
+class TestControls:
+    def test_a_shuffled_objective_has_the_same_prompts_in_their_places_and_the_answers_in_others(self, texts):
+        params = file_params(texts, n_rows=15, helpful=None, control=SHUFFLED)
+        rows, control = (training_rows(params, name, []) for name in ("helpful", "control"))
+        assert [asked(row) for row in control] == [asked(row) for row in rows]
+        assert sorted(map(answered, control)) == sorted(map(answered, rows))
+        assert all(answered(a) != answered(b) for a, b in zip(rows, control, strict=True))
+
+    def test_it_is_drawn_by_the_seed_of_the_study_and_its_own_name(self, texts):
+        def drawn(name, seed):
+            params = file_params(texts, n_rows=15, seed=seed, helpful=None, one=SHUFFLED, two=SHUFFLED)
+            return jsonl_bytes(training_rows(params, name, []))
+
+        assert drawn("one", 1) == drawn("one", 1)
+        assert len({drawn("one", 1), drawn("two", 1), drawn("one", 2)}) == 3
+
+    def test_of_a_dialogue_the_last_answer_moves_and_what_was_said_before_stays(self, texts):
+        turns = "\n\nHuman: First {0}?\n\nAssistant: Yes {0}.\n\nHuman: And {0}?\n\nAssistant: No {0}."
+        write_rows(texts / "helpful.jsonl", [{"chosen": turns.format(i)} for i in range(6)])
+        params = file_params(texts, helpful=None, control=SHUFFLED)
+        for row in training_rows(params, "control", []):
+            number = row["prompt"][0]["content"].split()[1].strip("?")
+            assert asked(row) == [f"First {number}?", f"Yes {number}.", f"And {number}?"]
+            assert answered(row).startswith("No ")
+            assert answered(row) != f"No {number}."
+
+    @reproducible
+    @given(
+        rows=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=4, max_size=12, unique=True)
+    )
+    def test_no_prompt_keeps_an_answer_of_its_own_where_rows_share_some(self, tmp_path_factory, rows):
+        folder = tmp_path_factory.mktemp("texts")
+        write_rows(folder / "prompts.jsonl", [{"prompt": f"Prompt {i}?"} for i in range(4)])
+        write_rows(folder / "helpful.jsonl", [{"prompt": f"{a}?", "completion": f"{b}."} for a, b in rows])
+        params = file_params(folder, n_rows=len(rows), helpful=None, control=SHUFFLED)
+        groups = _groups_of(rows)
+        largest = max(groups.count(group) for group in groups)
+        if 4 * largest > 3 * len(rows):
+            with pytest.raises(InvalidArgument) as caught:
+                training_rows(params, "control", [])
+            assert (caught.value.name, caught.value.got) == ("objective.control.of", "helpful")
+            return
+        own = {(f"{a}?", f"{b}.") for a, b in rows}
+        control = training_rows(params, "control", [])
+        kept = sum((asked(row)[0], answered(row)) in own for row in control)
+        assert kept <= max(0, 2 * largest - len(rows))
+        assert sorted(map(answered, control)) == sorted(f"{b}." for _, b in rows)
+
+    def test_a_mix_is_shuffled_as_a_whole(self, texts):
+        mixed = {**MIXED, "control": {"source": "shuffled", "of": "mixed"}}
+        params = file_params(texts, n_rows=12, **mixed)
+        rows, control = (training_rows(params, name, []) for name in ("mixed", "control"))
+        assert [asked(row) for row in control] == [asked(row) for row in rows]
+        assert sorted(map(answered, control)) == sorted(map(answered, rows))
+
+    def test_a_variant_has_the_rows_of_its_objective(self, texts):
+        still = {"source": "variant", "of": "helpful", "finetune": {"learning_rate": 0}}
+        params = file_params(
+            texts, helpful=None, control=SHUFFLED, still=still, both={**still, "of": "control"}
+        )
+        for name, of in (("still", "helpful"), ("both", "control")):
+            assert training_rows(params, name, []) == training_rows(params, of, [])
+
+    def test_the_file_of_a_variant_has_the_same_lines_after_one_that_says_what_is_other(
+        self, texts, monkeypatch
+    ):
+        monkeypatch.chdir(texts)
+        still = {"source": "variant", "of": "helpful", "finetune": {"learning_rate": 0}}
+        params = file_params(texts, helpful=None, still=still)
+        stages.prompts(params)
+        for name in ("helpful", "still"):
+            stages.prepare(params, name)
+        first, *rest = layout.rows_file("still").read_text().splitlines()
+        assert json.loads(first) == {"finetune": {"learning_rate": 0}}
+        assert rest == layout.rows_file("helpful").read_text().splitlines()
+        assert layout.read_training_rows("still") == layout.read_training_rows("helpful")
+        assert not stages.writes_something_else(params, "prepare@still")
+
+
+def _groups_of(rows):
+    """Numbers of groups of rows that share a prompt or an answer, directly or by others."""
+    groups = list(range(len(rows)))
+    for _ in rows:
+        for i, (a, b) in enumerate(rows):
+            groups[i] = min(groups[j] for j, (c, d) in enumerate(rows) if a == c or b == d)
+    return groups
 
 
 class TestBundledText:

@@ -20,6 +20,7 @@ from topoflow.config.sections import (
     Topology,
     Track,
     Trajectory,
+    control_of,
 )
 from topoflow.config.sources import (
     MODEL_SOURCES,
@@ -39,7 +40,9 @@ from topoflow.config.sources import (
     PackageModel,
     PlainText,
     SampleText,
+    ShuffledText,
     TextSource,
+    Variant,
 )
 
 __all__ = [
@@ -71,11 +74,14 @@ __all__ = [
     "Recording",
     "SampleText",
     "Schedule",
+    "ShuffledText",
     "TextSource",
     "Topology",
     "Track",
     "Trajectory",
+    "Variant",
     "apply_overrides",
+    "control_of",
     "flat",
     "load_params",
     "parse_params",

@@ -31,5 +31,5 @@ def check_positive(section: Any, name: str) -> None:
 def look_up(name: Any, known: Mapping[str, Any], kind: str) -> Any:
     """What a name stands for; an error lists the names there are."""
     if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{kind} must be one of {', '.join(sorted(known))}, got {name!r}")
+        raise InvalidArgument(kind, f"one of {', '.join(sorted(known))}", name)
     return known[name]

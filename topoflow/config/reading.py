@@ -47,10 +47,10 @@ def load_params(path: str | Path = PARAMS_FILE, overrides: Sequence[str] = ()) -
 
 def parse_params(mapping: Mapping[str, Any]) -> Params:
     """Check a mapping as read from params.yaml and make it a `Params`."""
-    return _read(Params, mapping, "")
+    return read_section(Params, mapping, "")
 
 
-def _read(section: type[T], mapping: Any, where: str) -> T:
+def read_section(section: type[T], mapping: Any, where: str) -> T:
     """An instance of the dataclass `section` from a mapping; `where` is its key path, for errors."""
     label = where or "params.yaml"
     if not isinstance(mapping, Mapping):
@@ -87,7 +87,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind in _SOURCES:
         return _read_source(_SOURCES[kind], value, where)
     if dataclasses.is_dataclass(kind):
-        return _read(typing.cast(type[Any], kind), value, where)
+        return read_section(typing.cast(type[Any], kind), value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _convert(_option(arguments, value), value, where)
@@ -142,7 +142,7 @@ def _read_source(sources: Mapping[str, type[Any]], value: Any, where: str) -> An
     if not isinstance(value, Mapping) or "source" not in value:
         raise ValueError(f"{where} must be a mapping with a key 'source', got {value!r}")
     section = look_up(value["source"], sources, f"{where}.source")
-    return _read(section, {key: value[key] for key in value if key != "source"}, where)
+    return read_section(section, {key: value[key] for key in value if key != "source"}, where)
 
 
 def _nearest(key: str, known: typing.Iterable[str]) -> str:

@@ -7,11 +7,12 @@ import itertools
 import math
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topoflow.config.checks import LARGEST_MACHINE, check_least, check_positive, look_up
+from topoflow.config.checks import LARGEST_MACHINE, check_least, look_up
 from topoflow.config.mappings import read_mapping
 from topoflow.config.schedule import Schedule
 from topoflow.config.sft_fields import REFUSED
@@ -25,7 +26,9 @@ from topoflow.config.sources import (
     ObjectiveSource,
     PlainText,
     SampleText,
+    ShuffledText,
     TextSource,
+    Variant,
 )
 from topoflow.errors import InvalidArgument
 from topoflow.layout import Run
@@ -87,6 +90,7 @@ class Finetune:
 
     `n_threads` is a parameter because the order of summation, and so the bytes, depend on it. `sft_config` are further
     arguments of `trl.SFTConfig`, as a mapping or as the path of a YAML file with one; what topoflow sets is refused.
+    A `learning_rate` of 0 is a negative control: every step is made, and none changes a weight.
     """
 
     max_steps: int = 48
@@ -112,7 +116,8 @@ class Finetune:
         check_least(self, 1, "max_length")
         check_least(self, 1, "n_threads", most=LARGEST_MACHINE)
         check_least(self, 0, "warmup_steps")
-        check_positive(self, "learning_rate")
+        if not 0 <= self.learning_rate < math.inf:  # NaN as well
+            raise InvalidArgument("learning_rate", "a finite number of at least 0", self.learning_rate)
         look_up(self.lr_scheduler_type, dict.fromkeys(LR_SCHEDULER_TYPES), "lr_scheduler_type")
 
     def _check_checkpointing(self) -> None:
@@ -280,24 +285,44 @@ class Params:
                 raise ValueError(
                     f"objective.{name} must be text with answers to train on, and the samples 'prompts' have none"
                 )
-            for part in text.of if isinstance(text, MixedText) else ():
-                if not isinstance(self.objective_source(part), PlainText):
-                    kind = "checkpoints" if self.checkpoints(part) else "mix"
-                    raise ValueError(f"a mix is made of plain objectives, got the {kind} {part!r}")
+            self._check_parts(name)
         if self.topology.subsample_size > self.prompts.n_prompts:
             raise ValueError(
                 "topology.subsample_size must be at most prompts.n_prompts "
                 f"({self.prompts.n_prompts}), got {self.topology.subsample_size}"
             )
-        if max(self.recording.schedule.steps, default=0) > self.finetune.max_steps:
-            raise ValueError(
-                f"recording.schedule.steps must be at most finetune.max_steps ({self.finetune.max_steps}), "
-                f"got {list(self.recording.schedule.steps)}"
-            )
-        if self.recording.schedule.twins and not self.recording.schedule.anchors(self.finetune.max_steps):
-            expected = f"false where finetune.max_steps is {self.finetune.max_steps}, too few for one"
-            raise InvalidArgument("recording.schedule.triplets", expected, True)
+        for name in self.objectives:
+            self._check_schedule(name)
         self._check_layers()
+
+    def _check_schedule(self, objective: str) -> None:
+        schedule, most = self.recording.schedule, self.finetune_of(objective).max_steps
+        key = f"objective.{objective}.finetune" if self._variant(objective) else "finetune"
+        if max(schedule.steps, default=0) > most:
+            expected = f"at most {key}.max_steps ({most})"
+            raise InvalidArgument("recording.schedule.steps", expected, list(schedule.steps))
+        if schedule.twins and not schedule.anchors(most):
+            expected = f"false where {key}.max_steps is {most}, too few for one"
+            raise InvalidArgument("recording.schedule.triplets", expected, True)
+
+    def _check_parts(self, name: str) -> None:
+        """Refuse an objective made of others that it cannot be made of."""
+        match self.objective[name]:
+            case MixedText(of=shares):
+                parts, kinds, expected = list(shares), PlainText, "objectives with text of their own"
+            case ShuffledText(of=part):
+                parts, kinds, expected = [part], TextSource, "an objective with text of its own, or a mix"
+            case Variant(of=part):
+                parts, kinds = [part], TextSource | ShuffledText
+                expected = "an objective with text of its own, a mix or a shuffled one"
+            case _:
+                return
+        for part in parts:
+            look_up(part, self.objective, f"objective.{name}.of")
+            if not isinstance(self.objective[part], kinds):
+                raise InvalidArgument(f"objective.{name}.of", expected, part)
+        if self._variant(name):
+            self.finetune_of(name)  # refused here
 
     def _check_names(self) -> None:
         for kind, listed, known in (
@@ -349,11 +374,40 @@ class Params:
         source = self.objective_source(objective)
         return source if isinstance(source, CheckpointFolder | HubCheckpoints) else None
 
+    def _variant(self, objective: str) -> Variant | None:
+        source = self.objective_source(objective)
+        return source if isinstance(source, Variant) else None
+
+    def finetune_of(self, objective: str) -> Finetune:
+        """The section `finetune` as it holds for an objective: a variant changes some of it.
+
+        >>> from topoflow.config import apply_overrides, parse_params, read_mapping
+        >>> variant = "{source: variant, of: harmless, finetune: {lr_scheduler_type: constant}}"
+        >>> params = parse_params(apply_overrides(read_mapping("params.yaml"), [f"objective.constant={variant}"]))
+        >>> params.finetune_of("harmless").lr_scheduler_type, params.finetune_of("constant").lr_scheduler_type
+        ('cosine', 'constant')
+        """
+        if (variant := self._variant(objective)) is None:
+            return self.finetune
+        from topoflow.config.reading import read_section  # it reads this module's sections
+
+        chosen = _merged(dataclasses.asdict(self.finetune), variant.finetune)
+        return read_section(Finetune, chosen, f"objective.{objective}.finetune")
+
+    def is_control(self, objective: str) -> bool:
+        """Whether an objective is there to hold another against: `shuffled`, or a variant."""
+        return isinstance(self.objective_source(objective), ShuffledText | Variant)
+
+    def controls(self) -> dict[str, str]:
+        """The objectives of the study with the control of each, where that is of the study as well."""
+        found = {name: control_of(self, name) for name in self.objectives}
+        return {name: control for name, control in found.items() if control in self.objectives}
+
     def training(self, objective: str) -> dict[str, Any] | None:
         """How an objective is trained, as manifests say it; None where that has been before."""
         if self.checkpoints(objective):
             return None
-        chosen = dataclasses.asdict(self.finetune)
+        chosen = dataclasses.asdict(self.finetune_of(objective))
         if not chosen[
             "sft_config"
         ]:  # manifests from before there was such a key are still those of these parameters
@@ -368,16 +422,23 @@ class Params:
                 del chosen["schedule"][key]
         return chosen
 
+    def made_of(self, objective: str) -> list[str]:
+        """An objective, and the others that it is made of: shares of a mix, what a control is a control of."""
+        match self.objective_source(objective):
+            case MixedText(of=shares):
+                return [objective, *shares]
+            case ShuffledText(of=part) | Variant(of=part):
+                return [objective, *self.made_of(part)]
+        return [objective]
+
     def sources(self, model: str, objective: str) -> dict[str, Any]:
         """What a run's model and text are made from, as written here; of a local path its last name alone.
 
         The rest of a path is the machine's; what stands there is vouched for by SHA-256s.
         """
-        text = self.objective_source(objective)
-        names = list(text.of) if isinstance(text, MixedText) else []
         sources = {
             "model": dataclasses.asdict(self.model_source(model)),
-            "text": {name: dataclasses.asdict(self.objective[name]) for name in [objective, *names]},
+            "text": {name: dataclasses.asdict(self.objective[name]) for name in self.made_of(objective)},
             "prompts": dataclasses.asdict(self.prompts),
             "prepare": dataclasses.asdict(self.prepare),
         }
@@ -386,3 +447,27 @@ class Params:
                 source["path"] = Path(source["path"]).name
             source.pop("remove_downloads", None)  # changes no result
         return sources
+
+
+def control_of(params: Params, objective: str) -> str | None:
+    """The objective that is the primary control of another: the first that is `shuffled` of it.
+
+    Those of the study come before others. A variant is no primary control: its training is another.
+
+    >>> from topoflow.config import apply_overrides, parse_params, read_mapping
+    >>> shuffled = "objective.none={source: shuffled, of: harmless}"
+    >>> params = parse_params(apply_overrides(read_mapping("params.yaml"), [shuffled]))
+    >>> control_of(params, "harmless"), control_of(params, "none")
+    ('none', None)
+    """
+    names = (*params.objectives, *params.objective)
+    return next((name for name in names if params.objective[name] == ShuffledText(objective)), None)
+
+
+def _merged(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with changes put into it, as `--set` puts them: of an inner mapping, the keys named."""
+    merged = dict(section)
+    for key, value in changes.items():
+        inner = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(merged[key], value) if inner else value
+    return merged

@@ -107,6 +107,29 @@ class MixedText:
             raise InvalidArgument("of", "objectives with positive shares of a finite sum", self.of)
 
 
+@dataclass(frozen=True)
+class ShuffledText:
+    """A negative control: the rows of another objective, whose answers change places among its prompts."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The rows of another objective under another training: `finetune` holds what differs from the section."""
+
+    of: str
+    finetune: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.finetune:
+            raise InvalidArgument("finetune", "what differs from the section finetune", self.finetune)
+        if isinstance(self.finetune.get("sft_config"), str):  # nobody would notice that the file has changed
+            raise InvalidArgument(
+                "finetune.sft_config", "a mapping in a variant", self.finetune["sft_config"]
+            )
+
+
 PlainText = SampleText | FileText | HubText
 TextSource = PlainText | MixedText
 TEXT_SOURCES: dict[str, type[Any]] = {
@@ -182,9 +205,11 @@ def _step_of(revision: str) -> int:
 
 
 CheckpointSource = CheckpointFolder | HubCheckpoints
-ObjectiveSource = TextSource | CheckpointSource
+ObjectiveSource = TextSource | ShuffledText | Variant | CheckpointSource
 OBJECTIVE_SOURCES: dict[str, type[Any]] = {
     **TEXT_SOURCES,
+    "shuffled": ShuffledText,
+    "variant": Variant,
     "checkpoints": CheckpointFolder,
     "revisions": HubCheckpoints,
 }

@@ -517,11 +517,9 @@ def _provenance(study: _Study) -> str:
 
 
 def _objectives(params: Params) -> list[str]:
-    """Those of the study and, of mixtures, their parts."""
-    named = list(params.objectives)
-    for name in named:
-        named += [part for part in getattr(params.objective_source(name), "of", {}) if part not in named]
-    return named
+    """Those of the study, each with the others that it is made of."""
+    parts = (part for name in params.objectives for part in params.made_of(name))
+    return list(dict.fromkeys([*params.objectives, *parts]))
 
 
 def _plain(key: str, value: Any) -> str:

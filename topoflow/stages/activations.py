@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from topoflow import layout, storage
 from topoflow.config import Params
 from topoflow.files import read_bytes, remove
-from topoflow.layout import Run, read_json_lines, write_table
+from topoflow.layout import Run, write_table
 from topoflow.stages.provenance import code_sha256, versions
 from topoflow.training import devices
 
@@ -71,12 +71,12 @@ def _train(
     assert recording.folder is not None
     trainer = recording.folder / "trainer"
     network, tokenizer = models.load(description, params.model_source(run.model), params.seed)
-    rows = read_json_lines(layout.rows_file(run.objective))
+    rows = layout.read_training_rows(run.objective)
     trained, log = sft.finetune(
         network,
         tokenizer,
         rows,
-        params.finetune,
+        params.finetune_of(run.objective),
         run.seed,
         trainer,
         recording,
@@ -102,7 +102,8 @@ def _record(
     assert source is not None
     lines = _checkpoints_of(run)
     series = checkpoints.Series(run, lines, source, description, params.model_source(run.model), params.seed)
-    checkpoints.record(series, recording, params.recording.layers, params.finetune.n_threads)
+    n_threads = params.finetune_of(run.objective).n_threads
+    checkpoints.record(series, recording, params.recording.layers, n_threads)
     storage.write_file(tuned / "checkpoints.json", storage.json_bytes(lines))
     return checkpoints.training_log(series)
 
@@ -118,7 +119,7 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
     from topoflow.recording.hidden_states import FINAL_NORM, POOLING
 
     description = layout.read_model(layout.model_file(run.model))
-    read_json_lines(layout.rows_file(run.objective))  # or a message that says what to make
+    layout.read_training_rows(run.objective)  # or a message that says what to make
     evaluation = layout.read_prompts()
     made_from = {
         "format": storage.ACTIVATIONS,

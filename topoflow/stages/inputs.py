@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from topoflow import layout, storage
-from topoflow.config import Params
+from topoflow.config import Params, Variant
 from topoflow.files import read_bytes
 
 
@@ -61,7 +62,7 @@ def _rows(params: Params, objective: str) -> tuple[bytes, str]:
     if source := params.checkpoints(objective):
         from topoflow.training.checkpoints import list_checkpoints
 
-        rows = []
+        rows: list[Any] = []
         for run in params.runs():
             if run.objective == objective:
                 trust = getattr(params.model_source(run.model), "trust_remote_code", False)
@@ -71,4 +72,6 @@ def _rows(params: Params, objective: str) -> tuple[bytes, str]:
         left_out: Counter[str] = Counter()
         rows = training_rows(params, objective, layout.read_prompts(), left_out)
         told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
+        if isinstance(variant := params.objective_source(objective), Variant):
+            rows = [{layout.VARIANT: variant.finetune}, *rows]
     return jsonl_bytes(rows), told

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
@@ -280,7 +280,7 @@ def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]
     ValueError
         When the MLflow run has another value.
     """
-    sections = asdict(params)
+    sections = asdict(replace(params, finetune=params.finetune_of(done.run.objective)))
     chosen = {
         "model": done.run.model,
         "objective": done.run.objective,

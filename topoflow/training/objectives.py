@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from topoflow.config import FileText, MixedText, Params, PlainText, SampleText, TextSource
+from topoflow.config import (
+    FileText,
+    MixedText,
+    Params,
+    PlainText,
+    SampleText,
+    ShuffledText,
+    TextSource,
+    Variant,
+)
 from topoflow.errors import InvalidArgument, InvalidFile, quoted
 from topoflow.samples import load_samples
 from topoflow.training.dialogues import Message, Row, identity, parse_rows, without_system
 from topoflow.training.models import readable_hub_errors
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_LINE = 16 << 20
 _LONGEST_ARRAY = 1 << 28  # characters: an array is read whole
@@ -65,7 +78,8 @@ def training_rows(
     Left out are rows that go on from an evaluation prompt, and rows that an evaluation prompt goes on from: their
     answers would be trained on, and stand in the prompt. A system message makes no difference to that.
 
-    A mix takes its shares from the rows that its objectives would draw alone.
+    A mix takes its shares from the rows that its objectives would draw alone. A variant has the rows of its objective,
+    and so has a shuffled one, with their prompts in the same places and their answers in others.
 
     Parameters
     ----------
@@ -80,11 +94,16 @@ def training_rows(
     ------
     InvalidArgument
         When the objective has fewer than `prepare.n_rows` distinct rows left; says how many were left out and why.
+        When it is shuffled, and one prompt or answer is that of so many rows that most would keep theirs.
     """
+    source = params.objective_source(objective)
+    if isinstance(source, Variant):
+        return training_rows(params, source.of, prompts, left_out)
+    if isinstance(source, ShuffledText):
+        return _shuffled(params, objective, training_rows(params, source.of, prompts, left_out))
     held_out = {identity(without_system(prompt)) for prompt in prompts}
     beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
     rows: list[Row] = []
-    source = params.objective_source(objective)
     if not isinstance(source, TextSource):
         raise InvalidArgument("objective", "text to train on and not checkpoints", objective)
     for name, text, count in _parts(params, objective, source, params.prepare.n_rows):
@@ -108,6 +127,45 @@ def training_rows(
         pool = list(distinct.values())
         rows += [pool[i] for i in _generator(params.seed, name).permutation(len(pool))[:count]]
     return [rows[i] for i in _generator(params.seed, f"order of {objective}").permutation(len(rows))]
+
+
+def _shuffled(params: Params, objective: str, rows: Sequence[Row]) -> list[Row]:
+    """The same prompts in the same order, each with the answer of another row: of another prompt and another text.
+
+    Rows that share a prompt or an answer are put side by side in an order drawn by the seed. Then each takes the answer
+    that lies as many places on as the largest such group is long: as few keep theirs as can be.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(rows)
+    asked, answered = (_numbered(identity(row[part]) for row in rows) for part in ("prompt", "completion"))
+    shared = coo_array((np.ones(n), (asked, n + answered)), shape=(2 * n, 2 * n))
+    groups = connected_components(shared, directed=False)[1][asked]
+    drawn = _generator(params.seed, f"answers of {objective}").permutation(n)
+    order = drawn[np.argsort(_numbered(groups[drawn]), kind="stable")]
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, -int(np.bincount(groups).max()))
+    kept = int((groups[moved] == groups).sum())
+    if 2 * kept > n:
+        raise InvalidArgument(
+            f"objective.{objective}.of",
+            "an objective whose rows do not nearly all share a prompt or an answer",
+            params.made_of(objective)[1],
+            f"{kept:,} of {n:,} rows would keep theirs",
+        )
+    if kept:
+        logger.warning("%d of %d rows of %s keep their own answer, or one like it", kept, n, objective)
+    return [
+        {**row, "completion": rows[other]["completion"]}
+        for row, other in zip(rows, moved.tolist(), strict=True)
+    ]
+
+
+def _numbered(values: Iterable[Hashable]) -> npt.NDArray[np.int64]:
+    """Each value's number in the order in which the different ones come."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
 def counted(left_out: Mapping[str, int]) -> str:
