@@ -22,11 +22,13 @@ from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params,
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
 from topoflow.layout import Run
+from topoflow.stages.activations import schedule_of
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
 from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
+from topoflow.training.sft import learning_rates
 
 RUN = Run("tiny", "helpful", 0)
 
@@ -54,6 +56,22 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Any:
         run_id = stages.track(loaded, RUN)
         yield folder, loaded, run_id
         mlflow.set_tracking_uri(before)
+
+
+def test_a_variant_is_recorded_at_the_steps_of_its_objective_whatever_its_learning_rates():
+    mapping = small_params()
+    mapping["finetune"].update(max_steps=48, lr_scheduler_type="cosine")
+    mapping["recording"]["schedule"] = {"twins": 5}
+    for name, change in (("constant", {"lr_scheduler_type": "constant"}), ("longer", {"max_steps": 60})):
+        mapping["objective"][name] = {"source": "variant", "of": "helpful", "finetune": change}
+    params = parse_params(mapping)
+    rates = learning_rates(params.finetune)
+    usual = params.recording.schedule.checkpoints(48, rates)
+    assert usual != params.recording.schedule.checkpoints(48, [1.0] * 48)
+    assert schedule_of(params, "constant").checkpoints(48, [1.0] * 48) == usual
+    assert schedule_of(params, "constant").checkpoints(48) == usual
+    for name in ("helpful", "longer"):
+        assert schedule_of(params, name) == params.recording.schedule
 
 
 def activations(folder: Path) -> storage.StoredSet:

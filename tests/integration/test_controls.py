@@ -21,6 +21,8 @@ def manifest(study: Study, objective: str) -> dict[str, object]:
 def test_controls_are_trained_and_a_changed_variant_is_trained_again(tmp_path: Path, model_cache: Path):
     params = small_params()
     constant = {"lr_scheduler_type": "constant"}
+    params["finetune"]["max_steps"] = 8
+    params["recording"]["schedule"] = {"twins": 3}
     params["objectives"] = ["harmless", "shuffled_harmless", "constant"]
     params["objective"]["shuffled_harmless"] = {"source": "shuffled", "of": "harmless"}
     params["objective"]["constant"] = {"source": "variant", "of": "harmless", "finetune": constant}
@@ -38,7 +40,9 @@ def test_controls_are_trained_and_a_changed_variant_is_trained_again(tmp_path: P
 
     study("dvc", "repro", "finetune@tiny-harmless-0", "track@tiny-constant-0")
     assert study.runs()[0].data.params["finetune.lr_scheduler_type"] == "constant"
-    harmless, varied = (manifest(study, name)["finetune"] for name in ("harmless", "constant"))
+    made = [manifest(study, name) for name in ("harmless", "constant")]
+    assert made[0]["steps"] == made[1]["steps"]
+    harmless, varied = (one["finetune"] for one in made)
     assert varied == {**harmless, **constant}  # type: ignore[dict-item]
     rates = read_columns(
         tmp_path / Run("tiny", "constant", 0).folder("results") / "loss.csv", ["learning_rate"]

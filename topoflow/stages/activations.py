@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topoflow import layout, storage
-from topoflow.config import Params
+from topoflow.config import Params, Schedule
 from topoflow.files import read_bytes, remove
 from topoflow.layout import Run, write_table
 from topoflow.stages.provenance import code_sha256, versions
@@ -41,7 +41,7 @@ def finetune(params: Params, run: Run) -> None:
     with training_run(str(run)) as live:
         with storage.writing(folder, key) as work:
             if not (work / storage.MANIFEST).is_file():  # else it was interrupted when all was done
-                recording = _callback(params, evaluation, work)
+                recording = _callback(params, run.objective, evaluation, work)
                 with storage.writing(run.folder("tuned"), key) as tuned:
                     log = make(params, run, description, recording, tuned, live.callback())
                 _write_loss(log, losses)
@@ -146,14 +146,29 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
     return description, evaluation, made_from
 
 
-def _callback(params: Params, evaluation: Sequence[Any], folder: Path) -> TopologyCallback:
+def schedule_of(params: Params, objective: str) -> Schedule:
+    """When an objective is recorded: a variant at the steps of its objective, though its learning rates are others.
+
+    The two could not be compared otherwise. A variant of another number of steps can be compared with none.
+    """
+    schedule, trained = params.recording.schedule, params.finetune_of(objective)
+    if not schedule.needs_learning_rates or trained == params.finetune:
+        return schedule
+    if trained.max_steps != params.finetune.max_steps:
+        return schedule
+    from topoflow.training.sft import learning_rates
+
+    return Schedule(steps=schedule.checkpoints(trained.max_steps, learning_rates(params.finetune)))
+
+
+def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder: Path) -> TopologyCallback:
     from topoflow.recording.callback import TopologyCallback
 
     recording = params.recording
     return TopologyCallback(
         evaluation,
         recording.layers,
-        recording.schedule,
+        schedule_of(params, objective),
         folder=folder,
         batch_size=recording.batch_size,
         max_length=recording.max_length,
