@@ -130,11 +130,13 @@ def _record(run: Run) -> None:
 def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
     params, members = study
     facts = compare_runs(params, members, tmp_path)
-    claim = facts["claims"]["models of helpful"]
-    assert claim["statement"] == "tiny and other leave distinguishable trajectories"
-    assert claim["verdict"] == "cannot tell"  # two seeds of two labels have three labelings
-    assert claim["value"] > 1.5
-    assert facts["separated_since"] == {"models of helpful": None}
+    claim = facts["claims"]["tiny_and_other_amount_h1_of_helpful"]
+    assert claim["statement"] == "tiny and other evolve differently: in amount, for these prompts"
+    assert claim["verdict"] == "cannot tell"  # the checkpoints have no twins
+    assert "twin checkpoints" in claim["rule"]
+    assert {found["verdict"] for found in facts["claims"].values()} == {"cannot tell"}
+    separation = (tmp_path / "separation.csv").read_text().splitlines()
+    assert float(separation[-1].split(",")[3]) > 1.5 * float(separation[-1].split(",")[4])
     rows = (tmp_path / "classification.csv").read_text().splitlines()
     label, other, layer, step, accuracy, chance, *_ = rows[1].split(",")
     assert (label, other, layer, step, chance) == ("tiny", "other", "2", "16", "0.5")
@@ -221,4 +223,4 @@ def test_every_verdict_of_a_run_is_json_without_nan(study):
     for member in members:
         text = (member.results / layout.TRAJECTORY_FILE).read_text()
         assert "NaN" not in text
-        assert json.loads(text)["claims"]["early"]["verdict"] in ("supported", "not supported", "cannot tell")
+        assert json.loads(text)["claims"]["early_h1"]["verdict"] == "cannot tell"  # there are no twins

@@ -41,7 +41,6 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.dynamics.velocity",
         "topoflow.dynamics.behaviour",
         "topoflow.dynamics.cells",
-        "topoflow.dynamics.published",
         "topoflow.dynamics.permutation",
         "topoflow.dynamics.twins",
         "topoflow.dynamics.features",
@@ -63,7 +62,6 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.dynamics.classification",
         "topoflow.dynamics.divergence",
         "topoflow.dynamics.trajectory",
-        "topoflow.dynamics.verdicts",
     ],
 )
 def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):

@@ -56,8 +56,8 @@ def test_what_topoflow_writes_fits_its_schema_and_what_is_of_another_type_does_n
         ("layers.layer_03.h1_peak_step", 1.5),
         ("layers.layer_03.h1_concentration", "0.3"),
         ("pooled.peak_step", True),
-        ("claims.early.verdict", "perhaps"),
-        ("claims.early.p", float("nan")),
+        ("claims.early_h1.verdict", "perhaps"),
+        ("claims.early_h1.p", float("nan")),
         ("files.velocity.csv", 999),
     ],
 )

@@ -203,10 +203,11 @@ def test_behaviour_is_tabled_and_logged_in_nats(study):
 def test_every_claim_has_its_verdict_in_the_note_the_metrics_and_the_table(study):
     folder, _, run_id = study
     claims = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["claims"]
-    assert {"early", "transient", "leads"} <= set(claims)
+    assert set(claims) == {
+        f"{claim}_{h}" for claim in ("moves", "early", "calm", "leads") for h in ("h1", "h0")
+    }
     run = mlflow.get_run(run_id)
     for name, claim in claims.items():
-        assert claim["verdict"] in ("supported", "not supported", "cannot tell")
         assert claim["statement"] in run.data.tags["mlflow.note.content"]
         assert claim["rule"] in html.unescape(run.data.tags["mlflow.note.content"])
         assert run.data.metrics.get(f"claims/p/{name}") == claim["p"]
@@ -244,7 +245,7 @@ def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_re
     stages.compare(params, [run_id, second], tmp_path)
     facts = json.loads((tmp_path / "comparison.json").read_text())
     assert list(facts["runs"]) == ["tiny-helpful-0", "tiny-helpful-1"]
-    assert facts["claims"]["early"]["verdict"] == "cannot tell"  # two runs
+    assert facts["claims"]["early_h1"]["verdict"] == "cannot tell"  # the checkpoints have no twins
     (logged,) = [
         run for run in mlflow.search_runs(output_format="list") if run.info.run_name == "comparison of 2 runs"
     ]
@@ -324,6 +325,7 @@ def test_pictures_tables_and_note_are_artifacts(study):
         "behaviour.csv",
         "controls.csv",
         "distances.csv",
+        "movement.csv",
         "verdicts.csv",
         "loss.csv",
         "trajectory.json",

@@ -15,7 +15,9 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.dynamics.cells import cell_diagrams
+from topoflow.dynamics.claims.verdict import TABLE, table_row
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
+from topoflow.dynamics.comparing import compare
 from topoflow.dynamics.comparison import (
     LabelComparison,
     compare_labels,
@@ -25,15 +27,7 @@ from topoflow.dynamics.comparison import (
     summary_energy,
 )
 from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
-from topoflow.dynamics.verdicts import (
-    TABLE,
-    Verdict,
-    early_in_runs,
-    leads_in_runs,
-    separation_verdict,
-    table_rows,
-    transient_in_runs,
-)
+from topoflow.dynamics.following import Trajectory
 from topoflow.finished import FinishedRun
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
@@ -69,7 +63,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     warn_of_rounding(members)
     first = members[0]
     layers, steps, n_runs = first.diagrams.layers, first.diagrams.steps, len(members)
-    level, seed = params.trajectory.level, params.seed
+    seed = params.seed
     n_subsamples = min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"])
     tasks = (
         (
@@ -95,26 +89,21 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
                 distances[:, :, places][..., places],
                 [_label(claim, member) for member in chosen],
                 [seeds[at] for at in places],
-                steps,
-                level=level,
-                seed=seed,
             )
             if compared is not None:
                 found[name] = compared
-    claimed = [member for member in members if member.run.objective not in controls] or members
-    verdicts = _verdicts(claimed, found, level, seed)
+    claims = _claims(params, members)
     _write_tables(folder, members, layers, steps, matrices, found)
     _write_effects(folder, members, seed)
     _write_classification(folder, params, members)
-    write_table(folder / "verdicts.csv", TABLE, table_rows(verdicts))
+    write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
     return {
         "order": first.facts["order"],
         "ground_metric": "euclidean",
-        "level": level,
+        "level": params.claims.level,
         "n_subsamples": n_subsamples,
         "runs": {str(member.run): member.facts["pooled"] for member in members},
-        "claims": {verdict.claim: asdict(verdict) for verdict in verdicts},
-        "separated_since": {name: compared.onset.step for name, compared in found.items()},
+        "claims": claims,
     }
 
 
@@ -193,33 +182,55 @@ def _labellings(
     return labellings
 
 
-def _verdicts(
-    members: Sequence[FinishedRun], found: Mapping[str, LabelComparison], level: float, seed: int
-) -> list[Verdict]:
-    numbers = {
-        name: np.array([member.facts["pooled"][name] for member in members], dtype=np.float64)
-        for name in members[0].facts["pooled"]
-    }
-    expected = numbers["concentration_expected"]
-    verdicts = [
-        early_in_runs(
-            numbers["concentration"] - expected, numbers["concentration_per_step"] - expected, level, seed
-        ),
-        transient_in_runs(numbers["settled"], numbers["settled_expected"], level, seed),
-        leads_in_runs(numbers["peak_difference"], level, seed),
-    ]
-    verdicts += [
-        separation_verdict(
-            name,
-            " and ".join(compared.labels),
-            compared.test,
-            compared.ratio,
-            level,
-            within_seeds=compared.within_seeds,
-        )
-        for name, compared in found.items()
-    ]
-    return verdicts
+def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
+    """Every claim over runs, by name: of each model, of each two of its objectives, of each two models.
+
+    Seeds are the units, so each comparison is of the seeds that all its labels have. A negative control is what its
+    objective is held against, and no objective itself.
+    """
+    runs: dict[tuple[str, str], dict[int, Trajectory]] = {}
+    for member in members:
+        key = member.run.model, member.run.objective
+        runs.setdefault(key, {})[member.run.seed] = member.trajectory(params)
+    models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
+    objectives = [objective for objective in objectives if not params.is_control(objective)]
+    found: dict[str, dict[str, Any]] = {}
+
+    def add(kind: str, groups: Mapping[str, Mapping[int, Trajectory]], of: str, **more: Any) -> None:
+        for verdict in compare(_of_seeds(groups, _seeds(groups)), kind, **more).verdicts:
+            found[f"{verdict.name}{of}"] = asdict(verdict)
+
+    for model in models:
+        of = f"_of_{model}" if len(models) > 1 else ""
+        groups = {objective: runs[model, objective] for objective in objectives if (model, objective) in runs}
+        if not _seeds(groups):
+            continue
+        controls = {name: runs.get((model, params.controls().get(name, "")), {}) for name in groups}
+        shared = [seed for seed in _seeds(groups) if all(seed in group for group in controls.values())]
+        if shared:
+            chosen = {name: {seed: group[seed] for seed in shared} for name, group in groups.items()}
+            add("runs", chosen, of, controls=_of_seeds(controls, shared))
+        else:
+            add("runs", groups, of)
+        if len(groups) > 1:
+            add("objectives", groups, of)
+    for objective in objectives if len(models) > 1 else ():
+        groups = {model: runs[model, objective] for model in models if (model, objective) in runs}
+        if len(groups) > 1 and _seeds(groups):
+            add("models", groups, f"_of_{objective}")
+    return found
+
+
+def _seeds(groups: Mapping[str, Mapping[int, Any]]) -> list[int]:
+    """The seeds that all labels have, in the order of the first."""
+    first, *others = groups.values() or ({},)
+    return [seed for seed in first if all(seed in other for other in others)]
+
+
+def _of_seeds(
+    groups: Mapping[str, Mapping[int, Trajectory]], seeds: Sequence[int]
+) -> dict[str, list[Trajectory]]:
+    return {label: [group[seed] for seed in seeds] for label, group in groups.items()}
 
 
 def _write_tables(

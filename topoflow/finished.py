@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from topoflow import layout, schemas, storage
 from topoflow.config import Params
@@ -14,6 +16,10 @@ from topoflow.errors import InvalidFile, quoted
 from topoflow.files import read_bytes
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
+from topoflow.topology.point_clouds import subsample_plan
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.following import Trajectory
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class FinishedRun:
         check_findings(facts, results, diagrams)
         return cls(run, activations, diagrams, results, facts)
 
+    def trajectory(self, params: Params) -> Trajectory:
+        """What its claims are made from; nothing is computed before it is asked for."""
+        return followed(self.activations, self.diagrams, params)
+
     @property
     def sha256(self) -> str:
         """Identifies the topology: the diagrams and what was made of them."""
@@ -85,6 +95,31 @@ class FinishedRun:
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {quoted(made.get(key))}; bring them up to date with: dvc repro"
                 )
+
+
+def followed(activations: storage.StoredSet, diagrams: storage.StoredSet, params: Params) -> Trajectory:
+    """A run as its claims see it, from its verified sets: clouds and diagrams are read when they are needed."""
+    from topoflow.compute import map_cells
+    from topoflow.dynamics.following import Recorded, Trajectory
+
+    made = diagrams.manifest
+    plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
+    rates = activations.manifest.get("learning_rates")
+    recorded = Recorded(
+        steps=tuple(diagrams.steps),
+        layers=tuple(diagrams.layers),
+        cloud=activations.point_cloud,
+        plan=plan,
+        learning_rate=None if rates is None else np.array(rates),
+        cell=diagrams.diagrams,
+        engine=made["engine"],
+        seed=made["study_seed"],
+    )
+
+    def mapper(function: Any, tasks: Any, n_tasks: int, label: str) -> Any:
+        return map_cells(function, tasks, n_tasks, params.compute, label)
+
+    return Trajectory(recorded, params.claims, mapper)
 
 
 def open_activations(run: Run, root: Path = Path()) -> storage.StoredSet:

@@ -31,8 +31,9 @@ COMPARISON_FILE = "comparison.json"
 DISTANCES_FILE = "distances.csv"
 CONTROLS_FILE = "controls.csv"
 BEHAVIOUR_FILE = "behaviour.csv"
+MOVEMENT_FILE = "movement.csv"
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
-RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE)
+RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (
     "comparison.csv", "separation.csv", "map.csv", "effects.csv", "classification.csv", "verdicts.csv"
 )  # fmt: skip

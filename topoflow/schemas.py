@@ -18,7 +18,7 @@ _OF_A_LAYER = (
 )  # fmt: skip
 _POOLED = (
     "concentration", "concentration_expected", "concentration_per_step", "peak_step", "peak_difference", "settled",
-    "settled_expected",
+    "early_share_h1", "early_share_h0",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def check(
 
 @cache
 def _adapters() -> dict[str, Any]:
-    from typing import Annotated, Literal
+    from typing import Annotated
 
     from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
@@ -94,11 +94,18 @@ def _adapters() -> dict[str, Any]:
     sha256: Any = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     layer_name: Any = Annotated[str, Field(pattern="^layer_[0-9]{2,6}$")]
 
-    verdict = Literal["supported", "not supported", "cannot tell"]
-    words = dict.fromkeys(("claim", "statement", "statistic", "rule"), text)
+    verdict: Any = Annotated[
+        str,
+        Field(
+            pattern="^(supported|shown absent|cannot tell|explained by [a-z ]+|not supported( beyond [a-z ]+)?)$"
+        ),
+    ]
+    words = dict.fromkeys(("claim", "homology", "rung", "statement", "statistic", "rule"), text)
+    outcome: Any = Annotated[list[text], Field(min_length=2, max_length=2)]
     claim: Any = model(
-        "Claim", **words, **dict.fromkeys(("value", "low", "high", "p"), maybe), verdict=verdict
-    )
+        "Claim", **words, **dict.fromkeys(("value", "low", "high", "p"), maybe), verdict=verdict,
+        steps=list[outcome], labels=list[text],
+    )  # fmt: skip
     layer: Any = model(
         "Layer",
         **{f"{h}_{name}": maybe for h in ("h0", "h1") for name in _OF_A_LAYER},
@@ -114,11 +121,10 @@ def _adapters() -> dict[str, Any]:
     claims = dict[text, claim]
     trajectory = model(
         "Trajectory", diagrams=sha256, order=order, level=level, layers=layers, pooled=pooled,
-        claims=claims, files=files,
+        claims=claims, declared=dict[text, number], exploratory=bool, files=files,
     )  # fmt: skip
     comparison = model(
-        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims,
-        separated_since=dict[text, maybe_whole], files=files,
+        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, files=files,
     )  # fmt: skip
 
     numbers = Annotated[list[whole], Field(min_length=1)]

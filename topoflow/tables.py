@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import layout
+from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
+from topoflow.dynamics.surrogates import COVARIANCE
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES
@@ -61,6 +63,49 @@ def write_trajectory(
         folder / layout.BEHAVIOUR_FILE,
         ["previous_step", "step", "velocity", "displacement"],
         ([*move, *values] for move, values in zip(pairwise(steps), behaviour, strict=False)),
+    )
+
+
+def write_movement(folder: Path, run: Trajectory) -> None:
+    """Write the movement between twins: a row a kind of clouds, homology and interval; none without twins.
+
+    Squared movement and its jitter floor (a standard deviation) have no unit: clouds count in median distances. Of
+    scale-free clouds `rotated_*` are the movement under rotations of the prompts on the same few subsamples as
+    `unrotated`: mean and 95 % band of those that were drawn, empty where none were.
+    """
+    rows = []
+    if not run.why_no_twins:
+        for kind in (RAW, SCALE_FREE):
+            for homology, moved in run.movement(kind).items():
+                compared = _rotations(run, homology) if kind == SCALE_FREE else None
+                for at, (before, step) in enumerate(pairwise(run.anchors)):
+                    rows.append(
+                        [
+                            kind, homology, before, step, *run.rate_clock[at : at + 2], moved.squared[at],
+                            moved.jitter_floor[at], *([None] * 4 if compared is None else compared[:, at]),
+                        ]
+                    )  # fmt: skip
+    header = [
+        "kind",
+        "homology",
+        "previous_step",
+        "step",
+        "previous_clock",
+        "clock",
+        "squared",
+        "jitter_floor",
+    ]
+    rotated = [f"rotated_{name}" for name in ("mean", "low", "high")]
+    write_table(folder / layout.MOVEMENT_FILE, [*header, "unrotated", *rotated], rows)
+
+
+def _rotations(run: Trajectory, homology: str) -> NDArray[np.float64] | None:
+    """Unrotated movement, and mean and band of the rotated, shape (4, K); None where no rotation was drawn."""
+    if not (drawn := run.drawn(COVARIANCE)):
+        return None
+    null = np.array([moved[homology].squared for moved in drawn])
+    return np.array(
+        [run.unrotated[homology].squared, null.mean(axis=0), *np.quantile(null, [0.025, 0.975], axis=0)]
     )
 
 

@@ -10,7 +10,6 @@ from topoflow.dynamics.comparison import (
     runs_at_each_checkpoint,
     summary_energy,
 )
-from topoflow.dynamics.verdicts import separation_verdict
 
 LABELS = ["a"] * 3 + ["b"] * 3 + ["c"] * 3
 SEEDS = [0, 1, 2] * 3
@@ -34,43 +33,21 @@ def test_runs_are_picked_out_of_all_cells_at_equal_checkpoints():
         assert found[step] == pytest.approx(np.abs(cells[:, step, None] - cells[:, step]))
 
 
-def test_labels_that_part_late_are_separated_since_then():
-    found = compare_labels(distances(20.0), LABELS, SEEDS, [0, 5, 10, 20, 40])
+def test_labels_that_part_late_are_farther_apart_from_then_on():
+    found = compare_labels(distances(20.0), LABELS, SEEDS)
     assert found.labels == ("a", "b", "c")
-    assert found.test.verdict() == "supported"
-    assert found.onset.step == 20
     assert found.ratio > 2
     assert found.between.shape == found.within.shape == (2, 5)
     assert (found.between[:, 3:] > 5 * found.within[:, 3:]).all()
 
 
 def test_labels_equal_in_law_are_not():
-    found = compare_labels(distances(0.0), LABELS, SEEDS, [0, 5, 10, 20, 40])
-    assert found.test.verdict() == "not supported"
-    assert found.ratio == pytest.approx(1, abs=0.3)
-
-
-def test_two_labels_of_three_seeds_cannot_tell_whatever_the_data():
-    pick = distances(1000.0)[..., :6, :6]
-    found = compare_labels(pick, LABELS[:6], SEEDS[:6], [0, 5, 10, 20, 40])
-    assert found.test.smallest_p == pytest.approx(0.1)
-    assert found.test.verdict() == "cannot tell"
-
-
-def test_labels_stay_within_seeds_once_there_are_enough_and_the_rule_says_which():
-    for n_seeds, within in ((3, False), (4, True)):
-        labels, seeds = np.repeat(["a", "b", "c"], n_seeds), np.tile(np.arange(n_seeds), 3)
-        places = np.random.default_rng(0).normal(size=(1, 2, 3 * n_seeds))
-        found = compare_labels(np.abs(places[..., :, None] - places[..., None, :]), labels, seeds, [0, 5])
-        assert found.within_seeds is within
-        assert found.test.n_labelings == {3: 280, 4: 216}[n_seeds]  # 4: (3!)^4 / 3!
-        verdict = separation_verdict("x", "y", found.test, found.ratio, 0.05, within_seeds=found.within_seeds)
-        assert ("within seeds" in verdict.rule) is within
+    assert compare_labels(distances(0.0), LABELS, SEEDS).ratio == pytest.approx(1, abs=0.3)
 
 
 def test_one_seed_a_label_has_no_floor_to_compare_with():
-    assert compare_labels(distances(1.0)[..., ::3, ::3], ["a", "b", "c"], [0] * 3, range(5)) is None
-    assert compare_labels(distances(1.0)[..., :3, :3], ["a"] * 3, SEEDS[:3], range(5)) is None
+    assert compare_labels(distances(1.0)[..., ::3, ::3], ["a", "b", "c"], [0] * 3) is None
+    assert compare_labels(distances(1.0)[..., :3, :3], ["a"] * 3, SEEDS[:3]) is None
 
 
 def test_effects_compare_every_two_labels_and_leave_out_what_is_missing():

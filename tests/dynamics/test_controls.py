@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,6 @@ from topoflow.dynamics.controls import (
     gaussian_cloud,
     geometric_baselines,
     median_distance,
-    partial_rank_correlation,
 )
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=50)
@@ -118,79 +115,3 @@ class TestMedianDistance:
     def test_one_point_is_not_enough(self):
         with pytest.raises(ValueError, match="cloud must hold at least two points, got 1"):
             median_distance([[1.0]])
-
-
-class TestPartialRankCorrelation:
-    @reproducible
-    @given(seed=st.integers(0, 999), ties=st.booleans())
-    def test_it_is_the_formula_of_three_correlations(self, seed, ties):
-        x, y, z = np.random.default_rng(seed).normal(size=(3, 15))
-        x, y, z = (x + z, y - z, np.round(z)) if ties else (x + z, y - z, z)
-        xy, xz, yz = (stats.spearmanr(a, b).statistic for a, b in ((x, y), (x, z), (y, z)))
-        expected = (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
-        assert partial_rank_correlation(x, y, z, n_permutations=9).statistic == pytest.approx(expected)
-
-    def test_it_is_in_the_inverse_of_the_correlation_matrix_for_many_given(self):
-        data = np.random.default_rng(0).normal(size=(14, 5)) @ np.random.default_rng(1).normal(size=(5, 5))
-        inverse = np.linalg.inv(stats.spearmanr(data).statistic)
-        expected = -inverse[0, 1] / math.sqrt(inverse[0, 0] * inverse[1, 1])
-        found = partial_rank_correlation(data[:, 0], data[:, 1], data[:, 2:], n_permutations=9)
-        assert found.statistic == pytest.approx(expected)
-
-    def test_with_nothing_given_it_is_scipys_spearman_and_permutation_p(self):
-        x, y = np.random.default_rng(2).normal(size=(2, 12))
-        y = y + 0.6 * x
-        found = partial_rank_correlation(x, y, np.empty((12, 0)), n_permutations=20_000)
-        witness = stats.permutation_test(
-            (x,),
-            lambda a: stats.spearmanr(a, y).statistic,
-            permutation_type="pairings",
-            n_resamples=4000,
-            rng=0,
-        )
-        assert found.statistic == pytest.approx(stats.spearmanr(x, y).statistic)
-        assert found.p_value == pytest.approx(witness.pvalue, abs=0.02)
-
-    @reproducible
-    @given(seed=st.integers(0, 999))
-    def test_it_sees_ranks_only(self, seed):
-        x, y, z = np.random.default_rng(seed).normal(size=(3, 12))
-        first = partial_rank_correlation(x, y, z, n_permutations=99)
-        again = partial_rank_correlation(np.exp(x), y**3, 5 * z - 2, n_permutations=99)
-        assert again == first
-
-    def test_a_common_cause_is_taken_out(self):
-        rng = np.random.default_rng(0)
-        common = np.arange(40.0)
-        x, y = common + rng.normal(size=(2, 40))
-        assert stats.spearmanr(x, y).pvalue < 1e-6
-        assert partial_rank_correlation(x, y, common).p_value > 0.05
-
-    def test_a_given_series_twice_counts_once(self):
-        x, y, z = np.random.default_rng(3).normal(size=(3, 12))
-        once, twice = (partial_rank_correlation(x, y, given) for given in (z, np.stack([z, 2 * z], axis=1)))
-        assert twice.statistic == pytest.approx(once.statistic)
-
-    @pytest.mark.parametrize("x", [np.ones(9), np.arange(9.0), -np.arange(9.0)])
-    def test_where_nothing_is_left_it_is_missing(self, x):
-        found = partial_rank_correlation(x, np.random.default_rng(0).normal(size=9), np.arange(9.0))
-        assert math.isnan(found.statistic)
-        assert math.isnan(found.p_value)
-
-    def test_beside_a_moderate_common_cause_the_p_value_keeps_its_level(self):
-        rng = np.random.default_rng(0)
-        p = []
-        for _ in range(400):
-            x, y, z = rng.normal(size=(3, 13))
-            p.append(partial_rank_correlation(x + z / 2, y + z / 2, z, n_permutations=199).p_value)
-        assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.08
-
-    def test_malformed_series_are_named(self):
-        with pytest.raises(ValueError, match=r"got y of shape \(4,\)"):
-            partial_rank_correlation(np.arange(5), np.arange(4), np.arange(5))
-        with pytest.raises(ValueError, match=r"got given of shape \(4, 1\)"):
-            partial_rank_correlation(np.arange(5), np.arange(5), np.arange(4))
-        with pytest.raises(ValueError, match="x must have at least 5 values, three more than given, got 4"):
-            partial_rank_correlation(np.arange(4), np.arange(4), np.ones((4, 2)))
-        with pytest.raises(ValueError, match="x must hold finite real numbers"):
-            partial_rank_correlation([1, 2, 3, math.nan], np.arange(4), np.arange(4))

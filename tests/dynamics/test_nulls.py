@@ -9,12 +9,9 @@ from scipy import stats
 
 from topoflow.dynamics import nulls
 from topoflow.dynamics.nulls import (
-    checkpoint_test,
     concentration_test,
     holm,
-    path_test,
     permuted_rows,
-    sign_flip_test,
 )
 from topoflow.dynamics.velocity import (
     concentration,
@@ -120,112 +117,6 @@ class TestConcentrationTest:
             concentration_test([[1.0, 1.0], [1.0, -1.0]], [0, 1, 2])
         with pytest.raises(ValueError, match="n_permutations must be a whole number, 1 or more, got 0"):
             concentration_test([1.0, 1.0], [0, 1, 2], n_permutations=0)
-
-
-class TestPathTest:
-    @pytest.mark.parametrize("n_permutations", [360, 359], ids=["exact", "random"])
-    def test_it_agrees_with_all_orders_of_the_checkpoints(self, n_permutations):
-        distances = np.stack([some_distances(seed, 6) for seed in (0, 1)])
-        scaled = [layer / layer[~np.eye(6, dtype=bool)].mean() for layer in distances]
-        null = [
-            np.mean([layer[order[:-1], order[1:]] for layer in scaled])
-            for order in itertools.permutations(range(6))
-        ]
-        found = path_test(distances, [0, 2, 4, 8, 9, 15], n_permutations=n_permutations)
-        tolerance = 1e-12 if found.exact else 0.07
-        assert found.exact == (n_permutations == 360)
-        assert found.statistic == pytest.approx(null[0])
-        assert found.expected == pytest.approx(1, abs=tolerance)
-        assert found.p_value == pytest.approx(np.mean(np.array(null) <= null[0] + 1e-12), abs=tolerance)
-
-    def test_a_sudden_change_is_a_change_wherever_it_comes(self):
-        for at in (3, 6, 9):
-            place = np.arange(12) >= at
-            assert path_test(np.abs(place[:, None] * 1.0 - place), DENSE_EARLY).p_value < 0.05
-
-    def test_four_checkpoints_cannot_show_a_change(self):
-        place = np.arange(4)
-        assert path_test(abs(place[:, None] - place), place).smallest_p > 0.05
-
-    def test_layers_at_rest_are_left_out_and_scales_do_not_matter(self):
-        distances = some_distances(0, 12)
-        once = path_test(distances, DENSE_EARLY, seed=3)
-        with_others = path_test(np.stack([8 * distances, np.zeros((12, 12))]), DENSE_EARLY, seed=3)
-        assert with_others == once
-        assert math.isnan(path_test(np.zeros((3, 3)), [0, 1, 2]).p_value)
-
-
-class TestCheckpointTest:
-    @pytest.mark.parametrize("seed", range(3))
-    def test_it_agrees_with_all_orders_of_the_checkpoints(self, seed):
-        steps, distances = [0, 2, 4, 8, 9, 15], some_distances(seed, 6)
-        null = []
-        for order in itertools.permutations(range(6)):
-            null.append(concentration(distances[order[:-1], order[1:]], steps))
-        observed = concentration(np.diagonal(distances, 1), steps)
-        exact = np.mean(np.array(null) >= observed - 1e-12)
-        found = checkpoint_test(distances, steps, n_permutations=20_000)
-        assert found.statistic == pytest.approx(observed)
-        assert found.expected == pytest.approx(np.mean(null), abs=0.01)
-        assert found.p_value == pytest.approx(exact, abs=0.015)
-
-    def test_it_permutes_all_layers_alike(self):
-        distances = some_distances(0, 12)
-        once = checkpoint_test(distances, DENSE_EARLY, seed=3)
-        many = checkpoint_test(distances * np.array([1.0, 8.0])[:, None, None], DENSE_EARLY, seed=3)
-        assert many == once
-        with_one_at_rest = np.stack([distances, np.zeros((12, 12))])
-        assert checkpoint_test(with_one_at_rest, DENSE_EARLY, seed=3) == once
-
-    def test_few_rows_at_a_time_are_enough(self, monkeypatch):
-        distances = some_distances(0, 12)
-        monkeypatch.setattr("topoflow.dynamics.nulls._BLOCK", 1000)
-        assert checkpoint_test(distances, DENSE_EARLY).p_value == pytest.approx(
-            checkpoint_test(distances, DENSE_EARLY, seed=1).p_value, abs=0.02
-        )
-
-    def test_checkpoints_that_are_all_alike_are_missing(self):
-        assert math.isnan(checkpoint_test(np.zeros((3, 3)), [0, 1, 2]).p_value)
-
-    def test_malformed_distances_are_named(self):
-        with pytest.raises(ValueError, match=r"distances must have shape .* T = 3 .*got shape \(2, 2\)"):
-            checkpoint_test(np.zeros((2, 2)), [0, 1, 2])
-        with pytest.raises(ValueError, match="distances must be symmetric"):
-            checkpoint_test([[0, 1], [2, 0]], [0, 1])
-
-
-class TestSignFlipTest:
-    @pytest.mark.parametrize("seed", range(5))
-    def test_it_is_the_p_value_of_scipys_exact_paired_permutation_test(self, seed):
-        differences = np.random.default_rng(seed).normal(0.3, size=9)
-        witness = stats.permutation_test(
-            (differences, np.zeros(9)),
-            lambda a, b: np.mean(a - b),
-            permutation_type="samples",
-            alternative="greater",
-            n_resamples=9999,
-        )
-        found = sign_flip_test(differences)
-        assert (found.n_permutations, found.exact) == (512, True)
-        assert found.p_value == pytest.approx(witness.pvalue)
-
-    def test_random_signs_agree_with_all_signs(self):
-        differences = np.random.default_rng(1).normal(0.3, size=12)
-        exact, found = (sign_flip_test(differences, n_permutations=n) for n in (4096, 4000))
-        assert found.p_value == pytest.approx(exact.p_value, abs=0.03)
-        assert not found.exact
-
-    def test_missing_runs_do_not_count(self):
-        assert sign_flip_test([0.1, math.nan, 0.2]) == sign_flip_test([0.1, 0.2])
-        assert math.isnan(sign_flip_test([math.nan]).p_value)
-        assert math.isnan(sign_flip_test([]).p_value)
-
-    def test_no_difference_at_all_is_no_evidence(self):
-        assert sign_flip_test([0.0, 0.0, 0.0, 0.0, 0.0]).p_value == 1
-
-    def test_malformed_differences_are_named(self):
-        with pytest.raises(ValueError, match="differences must be a list of finite numbers, one a run"):
-            sign_flip_test([[0.1]])
 
 
 class TestHolm:

@@ -8,15 +8,21 @@ from collections import UserList
 import numpy as np
 import pytest
 
+from topoflow.config import Topology
 from topoflow.dynamics import trajectory
 from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.controls import gaussian_cloud
-from topoflow.dynamics.nulls import checkpoint_test, path_test
-from topoflow.dynamics.published import early_test
-from topoflow.dynamics.trajectory import claims_of_run, describe_layer, describe_run, follow_layer
+from topoflow.dynamics.following import SCALE_FREE, follow
+from topoflow.dynamics.trajectory import (
+    describe_layer,
+    describe_movement,
+    describe_pooled,
+    describe_run,
+    follow_layer,
+    pooled_velocity,
+)
 from topoflow.dynamics.velocity import concentration, fitted_floor, velocity_per_step
-from topoflow.dynamics.verdicts import pooled_velocity
 from topoflow.topology.point_clouds import subsample_plan
 
 PLAN = subsample_plan(60, n_subsamples=6, subsample_size=30, seed=1)
@@ -67,8 +73,7 @@ def test_each_series_is_what_its_name_says(early):
     assert (layer.series["h1_velocity"] <= high).all()
 
 
-def test_of_more_checkpoints_than_are_paired_only_distances_and_their_tests_are_of_fewer(monkeypatch, early):
-    assert "of all checkpoints" in claims_of_run(early, STEPS).verdicts[0].statistic
+def test_of_more_checkpoints_than_are_paired_only_distances_are_of_fewer(monkeypatch, early):
     monkeypatch.setattr(trajectory, "MOST_PAIRED", 5)
     some = [0, 3, 6, 9, 12]
     assert trajectory.paired_checkpoints(13).tolist() == some
@@ -78,15 +83,6 @@ def test_of_more_checkpoints_than_are_paired_only_distances_and_their_tests_are_
         np.testing.assert_array_equal(layer.summaries, whole.summaries)
         for name, series in whole.series.items():
             np.testing.assert_array_equal(layer.series[name], series)
-    claims = claims_of_run(thinned, STEPS)
-    distances = np.array([layer.distances for layer in thinned])
-    changes = path_test(distances, some)
-    assert (claims.verdicts[0].value, claims.verdicts[0].p) == (changes.statistic, changes.p_value)
-    assert "5 of 13 checkpoints, evenly spread" in claims.verdicts[0].statistic
-    velocity = np.array([layer.series["h1_velocity"] for layer in thinned])
-    test = early_test(velocity, STEPS, distances, distance_steps=some)
-    assert claims.verdicts[1].p == test.p_value
-    assert test.checkpoints == checkpoint_test(distances, some)
 
 
 def test_the_paired_checkpoints_are_different_ones_with_both_ends_and_even_gaps():
@@ -151,9 +147,8 @@ def test_a_constant_layer_is_missing_and_not_zero():
     assert found["h1_concentration"] is None
     assert found["h1_concentration_p_holm"] is None
     assert found["h1_peak_over_sampling_floor"] is None
-    claims = claims_of_run([layer], range(4), [0.1, 0.2, 0.1])
-    assert {verdict.verdict for verdict in claims.verdicts} == {"cannot tell"}
-    assert claims.numbers["settled"] is None
+    pooled = describe_pooled([layer], range(4), [0.1, 0.2, 0.1])
+    assert (pooled["settled"], pooled["peak_step"], pooled["concentration"]) == (None, None, None)
 
 
 def test_subsamples_as_large_as_the_cloud_leave_no_other_prompts_for_bands():
@@ -184,37 +179,33 @@ def test_a_steady_change_on_a_dense_early_schedule_is_no_early_burst():
     assert steady["concentration_per_step"] == pytest.approx(steady["concentration_expected"])
 
 
-def test_an_early_burst_is_called_early_and_settled_and_a_steady_change_is_not(early):
-    burst = claims_of_run(early, STEPS)
-    steady = claims_of_run(followed("steady"), STEPS)
-    assert {v.claim: v.verdict for v in burst.verdicts} == dict.fromkeys(
-        ("changes", "early", "transient"), "supported"
-    )
-    found = {v.claim: v.verdict for v in steady.verdicts}
-    assert (found["changes"], found["early"]) == ("supported", "not supported")
+def test_an_early_burst_has_its_concentration_peak_and_settling_and_a_steady_change_has_not(early):
+    burst, steady = describe_pooled(early, STEPS), describe_pooled(followed("steady"), STEPS)
     velocity = np.array([layer.series["h1_velocity"] for layer in early])
-    test = early_test(velocity, STEPS, np.array([layer.distances for layer in early]))
-    assert burst.verdicts[1].p == test.p_value
-    assert burst.numbers["concentration"] == pytest.approx(
-        np.mean([concentration(row, STEPS) for row in velocity])
-    )
+    assert burst["concentration"] == pytest.approx(np.mean([concentration(row, STEPS) for row in velocity]))
+    assert burst["concentration"] > 1.5 * burst["concentration_expected"] > steady["concentration"]
+    assert burst["concentration_p"] < 0.01 < steady["concentration_p"]
+    assert burst["settled"] == pytest.approx(4 / 12)
+    assert steady["settled"] > 0.5
 
 
-def test_behaviour_adds_when_it_peaks_and_what_geometry_does_not_explain(early):
+def test_behaviour_adds_when_it_peaks(early):
     answers = np.exp(-np.arange(12.0))
-    claims = claims_of_run(early, STEPS, answers)
-    assert [verdict.claim for verdict in claims.verdicts] == [
-        "changes",
-        "early",
-        "transient",
-        "leads",
-        "beyond_geometry",
-    ]
-    assert claims.numbers["behaviour_peak_step"] == 1
-    assert claims.numbers["peak_difference"] == claims.numbers["peak_step"] - 1
-    assert claims.verdicts[3].verdict == "cannot tell"  # of one run
-    pooled = pooled_velocity([layer.series["h1_velocity"] for layer in early])
-    found = lead_lag(pooled, answers, STEPS)
-    assert claims.numbers["lag"] == found.lag_checkpoints
-    assert claims.numbers["lag_p"] == found.correlation.p_value
-    assert not math.isnan(claims.verdicts[4].value)
+    found = describe_pooled(early, STEPS, answers)
+    assert found["behaviour_peak_step"] == 1
+    assert found["peak_difference"] == found["peak_step"] - 1
+    lag = lead_lag(pooled_velocity([layer.series["h1_velocity"] for layer in early]), answers, STEPS)
+    assert (found["lag"], found["lag_correlation"]) == (lag.lag_checkpoints, lag.correlation.statistic)
+
+
+def test_movement_is_described_where_there_are_twins_and_missing_where_not():
+    rng = np.random.default_rng(0)
+    base, way = rng.normal(size=(2, 60, 4))
+    steps = [step + twin for step in range(0, 48, 4) for twin in (0, 1)]
+    clouds = {step: {1: base + step * way / 48 + 0.01 * rng.normal(size=base.shape)} for step in steps}
+    run = follow(clouds, topology=Topology(6, 30))
+    found = describe_movement(run)
+    assert found["moved_h1"] == run.movement(SCALE_FREE)["H1"].total > 3 * found["jitter_h1"]
+    assert abs(found["early_share_h0"]) < 0.2
+    alone = describe_movement(follow({step: clouds[step] for step in steps[::2]}, topology=Topology(6, 30)))
+    assert set(alone.values()) == {None}

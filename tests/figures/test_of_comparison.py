@@ -43,7 +43,6 @@ def separation(**changes: object) -> Figure:
     layers = {layer: (STEPS, 1.2 * layer * within, layer * within) for layer in LAYERS}
     arguments: dict = {
         "separations": {"objectives of tiny": layers},
-        "claims": {"objectives of tiny": {"verdict": "not supported", "value": 1.2, "p": 0.093}},
         "order": 2,
         "title": "separation",
     }
@@ -149,25 +148,17 @@ def test_separation_has_a_panel_a_layer_from_zero_with_the_floor_dashed() -> Non
         assert np.allclose(between.get_ydata(), 1.2 * layer * np.sqrt(np.arange(14)))
         assert axes.get_ylim()[0] == 0
     words = texts(figure)
-    assert "objectives of tiny: not supported (between/within = 1.200, p = 0.093)" in words
+    assert "objectives of tiny" in words
     for part in ("order-2 Wasserstein", "Euclidean ground metric", "filtration distance", "optimiser step"):
         assert part in words
     assert "seed-to-seed floor" in words
-    assert "separated from here on" not in words
-
-
-def test_separation_marks_since_when_labels_are_separated() -> None:
-    figure = separation(since={"objectives of tiny": 16})
-    assert "separated from here on" in texts(figure)
-    assert [float(line.get_xdata()[0]) for axes in figure.axes for line in axes.get_lines()[2:]] == [16] * 5
-    assert "separated from" not in texts(separation(since={"objectives of tiny": None}))
 
 
 def test_separation_of_several_models_has_a_block_each() -> None:
     layers = {3: (STEPS, np.ones(14), np.ones(14))}
-    figure = separation(separations={"objectives of a": layers, "models of helpful": layers}, claims={})
-    assert "objectives of a: not tested" in texts(figure)
-    assert "models of helpful: not tested" in texts(figure)
+    figure = separation(separations={"objectives of a": layers, "models of helpful": layers})
+    assert "objectives of a" in texts(figure)
+    assert "models of helpful" in texts(figure)
     assert len(figure.axes) == 2
 
 
@@ -183,11 +174,6 @@ def test_separation_of_several_models_has_a_block_each() -> None:
 )
 def test_poor_separations_say_so(separations: dict, words: str) -> None:
     assert words in texts(separation(separations=separations))
-
-
-def test_a_claim_without_numbers_has_its_verdict_only() -> None:
-    nothing = {"objectives of tiny": {"verdict": "cannot tell", "value": None, "p": None}}
-    assert "objectives of tiny: cannot tell\n" in texts(separation(claims=nothing)) + "\n"
 
 
 def test_wrong_separations_are_named() -> None:
@@ -366,7 +352,7 @@ def lay_down(
             for name in ["early", *tested]
         ),
     )
-    facts = {"order": 2.0, "claims": claims, "separated_since": dict.fromkeys(tested, 8)}
+    facts = {"order": 2.0, "claims": claims}
     return folder, facts, members
 
 

@@ -226,10 +226,9 @@ def test_json_cannot_end_its_script_and_prose_is_escaped_before_it_is_marked_up(
     assert json.loads(text) == {"a": [HOSTILE, "<!--", None, 0.333333], "b": [1, None]}
     assert page.prose("**a** *b* `c` <b>") == "<strong>a</strong> <em>b</em> <code>c</code> &lt;b&gt;"
     assert page.prose("2 * 3 * 4") == "2 * 3 * 4"
-    hostile = dict.fromkeys(("claim", "statement", "statistic", "rule", "verdict"), HOSTILE)
-    table = page.claims_table(
-        [{**hostile, "value": None, "low": None, "high": None, "p": None}], {HOSTILE: HOSTILE}
-    )
+    hostile = dict.fromkeys(("claim", "homology", "statement", "statistic", "rule", "verdict"), HOSTILE)
+    missing = dict.fromkeys(("value", "low", "high", "p"))
+    table = page.claims_table([{**hostile, **missing, "steps": [(HOSTILE, HOSTILE)]}])
     spec = {"title": HOSTILE, "series": [HOSTILE]}
     parts = [
         table,

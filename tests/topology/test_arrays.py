@@ -10,19 +10,17 @@ from scipy import sparse
 
 from topoflow import barcode_summary, concentration, vietoris_rips_diagrams, wasserstein_distance
 from topoflow.dynamics.cells import cell_diagrams
-from topoflow.dynamics.controls import geometric_baselines, partial_rank_correlation
+from topoflow.dynamics.controls import geometric_baselines
 from topoflow.dynamics.divergence import jensen_shannon
 from topoflow.dynamics.effects import hedges_g
 from topoflow.dynamics.embedding import classical_mds
 from topoflow.dynamics.energy import energy_distance
 from topoflow.dynamics.labelings import count_labelings
-from topoflow.dynamics.nulls import holm, sign_flip_test
+from topoflow.dynamics.nulls import concentration_test, holm
 from topoflow.dynamics.prompts import sampling_floor
-from topoflow.dynamics.published import early_test
 from topoflow.dynamics.separation import separation, trajectory_distances
-from topoflow.dynamics.trajectory import follow_layer
+from topoflow.dynamics.trajectory import follow_layer, pooled_velocity
 from topoflow.dynamics.velocity import stabilised_at
-from topoflow.dynamics.verdicts import mean_interval, pooled_velocity
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array
 from topoflow.topology.betti import betti_numbers
@@ -44,16 +42,13 @@ TAKES = {
     "betti_numbers": (lambda x: betti_numbers(BARS, x), np.array([1.0, 2.0])),
     "concentration": (lambda x: concentration(x, STEPS), SPEED),
     "steps": (lambda x: concentration(SPEED, x), STEPS),
-    "early_test": (lambda x: early_test(x, STEPS), SPEED),
     "geometric_baselines": (lambda x: geometric_baselines([CLOUD, x]), CLOUD),
-    "partial_rank_correlation": (lambda x: partial_rank_correlation(x, SPEED, SPEED[::-1]), SPEED),
     "jensen_shannon": (lambda x: jensen_shannon(x, np.full((2, 2), 0.5)), np.full((2, 2), 0.5)),
     "hedges_g": (lambda x: hedges_g(x, SPEED), SPEED),
     "classical_mds": (classical_mds, SQUARE),
     "energy_distance": (lambda x: energy_distance(x, CLOUD), CLOUD),
     "labels": (count_labelings, np.array([0, 1, 1])),
     "holm": (holm, np.array([0.1, 0.2])),
-    "sign_flip_test": (sign_flip_test, SPEED),
     "sampling_floor": (lambda x: sampling_floor(x, 3, 2), CLOUD),
     "separation": (lambda x: separation(x, [0, 0, 0, 1, 1, 1]), SQUARE),
     "trajectory_distances": (trajectory_distances, SQUARE[None, None]),
@@ -61,7 +56,6 @@ TAKES = {
         lambda x: follow_layer([CLOUD, x], [cell_diagrams(CLOUD, PLAN)] * 2, PLAN),
         CLOUD,
     ),
-    "mean_interval": (mean_interval, SPEED),
     "pooled_velocity": (pooled_velocity, SPEED[None]),
 }
 
@@ -149,13 +143,12 @@ def test_rows_of_different_lengths_are_refused_by_name():
     assert caught.value.name == "points"
 
 
-@pytest.mark.parametrize("call", [subsample_plan, sampling_floor, sign_flip_test, partial_rank_correlation])
+@pytest.mark.parametrize("call", [subsample_plan, sampling_floor, concentration_test])
 def test_numbers_of_draws_that_would_never_end_are_refused_at_once(call):
     given = {
         subsample_plan: {"n_points": 10, "n_subsamples": 10**15, "subsample_size": 5},
         sampling_floor: {"cloud": CLOUD, "subsample_size": 3, "n_pairs": 10**15},
-        sign_flip_test: {"differences": SPEED, "n_permutations": 10**15},
-        partial_rank_correlation: {"x": SPEED, "y": SPEED, "given": SPEED[::-1], "n_permutations": 10**15},
+        concentration_test: {"velocity": SPEED, "steps": range(len(SPEED) + 1), "n_permutations": 10**15},
     }[call]
     with pytest.raises(InvalidArgument) as caught:
         call(**given)

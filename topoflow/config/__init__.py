@@ -44,6 +44,7 @@ from topoflow.config.sources import (
     TextSource,
     Variant,
 )
+from topoflow.dynamics.claims.margins import Claims
 
 __all__ = [
     "LR_SCHEDULER_TYPES",
@@ -54,6 +55,7 @@ __all__ = [
     "TEXT_SOURCES",
     "CheckpointFolder",
     "CheckpointSource",
+    "Claims",
     "Compute",
     "EmbeddedModel",
     "FileText",

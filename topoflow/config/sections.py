@@ -30,6 +30,7 @@ from topoflow.config.sources import (
     TextSource,
     Variant,
 )
+from topoflow.dynamics.claims.margins import Claims
 from topoflow.errors import InvalidArgument
 from topoflow.layout import Run
 
@@ -192,12 +193,11 @@ class Topology:
 class Trajectory:
     """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric.
 
-    Bands come from `n_replicates` half-samples of the prompts (0 for none); tests are made at `level`.
+    Bands come from `n_replicates` half-samples of the prompts (0 for none).
     """
 
     order: float = 2.0
     n_replicates: int = 20
-    level: float = 0.05
 
     def __post_init__(self) -> None:
         if not 1 <= self.order < math.inf:  # NaN as well
@@ -207,8 +207,6 @@ class Trajectory:
         check_least(self, 0, "n_replicates", most=LARGEST_PLAN)
         if self.n_replicates == 1:
             raise ValueError(f"n_replicates must be 2 or more, or 0 for no bands, got {self.n_replicates}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {self.level}")
 
 
 @dataclass(frozen=True)
@@ -267,6 +265,7 @@ class Params:
     recording: Recording = field(default_factory=Recording)
     topology: Topology = field(default_factory=Topology)
     trajectory: Trajectory = field(default_factory=Trajectory)
+    claims: Claims = field(default_factory=Claims)
     track: Track = field(default_factory=Track)
     compute: Compute = field(default_factory=Compute)
 

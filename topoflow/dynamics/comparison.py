@@ -15,14 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.effects import EffectSize, cliffs_delta, hedges_g
 from topoflow.dynamics.energy import energy_distance
-from topoflow.dynamics.labelings import PermutationTest, count_labelings
-from topoflow.dynamics.separation import (
-    Onset,
-    separation,
-    separation_test,
-    trajectory_distances,
-    when_separated,
-)
+from topoflow.dynamics.labelings import PermutationTest
+from topoflow.dynamics.separation import separation, trajectory_distances
 from topoflow.topology.arrays import as_numbers
 
 # What is compared between labels by effect sizes: numbers of a run, all layers pooled.
@@ -39,23 +33,14 @@ class LabelComparison:
     between, within : ndarray, shape (n_layers, n_checkpoints)
         Mean H1 distance of runs of different labels, and of one label (the seed-to-seed floor), in filtration
         distance. Runs of one seed are not compared, since they share the order of their rows.
-    test : PermutationTest
-        Of whole trajectories (layers weigh alike), labels permuted over runs.
-    within_seeds : bool
-        Whether labels were exchanged between runs of one seed only.
     ratio : float
         Of whole trajectories, between over within; NaN where nothing differs.
-    onset : Onset
-        Since when the labels are separated, over all layers.
     """
 
     labels: tuple[str, ...]
     between: NDArray[np.float64]
     within: NDArray[np.float64]
-    test: PermutationTest
-    within_seeds: bool
     ratio: float
-    onset: Onset
 
 
 def runs_at_each_checkpoint(matrix: ArrayLike, n_runs: int) -> NDArray[np.float64]:
@@ -84,19 +69,11 @@ def runs_at_each_checkpoint(matrix: ArrayLike, n_runs: int) -> NDArray[np.float6
 
 
 def compare_labels(
-    distances: ArrayLike,
-    labels: Sequence[str],
-    seeds: Sequence[int],
-    steps: Sequence[int],
-    *,
-    level: float = 0.05,
-    seed: int = 0,
+    distances: ArrayLike, labels: Sequence[str], seeds: Sequence[int]
 ) -> LabelComparison | None:
-    """Compare the trajectories of labelled runs; None where no two runs of one label have different seeds.
+    """Measure how far the trajectories of labelled runs are apart; None where no two runs of one label differ in seed.
 
-    Distances are averaged over pairs of different seeds. The tests permute labels over all runs: with few seeds,
-    permuting within seeds leaves too few labelings, and ignoring that seeds are shared makes the test cautious
-    (see `topoflow.dynamics.separation`); from six seeds of two labels, or four of more, they stay within seeds.
+    Distances are averaged over pairs of different seeds. This describes; `topoflow.dynamics.claims.objectives` tests.
 
     Parameters
     ----------
@@ -106,37 +83,15 @@ def compare_labels(
         Of the runs: objectives, or models.
     seeds : sequence of int
         Of the runs' trainings.
-    steps : sequence of int
-        The T checkpoints.
-    level
-        Of the tests.
-    seed
-        Of random labelings, where there are too many to enumerate.
     """
     stack = as_numbers("distances", distances)
     names = tuple(dict.fromkeys(labels))
     per_label = [{s for s, name in zip(seeds, labels, strict=True) if name == label} for label in names]
     if len(names) < 2 or min(map(len, per_label)) < 2:
         return None
-    blocks = seeds if _blocks_suffice(labels, seeds, level) else None
     apart = separation(stack, labels, seeds)
-    whole = trajectory_distances(stack)
-    ratio = separation(whole, labels, seeds).ratio
-    per_step = np.array([trajectory_distances(stack[:, [at]]) for at in range(stack.shape[1])])
-    return LabelComparison(
-        names,
-        apart.between,
-        apart.within,
-        separation_test(whole, labels, blocks, seed=seed),
-        blocks is not None,
-        float(ratio),
-        when_separated(per_step, steps, labels, blocks, level=level, seed=seed),
-    )
-
-
-def _blocks_suffice(labels: Sequence[str], seeds: Sequence[int], level: float) -> bool:
-    enough = 6 if len(set(labels)) == 2 else 4
-    return len(set(seeds)) >= enough and 1 / count_labelings(labels, seeds) <= level
+    ratio = separation(trajectory_distances(stack), labels, seeds).ratio
+    return LabelComparison(names, apart.between, apart.within, float(ratio))
 
 
 def pairs_of(labels: Sequence[str]) -> list[tuple[str, str, list[int]]]:

@@ -16,7 +16,7 @@ from topoflow.dynamics.claims.margins import Claims
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Movement
-from topoflow.dynamics.surrogates import COVARIANCE, Rotations, any_rotation, coordinates, kept_start
+from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
 from topoflow.dynamics.twins import cumulative_rate, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
@@ -167,18 +167,21 @@ class Trajectory:
         """Scale-free movement after the prompts were turned by rotation `number` of a kind, on few subsamples."""
         known = self._rotated.setdefault(kind, [])
         while len(known) <= number:
-            tasks = [(self, kind, one) for one in range(len(known), len(known) + _AT_A_TIME)]
-            known.extend(self.mapper(_rotate, tasks, len(tasks), f"rotations, {kind}"))
+            batch = range(len(known), len(known) + _AT_A_TIME)
+            tasks = (self._turning(self._turn(kind, one)) for one in batch)
+            found = self.mapper(_turned, tasks, len(batch), f"rotations, {kind}")
+            known.extend({h: self._between_twins(layers[h]) for h in HOMOLOGY} for layers in found)
         return known[number]
+
+    def drawn(self, kind: str) -> list[dict[str, Movement]]:
+        """The rotations of a kind that were drawn so far."""
+        return self._rotated.get(kind, [])
 
     @cached_property
     def unrotated(self) -> dict[str, Movement]:
         """What `rotated` is held against: the clouds as they are, on the same few subsamples."""
-        return _turned(self, None)
-
-    def rotations(self, kind: str) -> Rotations:
-        """The law of the rotations of a kind."""
-        return self._rotations[0] if kind == COVARIANCE else self._rotations[1]
+        layers = _turned(*self._turning(None))
+        return {h: self._between_twins(layers[h]) for h in HOMOLOGY}
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
@@ -190,18 +193,31 @@ class Trajectory:
     # --- behind them ---
 
     @cached_property
-    def _rotations(self) -> tuple[Rotations, Rotations]:
+    def _rotations(self) -> dict[str, Rotations]:
+        """The laws of the rotations of each kind."""
         first = self.anchors[0]
         clouds = [self.recorded.cloud(first, layer) for layer in self.recorded.layers]
-        return any_rotation(len(clouds[0])), kept_start(clouds)
+        return {COVARIANCE: any_rotation(len(clouds[0])), START: kept_start(clouds)}
+
+    def _turn(self, kind: str, number: int) -> Matrix:
+        """Rotation `number` of a kind: of runs with one seed and as many prompts, the same."""
+        rng = np.random.default_rng([self.recorded.seed, number, len(kind)])
+        return self._rotations[kind].draw(rng)
+
+    def _turning(
+        self, turn: Matrix | None
+    ) -> tuple[list[list[Matrix]], NDArray[np.int64], str, Matrix | None]:
+        """The arguments of `_turned`."""
+        plan = self.recorded.plan[: self.claims.rotation_subsamples]
+        return self._coordinates, plan, self.recorded.engine, turn
 
     @cached_property
-    def _coordinates(self) -> dict[tuple[int, int], Matrix]:
-        return {
-            (step, layer): coordinates(self.recorded.cloud(step, layer))
-            for step in self.recorded_twins
+    def _coordinates(self) -> list[list[Matrix]]:
+        """Of each layer the clouds of anchors and twins, in few coordinates."""
+        return [
+            [coordinates(self.recorded.cloud(step, layer)) for step in self.recorded_twins]
             for layer in self.recorded.layers
-        }
+        ]
 
     @cached_property
     def _near_prompts(self) -> NDArray[np.int64]:
@@ -222,8 +238,13 @@ class Trajectory:
         vectors: dict[str, dict[str, list[Matrix]]] = {
             kind: {h: [] for h in HOMOLOGY} for kind in (RAW, SCALE_FREE)
         }
-        tasks = [(recorded, plan, cell, step, layer) for layer in recorded.layers for step in steps]
-        cells = iter(self.mapper(_cell_and_unit, tasks, len(tasks), "movement between twins"))
+        tasks = (
+            (recorded.cloud(step, layer), plan, recorded.engine, None if cell is None else cell(step, layer))
+            for layer in recorded.layers
+            for step in steps
+        )
+        n_cells = len(recorded.layers) * len(steps)
+        cells = iter(self.mapper(_cell_and_unit, tasks, n_cells, "movement between twins"))
         for _ in recorded.layers:
             first_unit = None
             rows: dict[str, list[dict[str, Matrix]]] = {RAW: [], SCALE_FREE: []}
@@ -245,44 +266,34 @@ class Trajectory:
 
 
 def _cell_and_unit(
-    recorded: Recorded,
-    plan: NDArray[np.int64],
-    cell: Callable[[int, int], CellDiagrams] | None,
-    step: int,
-    layer: int,
+    cloud: Matrix, plan: NDArray[np.int64], engine: str, cell: CellDiagrams | None
 ) -> tuple[CellDiagrams, float]:
-    """The diagrams of a cell and the median distance between the prompts of its plan."""
-    distances = distance_matrix(recorded.cloud(step, layer))
+    """The diagrams of a cell, computed if they are not known, and the median distance between its prompts."""
+    distances = distance_matrix(cloud)
     used = np.unique(plan)
     within = distances[np.ix_(used, used)]
     unit = float(np.median(within[np.triu_indices(len(used), 1)]))
-    if cell is not None:
-        return cell(step, layer), unit
-    return subsample_diagrams(distances, plan, 1, recorded.engine), unit
+    return subsample_diagrams(distances, plan, 1, engine) if cell is None else cell, unit
 
 
-def _rotate(trajectory: Trajectory, kind: str, number: int) -> dict[str, Movement]:
-    rng = np.random.default_rng([trajectory.recorded.seed, number, len(kind)])
-    return _turned(trajectory, trajectory.rotations(kind).draw(rng))
-
-
-def _turned(trajectory: Trajectory, turn: Matrix | None) -> dict[str, Movement]:
-    recorded = trajectory.recorded
-    plan = recorded.plan[: trajectory.claims.rotation_subsamples]
+def _turned(
+    clouds: list[list[Matrix]], plan: NDArray[np.int64], engine: str, turn: Matrix | None
+) -> dict[str, list[Matrix]]:
+    """Scale-free vectors by homology and layer, after the prompts were turned."""
     layers: dict[str, list[Matrix]] = {h: [] for h in HOMOLOGY}
     pairs = np.triu_indices(plan.shape[1], 1)
-    for layer in recorded.layers:
+    used, places = np.unique(plan, return_inverse=True)  # no other prompt is turned
+    places = places.reshape(plan.shape)
+    for layer in clouds:
         rows = []
-        for step in trajectory.recorded_twins:
-            points = trajectory._coordinates[step, layer]
-            points = points if turn is None else turn @ points
-            distances = distance_matrix(points)
-            unit = float(np.median([distances[np.ix_(some, some)][pairs] for some in plan]))
-            cell = subsample_diagrams(distances, plan, 1, recorded.engine)
+        for points in layer:
+            distances = distance_matrix(points[used] if turn is None else turn[used] @ points)
+            unit = float(np.median([distances[np.ix_(some, some)][pairs] for some in places]))
+            cell = subsample_diagrams(distances, places, 1, engine)
             rows.append(cell_vectors(cell, plan.shape[1], unit))
         for h in HOMOLOGY:
             layers[h].append(np.array([row[h] for row in rows]))
-    return {h: trajectory._between_twins(found) for h, found in layers.items()}
+    return layers
 
 
 def follow(

@@ -3,11 +3,10 @@
 The unit is the checkpoint or the run, never the subsample: subsamples overlap. Layers of one run depend on one
 another, so whatever is permuted is permuted alike in all layers.
 
-Two consecutive velocities share a checkpoint, and with it that checkpoint's noise. They are positively
-correlated (by up to 1/2), which permuting velocities ignores: `concentration_test` at level 0.05 rejects in 6 to
-14 % of planted runs of noise or of uniform change on even steps (tests/dynamics/test_planted.py). Within one run
-`checkpoint_test` is exact against noise alone. Of several runs take `sign_flip_test`, which needs no velocities
-that are exchangeable within a run.
+Two consecutive velocities share a checkpoint, and with it that checkpoint's noise. They are positively correlated (by
+up to 1/2), which permuting velocities ignores. And a shrinking cloud, a decaying learning rate or shrinking jitter
+make an order of velocities too. So `concentration_test` is what the paper does (arXiv:2606.19542) and decides nothing
+here: `topoflow.dynamics.claims` does.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +29,7 @@ from topoflow.dynamics.velocity import (
     velocity_per_step,
 )
 from topoflow.topology.arrays import as_array, as_numbers
-from topoflow.topology.point_clouds import LARGEST_PLAN, check_distance_matrix, check_whole_number
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
 _TIE = 1e-12  # statistics are shares: two this near are equal but for rounding, and a tie counts against
 _BLOCK = 2**20  # numbers permuted at a time
@@ -88,7 +87,7 @@ def concentration_test(
     are smaller and the test is conservative. *Per step*: the rates, after the floor that `fitted_floor`
     finds in each layer. It is for uniform change; under mere noise it rejects too often, because what the
     noise leaves above its own floor is divided by the shortest gaps early on. `early_test`
-    (`topoflow.dynamics.published`) asks for both.
+    (`topoflow.dynamics.claims.early`) asks for more.
 
     Parameters
     ----------
@@ -139,175 +138,6 @@ def concentration_test(
     at_least = sum(int((share[rows].sum(axis=1) >= observed - _TIE).sum()) for rows in chosen)
     statistic = float(np.mean([concentration(layer, steps) for layer in layers]))
     return NullTest(statistic, expected, _p_value(at_least, n_permutations, exact), n_permutations, exact)
-
-
-def checkpoint_test(
-    distances: ArrayLike, steps: ArrayLike, *, n_permutations: int = 10_000, seed: int = 0
-) -> NullTest:
-    """Test the concentration against the null that nothing changes: checkpoints in any order.
-
-    Under it checkpoints differ by noise alone, and permuting *them* is exact, where permuting velocities is
-    not: every permuted run has velocities that share checkpoints, as the observed ones do. It does not
-    stand in for `concentration_test`, whose null is a change with no favourite time.
-
-    Parameters
-    ----------
-    distances : array_like, shape (T, T) or (n_layers, T, T)
-        Between the diagrams of all checkpoints, in filtration distance, by the same subsamples for all pairs;
-        the velocities stand beside the diagonal. The first rows of the plan do, if all are too dear.
-    steps : array_like of int, shape (T,)
-        Optimiser steps of the checkpoints, strictly increasing.
-    n_permutations
-        Random ones. The p-value is ``(1 + k) / (1 + n_permutations)``.
-    seed
-        A whole number, 0 or more.
-
-    Returns
-    -------
-    NullTest
-        With NaN for all three numbers where no two checkpoints differ.
-
-    Raises
-    ------
-    ValueError
-        If ``distances`` are not square, symmetric, finite and non-negative, one row a checkpoint, and as
-        `concentration_test` does.
-
-    Examples
-    --------
-    >>> place = np.array([0, 2, 4, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7])
-    >>> test = checkpoint_test(abs(place[:, None] - place), steps=range(13), n_permutations=2000)
-    >>> test.statistic, test.p_value < 0.05
-    (1.0, True)
-    """
-    n_permutations, rng = _check_sampling(n_permutations, seed)
-    checkpoints = check_steps(steps)
-    matrices = _check_distances(distances, len(checkpoints))
-    velocity = np.diagonal(matrices, 1, axis1=1, axis2=2)
-    moved = velocity.any(axis=1)
-    matrices, velocity = matrices[moved], velocity[moved]
-    if not len(matrices):
-        return NullTest(math.nan, math.nan, math.nan, n_permutations, exact=False)
-    early = ends_in_first_third(checkpoints)
-    order = np.arange(len(checkpoints))
-    observed = _ordered_concentration(matrices, order[None], early)[0]
-    null = np.concatenate(
-        [
-            _ordered_concentration(matrices, rows, early)
-            for rows in _draws(rng, len(order), len(order), n_permutations, n_numbers=matrices.size)
-        ]
-    )
-    p_value = _p_value(int((null >= observed - _TIE).sum()), n_permutations, exact=False)
-    statistic = float(np.mean([concentration(layer, steps) for layer in velocity]))
-    return NullTest(statistic, float(null.mean()), p_value, n_permutations, exact=False)
-
-
-def path_test(
-    distances: ArrayLike, steps: ArrayLike, *, n_permutations: int = 10_000, seed: int = 0
-) -> NullTest:
-    r"""Test whether anything changes at all: are checkpoints that follow one another nearer than chance has it?
-
-    The statistic is the length of the path through the diagrams, over that of a path whose every step is as long as
-    the mean distance between two checkpoints; over several layers its mean. Where checkpoints differ by noise alone,
-    any order of them is as likely, and the permutation null is exact. Any change with a lasting effect, sudden or
-    slow, early or late, makes the observed path shorter than most. So does a random walk, which is a change too; what
-    comes and goes within one interval is not seen.
-
-    Parameters
-    ----------
-    distances, steps, n_permutations, seed
-        As for `checkpoint_test`. Exact where there are no more than ``n_permutations`` orders of the checkpoints, an
-        order and its reverse being one.
-
-    Returns
-    -------
-    NullTest
-        Small statistics are the extreme ones. With NaN for all three numbers where no two checkpoints differ.
-
-    Raises
-    ------
-    ValueError
-        As `checkpoint_test` does.
-
-    Examples
-    --------
-    >>> place = np.array([0, 0, 0, 1, 1, 1, 1])  # one sudden change
-    >>> test = path_test(abs(place[:, None] - place), steps=range(7))
-    >>> round(test.statistic, 3), round(test.p_value, 3), test.exact
-    (0.292, 0.057, True)
-    """
-    n_permutations, rng = _check_sampling(n_permutations, seed)
-    checkpoints = check_steps(steps)
-    n_checkpoints = len(checkpoints)
-    matrices = _check_distances(distances, n_checkpoints)
-    mean = matrices.sum(axis=(1, 2)) / (n_checkpoints * (n_checkpoints - 1))
-    exact = math.factorial(n_checkpoints) // 2 <= n_permutations
-    n_permutations = math.factorial(n_checkpoints) // 2 if exact else n_permutations
-    if not mean.any():
-        return NullTest(math.nan, math.nan, math.nan, n_permutations, exact)
-    scaled = matrices[mean > 0] / mean[mean > 0, None, None]
-    observed = _ordered_path(scaled, np.arange(n_checkpoints)[None])[0]
-    orders = (
-        _orders(n_checkpoints)
-        if exact
-        else _draws(rng, n_checkpoints, n_checkpoints, n_permutations, n_numbers=scaled.size)
-    )
-    null = np.concatenate([_ordered_path(scaled, rows) for rows in orders])
-    p_value = _p_value(int((null <= observed + _TIE).sum()), n_permutations, exact)
-    return NullTest(float(observed), float(null.mean()), p_value, n_permutations, exact)
-
-
-def sign_flip_test(differences: ArrayLike, *, n_permutations: int = 10_000, seed: int = 0) -> NullTest:
-    r"""Test whether independent runs are above what is expected, on average: one-sided, with the run as unit.
-
-    The statistic is the mean difference, and under the null each difference is as likely to have the other
-    sign (Fisher's randomisation test). With ``C - expected_concentration`` of runs with different seeds it
-    tests "reorganisation is early" without any assumption about the order of velocities within a run. n
-    runs give no p-value below :math:`2^{-n}`: five or more can reach 0.05.
-
-    Parameters
-    ----------
-    differences : array_like, shape (n_runs,)
-        One number a run (not one a layer); NaN is a missing run.
-    n_permutations
-        Most sign patterns to look at; the null is exact where there are no more.
-    seed
-        A whole number, 0 or more.
-
-    Returns
-    -------
-    NullTest
-        With NaN for statistic and p-value where every run is missing.
-
-    Raises
-    ------
-    ValueError
-        If ``differences`` are not a list of real numbers, finite where not missing, and as
-        `concentration_test` does.
-
-    Examples
-    --------
-    >>> sign_flip_test([0.2, 0.1, 0.3, 0.2, 0.1]).p_value
-    0.03125
-    """
-    n_permutations, rng = _check_sampling(n_permutations, seed)
-    values = as_array("differences", differences)
-    if values.ndim != 1 or values.dtype.kind not in "fiu" or np.isinf(values).any():
-        raise ValueError(f"differences must be a list of finite numbers, one a run, got {differences!r}")
-    values = values[~np.isnan(values)].astype(np.float64)
-    exact = 2 ** len(values) <= n_permutations
-    n_permutations = 2 ** len(values) if exact else n_permutations
-    if not len(values):
-        return NullTest(math.nan, 0.0, math.nan, n_permutations, exact)
-    if exact:
-        flips = np.arange(n_permutations)[:, None] >> np.arange(len(values)) & 1
-    else:
-        flips = rng.integers(2, size=(n_permutations, len(values)))
-    size = np.abs(values).max() or 1.0
-    null = (1 - 2 * flips) @ (values / size)
-    at_least = int((null >= (values / size).sum() - _TIE * len(values)).sum())
-    p_value = _p_value(at_least, n_permutations, exact)
-    return NullTest(float(values.mean()), 0.0, p_value, n_permutations, exact)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -380,43 +210,11 @@ def _draws(
         yield rng.permuted(block, axis=1)[:, :size]
 
 
-def _ordered_concentration(
-    matrices: NDArray[np.float64], orders: NDArray[np.int64], early: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Mean concentration over layers, of checkpoints in each order; a layer at rest in an order counts not."""
-    speed = matrices[:, orders[:, :-1], orders[:, 1:]]
-    total = speed.sum(axis=-1)
-    share = np.divide(speed[..., early].sum(axis=-1), total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(share.sum(axis=0) / np.maximum((total > 0).sum(axis=0), 1))
-
-
-def _ordered_path(matrices: NDArray[np.float64], orders: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean step, over layers and the steps of each path, of checkpoints in each order."""
-    return np.asarray(matrices[:, orders[:, :-1], orders[:, 1:]].mean(axis=(0, 2)))
-
-
-def _orders(n: int) -> Iterator[NDArray[np.int64]]:
-    """All orders, one of each pair that are each other's reverse, as one block of rows."""
-    yield np.array([order for order in permutations(range(n)) if order[0] < order[-1]], dtype=np.int64)
-
-
 def _layers(velocity: ArrayLike, steps: ArrayLike) -> list[NDArray[np.float64]]:
     rows = as_array("velocity", velocity)
     if rows.ndim == 2:
         return [check_run(row, steps)[0] for row in rows]
     return [check_run(rows, steps)[0]]
-
-
-def _check_distances(distances: ArrayLike, n_checkpoints: int) -> NDArray[np.float64]:
-    given = as_array("distances", distances)
-    layers = given if given.ndim == 3 else given[None]
-    if layers.shape[1:] != (n_checkpoints, n_checkpoints):
-        raise ValueError(
-            f"distances must have shape (T, T) or (n_layers, T, T) with T = {n_checkpoints} checkpoints,"
-            f" got shape {given.shape}"
-        )
-    # Between checkpoints as between points: square, symmetric, zero on the diagonal.
-    return np.array([check_distance_matrix(matrix) for matrix in layers])
 
 
 def _check_sampling(n_permutations: int, seed: int) -> tuple[int, np.random.Generator]:

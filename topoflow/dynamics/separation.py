@@ -23,8 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.cells import CellDiagrams
 from topoflow.dynamics.embedding import diagram_distance_matrix
-from topoflow.dynamics.labelings import PermutationTest, codes_of, labelings, permutation_p
-from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.dynamics.labelings import codes_of
+from topoflow.topology.arrays import as_numbers
 from topoflow.topology.point_clouds import check_distance_matrix
 
 
@@ -51,27 +51,6 @@ class Separation:
         """``between / within``: around 1 if the labels mean nothing; NaN where the floor is 0."""
         ratio = np.full(np.shape(self.within), np.nan)
         return np.asarray(np.divide(self.between, self.within, out=ratio, where=np.asarray(self.within > 0)))
-
-
-@dataclass(frozen=True)
-class Onset:
-    """Since when labels are separated.
-
-    Attributes
-    ----------
-    step
-        First checkpoint, in optimiser steps, from which on p stays at or below the level; None if it does not
-        at the last one.
-    difference, p : ndarray of float64, shape (n_checkpoints,)
-        Of `separation_test` at each checkpoint.
-    smallest_p
-        If it is above the level, None means "cannot tell".
-    """
-
-    step: int | None
-    difference: NDArray[np.float64]
-    p: NDArray[np.float64]
-    smallest_p: float
 
 
 def run_distances(
@@ -194,135 +173,6 @@ def separation(distances: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None
     return Separation(
         np.asarray(lengths[..., ~same].mean(axis=-1)), np.asarray(lengths[..., same].mean(axis=-1))
     )
-
-
-def separation_test(
-    distances: ArrayLike,
-    labels: ArrayLike,
-    blocks: ArrayLike | None = None,
-    *,
-    n_permutations: int = 9_999,
-    seed: int = 0,
-) -> PermutationTest:
-    """Test that runs of different labels lie farther apart than runs of one label.
-
-    The statistic is the `difference` of `separation`. Since the sum of all distances stays the same, for
-    labels with equally many runs it orders the labelings as the pseudo-F of PERMANOVA does (Anderson 2001)
-    with distances in place of their squares, which is DISCO (Rizzo and Székely 2010), and for two labels as
-    the energy distance does. Labels that differ in spread alone are seen, too, but less well.
-
-    Two labels of three seeds each have ten labelings, so ``p`` is never below 0.1 and the verdict at 0.05 is
-    "cannot tell" whatever the data; this is so of any pair of objectives of a study with three seeds.
-
-    Parameters
-    ----------
-    distances : array_like, shape (n_runs, n_runs)
-        At one checkpoint and layer, or `trajectory_distances`.
-    labels : array_like, shape (n_runs,)
-    blocks : array_like, shape (n_runs,), optional
-        The seeds, where they are shared (see the head of this module).
-    n_permutations, seed
-        As for `labelings`.
-
-    Returns
-    -------
-    PermutationTest
-
-    Raises
-    ------
-    ValueError
-        As `separation` and `labelings` do.
-
-    Examples
-    --------
-    >>> runs = np.array([0.0, 1.0, 2.0, 7.0, 8.0, 9.0])
-    >>> test = separation_test(abs(runs[:, None] - runs), ["a", "a", "a", "b", "b", "b"])
-    >>> test.statistic.__round__(3), test.p, test.verdict()
-    (5.667, 0.1, 'cannot tell')
-    """
-    matrix = check_distance_matrix(distances)
-    differences, p, rows, exact = _permute(matrix[None], labels, blocks, n_permutations, seed)
-    return PermutationTest(float(differences[0]), float(p[0]), 1 / rows, rows, exact)
-
-
-def when_separated(
-    distances: ArrayLike,
-    steps: ArrayLike,
-    labels: ArrayLike,
-    blocks: ArrayLike | None = None,
-    *,
-    level: float = 0.05,
-    n_permutations: int = 9_999,
-    seed: int = 0,
-) -> Onset:
-    """Find the first checkpoint from which on the labels stay separated.
-
-    `separation_test` at the last checkpoint; if p is at most the level, at the one before, and so on back
-    until one fails. In this fixed order no correction for the number of checkpoints is due: an error needs
-    the latest checkpoint without separation to be rejected, which happens with probability ``level`` at most.
-    So, with this probability at most, ``step`` is earlier than the labels really part for good.
-
-    Parameters
-    ----------
-    distances : array_like, shape (n_checkpoints, n_runs, n_runs)
-        Of one layer, by `run_distances`, or a mean over layers.
-    steps : array_like of int, shape (n_checkpoints,)
-        Optimiser steps, strictly increasing.
-    labels : array_like, shape (n_runs,)
-    blocks : array_like, shape (n_runs,), optional
-        The seeds, where they are shared (see the head of this module).
-    level
-        Between 0 and 1.
-    n_permutations, seed
-        As for `labelings`.
-
-    Returns
-    -------
-    Onset
-
-    Raises
-    ------
-    ValueError
-        If there is not one increasing step a matrix, ``level`` is out of range, and as `separation_test` does.
-
-    Examples
-    --------
-    >>> runs = np.array([0.0, 1.0, 2.0, 7.0, 8.0, 9.0])
-    >>> late = abs(runs[:, None] - runs)
-    >>> early = np.ones((6, 6)) - np.eye(6)
-    >>> when_separated([early, late, late], [0, 10, 20], ["a", "a", "a", "b", "b", "b"], level=0.1).step
-    10
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}")
-    stack, times = as_array("distances", distances), as_array("steps", steps)
-    if stack.ndim != 3 or times.shape != stack.shape[:1]:
-        raise ValueError(
-            f"steps must name the optimiser step of each of the {len(stack)} matrices (n_checkpoints, n_runs,"
-            f" n_runs), got shape {times.shape} for distances of shape {stack.shape}"
-        )
-    if times.dtype.kind not in "iu" or (np.diff(times) <= 0).any():
-        raise ValueError(f"steps must be strictly increasing integers, got {times.tolist()}")
-    differences, p, n_labelings, _ = _permute(stack, labels, blocks, n_permutations, seed)
-    failed = np.flatnonzero(p > level)
-    first = failed[-1] + 1 if len(failed) else 0
-    step = int(times[first]) if first < len(times) else None
-    return Onset(step, differences, p, 1 / n_labelings)
-
-
-def _permute(
-    distances: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None, n_permutations: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int, bool]:
-    """Return difference and p of each matrix, the number of labelings, and whether they are all."""
-    stack, codes, (i, j) = _check(distances, labels, blocks)
-    rows, exact = labelings(codes, blocks, n_permutations, seed)
-    same = (rows[:, i] == rows[:, j]).astype(np.float64)
-    lengths = stack[:, i, j].T
-    n_same = same[0].sum()  # of every labeling: labels move within their blocks only
-    within = same @ lengths / n_same
-    differences = (lengths.sum(axis=0) - n_same * within) / (len(i) - n_same) - within
-    scale = max(float(lengths.max()), np.finfo(np.float64).tiny)
-    return differences[0], permutation_p(differences, scale), len(rows), exact
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""What one run says: the way of each layer through training, what it is held against, and the claims that follow."""
+"""What one run does: the way of each layer through training, and what it is held against."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.behaviour import lead_lag
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.controls import (
     COVARIANCES,
     gaussian_cloud,
     geometric_baselines,
     median_distance,
-    partial_rank_correlation,
 )
 from topoflow.dynamics.embedding import diagram_distance_matrix
-from topoflow.dynamics.nulls import concentration_test, holm, path_test
+from topoflow.dynamics.features import HOMOLOGY
+from topoflow.dynamics.following import SCALE_FREE, Trajectory
+from topoflow.dynamics.movement import early_share
+from topoflow.dynamics.nulls import concentration_test, holm
 from topoflow.dynamics.prompts import (
     PromptReplicates,
     concentration_interval,
     prompt_bands,
     sampling_floor,
 )
-from topoflow.dynamics.published import early_test, transience_test
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
@@ -34,16 +36,6 @@ from topoflow.dynamics.velocity import (
     peak_step,
     stabilised_at,
     velocity_per_step,
-)
-from topoflow.dynamics.verdicts import (
-    Verdict,
-    change_verdict,
-    early_verdict,
-    geometry_verdict,
-    known,
-    lead_verdict,
-    pooled_velocity,
-    transience_verdict,
 )
 from topoflow.topology.arrays import as_array, as_numbers
 
@@ -341,36 +333,40 @@ def describe_run(
     return found
 
 
-# --- claims -------------------------------------------------------------------------------------
+# --- the run as a whole ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RunClaims:
-    """What may be said of one run, layers pooled (`pooled_velocity`), and the numbers that a comparison needs.
+def pooled_velocity(velocity: ArrayLike) -> Series:
+    """Average the layers of a run, each divided by its path length: hidden states grow with depth.
 
-    Attributes
+    Parameters
     ----------
-    verdicts : list of Verdict
-    numbers : dict
-        `concentration`, `concentration_expected`, `concentration_per_step`, `settled` and `settled_expected` (shares of
-        training), `peak_step`, `behaviour_peak_step`, `peak_difference` (optimiser steps), and of the largest
-        cross-correlation of topology with behaviour `lag` (checkpoints that topology is behind), `lag_correlation`
-        and `lag_p`; None where not defined.
+    velocity : array_like, shape (n_layers, T - 1)
+        In filtration distance.
+
+    Returns
+    -------
+    ndarray of float64, shape (T - 1,)
+        Shares of the whole movement, of sum 1; all 0 where nothing moved.
+
+    Examples
+    --------
+    >>> pooled_velocity([[3.0, 1.0], [100.0, 100.0], [0.0, 0.0]])
+    array([0.625, 0.375])
     """
+    layers = as_numbers("velocity", velocity)
+    moved = layers[layers.any(axis=1)]
+    if not len(moved):
+        return np.zeros(layers.shape[1])
+    return np.asarray((moved / moved.sum(axis=1, keepdims=True)).mean(axis=0))
 
-    verdicts: list[Verdict]
-    numbers: dict[str, Number]
 
+def describe_pooled(
+    layers: Sequence[LayerTrajectory], steps: Sequence[int], behaviour: ArrayLike | None = None, seed: int = 0
+) -> dict[str, Number]:
+    """Describe a run by what the paper measures (arXiv:2606.19542), all layers pooled (`pooled_velocity`).
 
-def claims_of_run(
-    layers: Sequence[LayerTrajectory],
-    steps: Sequence[int],
-    behaviour: ArrayLike | None = None,
-    *,
-    level: float = 0.05,
-    seed: int = 0,
-) -> RunClaims:
-    """Test what the paper claims (arXiv:2606.19542) on one run.
+    None of it is a verdict: scale, covariance and the learning rate move these numbers too.
 
     Parameters
     ----------
@@ -379,55 +375,60 @@ def claims_of_run(
         The T checkpoints.
     behaviour : array_like, shape (T - 1,), optional
         Behavioural velocity, in nats.
-    level
-        Of each test.
     seed
         Of the permutations.
+
+    Returns
+    -------
+    dict
+        `concentration` (Eq. 2, H1 velocities), its p-value `concentration_p` against velocities in any order, its
+        expected value, the same per step; `settled` (share of training) and what is expected of it; `peak_step`,
+        `behaviour_peak_step`, `peak_difference` (optimiser steps), and of the largest cross-correlation of topology
+        with behaviour `lag` (checkpoints that topology is behind) and `lag_correlation`. None where not defined.
     """
     velocity = np.array([layer.series["h1_velocity"] for layer in layers])
-    distances = np.array([layer.distances for layer in layers])
-    paired = [steps[place] for place in paired_checkpoints(len(steps))]
-    early = early_test(velocity, steps, distances, distance_steps=paired, seed=seed)
+    plain, per_step = (
+        concentration_test(velocity, steps, per_step=each, seed=seed) for each in (False, True)
+    )
     pooled = pooled_velocity(velocity)
-    # Half of all velocities as the floor: known on every schedule, and the same in any order, as the test needs it.
-    settled = transience_test(pooled, steps, float(np.median(pooled)))
-    verdicts = [
-        change_verdict(path_test(distances, paired, seed=seed), level, _some(paired, steps)),
-        early_verdict(early, _interval(layers, steps), level),
-        transience_verdict(settled, level),
-    ]
     moved = bool(pooled.any())
+    settled = stabilised_at(pooled, steps, float(np.median(pooled)))
+    span = steps[-1] - steps[0]
     numbers: dict[str, Number] = {
-        "concentration": known(early.plain.statistic),
-        "concentration_per_step": known(early.per_step.statistic),
-        "concentration_expected": early.plain.expected,
-        "settled": None if not moved else 1.0 if math.isnan(settled.statistic) else settled.statistic,
-        "settled_expected": settled.expected,
-        "peak_step": settled.peak_step if moved else None,
-        **dict.fromkeys(("behaviour_peak_step", "peak_difference", "lag", "lag_correlation", "lag_p")),
+        "concentration": known(plain.statistic),
+        "concentration_p": known(plain.p_value),
+        "concentration_expected": plain.expected,
+        "concentration_per_step": known(per_step.statistic),
+        "settled": None if not moved else 1.0 if settled is None else (settled - steps[0]) / span,
+        "peak_step": peak_step(pooled, steps) if moved else None,
+        **dict.fromkeys(("behaviour_peak_step", "peak_difference", "lag", "lag_correlation")),
     }
     answers = as_numbers("behaviour", behaviour) if behaviour is not None else np.zeros(0)
     if moved and answers.any():
         lead = lead_lag(pooled, answers, steps, seed=seed)
-        verdicts.append(lead_verdict(lead))
         numbers["behaviour_peak_step"] = peak_step(answers, steps)
         numbers["peak_difference"] = lead.peak_difference
         numbers["lag"] = lead.lag_checkpoints
         numbers["lag_correlation"] = known(lead.correlation.statistic)
-        numbers["lag_p"] = known(lead.correlation.p_value)
-        geometry = np.array([[layer.series[name] for name in _GEOMETRY] for layer in layers])
-        given = np.array([pooled_velocity(geometry[:, row]) for row in range(len(_GEOMETRY))]).T
-        if len(pooled) >= given.shape[1] + 3:  # what a partial correlation needs
-            verdicts.append(
-                geometry_verdict(partial_rank_correlation(pooled, answers, given, seed=seed), level)
-            )
-    return RunClaims(verdicts, numbers)
+    return numbers
 
 
-def _some(paired: Sequence[int], steps: Sequence[int]) -> str:
-    """Which checkpoints were compared with one another, in words."""
-    some = len(paired) < len(steps)
-    return f"{len(paired)} of {len(steps)} checkpoints, evenly spread" if some else "all checkpoints"
+def describe_movement(run: Trajectory) -> dict[str, Number]:
+    """Describe a run's movement between twins, all layers pooled; None where there are no twins to tell by.
 
-
-_GEOMETRY = ("centroid_drift", "variance_change", "distance_change")
+    Returns
+    -------
+    dict
+        For H1 and H0: `early_share_` (scale-free, of the cumulative learning rate, above the clock's own), `moved_`
+        (scale-free squared movement in all, no unit), `jitter_` (standard deviation of that under jitter alone).
+    """
+    numbers: dict[str, Number] = {}
+    for homology in HOMOLOGY:
+        share = total = jitter = math.nan
+        if not run.why_no_twins:
+            moved = run.movement(SCALE_FREE)[homology]
+            share = early_share(moved, run.rate_clock)
+            total, jitter = moved.total, math.sqrt(1.5 * float((moved.jitter_floor**2).sum()))
+        for name, value in (("early_share", share), ("moved", total), ("jitter", jitter)):
+            numbers[f"{name}_{homology.lower()}"] = known(value)
+    return numbers

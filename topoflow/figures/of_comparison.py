@@ -63,10 +63,8 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
         ),
         "separation.png": separation_figure(
             _overall(separation),
-            facts["claims"],
             order=order,
             title="Distance between labels, and between seeds of one label",
-            since=facts["separated_since"],
         ),
         "map.png": map_figure(
             _paths(layout.read_rows(folder / "map.csv", _MAP_COLUMNS), several),

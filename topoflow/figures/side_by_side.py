@@ -153,11 +153,9 @@ def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
 @styled
 def separation_figure(
     separations: Mapping[str, Mapping[int, tuple[ArrayLike, ArrayLike, ArrayLike]]],
-    claims: Mapping[str, Mapping[str, Any]],
     *,
     order: float,
     title: str,
-    since: Mapping[str, float | None] | None = None,
 ) -> Figure:
     """Distance between runs of different labels over the seed-to-seed floor, a panel a layer.
 
@@ -166,14 +164,10 @@ def separation_figure(
     separations : mapping of name to mapping of layer to three array_like of shape (T,)
         For each comparison and layer: checkpoints (optimiser steps), mean distance between labels, and within one label
         between seeds, both in units of filtration distance; NaN is missing.
-    claims : mapping of name to mapping
-        Of each comparison, where tested, its `verdict`, `value` (between over within) and `p`.
     order : float
         Order of the Wasserstein distance.
     title : str
         Title of the picture.
-    since : mapping of name to step, optional
-        Since when a comparison's labels are separated; None where they are not.
 
     Returns
     -------
@@ -200,13 +194,12 @@ def separation_figure(
     grid = GridSpec(len(blocks), 1, figure, height_ratios=[0.4 + count for count in rows.values()])
     for row, (name, layers) in enumerate(blocks.items()):
         part = figure.add_subfigure(grid[row])
-        part.suptitle(_separation_title(name, claims.get(name)), fontsize=10, fontweight="bold")
-        onset = (since or {}).get(name)
+        part.suptitle(name, fontsize=10, fontweight="bold")
         panels = [part.add_subplot(rows[name], columns, index + 1) for index in range(len(layers))]
         every = np.unique(np.concatenate([steps for steps, _, _ in layers.values()]))
         label = step_axis(panels, [every], every, width=(WIDTH - 1.2) / columns - 0.3)
         for index, (axes, (layer, series)) in enumerate(zip(panels, layers.items(), strict=True)):
-            _separation_panel(axes, *series, onset)
+            _separation_panel(axes, *series)
             axes.set_title(f"layer {layer}")
             axes.tick_params(labelbottom=index + columns >= len(layers))
         panels[-1].set_xlabel("")
@@ -217,9 +210,6 @@ def separation_figure(
         Patch(facecolor=SHADE, edgecolor=GREY, linestyle="--"),
     ]
     labels = ["between labels", "within a label (seed-to-seed floor)"]
-    if any(step is not None for name, step in (since or {}).items() if name in blocks):
-        handles.append(Line2D([], [], color=RUN_COLOURS[1], linestyle=":"))
-        labels.append("separated from here on")
     figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
     return figure
 
@@ -241,28 +231,13 @@ def _distances(
     return found
 
 
-def _separation_panel(
-    axes: Axes, steps: Floats, between: Floats, within: Floats, onset: float | None
-) -> None:
+def _separation_panel(axes: Axes, steps: Floats, between: Floats, within: Floats) -> None:
     axes.fill_between(steps, 0, within, color=SHADE, linewidth=0)
     axes.plot(steps, within, color=GREY, linestyle="--", linewidth=1.3)
     axes.plot(steps, between, color=RUN_COLOURS[0], marker="o", markersize=3.5, zorder=3)
-    if onset is not None:
-        axes.axvline(onset, color=RUN_COLOURS[1], linestyle=":", zorder=2)
     from_zero(axes, [between, within])
     axes.locator_params(axis="y", nbins=5)
     if not np.isfinite(between).any():
         note(axes, "no finite distance")
     elif not np.nan_to_num(between).any():
         note(axes, "nothing differs")
-
-
-def _separation_title(name: str, claim: Mapping[str, Any] | None) -> str:
-    if claim is None:
-        return f"{name}: not tested"
-    numbers = ", ".join(
-        f"{what}{claim[key]:.2g}" if key == "p" else f"{what}{claim[key]:.3f}"
-        for key, what in (("value", "between/within = "), ("p", "p = "))
-        if claim[key] is not None
-    )
-    return f"{name}: {claim['verdict']}" + (f" ({numbers})" if numbers else "")

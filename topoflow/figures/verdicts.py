@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from topoflow.dynamics.verdicts import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, SUPPORTED
 from topoflow.figures.style import (
     GREY,
     WIDTH,
@@ -120,8 +120,14 @@ def _pair(pair: tuple[str, str], rows: Sequence[Row]) -> str:
     return f"{pair[0]} − {pair[1]}{counts}"
 
 
-VERDICT_COLOURS = {SUPPORTED: "#0072B2", NOT_SUPPORTED: "#B34700", CANNOT_TELL: "#505050"}
-VERDICT_MARKS = {SUPPORTED: "●", NOT_SUPPORTED: "○", CANNOT_TELL: "?"}
+def look(verdict: str) -> tuple[str, str]:
+    """The colour and the mark of a verdict: supported, shown absent, cannot tell, or not supported for any reason.
+
+    >>> look("supported")[1], look("explained by scale")[1]
+    ('●', '○')
+    """
+    marks = {SUPPORTED: ("#0072B2", "●"), ABSENT: ("#7A4A00", "✕"), CANNOT_TELL: ("#505050", "?")}
+    return marks.get(verdict, ("#B34700", "○"))
 
 
 @styled
@@ -160,10 +166,9 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     y = 0.3
     for claim, (statement, grey), height in zip(claims, texts, heights, strict=True):
         axes.axhline(y, color="#c8c8c8", linewidth=0.8)
-        colour = VERDICT_COLOURS.get(claim["verdict"], GREY)
-        mark = VERDICT_MARKS.get(claim["verdict"], "")
+        colour, mark = look(claim["verdict"])
         top = y + gap
-        verdict = f"{mark} {claim['verdict']}"
+        verdict = textwrap.fill(f"{mark} {claim['verdict']}", 20)
         axes.text(0, top, verdict, va="top", color=colour, fontweight="bold", fontsize=9)
         axes.text(claim_at, top, statement, va="top")
         beneath = top + line * (statement.count("\n") + 1)

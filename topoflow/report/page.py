@@ -16,7 +16,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from topoflow.dynamics.verdicts import NOT_SUPPORTED, SUPPORTED
+from topoflow.dynamics.claims.verdict import PASSED
+from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, SUPPORTED
 
 __all__ = [
     "chart",
@@ -58,26 +59,33 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "
 
 def verdict(words: str) -> str:
     """A verdict in words, with a mark and a colour."""
-    look, mark = {SUPPORTED: ("yes", "●"), NOT_SUPPORTED: ("no", "○")}.get(words, ("open", "?"))
+    marks = {SUPPORTED: ("yes", "●"), ABSENT: ("no", "✕"), CANNOT_TELL: ("open", "?")}
+    look, mark = marks.get(words, ("no", "○"))
     return f'<span class="verdict {look}">{mark} {escape(words)}</span>'
 
 
-def claims_table(claims: Iterable[Mapping[str, Any]], remarks: Mapping[str, str] | None = None) -> str:
-    """Claims with their verdicts, statistics, rules, values and p-values; `remarks` (text) by the claim's name."""
+def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
+    """Claims with their verdicts, ladders, statistics, rules, values and p-values."""
     rows = []
     for claim in claims:
         value = _shown(claim["value"], ".3g")
         if claim["low"] is not None and claim["high"] is not None:
             value += f"<div>[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]</div>"
-        what = f"{escape(claim['statement'])}<div>{escape(claim['statistic'])}</div>"
-        if remark := (remarks or {}).get(claim["claim"]):
-            what += f"<div>{escape(remark)}</div>"
+        of = f" <b>{escape(claim['homology'])}</b>" if claim["homology"] else ""
+        what = f"{escape(claim['statement'])}{of}<div>{escape(claim['statistic'])}</div>"
+        what += ladder(claim["steps"])
         rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
         what += f"<div>Rule: {escape(rule)}.</div>"
         rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
     return table(
         ["verdict", "claim", "value<br>[95\u00a0%\u00a0interval]", "p"], rows, kind="claims", words=2
     )
+
+
+def ladder(steps: Iterable[Sequence[str]]) -> str:
+    """The rungs that a claim climbed, each with a mark; the last one decided."""
+    rungs = [f"{'✓' if outcome == PASSED else '✗'} {escape(name)}" for name, outcome in steps]
+    return f'<div class="ladder">{" → ".join(rungs)}</div>' if rungs else ""
 
 
 def _shown(value: float | None, spec: str) -> str:

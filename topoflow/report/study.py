@@ -34,13 +34,7 @@ from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, fl
 __all__ = ["report"]
 
 # What is shown of the claims of a run, in this order and under these names.
-_CLAIMS = {
-    "changes": "changes at all",
-    "early": "early",
-    "transient": "transient peak",
-    "leads": "before behaviour",
-    "beyond_geometry": "beyond geometry",
-}
+_CLAIMS = {"moves": "moves", "early": "early", "calm": "burst, then calm", "leads": "before behaviour"}
 _RUN_PICTURES = {
     "velocity.png": "How far the H1 diagrams moved since the checkpoint before, with behaviour and loss beneath.",
     "heatmap.png": "The same by layer and interval.",
@@ -262,14 +256,11 @@ def _what_ran(study: _Study) -> str:
 
 
 def _ordered(claims: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Claims about courses first, then those about all labels, then those about two of them."""
-
-    def place(name: str) -> int:
-        if name in _CLAIMS:
-            return [*_CLAIMS].index(name)
-        return len(_CLAIMS) + (not name.startswith(("objectives of ", "models of ")))
-
-    return [claims[name] for name in sorted(claims, key=place)]
+    """Claims about courses first, in the order of `_CLAIMS`, then those about two labels."""
+    order = [*_CLAIMS]
+    return sorted(
+        claims.values(), key=lambda it: order.index(it["claim"]) if it["claim"] in order else len(order)
+    )
 
 
 def _verdicts(study: _Study) -> Iterator[str]:
@@ -283,48 +274,37 @@ def _verdicts(study: _Study) -> Iterator[str]:
         yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
         return
     yield (
-        f"<p>Over {len(facts['runs'])} runs. A claim is supported where its test rejects at level "
-        f"{facts['level']:g}; “not supported” is no proof of the opposite; “cannot tell” means that no outcome could "
-        "have been significant.</p>"
+        f"<p>Over {len(facts['runs'])} runs, at level {facts['level']:g}, for this base and these prompts. A claim "
+        "climbs a ladder of rival explanations and is supported where it passes all; else the rung that it failed "
+        "at says why. “Not supported” is no proof of the opposite; “shown absent” is.</p>"
     )
-    since = {
-        name: f"Separated at level {facts['level']:g} since step {step}."
-        if step is not None
-        else f"At no checkpoint separated at level {facts['level']:g} from there to the end."
-        for name, step in facts["separated_since"].items()
-    }
-    yield page.claims_table(_ordered(facts["claims"]), since)
+    yield page.claims_table(_ordered(facts["claims"]))
 
 
 def _glance(study: _Study) -> str:
     """A row a run: verdicts and the numbers behind them."""
-    named = list(dict.fromkeys([*_CLAIMS, *(name for one in study.runs for name in one.findings["claims"])]))
     # what one run can never tell is left to the comparison
-    named = [
-        name
-        for name in named
-        if any(one.findings["claims"].get(name, {"p": None})["p"] is not None for one in study.runs)
-    ]
+    named = [f"{claim}_{homology}" for claim in ("moves", "early", "calm") for homology in ("h1", "h0")]
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
         verdicts = [page.verdict(claims[name]["verdict"]) if name in claims else "–" for name in named]
         numbers = [
+            _number(pooled["early_share_h1"], ".3f"),
+            _number(pooled["early_share_h0"], ".3f"),
             _number(pooled["peak_step"], "g"),
             _number(pooled["concentration"], ".3f"),
-            _number(pooled["concentration_per_step"], ".3f"),
             _number(pooled["concentration_expected"], ".3f"),
-            _number(pooled["settled"], ".2f"),
         ]
         rows.append([f'<a href="#{one.anchor}">{escape(str(one.run))}</a>', *verdicts, *numbers])
     header = [
         "run",
-        *(escape(_CLAIMS.get(name, name)) for name in named),
-        "peak at step",
-        "concentration",
-        "per step",
-        "either expected",
-        "settled (share of training)",
+        *(escape(f"{_CLAIMS[name[:-3]]} {name[-2:].upper()}") for name in named),
+        "early share H1",
+        "early share H0",
+        "peak of W2 at step",
+        "concentration (Eq. 2)",
+        "expected of it",
     ]
     return page.table(header, rows, kind="glance", words=1 + len(named))
 
@@ -452,7 +432,7 @@ def _one_run(study: _Study, one: _Found) -> str:
     else:
         parts.append('<p class="soft">Its pictures need its diagrams, which are not here.</p>')
     verdicts = " · ".join(
-        f"{_CLAIMS.get(claim['claim'], claim['claim'])}: {claim['verdict']}"
+        f"{_CLAIMS.get(claim['claim'], claim['claim'])} {claim['homology']}: {claim['verdict']}"
         for claim in _ordered(findings["claims"])
         if claim["p"] is not None
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,13 @@ def finetune(params: Params, run: Run) -> None:
                     log = make(params, run, description, recording, tuned, live.callback())
                 _write_loss(log, losses)
                 _seal_activations(
-                    work, {**made_from, "loss_sha256": storage.sha256_of_file(losses)}, recording
+                    work,
+                    {
+                        **made_from,
+                        "loss_sha256": storage.sha256_of_file(losses),
+                        "claims": asdict(params.claims),  # as declared before anything was seen
+                    },
+                    recording,
                 )
             for leftover in ("trainer", "behaviour"):
                 remove(work / leftover)

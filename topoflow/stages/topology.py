@@ -15,7 +15,7 @@ from topoflow import layout, storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidFile
-from topoflow.finished import open_activations, open_diagrams
+from topoflow.finished import followed, open_activations, open_diagrams
 from topoflow.layout import Run
 from topoflow.stages.provenance import code_sha256, versions
 
@@ -143,8 +143,8 @@ def _diagram_bytes(
 
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
-    from topoflow.dynamics.trajectory import claims_of_run, describe_run, follow_layer
-    from topoflow.tables import write_trajectory
+    from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
+    from topoflow.tables import write_movement, write_trajectory
     from topoflow.topology.point_clouds import subsample_plan
 
     activations, stored = open_activations(run), open_diagrams(run)
@@ -176,26 +176,27 @@ def trajectory(params: Params, run: Run) -> None:
     answers = (_divergences(activations, step) for step in steps[1:])
     # mean over prompts; empty if not recorded
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
-    claims = claims_of_run(
-        layers,
-        steps,
-        behaviour[:, 0] if len(behaviour) and np.isfinite(behaviour).all() else None,
-        level=settings.level,
-        seed=params.seed,
-    )
+    usable = len(behaviour) and np.isfinite(behaviour).all()
+    pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
+    whole = followed(activations, stored, params)
+    declared = asdict(params.claims)
     facts = {
         "diagrams": stored.sha256,
         "order": settings.order,
         "ground_metric": "euclidean",
-        "level": settings.level,
+        "level": params.claims.level,
         "layers": dict(
             zip(map(storage.layer_name, names), describe_run(layers, steps, params.seed), strict=True)
         ),
-        "pooled": claims.numbers,
-        "claims": {verdict.claim: asdict(verdict) for verdict in claims.verdicts},
+        "pooled": {**pooled, **describe_movement(whole)},
+        "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
+        "declared": declared,
+        # margins that were chosen when the states were recorded already
+        "exploratory": activations.manifest.get("claims") != declared,
     }
     results = run.folder("results")
     with storage.sole_writer(results):
         write_trajectory(results, names, steps, layers, behaviour)
+        write_movement(results, whole)
         files = {**layout.hashes(results, layout.RUN_TABLES), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))

@@ -8,6 +8,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from topoflow.dynamics.claims.verdict import PASSED
+
 # Beside every number that a run holds: what it is, with its unit.
 DEFINITIONS = {
     "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
@@ -85,7 +87,8 @@ def write_note(
         f"{activations['seed']}",
         "",
         # MLflow folds a note after a few lines
-        f"{_in_short(findings['claims'].values())} All [pictures and tables]({page.artifact('topology')}).",
+        f"{_in_short(findings['claims'].values())}{_exploratory(findings)} "
+        f"All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
@@ -148,25 +151,54 @@ def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Claims with their numbers and rules, as lines of Markdown."""
-    lines = ["| claim | statistic | value | 95 % interval | p | verdict |", "|---|---|---|---|---|---|"]
+    """Claims with their numbers, ladders and rules, as lines of Markdown."""
+    lines = [
+        "| claim | of | verdict | rungs climbed | value | 95 % interval | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
     rules: dict[str, list[str]] = {}
     for claim in claims:
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
-        statement, statistic, verdict = (_text(claim[key]) for key in ("statement", "statistic", "verdict"))
-        cells = (statement, statistic, value, interval, p, f"**{verdict}**")
+        statement, verdict = (_text(claim[key]) for key in ("statement", "verdict"))
+        cells = (
+            statement, _text(claim["homology"]) or "–", f"**{verdict}**", _text(ladder(claim["steps"])),
+            value, interval, p,
+        )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-        rules.setdefault(_text(claim["rule"]), []).append(statement)
-    return [*lines, "", *(f"- *{'; '.join(statements)}*: {rule}." for rule, statements in rules.items())]
+        rules.setdefault(f"{_text(claim['statistic'])}; {_text(claim['rule'])}", []).append(statement)
+    return [
+        *lines,
+        "",
+        *(f"- *{'; '.join(dict.fromkeys(statements))}*: {rule}." for rule, statements in rules.items()),
+    ]
+
+
+def ladder(steps: Iterable[Sequence[str]]) -> str:
+    """The rungs that a claim climbed: passed ones with a tick, the one that it failed at with a cross.
+
+    >>> ladder([("raw", "passed"), ("scale", "explained by scale")])
+    '✓ raw → ✗ scale'
+    """
+    return " → ".join(f"{'✓' if outcome == PASSED else '✗'} {name}" for name, outcome in steps) or "–"
+
+
+def _exploratory(findings: Mapping[str, Any]) -> str:
+    """A warning where margins were chosen after the states were recorded."""
+    return (
+        " *Exploratory*: these margins are not those declared before the run."
+        if findings["exploratory"]
+        else ""
+    )
 
 
 def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
     """Which claims have which verdict, in one sentence."""
     found: dict[str, list[str]] = {}
     for claim in claims:
-        found.setdefault(claim["verdict"], []).append(claim["claim"].replace("_", " "))
+        name = " and ".join(claim["labels"]) or claim["claim"]
+        found.setdefault(claim["verdict"], []).append(f"{name} {claim['homology']}".strip())
     return "; ".join(f"**{words}**: {', '.join(found[words])}" for words in sorted(found, reverse=True)) + "."
 
 
@@ -245,7 +277,4 @@ def write_comparison_note(
         page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
     ]
-    for name, step in facts["separated_since"].items():
-        since = f"since step {step}" if step is not None else "at no checkpoint to the end"
-        lines.append(f"- {name}: separated at level {facts['level']:g} {since}.")
     return "\n".join(lines) + "\n"

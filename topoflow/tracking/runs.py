@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from topoflow import layout, storage
 from topoflow.config import Params, flat
-from topoflow.dynamics.verdicts import TABLE
+from topoflow.dynamics.claims.verdict import TABLE, table_row
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
@@ -442,7 +442,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
         (folder / name).write_bytes(picture)
     (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
     claims = done.facts["claims"].values()
-    layout.write_table(folder / "verdicts.csv", TABLE, ([claim[name] for name in TABLE] for claim in claims))
+    layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
     note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note

@@ -16,7 +16,7 @@ from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test
 
-AMOUNT, TIMING = "models differ in amount", "models differ in timing"
+AMOUNT, TIMING = "amount", "timing"
 _LEAST_SPREAD = 1e-3
 
 
@@ -106,6 +106,6 @@ def _verdict(
         claim, homology, climbed.verdict, climbed.rung,
         *((known(shown.value), known(shown.low), known(shown.high)) if shown else (None, None, None)),
         known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
-        f"{one} and {other} evolve differently: {claim.removeprefix('models differ ')}, for these prompts", statistic,
-        climbed.steps,
+        f"{one} and {other} evolve differently: in {claim}, for these prompts", statistic,
+        climbed.steps, (one, other),
     )  # fmt: skip

@@ -202,5 +202,5 @@ def _pair(
         CLAIM, homology, climbed.verdict, climbed.rung, known(shown.value) if shown else None, None, None,
         known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
         f"{one} and {other} leave distinguishable trajectories, for this base and these prompts",
-        STATISTIC, climbed.steps,
+        STATISTIC, climbed.steps, (one, other),
     )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, NOT_SUPPORTED, SUPPORTED, Test, decide
 
@@ -37,6 +38,8 @@ class Verdict:
         What `value` is, with its unit.
     steps
         Each rung climbed and what it said, in order.
+    labels
+        The two labels that are compared, if any.
     """
 
     claim: str
@@ -51,6 +54,41 @@ class Verdict:
     statement: str
     statistic: str = ""
     steps: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What files and MLflow call it: the labels that are compared, if any, the claim, the homology.
+
+        >>> one = Verdict("early", "H1", "cannot tell", "", None, None, None, None, "", "")
+        >>> one.name, replace(one, claim="objectives", labels=("helpful", "harmless")).name
+        ('early_h1', 'helpful_and_harmless_objectives_h1')
+        """
+        words = ["_and_".join(self.labels), self.claim.replace(" ", "_"), self.homology.lower()]
+        return "_".join(word for word in words if word)
+
+
+# The columns of verdicts.csv.
+TABLE = (
+    "claim",
+    "homology",
+    "statement",
+    "statistic",
+    "value",
+    "low",
+    "high",
+    "p",
+    "verdict",
+    "rung",
+    "steps",
+    "rule",
+)
+
+
+def table_row(verdict: Mapping[str, Any]) -> list[Any]:
+    """A verdict as a row of `TABLE`, its steps as one text."""
+    shown = {**verdict, "steps": "; ".join(f"{name}: {outcome}" for name, outcome in verdict["steps"])}
+    return [shown[name] for name in TABLE]
 
 
 @dataclass(frozen=True)
