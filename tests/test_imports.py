@@ -103,7 +103,18 @@ ORDER = [
         "scaffold",
         "compute",
     ),
-    *("plan", "finished", "tables", "recording", "training", "figures", "tracking", "report", "comparison"),
+    *(
+        "plan",
+        "deciding",
+        "finished",
+        "tables",
+        "recording",
+        "training",
+        "figures",
+        "tracking",
+        "report",
+        "comparison",
+    ),
     *("repair", "stages", "study", "cli", "backend"),
 ]
 

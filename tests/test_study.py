@@ -49,6 +49,16 @@ def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
     assert [arguments for _, arguments in asked] == [stages_of("tiny-mixed-0")]
 
 
+def test_a_run_without_twins_is_warned_of_in_one_line_and_one_with_twins_is_not(asked, caplog):
+    study.run("tiny", "mixed")
+    (said,) = [record.getMessage() for record in caplog.records if "never" in record.getMessage()]
+    assert "moves, early, calm: needs 5 twin checkpoints" in said
+    assert "\n" not in said
+    caplog.clear()
+    study.run("tiny", "mixed", ["finetune.max_steps=48", "recording.schedule={twins: 13}"])
+    assert not [record for record in caplog.records if "never" in record.getMessage()]
+
+
 def test_inputs_from_a_local_file_that_has_not_changed_are_left_as_they_are(asked, monkeypatch):
     monkeypatch.setattr(stages, "writes_something_else", lambda *_: False)
     study.run("mine", "blend")

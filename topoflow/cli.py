@@ -262,7 +262,7 @@ def checkpoint_source(
 
 
 @_command
-@_objective
+@click.option("--objective", metavar="NAME", callback=_given, help="A key under `objective` in params.yaml.")
 @click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
 @_overrides
 @click.option(
@@ -272,11 +272,38 @@ def checkpoint_source(
     metavar="NUMBER",
     help="Operations a second that all devices reach together; by default (0), ten seconds of this machine tell.",
 )
-def plan(objective: str, model: str, overrides: tuple[str, ...], flops: float) -> None:
-    """Say what a run will cost: passes, tokens, bytes, memory, time; exit with 1 if it cannot fit here."""
-    from topoflow import study
+@click.option(
+    "--study", is_flag=True, help="What the study of params.yaml can decide, all its runs; without its cost."
+)
+@click.option(
+    "--pilot",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="A study or folder of results whose finished runs say how far seeds lie apart.",
+)
+def plan(
+    objective: str | None,
+    model: str,
+    overrides: tuple[str, ...],
+    flops: float,
+    study: bool,
+    pilot: Path | None,
+) -> None:
+    """Say what a run will cost and what it can decide; exit with 1 if it cannot fit here.
 
-    text, refusals = study.cost(model, objective, split_overrides(overrides), flops or None)
+    The cost: passes, tokens, bytes, memory, time. What it can decide: for each claim the smallest p-value that can
+    come out, whether that is enough, and what would be; of a study the power as well.
+    """
+    from topoflow import study as studies
+
+    if study == (objective is not None):
+        raise ValueError("one of --objective and --study must be given, and not both")
+    if study:
+        _say(studies.decidable(split_overrides(overrides), pilot))
+        return
+    if pilot is not None:
+        raise ValueError("--pilot must be given with --study: between seeds there is power, and a run is one")
+    text, refusals = studies.cost(model, str(objective), split_overrides(overrides), flops or None)
     _say(text)
     if refusals:
         raise ValueError("; and ".join(refusals))

@@ -21,6 +21,8 @@ from topoflow.topology.point_clouds import subsample_plan
 if TYPE_CHECKING:
     from topoflow.dynamics.following import Trajectory
 
+EARLY_SHARES = ("early_share_h1", "early_share_h0")  # of a run, in trajectory.json
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -154,6 +156,41 @@ def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:
     trained = {layout.LOSS_FILE: layout.again(f"finetune@{run}", root, force=False)}
     layout.check_hashes(results, facts["files"], trained, remedy)
     return facts
+
+
+def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
+    """The early shares of the finished runs below a folder, such as a study: by homology, and by model and objective.
+
+    Runs in which nothing moved have none.
+
+    Raises
+    ------
+    InvalidFile
+        When there is no finished run, or one that an older topoflow finished.
+    """
+    paths = sorted(folder.rglob(layout.TRAJECTORY_FILE))
+    if not paths:
+        raise InvalidFile(
+            folder, f"holds no {layout.TRAJECTORY_FILE}", "name the results of a study, or a study"
+        )
+    found: dict[str, dict[str, list[float]]] = {key: {} for key in EARLY_SHARES}
+    for path in paths:
+        facts = layout.read_json(path)
+        pooled = facts.get("pooled") if isinstance(facts, dict) else None
+        for key, labels in found.items():
+            if not isinstance(pooled, dict) or key not in pooled:
+                problem = f"has no {key}: an older topoflow wrote it"
+                raise InvalidFile(path, problem, "bring it up to date with: dvc repro")
+            if pooled[key] is None:
+                continue
+            if (
+                isinstance(pooled[key], bool)
+                or not isinstance(pooled[key], int | float)
+                or not -1 <= pooled[key] <= 1
+            ):
+                raise InvalidFile(path, f"must have a share as {key}, and has {quoted(pooled[key])}")
+            labels.setdefault(path.parents[1].as_posix(), []).append(float(pooled[key]))
+    return found
 
 
 def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any]:

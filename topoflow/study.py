@@ -9,6 +9,7 @@ DVC's cache.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from topoflow import stages, storage
 from topoflow.config import (
@@ -40,6 +41,11 @@ from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
 from topoflow.training.devices import pin_one_gpu
 
+if TYPE_CHECKING:
+    from topoflow.dynamics.power import Design
+
+logger = logging.getLogger(__name__)
+
 
 def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
     """Fine-tune, record, compute and track one objective; returns the MLflow run's id.
@@ -55,10 +61,16 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     """
     import mlflow
 
+    from topoflow import deciding
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
 
     chosen, mapping = plan(model, objective, overrides, seed)
+    params = parse_params(mapping)
+    if why := deciding.never(params, _design(params, chosen, rates=False)):
+        logger.warning(
+            "This run can never decide some claims. %s. See what would be enough: topoflow plan", why
+        )
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
     if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
@@ -165,8 +177,8 @@ def cost(
     import time
 
     chosen, mapping = plan(model, objective, overrides)
-    params = parse_params(mapping)
-    params = replace(params, finetune=params.finetune_of(objective))
+    all_params = parse_params(mapping)
+    params = replace(all_params, finetune=all_params.finetune_of(objective))
     began = time.perf_counter()
     import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
     import psutil
@@ -175,6 +187,7 @@ def cost(
     pin_one_gpu()
     from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
 
+    from topoflow import deciding
     from topoflow import plan as planning
     from topoflow.tracking.runs import log_plan
     from topoflow.training import calibration, checkpoints, sft
@@ -206,8 +219,66 @@ def cost(
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)
     seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)
     text = f"{planning.table(counts, found.texts, seconds)}\n{'disk free':<20}{planning.readable(free)}"
+    text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
     log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))
     return text, refusals
+
+
+def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
+    """What the study of params.yaml can decide, as lines to read.
+
+    Parameters
+    ----------
+    overrides
+        As for `run`.
+    pilot : Path, optional
+        A study, or a folder of results, whose finished runs say how far early shares lie apart.
+
+    Raises
+    ------
+    ValueError
+        When an override is not known, or the pilot has no finished runs.
+    """
+    from topoflow import deciding, finished
+    from topoflow.dynamics.power import pilot_spread
+
+    params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
+    designs = {
+        name: _design(params, Run(params.models[0], name, params.seeds[0])) for name in params.objectives
+    }
+    if pilot is None:
+        return deciding.study_decides(params, designs)
+    shares = finished.read_early_shares(pilot)
+    spreads = [found for labels in shares.values() if (found := pilot_spread(labels)) is not None]
+    if not spreads:
+        source = f"assumed: {pilot} has fewer than 3 runs in which something moves"
+        return deciding.study_decides(params, designs, None, source)
+    return deciding.study_decides(params, designs, max(spreads), f"of {pilot}, H1 or H0, the larger")
+
+
+def _design(params: Params, run: Run, rates: bool = True) -> Design:
+    """How a run will be recorded.
+
+    Without `rates`, for which much must be imported, the learning rate is taken to be constant. How many twins there
+    are does not depend on it.
+    """
+    from topoflow.dynamics.power import Design
+
+    behaviour = params.recording.behaviour
+    if source := params.checkpoints(run.objective):
+        from topoflow.training.checkpoints import steps_of
+
+        return Design(steps_of(source, run), has_behaviour=behaviour)
+    from topoflow.stages.activations import schedule_of
+
+    settings = params.finetune_of(run.objective)
+    learning_rates = None
+    if rates:
+        from topoflow.training import sft
+
+        learning_rates = sft.learning_rates(settings)
+    steps = schedule_of(params, run.objective).checkpoints(settings.max_steps, learning_rates)
+    return Design(steps, learning_rates, has_behaviour=behaviour)
 
 
 def plan(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from topoflow.dynamics.claims import Claims, objectives
+from topoflow.dynamics.claims import Claims, models, objectives
 from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.permutation import monte_carlo_p
 from topoflow.dynamics.power import (
@@ -131,7 +131,7 @@ class TestAStudy:
         assert found["early"].why == "needs 2 seeds, and has 1"
         two = by_claim(of_study(Design(TWINS, n_seeds=2, n_objectives=4, n_models=2, has_behaviour=False)))
         assert {name for name, one in two.items() if one.can_decide} == {
-            "early", "calm", "models differ in timing",
+            "early", "calm", models.TIMING,
         }  # fmt: skip
         assert two["objectives"].why == "needs 8 seeds, and has 2"
         assert two["objectives"].smallest_p == 1
@@ -144,8 +144,8 @@ class TestAStudy:
 
     def test_models_are_shown_alike_with_the_seeds_named(self):
         needed = 6  # at a spread of 0.05, as named
-        found = by_claim(of_study(Design(TWINS, n_models=2), spreads=[0.05]))["models differ in timing"]
-        assert f"to show absence {needed} " in found.enough
+        found = by_claim(of_study(Design(TWINS, n_models=2), spreads=[0.05]))[models.TIMING]
+        assert f"{needed} to show absence" in found.enough
         rng = np.random.default_rng(0)
         shares = rng.normal(0, 0.05, size=(2, 2000, needed))
         differences = shares[0] - shares[1]

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from topoflow.dynamics.claims import Claims, calm, early, leads, models, moves, objectives
-from topoflow.dynamics.claims.rungs import FEWEST_ROTATIONS
+from topoflow.dynamics.claims.rungs import FEWEST_ROTATIONS, LEAST_SPREAD
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.movement import Movement, windows
-from topoflow.dynamics.twins import cumulative_rate, early_intervals, find_twins, why_no_twins
+from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 
 EFFECTS = (0.10, 0.20, 0.30)
@@ -29,7 +29,7 @@ SPREADS = (
     0.15,
 )  # between seeds, where no pilot says it: those of planted worlds are 0.04 to 0.15
 ENOUGH = 0.8  # power that counts as enough
-ONE_RUN, SEEDS, PAIRS = "one run", "over seeds", "each pair"
+ONE_RUN, SEEDS, PAIRS, MODELS = "one run", "over seeds", "each pair", "each pair of models"
 _MOST_SEEDS = 64
 # A run less its control, and a run less another model's of the same seed, have the variances of both.
 _OF_A_DIFFERENCE = math.sqrt(2)
@@ -143,7 +143,8 @@ def smallest_rotation_p(n_rotations: int) -> float:
 def pilot_spread(shares: Mapping[str, Sequence[float]]) -> float | None:
     """Return the standard deviation of runs around the mean of their label; None of fewer than three runs.
 
-    Where no label has two runs, it is that of all runs: labels then count as seeds, and it is rather too large.
+    It is at least 0.001, as in the tests over seeds. Where no label has two runs, it is that of all runs: labels then
+    count as seeds, and it is rather too large.
 
     Parameters
     ----------
@@ -164,7 +165,7 @@ def pilot_spread(shares: Mapping[str, Sequence[float]]) -> float | None:
         groups = [np.concatenate(groups)]
     freedom = sum(len(group) - 1 for group in groups if len(group))
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group))
-    return math.sqrt(squares / freedom)
+    return max(math.sqrt(squares / freedom), LEAST_SPREAD)
 
 
 def _check(spread: float, level: float) -> None:
@@ -243,7 +244,7 @@ class Decidable:
     Attributes
     ----------
     claim, unit
-        Which one, about `ONE_RUN`, `SEEDS` or `PAIRS` of labels over seeds.
+        Which one, about `ONE_RUN`, `SEEDS`, or over seeds `PAIRS` of objectives or of `MODELS`.
     smallest_p
         The least its p-value can be, corrected as in the verdict; 0 where it depends on the data alone.
     level
@@ -251,7 +252,7 @@ class Decidable:
     power
         By spread between seeds and effect; empty where the effect has no unit in which it could be said beforehand.
     enough
-        What would be enough.
+        What would be enough: of seeds, with power 0.8, and of what is not there yet.
     why
         Why it can never be decided; empty if it can.
     """
@@ -282,9 +283,9 @@ def of_run(design: Design, claims: Claims | None = None) -> list[Decidable]:
     smallest = _after_rotations(claims)
     rotations = _why_no_rotations(claims)
     twins, halves = design.why_no_twins, design.why_no_halves
-    enough = _enough_rotations(claims)
+    enough = _joined(_enough_twins(design), _enough_rotations(claims))
     return [
-        Decidable(moves.CLAIM, ONE_RUN, 0.0, claims.moves_level, why=twins),
+        Decidable(moves.CLAIM, ONE_RUN, 0.0, claims.moves_level, _enough_twins(design), twins),
         Decidable(early.CLAIM, ONE_RUN, smallest, claims.level, enough, twins or rotations),
         Decidable(calm.CLAIM, ONE_RUN, smallest, claims.level, enough, halves or rotations),
         Decidable(
@@ -319,6 +320,7 @@ def of_study(
     seeds = "" if n >= 2 else f"needs 2 seeds, and has {n}"
     nulls = "" if design.has_controls else _why_no_rotations(claims)
     smallest = 0.0 if design.has_controls else _after_rotations(claims)
+    twins = _enough_twins(design)
     rotations = "" if design.has_controls else _enough_rotations(claims)
     behaviour = "" if design.has_behaviour else "needs next-token probabilities (recording.behaviour)"
     wider = _OF_A_DIFFERENCE if design.has_controls else 1.0
@@ -329,17 +331,20 @@ def of_study(
     return [
         Decidable(
             early.CLAIM, SEEDS, smallest, level,
-            _joined(rotations, _enough_seeds(spreads, claims.early_margin, one, wider, early_absent)),
+            _joined(twins, rotations, _enough_seeds(spreads, claims.early_margin, one, wider, early_absent)),
             design.why_no_twins or seeds or nulls,
             _powers(spreads, n, claims.early_margin, one, wider),
         ),
         Decidable(
             calm.CLAIM, SEEDS, smallest, level,
-            _joined(rotations, "2 seeds or more, and 'early' supported"), design.why_no_halves or seeds or nulls,
+            _joined(twins, rotations, "2 seeds or more, and 'early' supported"), design.why_no_halves or seeds or nulls,
         ),
         Decidable(
             leads.CLAIM, SEEDS, _after_rotations(claims), level,
-            _joined(_enough_rotations(claims), _enough_seeds(assumed, claims.lead_margin, one, 1.0, leads_absent)),
+            _joined(
+                twins, _enough_rotations(claims),
+                _enough_seeds(assumed, claims.lead_margin, one, 1.0, leads_absent),
+            ),
             design.why_no_twins or seeds or behaviour or _why_no_rotations(claims),
             _powers(assumed, n, claims.lead_margin, one),
         ),
@@ -357,7 +362,14 @@ def _of_objectives(design: Design, claims: Claims) -> Decidable:
     elif n < needed:
         why = f"needs {needed} seeds, and has {n}"
     smallest = min(1.0, smallest_paired_p(n) * _corrected_for(n_labels))
-    return Decidable(objectives.CLAIM, PAIRS, smallest, claims.level, f"{needed} seeds", why)
+    return Decidable(
+        objectives.CLAIM,
+        PAIRS,
+        smallest,
+        claims.level,
+        _joined(_enough_twins(design), f"{needed} seeds"),
+        why,
+    )
 
 
 def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> Decidable:
@@ -374,8 +386,9 @@ def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> Deci
         return seeds_for_absence(spread * _OF_A_DIFFERENCE, claims.timing_margin, claims.level, both_sides)
 
     return Decidable(
-        models.TIMING, PAIRS, 0.0, claims.level,
-        _enough_seeds(spreads, claims.timing_margin, side, _OF_A_DIFFERENCE, absent), why,
+        models.TIMING, MODELS, 0.0, claims.level,
+        _joined(_enough_twins(design), _enough_seeds(spreads, claims.timing_margin, side, _OF_A_DIFFERENCE, absent)),
+        why,
         _powers(spreads, n, claims.timing_margin, side, _OF_A_DIFFERENCE),
     )  # fmt: skip
 
@@ -390,8 +403,13 @@ def _rotations_needed(claims: Claims) -> int:
     return max(FEWEST_ROTATIONS, math.ceil(round(len(HOMOLOGY) / claims.level - 1, 9)))
 
 
+def _enough_twins(design: Design) -> str:
+    """Empty where there are enough, as of rotations below."""
+    return f"{LEAST_ANCHORS} anchors with twins, through the whole training" if design.why_no_halves else ""
+
+
 def _enough_rotations(claims: Claims) -> str:
-    return f"{_rotations_needed(claims)} rotations"
+    return f"{_rotations_needed(claims)} rotations" if _why_no_rotations(claims) else ""
 
 
 def _why_no_rotations(claims: Claims) -> str:
@@ -421,13 +439,13 @@ def _enough_seeds(
 ) -> str:
     """Seeds for each effect and for absence, one number a spread."""
     parts = [
-        (f"to find {effect:.2f}", [seeds_needed(effect, spread * wider, margin, level) for spread in spreads])
+        ([seeds_needed(effect, spread * wider, margin, level) for spread in spreads], f"to find {effect:.2f}")
         for effect in EFFECTS
-        if effect > margin
+        if any(seeds_needed(effect, spread * wider, margin, level) for spread in spreads)
     ]
-    parts.append(("to show absence", [absence(spread) for spread in spreads]))
-    said = [f"{what} {', '.join('over 64' if n is None else str(n) for n in ns)}" for what, ns in parts]
-    return f"seeds {'; '.join(said)} (spread {', '.join(f'{spread:.2g}' for spread in spreads)})"
+    parts.append(([absence(spread) for spread in spreads], "to show absence"))
+    said = [f"{', '.join('over 64' if n is None else str(n) for n in ns)} {what}" for ns, what in parts]
+    return f"seeds at a spread of {', '.join(f'{spread:.2g}' for spread in spreads)}: {'; '.join(said)}"
 
 
 def _joined(*parts: str) -> str:

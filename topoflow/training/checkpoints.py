@@ -106,6 +106,12 @@ def list_checkpoints(
     return [{"model": run.model, "seed": run.seed, **line} for line in found]
 
 
+def steps_of(source: CheckpointSource, run: Run) -> list[int]:
+    """The steps of a run's checkpoints, increasing, which are not looked into."""
+    found = list(folders(source, run) if isinstance(source, CheckpointFolder) else source.revision_of_step)
+    return [0, *found] if source.model_is_step_0 and found[0] > 0 else found
+
+
 def _line(step: int, name: str, kind: str, **known: Any) -> dict[str, Any]:
     unknown = dict.fromkeys(("revision", "sha256", "n_layers", "hidden_size"))
     return {"step": step, "name": name, "kind": kind, "tokenizer": False, **unknown, **known}

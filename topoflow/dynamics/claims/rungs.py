@@ -17,7 +17,7 @@ from topoflow.dynamics.surrogates import COVARIANCE, START
 from topoflow.topology.arrays import as_numbers
 
 CONTROL = "the control"
-_LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
+LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
 _REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
 FEWEST_ROTATIONS = 19  # surrogates from which a p-value of 0.05 and a spread can be had
 
@@ -78,7 +78,7 @@ def margin_test(values: ArrayLike, margin: float) -> Test | str:
     if not np.isfinite(numbers).all():
         return f"nothing moves at seed number {int(np.argmin(np.isfinite(numbers))) + 1} of {n}"
     mean = float(numbers.mean())
-    error = max(float(numbers.std(ddof=1)), _LEAST_SPREAD) / math.sqrt(n)
+    error = max(float(numbers.std(ddof=1)), LEAST_SPREAD) / math.sqrt(n)
     t = (mean - margin) / error
     reach = float(stats.t.isf(0.025, n - 1)) * error
     return Test(

@@ -1,0 +1,113 @@
+"""What a run or a study can decide, before it runs: `dynamics.power` asked with params.yaml, as lines to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from topoflow.config import Params
+from topoflow.dynamics import power
+from topoflow.dynamics.claims import leads
+from topoflow.dynamics.power import Decidable, Design
+from topoflow.dynamics.twins import find_twins
+
+
+def run_decides(params: Params, design: Design) -> str:
+    """What one run, recorded as `design` says, can decide: lines to read."""
+    head = f"What this run can decide: {_of_twins(design)}"
+    return "\n".join([head, *_lines(power.of_run(design, params.claims))])
+
+
+def study_decides(
+    params: Params, designs: Mapping[str, Design], pilot: float | None = None, source: str = "assumed"
+) -> str:
+    """What a study can decide: lines to read.
+
+    Parameters
+    ----------
+    params : Params
+    designs : mapping of str to Design
+        How the runs of each objective, and of each control, are recorded.
+    pilot : float, optional
+        Standard deviation of early shares between seeds, where it is known.
+    source : str
+        Where that is from.
+    """
+    controls = params.controls()
+    names = [name for name in designs if not params.is_control(name)]
+    n_controls = sum(name in controls for name in names)
+    has_controls = 0 < n_controls == len(names)
+    of_whom: dict[tuple[int, ...], list[str]] = {}
+    for name, design in designs.items():
+        of_whom.setdefault(tuple(find_twins(design.steps)), []).append(name)
+    # comparisons are no better than the worst recording
+    worst = min(designs.values(), key=lambda design: (not design.why_no_twins, not design.why_no_halves))
+    study = replace(
+        worst,
+        n_seeds=len(params.seeds),
+        n_objectives=len(names),
+        n_models=len(params.models),
+        has_controls=has_controls,
+    )
+    held = "each with its control" if has_controls else f"{n_controls or 'none'} with its control"
+    counted = [
+        f"{_counted(len(names), 'objective')}, {held}",
+        *(_counted(len(listed), kind) for listed, kind in ((params.models, "model"), (params.seeds, "seed"))),
+    ]
+    lines = [f"What this study can decide: {', '.join(counted)}; {_of_twins(study)}"]
+    if len(of_whom) > 1:
+        groups = "; ".join(", ".join(group) for group in of_whom.values())
+        lines.append(
+            f"Objectives have twins at other steps, and cannot be compared with one another: {groups}"
+        )
+    spreads = power.SPREADS if pilot is None else [pilot]
+    found = power.of_study(study, params.claims, spreads, pilot is not None)
+    alone = [one for one in power.of_run(worst, params.claims) if one.claim != leads.CLAIM]
+    return "\n".join([*lines, *_lines([*alone, *found]), *_powers(found, source)])
+
+
+def never(params: Params, design: Design) -> str:
+    """Which claims about one run can never be decided, and why; empty if all can."""
+    why: dict[str, list[str]] = {}
+    for one in power.of_run(design, params.claims):
+        if not one.can_decide and one.claim != leads.CLAIM:  # which no single run decides
+            why.setdefault(one.why, []).append(one.claim)
+    return "; ".join(f"{', '.join(claims)}: {reason}" for reason, claims in why.items())
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def _of_twins(design: Design) -> str:
+    n_early, n_late = design.n_intervals
+    return f"{_counted(len(design.clock), 'twin')}, {n_early} early and {n_late} later intervals"
+
+
+def _lines(found: Sequence[Decidable]) -> list[str]:
+    """A line a claim, and one more for what would be enough."""
+    lines = [f"{'claim':<36}{'smallest p':<12}can it be supported?"]
+    for one in found:
+        name, smallest = f"{one.claim}, {one.unit}", f"{one.smallest_p:.2g}" if one.smallest_p else "any"
+        lines.append(f"{name:<36}{smallest:<12}{'yes' if one.can_decide else f'never: {one.why}'}")
+        if one.enough:
+            lines.append(f"    enough: {one.enough}")
+    return lines
+
+
+def _powers(found: Sequence[Decidable], source: str) -> list[str]:
+    """A line a claim and spread."""
+    lines = [
+        f"{'power to find an effect of':<36}{'spread':<12}{'':<2}"
+        + "".join(f"{e:<8.2f}" for e in power.EFFECTS)
+    ]
+    for one in found:
+        for spread, powers in one.power.items():
+            cells = "".join(f"{f'{100 * value:.0f} %':<8}" for value in powers.values())
+            lines.append(f"{f'{one.claim}, {one.unit}':<36}{spread:<14.2g}{cells}")
+    return [
+        *lines,
+        "Effects are shares of the speed (early, models) or of the clock (leads), above those of a constant speed.",
+        f"Spread is their standard deviation between seeds ({source}). A verdict climbs further rungs: its own power "
+        "is at most this.",
+    ]
