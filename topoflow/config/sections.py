@@ -298,8 +298,9 @@ class Params:
         schedule, most = self.recording.schedule, self.finetune_of(objective).max_steps
         key = f"objective.{objective}.finetune" if self._variant(objective) else "finetune"
         if max(schedule.steps, default=0) > most:
-            expected = f"at most {key}.max_steps ({most})"
-            raise InvalidArgument("recording.schedule.steps", expected, list(schedule.steps))
+            raise InvalidArgument(
+                "recording.schedule.steps", f"at most {key}.max_steps ({most})", list(schedule.steps)
+            )
         if schedule.twins and not schedule.anchors(most):
             expected = f"false where {key}.max_steps is {most}, too few for one"
             raise InvalidArgument("recording.schedule.triplets", expected, True)
