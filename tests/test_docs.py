@@ -253,7 +253,7 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
             getattr(config, name)
             for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording")
         ),
-        *(getattr(config, name) for name in ("Topology", "Trajectory", "Track", "Compute")),
+        *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Track", "Compute")),
         *config.MODEL_SOURCES.values(),
         *config.OBJECTIVE_SOURCES.values(),
         Schedule,
@@ -309,6 +309,7 @@ def verdict_rows(path: Path) -> list[str]:
     shown = [
         (
             c["statement"],
+            c["homology"],
             *("–" if c[k] in (None, "") else f"{float(c[k]):.3g}" for k in ("value", "p")),
             c["verdict"],
         )
