@@ -9,11 +9,12 @@ import yaml
 from click.testing import CliRunner
 from support import small_params
 
-from topoflow import deciding, finished, study
+from topoflow import deciding, finished, follow, study
 from topoflow.cli import main
 from topoflow.config import Schedule, parse_params
 from topoflow.dynamics.claims import models
 from topoflow.dynamics.power import Design
+from topoflow.dynamics.trajectory import describe_movement
 from topoflow.errors import InvalidFile
 from topoflow.layout import Run
 
@@ -171,3 +172,8 @@ def test_a_variant_of_another_learning_rate_has_the_twins_of_its_objective():
     its, plain = (study._design(params, Run("tiny", name, 0)) for name in ("constant", "helpful"))
     assert its.steps == plain.steps
     assert its.clock[-1] > plain.clock[-1]  # in time of its own learning rate
+
+
+def test_a_pilot_is_asked_for_what_a_finished_run_says():
+    still = follow({step: {0: [[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]} for step in (0, 8)})
+    assert set(finished.EARLY_SHARES) <= set(describe_movement(still))

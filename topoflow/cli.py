@@ -277,7 +277,7 @@ def checkpoint_source(
 )
 @click.option(
     "--pilot",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="A study or folder of results whose finished runs say how far seeds lie apart.",
 )
