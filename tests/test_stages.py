@@ -21,6 +21,7 @@ from topoflow import layout, stages, storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
+from topoflow.figures.of_run import NAMES
 from topoflow.layout import Run
 from topoflow.stages.activations import schedule_of
 from topoflow.topology.distances import wasserstein_distance
@@ -317,9 +318,8 @@ def test_the_activation_set_is_the_runs_dataset(study):
 def test_pictures_tables_and_note_are_artifacts(study):
     _, _, run_id = study
     found = {Path(item.path).name for item in mlflow.MlflowClient().list_artifacts(run_id, "topology")}
-    names = ("velocity", "heatmap", "distances", "controls", "betti", "summaries", "diagrams", "barcodes")
-    pictures = {f"{name}.png" for name in names}
-    assert found == pictures | {
+    assert "movement.png" in NAMES
+    assert found == {*NAMES} | {
         "velocity.csv",
         "summaries.csv",
         "behaviour.csv",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from topoflow import layout, storage
-from topoflow.figures import checkpoints, evolution, of_run, velocity
+from topoflow.figures import checkpoints, evolution, movement, of_run, velocity
 from topoflow.figures.of_run import NAMES, kept_pictures, pictures
 from topoflow.layout import Run, write_table
 
@@ -55,6 +55,19 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
             for step in STEPS
         ),
     )
+    anchors = [(0, 1, 0.0, 0.2), (1, 8, 0.2, 0.5)]
+    write_table(
+        results / layout.MOVEMENT_FILE,
+        ["kind", "homology", "previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor",
+         "unrotated", "rotated_mean", "rotated_low", "rotated_high"],
+        (
+            [kind, homology, *anchor, 0.3 if kind == "scale-free" else 9.0, 0.1, *rotated]
+            for kind in ("raw", "scale-free")
+            for homology, rotated in (("H1", [0.2, 0.1, -0.1, 0.3]), ("H0", [None] * 4))
+            for anchor in anchors
+            if whole
+        ),
+    )  # fmt: skip
     floors = {f"layer_{layer:02d}": {"h1_sampling_floor": 2.0 * whole} for layer in LAYERS}
     storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"order": 2.0, "layers": floors}))
     stored = SimpleNamespace(
@@ -111,6 +124,7 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, name, drawn)
 
     spy(velocity, "velocity_figure")
+    spy(movement, "movement_figure")
     spy(checkpoints, "distances_figure")
     spy(checkpoints, "controls_figure")
     spy(evolution, "betti_figure")
@@ -121,6 +135,11 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     assert drawn["behaviour"][1].tolist() == [0.1] * 3
     assert drawn["floors"] == {1: 2.0, 4: 2.0}
     assert drawn["bands"][4][1].tolist() == [1.5] * 3
+    (steps, clock, moved), _ = given["movement_figure"]
+    assert (steps.tolist(), clock.tolist(), list(moved)) == ([0, 1, 8], [0, 0.2, 0.5], ["H1", "H0"])
+    assert moved["H1"].squared.tolist() == [0.3] * 2
+    assert moved["H1"].rotated[:, 0].tolist() == [0.2, 0.1, -0.1, 0.3]
+    assert moved["H0"].rotated is None
     (_, distances), _ = given["distances_figure"]
     assert distances[4].tolist() == [[4 * abs(a - b) for b in STEPS] for a in STEPS]
     (layers, steps, controls), _ = given["controls_figure"]
@@ -140,3 +159,4 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     bare: Any = lay_down(tmp_path, False)
     pictures(bare.run, bare.diagrams, bare.results)
     assert given["velocity_figure"][1]["behaviour"] is None
+    assert given["movement_figure"][0][2] == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from topoflow.files import check_no_link, read_bytes, remove
 from topoflow.layout import Run
 from topoflow.topology.betti import mean_betti_numbers
 
+if TYPE_CHECKING:
+    from topoflow.figures.movement import Moved
+
 Floats = NDArray[np.float64]
 # rows of a picture of Betti curves
 _N_DISTANCES = 256
-NAMES = ("velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png", "summaries.png",
-         "diagrams.png", "barcodes.png")  # fmt: skip
+NAMES = ("movement.png", "velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png",
+         "summaries.png", "diagrams.png", "barcodes.png")  # fmt: skip
 
 
 def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
@@ -63,7 +66,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         File names and PNGs.
     """
     # they bring matplotlib, seconds that kept pictures need not wait for
-    from topoflow.figures import checkpoints, evolution, persistence, velocity
+    from topoflow.figures import checkpoints, evolution, movement, persistence, velocity
     from topoflow.figures.style import png_bytes
 
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
@@ -81,6 +84,9 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     ]
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
     drawn = {
+        "movement.png": movement.movement_figure(
+            *_movement(results), title=f"Movement between twin checkpoints, {title}"
+        ),
         "velocity.png": velocity.velocity_figure(
             steps, speeds, order=order, title=f"H1 velocity, {title}", **more
         ),
@@ -112,6 +118,26 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         "barcodes.png": persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
     }
     return {name: png_bytes(figure) for name, figure in drawn.items()}
+
+
+def _movement(results: Path) -> tuple[Floats, Floats, dict[str, Moved]]:
+    """Anchors, cumulative learning rate, and scale-free movement by homology; nothing where there are no twins."""
+    from topoflow.figures.movement import Moved
+
+    ends = ("previous_step", "step", "previous_clock", "clock")
+    compared = ("unrotated", "rotated_mean", "rotated_low", "rotated_high")
+    of: dict[str, list[list[float]]] = {}
+    columns = (*ends, "squared", "jitter_floor", *compared)
+    for row in layout.read_rows(results / layout.MOVEMENT_FILE, ("kind", "homology", *columns)):
+        if row["kind"] == "scale-free":
+            of.setdefault(row["homology"], []).append([float(row[name] or "nan") for name in columns])
+    steps, clock, moved = np.zeros(0), np.zeros(0), {}
+    for homology, rows in of.items():
+        table = np.array(rows).T
+        steps, clock = (np.append(table[at, :1], table[at + 1]) for at in (0, 2))
+        rotated = table[6:] if np.isfinite(table[6:]).all() else None
+        moved[homology] = Moved(table[4], table[5], rotated)
+    return steps, clock, moved
 
 
 def _velocities(

@@ -36,6 +36,8 @@ __all__ = ["report"]
 # What is shown of the claims of a run, in this order and under these names.
 _CLAIMS = {"moves": "moves", "early": "early", "calm": "burst, then calm", "leads": "before behaviour"}
 _RUN_PICTURES = {
+    "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
+    "verdicts are about. Jitter alone stays in the grey band.",
     "velocity.png": "How far the H1 diagrams moved since the checkpoint before, with behaviour and loss beneath.",
     "heatmap.png": "The same by layer and interval.",
     "betti.png": "Betti curves through training (crocker plot): how many holes there are at each distance.",

@@ -97,6 +97,8 @@ def write_note(
         "",
         *verdict_table(findings["claims"].values()),
         "",
+        page.picture("topology/movement.png", "Movement between twin checkpoints, beside jitter alone"),
+        "",
         page.picture("topology/velocity.png", "H1 velocity by step"),
         "",
         f"| {' | '.join(LAYER_COLUMNS)} |",
