@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from topoflow.dynamics.claims import Claims, calm, early, leads, models, moves, objectives
-from topoflow.dynamics.claims.rungs import FEWEST_ROTATIONS, LEAST_SPREAD
+from topoflow.dynamics.claims.rungs import LEAST_SPREAD, rotations_needed
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.movement import Movement, windows
 from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
@@ -398,22 +398,17 @@ def _after_rotations(claims: Claims) -> float:
     return min(1.0, len(HOMOLOGY) * smallest_rotation_p(claims.n_rotations))
 
 
-def _rotations_needed(claims: Claims) -> int:
-    # rounded, as 2 / 0.05 may come out a little above 40
-    return max(FEWEST_ROTATIONS, math.ceil(round(len(HOMOLOGY) / claims.level - 1, 9)))
-
-
 def _enough_twins(design: Design) -> str:
     """Empty where there are enough, as of rotations below."""
     return f"{LEAST_ANCHORS} anchors with twins, through the whole training" if design.why_no_halves else ""
 
 
 def _enough_rotations(claims: Claims) -> str:
-    return f"{_rotations_needed(claims)} rotations" if _why_no_rotations(claims) else ""
+    return f"{rotations_needed(claims.level)} rotations" if _why_no_rotations(claims) else ""
 
 
 def _why_no_rotations(claims: Claims) -> str:
-    needed = _rotations_needed(claims)
+    needed = rotations_needed(claims.level)
     if claims.n_rotations >= needed:
         return ""
     return f"needs {needed} rotations, and claims.n_rotations allows {claims.n_rotations}"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.verdict import Rung, Verdict, climb, known
+from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb, known
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test, sign_flips
@@ -143,8 +143,6 @@ def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
         for one, other in combinations(names, 2):
             of_homology.append(_pair(labels, vectors, one, other, homology, cannot, together))
         if len(names) > 3:
-            from topoflow.dynamics.claims.verdict import adjust
-
             of_homology = adjust(of_homology, claims.level)
         found.extend(of_homology)
     return found
@@ -152,7 +150,9 @@ def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
 
 def _why_not(labels: Mapping[str, Sequence[Trajectory]], level: float) -> str | None:
     counts = {len(group) for group in labels.values()}
-    needed = seeds_needed(level)
+    # of four labels or more Holm's procedure asks the smallest of all pairs for this
+    n_tests = math.comb(len(labels), 2) if len(labels) > 3 else 1
+    needed = seeds_needed(level / n_tests)
     if len(counts) > 1 or min(counts) < needed:
         return f"needs {needed} seeds of each label, and has {min(counts)}"
     return next((run.why_no_twins for group in labels.values() for run in group if run.why_no_twins), None)

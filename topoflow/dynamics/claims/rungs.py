@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from topoflow.dynamics.claims.verdict import Rung
+from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, monte_carlo_p, surrogates_needed
@@ -19,7 +20,7 @@ from topoflow.topology.arrays import as_numbers
 CONTROL = "the control"
 LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
 _REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
-FEWEST_ROTATIONS = 19  # surrogates from which a p-value of 0.05 and a spread can be had
+FEWEST_ROTATIONS = 19  # surrogates from which their spread can be had
 
 Statistic = Callable[[Trajectory, Movement], float]
 
@@ -38,12 +39,21 @@ def rotation_rungs(
     return [rung(COVARIANCE), rung(START)]
 
 
+def rotations_needed(level: float) -> int:
+    """Rotations from which a claim can be supported for the first of two homologies (Holm).
+
+    >>> rotations_needed(0.05)
+    39
+    """
+    return max(FEWEST_ROTATIONS, math.ceil(round(len(HOMOLOGY) / level - 1, 9)))
+
+
 def _against_rotations(
     runs: Sequence[Trajectory], homology: str, statistic: Statistic, kind: str, level: float
 ) -> Test | str:
     most = min(run.claims.n_rotations for run in runs)
-    if most < FEWEST_ROTATIONS:
-        return f"needs {FEWEST_ROTATIONS} rotations of the prompts, and claims.n_rotations allows {most}"
+    if most < (needed := rotations_needed(level)):
+        return f"needs {needed} rotations of the prompts, and claims.n_rotations allows {most}"
 
     def mean(movement: Callable[[Trajectory], dict[str, Movement]]) -> float:
         return float(np.mean([statistic(run, movement(run)[homology]) for run in runs]))
