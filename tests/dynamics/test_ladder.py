@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from topoflow.dynamics.claims.objectives import all_labels_test, location_test
 from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
+from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, decide, monte_carlo_p, stouffer, surrogates_needed
 from topoflow.dynamics.surrogates import any_rotation, coordinates, kept_start
 
@@ -167,3 +168,18 @@ def test_three_equal_labels_are_rarely_told_apart_and_one_other_is():
 
 def test_a_decision_at_the_level_itself_is_a_rejection():
     assert decide(Test(1.0, p=0.05), 0.05) == "supported"
+
+
+def test_movement_is_heard_where_jitter_shrinks_by_orders_of_magnitude():
+    """A slow drift after a noisy beginning: the sum hears the beginning alone, the second score hears the rest."""
+    found = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        size = np.geomspace(1.0, 0.001, 13)[:, None]
+        way = np.cumsum(0.05 * size, axis=0) * rng.normal(size=(1, 40))
+        a, b = (6 * way + size * rng.normal(size=(13, 40)) * 0.1 for _ in range(2))
+        still = Movement(*(size * rng.normal(size=(13, 40)) * 0.1 for _ in range(2)))
+        found.append((Movement(a, b).moves.p <= 0.01, still.moves.p <= 0.01))
+    moving, resting = np.sum(found, axis=0)
+    assert moving == 20
+    assert resting <= 2
