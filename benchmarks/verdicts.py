@@ -89,7 +89,7 @@ def follow(
     seed: int = 0,
 ) -> Trajectory:
     """39 rotations: the fewest with which the smaller of two p-values can be significant after Holm."""
-    claims = topoflow.Claims(n_rotations=39, rotation_subsamples=shape[0])
+    claims = topoflow.Claims(n_rotations=99, rotation_subsamples=shape[0])
     return topoflow.follow(clouds, rates, behaviour, topoflow.Topology(*shape), claims, seed)
 
 
