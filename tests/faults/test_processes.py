@@ -574,8 +574,9 @@ def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):
         "plain",
     ]
     hostile = "<img src=x onerror=alert(1)> | b\nc"
-    claim = dict.fromkeys(("statement", "statistic", "verdict", "rule"), hostile)
-    table = "\n".join(verdict_table([{**claim, "value": 1.0, "low": None, "high": None, "p": None}]))
+    claim = dict.fromkeys(("claim", "homology", "statement", "statistic", "verdict", "rule"), hostile)
+    numbers = {"value": 1.0, "low": None, "high": None, "p": None}
+    table = "\n".join(verdict_table([{**claim, **numbers, "steps": [(hostile, hostile)]}]))
     assert "<img" not in table
     assert "&lt;img" in table
 

@@ -88,9 +88,10 @@ def effects(rows: object = None) -> Figure:
 
 
 def claim(verdict: str, **changes: str) -> dict[str, str]:
-    rule = "supported if p <= 0.05; cannot tell if there are too few (10)"
+    rule = "supported if p <= 0.05; there are too few (10)"
     numbers = {"value": "0.0691", "low": "-0.0484", "high": "0.0898", "p": "0.00195"}
-    words = {"statement": f"a claim that is {verdict}", "statistic": "a mean (a share)", "rule": rule}
+    words = {"statement": f"a claim that is {verdict}", "statistic": "a mean (a share)", "rule": rule,
+             "claim": "early", "homology": "H1", "steps": f"moves: passed; scale: {verdict}"}  # fmt: skip
     return {**words, **numbers, "verdict": verdict, **changes}
 
 
@@ -272,6 +273,8 @@ def test_no_effects_say_so() -> None:
 def test_verdicts_are_words_in_colour_with_value_interval_and_p() -> None:
     figure = drawn("verdicts")
     (axes,) = figure.axes
+    assert "✓ moves → ✗ scale" in texts(figure)
+    assert "H1: a claim that is supported" in texts(figure)
     found = {
         text.get_text()[2:]: to_hex(text.get_color())
         for text in axes.texts
@@ -288,6 +291,37 @@ def test_missing_numbers_of_a_claim_are_dashes() -> None:
     figure = verdicts([claim("cannot tell", value="", low="", high="", p="")])
     assert [text.get_text() for text in figure.axes[0].texts][-2:] == ["–", "–"]
     assert "no claims" in texts(verdicts([]))
+
+
+LONG = (
+    "not supported beyond the learning rate",
+    "explained by the learning rate",
+    "shown absent",
+    "supported",
+)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_no_two_texts_of_the_verdicts_touch_however_many_and_long(count: int) -> None:
+    rungs = ("moves", "raw", "scale", "the learning rate", "few prompts", "covariance", "the start")
+    rows = [
+        claim(
+            LONG[number % len(LONG)],
+            statement="this run reorganises early: in the first third of training" * (1 + number % 2),
+            statistic="share of the scale-free speed in the first third of the cumulative learning rate",
+            steps="; ".join(f"{rung}: passed" for rung in rungs[: 1 + number % 7]),
+            value="-1.23e-05",
+            low="-1.23e-05",
+            high="-1.23e-06",
+            p="6.5e-130",
+        )
+        for number in range(count)
+    ]
+    figure = verdicts(rows)
+    boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    width, height = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
 
 
 # --- from files ---
@@ -346,9 +380,21 @@ def lay_down(
     claims = {name: {"verdict": "supported", "value": 2.0, "p": 0.01} for name in tested}
     write_table(
         folder / "verdicts.csv",
-        ["claim", "statement", "statistic", "value", "low", "high", "p", "verdict", "rule"],
+        [
+            "claim",
+            "homology",
+            "statement",
+            "statistic",
+            "value",
+            "low",
+            "high",
+            "p",
+            "verdict",
+            "steps",
+            "rule",
+        ],
         (
-            [name, "it is so", "a share", 2.0, None, None, 0.01, "supported", "if p"]
+            [name, "H1", "it is so", "a share", 2.0, None, None, 0.01, "supported", "moves: passed", "if p"]
             for name in ["early", *tested]
         ),
     )

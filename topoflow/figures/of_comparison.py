@@ -90,7 +90,9 @@ def _group(model: str, objective: str, several: bool) -> str:
     return f"{model}, {objective}" if several else objective
 
 
-_CLAIM_COLUMNS = ("statement", "statistic", "value", "low", "high", "p", "verdict", "rule")
+_CLAIM_COLUMNS = (
+    "claim", "homology", "statement", "statistic", "value", "low", "high", "p", "verdict", "steps", "rule"
+)  # fmt: skip
 _MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
 Separations = dict[str, dict[int, tuple[Floats, Floats, Floats]]]
 Paths = dict[str, list[tuple[Floats, Floats]]]

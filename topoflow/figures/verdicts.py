@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, SUPPORTED
+from topoflow.dynamics.claims.verdict import MARKS, in_order, rungs, sort_of, why_open
 from topoflow.figures.style import (
     GREY,
     WIDTH,
@@ -120,25 +120,20 @@ def _pair(pair: tuple[str, str], rows: Sequence[Row]) -> str:
     return f"{pair[0]} − {pair[1]}{counts}"
 
 
-def look(verdict: str) -> tuple[str, str]:
-    """The colour and the mark of a verdict: supported, shown absent, cannot tell, or not supported for any reason.
-
-    >>> look("supported")[1], look("explained by scale")[1]
-    ('●', '○')
-    """
-    marks = {SUPPORTED: ("#0072B2", "●"), ABSENT: ("#7A4A00", "✕"), CANNOT_TELL: ("#505050", "?")}
-    return marks.get(verdict, ("#B34700", "○"))
+_COLOURS = {
+    "supported": "#0072B2", "absent": "#8B2252", "explained": "#8A5A00", "unsupported": "#B34700", "open": "#505050"
+}  # fmt: skip
 
 
 @styled
 def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
-    """The claims as a table: verdict in colour and in words, statement, value with interval, and p.
+    """The claims as a table: verdict in colour and in words, statement, the rungs climbed, value with interval, and p.
 
     Parameters
     ----------
     claims : sequence of mapping
-        Rows of verdicts.csv: `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict` and `rule`. An empty
-        field is a missing number.
+        Rows of verdicts.csv: `claim`, `homology`, `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict`,
+        `steps` and `rule`. An empty field is a missing number.
     title : str
         Title of the picture.
 
@@ -148,9 +143,14 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     """
     if not claims:
         return blank(title, "no claims were tested")
-    texts = [(textwrap.fill(claim["statement"], 41), textwrap.fill(_grey(claim), 47)) for claim in claims]
-    line, gap = 0.19, 0.1  # inches
-    heights = [2 * gap + line * sum(text.count("\n") + 1 for text in pair) for pair in texts]
+    shown = in_order(claims)
+    cells = [_cells(claim) for claim in shown]
+    gap = 0.1  # inches
+    heights = [
+        2 * gap
+        + max(_tall(verdict, 9), _tall(statement) + _tall(climbed, 9) + _tall(grey, 9), _tall(_value(claim)))
+        for claim, (verdict, statement, climbed, grey) in zip(shown, cells, strict=True)
+    ]
     figure = new_figure(0.75 + sum(heights), title)
     axes = figure.subplots()
     axes.set_axis_off()
@@ -164,32 +164,57 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     ):
         axes.text(x, 0.25, name, ha=side, va="bottom", fontsize=9, fontweight="bold")
     y = 0.3
-    for claim, (statement, grey), height in zip(claims, texts, heights, strict=True):
+    for claim, (verdict, statement, climbed, grey), height in zip(shown, cells, heights, strict=True):
         axes.axhline(y, color="#c8c8c8", linewidth=0.8)
-        colour, mark = look(claim["verdict"])
         top = y + gap
-        verdict = textwrap.fill(f"{mark} {claim['verdict']}", 20)
+        colour = _COLOURS[sort_of(claim["verdict"])]
         axes.text(0, top, verdict, va="top", color=colour, fontweight="bold", fontsize=9)
-        axes.text(claim_at, top, statement, va="top")
-        beneath = top + line * (statement.count("\n") + 1)
-        axes.text(claim_at, beneath, grey, va="top", fontsize=9, color="#505050")
+        beneath = top
+        for text, size, of in ((statement, 10, "black"), (climbed, 9, colour), (grey, 9, "#505050")):
+            if text:
+                axes.text(claim_at, beneath, text, va="top", fontsize=size, color=of)
+                beneath += _tall(text, size)
         axes.text(value_at, top, _value(claim), ha="center", va="top")
         axes.text(p_at, top, _shown(claim["p"], ".2g"), ha="right", va="top")
         y += height
     return figure
 
 
+def _cells(claim: Row) -> tuple[str, str, str, str]:
+    """Verdict, statement with its homology, rungs climbed and statistic, each in lines that fit its column."""
+    verdict = f"{MARKS[sort_of(claim['verdict'])]} {claim['verdict']}"
+    statement = f"{claim['homology']}: {claim['statement']}" if claim["homology"] else claim["statement"]
+    steps = [step.rpartition(": ")[::2] for step in claim["steps"].split("; ") if step]
+    # a rung is not parted between two lines
+    climbed = " → ".join(rung.replace(" ", "\u00a0") for rung in rungs(steps))
+    return (
+        textwrap.fill(verdict, 16),
+        textwrap.fill(statement, 41),
+        _filled(climbed, 47),
+        textwrap.fill(_grey(claim), 47),
+    )
+
+
+def _filled(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False)).replace("\u00a0", " ")
+
+
+def _tall(text: str, size: int = 10) -> float:
+    """Height in inches of text of a size in points, with a little room beneath it; 0 of no text."""
+    return 0.0172 * size * (text.count("\n") + 1) + 0.03 if text else 0.0
+
+
 def _grey(claim: Row) -> str:
-    """What stands beneath a claim: its statistic, and why there is no verdict, where the rule says it."""
-    _, why, reason = claim["rule"].rpartition(CANNOT_TELL)
-    return claim["statistic"] + (f"; {why}{reason}" if why and claim["verdict"] == CANNOT_TELL else "")
+    """What stands beneath a claim: its statistic, and why there is no verdict."""
+    return "; ".join(filter(None, (claim["statistic"], why_open(claim))))
 
 
 def _value(claim: Row) -> str:
     value = _shown(claim["value"], ".3g")
     if not claim["low"] or not claim["high"]:
         return value
-    return f"{value}\n[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]"
+    low, high = (_shown(claim[end], ".3g") for end in ("low", "high"))
+    return f"{value}\n[{low}, {high}]" if len(low + high) < 15 else f"{value}\n[{low},\n{high}]"
 
 
 def _shown(field: str, spec: str) -> str:

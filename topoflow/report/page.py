@@ -16,8 +16,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from topoflow.dynamics.claims.verdict import PASSED
-from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, SUPPORTED
+from topoflow.dynamics.claims.verdict import MARKS, in_order, rungs, sort_of, why_open
 
 __all__ = [
     "chart",
@@ -59,23 +58,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "
 
 def verdict(words: str) -> str:
     """A verdict in words, with a mark and a colour."""
-    marks = {SUPPORTED: ("yes", "●"), ABSENT: ("no", "✕"), CANNOT_TELL: ("open", "?")}
-    look, mark = marks.get(words, ("no", "○"))
-    return f'<span class="verdict {look}">{mark} {escape(words)}</span>'
+    sort = sort_of(words)
+    return f'<span class="verdict {sort}">{MARKS[sort]} {escape(words)}</span>'
 
 
 def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
     """Claims with their verdicts, ladders, statistics, rules, values and p-values."""
     rows = []
-    for claim in claims:
+    for claim in in_order(claims):
         value = _shown(claim["value"], ".3g")
         if claim["low"] is not None and claim["high"] is not None:
             value += f"<div>[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]</div>"
-        of = f" <b>{escape(claim['homology'])}</b>" if claim["homology"] else ""
-        what = f"{escape(claim['statement'])}{of}<div>{escape(claim['statistic'])}</div>"
-        what += ladder(claim["steps"])
+        of = f"<b>{escape(claim['homology'])}</b> " if claim["homology"] else ""
         rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
-        what += f"<div>Rule: {escape(rule)}.</div>"
+        counted = f"<div>Value: {escape(claim['statistic'])}.</div><div>Rule: {escape(rule)}.</div>"
+        why = f"<div>{escape(reason)}</div>" if (reason := why_open(claim)) else ""
+        what = (
+            f"{of}{escape(claim['statement'])}{ladder(claim['steps'])}{why}{fold('value and rule', counted)}"
+        )
         rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
     return table(
         ["verdict", "claim", "value<br>[95\u00a0%\u00a0interval]", "p"], rows, kind="claims", words=2
@@ -84,8 +84,8 @@ def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
 
 def ladder(steps: Iterable[Sequence[str]]) -> str:
     """The rungs that a claim climbed, each with a mark; the last one decided."""
-    rungs = [f"{'✓' if outcome == PASSED else '✗'} {escape(name)}" for name, outcome in steps]
-    return f'<div class="ladder">{" → ".join(rungs)}</div>' if rungs else ""
+    climbed = "".join(f"<li>{escape(rung)}</li>" for rung in rungs(steps))
+    return f'<ol class="ladder">{climbed}</ol>' if climbed else ""
 
 
 def _shown(value: float | None, spec: str) -> str:

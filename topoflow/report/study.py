@@ -16,6 +16,7 @@ import numpy as np
 import topoflow
 from topoflow import layout, storage
 from topoflow.config import Params, flat
+from topoflow.dynamics.claims.verdict import in_order
 from topoflow.figures.of_run import kept_pictures
 from topoflow.files import read_bytes
 from topoflow.finished import (
@@ -33,7 +34,7 @@ from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, fl
 
 __all__ = ["report"]
 
-# What is shown of the claims of a run, in this order and under these names.
+# What the claims of a run are called in short.
 _CLAIMS = {"moves": "moves", "early": "early", "calm": "burst, then calm", "leads": "before behaviour"}
 _RUN_PICTURES = {
     "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
@@ -257,14 +258,6 @@ def _what_ran(study: _Study) -> str:
     )
 
 
-def _ordered(claims: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Claims about courses first, in the order of `_CLAIMS`, then those about two labels."""
-    order = [*_CLAIMS]
-    return sorted(
-        claims.values(), key=lambda it: order.index(it["claim"]) if it["claim"] in order else len(order)
-    )
-
-
 def _verdicts(study: _Study) -> Iterator[str]:
     facts = study.comparison
     if facts is None:
@@ -280,17 +273,24 @@ def _verdicts(study: _Study) -> Iterator[str]:
         "climbs a ladder of rival explanations and is supported where it passes all; else the rung that it failed "
         "at says why. “Not supported” is no proof of the opposite; “shown absent” is.</p>"
     )
-    yield page.claims_table(_ordered(facts["claims"]))
+    yield page.claims_table(facts["claims"].values())
 
 
 def _glance(study: _Study) -> str:
     """A row a run: verdicts and the numbers behind them."""
     # what one run can never tell is left to the comparison
-    named = [f"{claim}_{homology}" for claim in ("moves", "early", "calm") for homology in ("h1", "h0")]
+    named = ("moves", "early", "calm")
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
-        verdicts = [page.verdict(claims[name]["verdict"]) if name in claims else "–" for name in named]
+        verdicts = [
+            "".join(
+                f"<div>{homology} {page.verdict(found['verdict'])}</div>"
+                for homology in ("H1", "H0")
+                if (found := claims.get(f"{claim}_{homology.lower()}"))
+            )
+            for claim in named
+        ]
         numbers = [
             _number(pooled["early_share_h1"], ".3f"),
             _number(pooled["early_share_h0"], ".3f"),
@@ -301,7 +301,7 @@ def _glance(study: _Study) -> str:
         rows.append([f'<a href="#{one.anchor}">{escape(str(one.run))}</a>', *verdicts, *numbers])
     header = [
         "run",
-        *(escape(f"{_CLAIMS[name[:-3]]} {name[-2:].upper()}") for name in named),
+        *(escape(_CLAIMS[claim]) for claim in named),
         "early share H1",
         "early share H0",
         "peak of W2 at step",
@@ -405,7 +405,7 @@ def _one_run(study: _Study, one: _Found) -> str:
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
     parts = [
         *_in_mlflow(study, one.run),
-        page.claims_table(_ordered(findings["claims"])),
+        page.claims_table(findings["claims"].values()),
         page.chart(
             charts.velocity_chart(
                 steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
@@ -435,7 +435,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         parts.append('<p class="soft">Its pictures need its diagrams, which are not here.</p>')
     verdicts = " · ".join(
         f"{_CLAIMS.get(claim['claim'], claim['claim'])} {claim['homology']}: {claim['verdict']}"
-        for claim in _ordered(findings["claims"])
+        for claim in in_order(findings["claims"].values())
         if claim["p"] is not None
     )
     summary = f'<strong>{escape(name)}</strong> <span class="soft">{escape(verdicts)}</span>'

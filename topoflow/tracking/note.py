@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from topoflow.dynamics.claims.verdict import PASSED
+from topoflow.dynamics.claims.verdict import in_order, rungs, sort_of
 
 # Beside every number that a run holds: what it is, with its unit.
 DEFINITIONS = {
@@ -83,13 +83,11 @@ def write_note(
     """
     steps = activations["steps"]
     lines = [
-        f"### Topology of `{activations['model']}` fine-tuned on `{activations['objective']}`, seed "
-        f"{activations['seed']}",
-        "",
         # MLflow folds a note after a few lines
         f"{_in_short(findings['claims'].values())}{_exploratory(findings)} "
         f"All [pictures and tables]({page.artifact('topology')}).",
         "",
+        f"`{activations['model']}` fine-tuned on `{activations['objective']}`, seed {activations['seed']}: "
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
@@ -153,37 +151,27 @@ def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Claims with their numbers, ladders and rules, as lines of Markdown."""
+    """Claims with their numbers, the rungs they climbed and their rules, as lines of Markdown."""
     lines = [
         "| claim | of | verdict | rungs climbed | value | 95 % interval | p |",
         "|---|---|---|---|---|---|---|",
     ]
-    rules: dict[str, list[str]] = {}
-    for claim in claims:
+    explained: dict[str, list[str]] = {}
+    for claim in in_order(claims):
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
         statement, verdict = (_text(claim[key]) for key in ("statement", "verdict"))
-        cells = (
-            statement, _text(claim["homology"]) or "–", f"**{verdict}**", _text(ladder(claim["steps"])),
-            value, interval, p,
-        )  # fmt: skip
+        climbed = _text(" → ".join(rungs(claim["steps"])))
+        of = _text(claim["homology"])
+        cells = (statement, of or "–", f"**{verdict}**", climbed or "–", value, interval, p)
         lines.append(f"| {' | '.join(cells)} |")
-        rules.setdefault(f"{_text(claim['statistic'])}; {_text(claim['rule'])}", []).append(statement)
+        explained.setdefault(f"{_text(claim['statistic'])}; {_text(claim['rule'])}", []).append(statement)
     return [
         *lines,
         "",
-        *(f"- *{'; '.join(dict.fromkeys(statements))}*: {rule}." for rule, statements in rules.items()),
+        *(f"- *{'; '.join(dict.fromkeys(statements))}*: {rule}." for rule, statements in explained.items()),
     ]
-
-
-def ladder(steps: Iterable[Sequence[str]]) -> str:
-    """The rungs that a claim climbed: passed ones with a tick, the one that it failed at with a cross.
-
-    >>> ladder([("raw", "passed"), ("scale", "explained by scale")])
-    '✓ raw → ✗ scale'
-    """
-    return " → ".join(f"{'✓' if outcome == PASSED else '✗'} {name}" for name, outcome in steps) or "–"
 
 
 def _exploratory(findings: Mapping[str, Any]) -> str:
@@ -196,12 +184,33 @@ def _exploratory(findings: Mapping[str, Any]) -> str:
 
 
 def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
-    """Which claims have which verdict, in one sentence."""
-    found: dict[str, list[str]] = {}
-    for claim in claims:
-        name = " and ".join(claim["labels"]) or claim["claim"]
-        found.setdefault(claim["verdict"], []).append(f"{name} {claim['homology']}".strip())
-    return "; ".join(f"**{words}**: {', '.join(found[words])}" for words in sorted(found, reverse=True)) + "."
+    """What moves, then the verdict of every other claim, in one line.
+
+    >>> moves = {"claim": "moves", "labels": [], "verdict": "supported"}
+    >>> early = {**moves, "claim": "early", "homology": "H0", "verdict": "explained by scale"}
+    >>> _in_short([early, {**moves, "homology": "H0"}, {**moves, "homology": "H1"}])
+    '**H1 and H0 move**; early: H0 explained by scale.'
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for claim in in_order(claims):
+        of = f" of {_text(' and '.join(claim['labels']))}" if claim["labels"] else ""
+        found.setdefault(f"{claim['claim']}{of}", {}).setdefault(claim["verdict"], []).append(
+            claim["homology"]
+        )
+    return "; ".join(_said(claim, verdicts) for claim, verdicts in found.items()) + "."
+
+
+def _said(claim: str, verdicts: Mapping[str, Sequence[str]]) -> str:
+    parts: list[str] = []
+    for verdict, homologies in verdicts.items():
+        of, supported = " and ".join(filter(None, homologies)), sort_of(verdict) == "supported"
+        if claim == "moves" and supported:
+            words = f"{of} move{'s' if len(homologies) == 1 else ''}"
+        else:
+            words = f"{of} {verdict}".strip()
+            words = words if parts else f"{claim}: {words}"
+        parts.append(f"**{words}**" if supported else words)
+    return ", ".join(parts)
 
 
 def _text(text: str) -> str:
@@ -264,11 +273,9 @@ def write_comparison_note(
         f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
     )
     lines = [
-        f"### {len(names)} runs side by side",
-        "",
         f"{_in_short(facts['claims'].values())}{report}",
         "",
-        f"{', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
+        f"{len(names)} runs side by side: {', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
         "units of the filtration.",
         "",

@@ -1,0 +1,74 @@
+"""The note of a run: its first line says what moves, and its table shows how far each claim climbed."""
+
+import re
+
+from topoflow.tracking.note import Page, verdict_table, write_comparison_note, write_note
+
+PAGE = Page("0", "ab12")
+RATE = "not supported beyond the learning rate"
+
+
+def claim(name: str, homology: str, verdict: str, *labels: str) -> dict:
+    numbers = dict.fromkeys(("value", "low", "high", "p"))
+    steps = [("moves", "passed"), ("the learning rate", verdict)]
+    words = {"statement": f"{name} {homology}", "statistic": "a share", "rule": "if p", "steps": steps}
+    return {"claim": name, "homology": homology, "verdict": verdict, "labels": [*labels], **words, **numbers}
+
+
+def named(*claims: dict) -> dict:
+    """By name and sorted by it, as JSON files hold claims."""
+    return dict(sorted((f"{it['claim']}_{it['homology']}_{it['labels']}", it) for it in claims))
+
+
+CLAIMS = named(
+    *(claim("moves", homology, "supported") for homology in ("H1", "H0")),
+    claim("early", "H1", RATE), claim("early", "H0", "explained by scale"),
+    *(claim("calm", homology, "not supported") for homology in ("H1", "H0")),
+    *(claim("leads", homology, "cannot tell") for homology in ("H1", "H0")),
+)  # fmt: skip
+
+
+def first_line(claims: dict) -> str:
+    activations = {
+        "steps": [0, 1],
+        "model": "tiny",
+        "objective": "a",
+        "seed": 0,
+        "n_prompts": 9,
+        "layers": [1],
+    }
+    diagrams = {"constant_cells": [], "n_prompts": 9, "subsample_size": 4}
+    findings = {"claims": claims, "exploratory": False, "order": 2.0, "layers": {}}
+    return write_note(findings, activations, diagrams, PAGE).split("\n")[0]
+
+
+def test_the_first_line_says_what_moves_and_then_the_others_in_the_order_of_reading() -> None:
+    line = first_line(CLAIMS)
+    assert line.startswith("**H1 and H0 move**;")
+    assert [line.index(word) for word in ("early", "calm", "leads")] == sorted(
+        line.index(word) for word in ("early", "calm", "leads")
+    )
+    assert f"H1 {RATE}, H0 explained by scale" in line
+
+
+def test_what_does_not_move_is_not_said_to() -> None:
+    half = {**CLAIMS, **named(claim("moves", "H1", "not supported"))}
+    line = first_line(half)
+    assert "**H0 moves**" in line
+    assert "H1 not supported" in line
+    assert "H1 moves" not in line
+
+
+def test_the_table_has_claims_in_the_order_of_reading_with_the_rung_that_decided() -> None:
+    rows = [re.split(r" ?\| ?", row)[1:-1] for row in verdict_table(CLAIMS.values())[2:10]]
+    assert [row[0].split()[0] for row in rows[::2]] == ["moves", "early", "calm", "leads"]
+    assert [row[1] for row in rows] == ["H1", "H0"] * 4
+    assert rows[2][3] == "✓ moves → ✗ the learning rate"
+    assert rows[6][3] == "✓ moves → ? the learning rate"
+
+
+def test_the_first_line_of_a_comparison_names_the_labels_of_each_verdict() -> None:
+    claims = named(claim("early", "H1", "supported"), claim("objectives", "H1", "cannot tell", "<a>", "b"))
+    facts = {"claims": claims, "runs": ["x", "y"], "order": 2.0, "n_subsamples": 4}
+    line = write_comparison_note(facts, {}, PAGE, with_report=False).split("\n")[0]
+    assert line == "**early: H1 supported**; objectives of &lt;a&gt; and b: H1 cannot tell."
