@@ -429,3 +429,25 @@ def test_a_floor_of_halves_that_are_smaller_than_subsamples_is_said_to_be_approx
 
     assert floor_caveat(320, 160) == []
     assert "159" in floor_caveat(319, 160)[1]
+
+
+def test_claims_stand_in_the_order_of_reading_each_with_the_rung_that_decided_and_its_colour() -> None:
+    outcomes = {
+        "calm": "explained by the learning rate", "early": "not supported beyond the learning rate",
+        "leads": "cannot tell", "moves": "supported",
+    }  # fmt: skip
+    words = dict.fromkeys(("statement", "statistic"), "so")
+    numbers = dict.fromkeys(("value", "low", "high", "p"))
+    html = page.claims_table(
+        {
+            **words, **numbers, "claim": name, "homology": homology, "verdict": verdict, "rule": "if p; too few",
+            "steps": [("moves", "passed"), ("the learning rate", "passed" if verdict == "supported" else verdict)],
+        }
+        for homology in ("H0", "H1")
+        for name, verdict in outcomes.items()
+    )  # fmt: skip
+    sorts = re.findall(r'class="verdict (\w+)"', html)
+    assert sorts[::2] == sorts[1::2] == ["supported", "unsupported", "explained", "open"]
+    assert re.findall(r"<b>(H\d)</b>", html) == ["H1", "H0"] * 4
+    assert html.count("<li>✗ the learning rate</li></ol>") == 4
+    assert html.count("<div>too few</div>") == 2  # beside what cannot be told
