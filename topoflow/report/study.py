@@ -266,6 +266,10 @@ def _verdicts(study: _Study) -> Iterator[str]:
             if len(study.params.runs()) > 1
             else "needs two runs, and this study has one"
         )
+        if len(study.runs) == 1:
+            yield f"<p>Of one run; a comparison of runs {why}.</p>"
+            yield page.claims_table(study.runs[0].findings["claims"].values())
+            return
         yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
         return
     yield (
@@ -405,7 +409,7 @@ def _one_run(study: _Study, one: _Found) -> str:
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
     parts = [
         *_in_mlflow(study, one.run),
-        page.claims_table(findings["claims"].values()),
+        "" if alone else page.claims_table(findings["claims"].values()),
         page.chart(
             charts.velocity_chart(
                 steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
