@@ -267,7 +267,7 @@ def _verdicts(study: _Study) -> Iterator[str]:
             else "needs two runs, and this study has one"
         )
         if len(study.runs) == 1:
-            yield f"<p>Of one run; a comparison of runs {why}.</p>"
+            yield f"<p>A comparison of runs {why}. This is what may be said of the one run.</p>"
             yield page.claims_table(study.runs[0].findings["claims"].values())
             return
         yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
