@@ -88,7 +88,7 @@ def follow(
     behaviour: Mapping[int, Cloud] | None = None,
     seed: int = 0,
 ) -> Trajectory:
-    """39 rotations: the fewest with which the smaller of two p-values can be significant after Holm."""
+    """99 rotations: one that reaches the data does not decide alone."""
     claims = topoflow.Claims(n_rotations=99, rotation_subsamples=shape[0])
     return topoflow.follow(clouds, rates, behaviour, topoflow.Topology(*shape), claims, seed)
 
@@ -478,7 +478,7 @@ with a one-sided 95 % upper bound (Clopper and Pearson) of at most 8 %. Where it
 in at most 5 %. An early loop is found in 90 %, under a cosine rate in 80 %, and objectives that differ by a
 loop of 0.5 in 90 % of studies of six seeds. H1 is the claim about loops, H0 the one about components.
 
-At most 39 rotations of the prompts are drawn, the fewest that can decide two claims at 0.05; 199 are the
+At most 99 rotations of the prompts are drawn; 199 are the
 default. Clouds of single runs have 80 prompts of 8 dimensions and 5 subsamples of 32, those of studies 60
 prompts of 6 dimensions and 4 subsamples of 26. All runs of a study share base and prompts. Worlds in which
 "early" is true climb every rung and cost most, so they have fewer replicates; their bars are powers. Of 100
@@ -486,7 +486,7 @@ replicates, 4 are too many for the upper bound: the page then says that they are
 
 What is known not to hold: a single run of a loop under a cosine rate is found too seldom. The rung "moves" stops many
 of these runs, probably because their first twins already move and so count as jitter; the correction for two claims
-stops others, for which 39 rotations may be too few. Calm is found less often than early for loops (H1).
+stops others, for which 99 rotations may be too few. Calm is found less often than early for loops (H1).
 """
 
 

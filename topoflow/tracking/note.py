@@ -84,7 +84,7 @@ def write_note(
     steps = activations["steps"]
     lines = [
         # MLflow folds a note after a few lines
-        f"{_in_short(findings['claims'].values())}{_exploratory(findings)} "
+        f"{in_short(findings['claims'].values())}{_exploratory(findings)} "
         f"All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"`{activations['model']}` fine-tuned on `{activations['objective']}`, seed {activations['seed']}: "
@@ -183,12 +183,12 @@ def _exploratory(findings: Mapping[str, Any]) -> str:
     )
 
 
-def _in_short(claims: Iterable[Mapping[str, Any]]) -> str:
+def in_short(claims: Iterable[Mapping[str, Any]]) -> str:
     """What moves, then the verdict of every other claim, in one line.
 
     >>> moves = {"claim": "moves", "labels": [], "verdict": "supported"}
     >>> early = {**moves, "claim": "early", "homology": "H0", "verdict": "explained by scale"}
-    >>> _in_short([early, {**moves, "homology": "H0"}, {**moves, "homology": "H1"}])
+    >>> in_short([early, {**moves, "homology": "H0"}, {**moves, "homology": "H1"}])
     '**H1 and H0 move**; early: H0 explained by scale.'
     """
     found: dict[str, dict[str, list[str]]] = {}
@@ -273,7 +273,7 @@ def write_comparison_note(
         f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
     )
     lines = [
-        f"{_in_short(facts['claims'].values())}{report}",
+        f"{in_short(facts['claims'].values())}{report}",
         "",
         f"{len(names)} runs side by side: {', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
