@@ -171,7 +171,7 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
         for option, value in named.items():
             parameter = option[2:].replace("-", "_")
             assert value == f"{{{renamed.get(parameter, parameter)}}}"
-        assert known - set(named) <= {"--run-id", "--out"}
+        assert known - set(named) <= {"--run-id", "--out", "--study", "--pilot"}
 
 
 @pytest.mark.parametrize(

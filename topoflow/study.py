@@ -62,9 +62,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     import mlflow
 
     from topoflow import deciding
-    from topoflow.finished import read_findings
     from topoflow.tracking.live import whole_run
-    from topoflow.tracking.note import in_short
     from topoflow.tracking.store import absolute_uri
 
     chosen, mapping = plan(model, objective, overrides, seed)
@@ -87,8 +85,6 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
             with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, chosen, run_id):
                 _reproduce(run_id, *(f"{stage}@{chosen}" for stage in ("finetune", "diagrams", "trajectory")))
                 stages.track(params, chosen, run_id)
-            found = in_short(read_findings(chosen)["claims"].values())
-            print(f"{chosen}: {found.replace('**', '')}", flush=True)
         finally:
             os.chdir(home)
     return run_id

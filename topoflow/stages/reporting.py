@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from topoflow import layout, storage
 from topoflow.config import Params
@@ -13,9 +14,18 @@ from topoflow.layout import Run
 
 def track(params: Params, run: Run, run_id: str | None = None) -> str:
     """Log the topology of one run to MLflow; returns the id of the run that holds it."""
+    from topoflow.finished import read_findings
     from topoflow.tracking.runs import log_topology
 
-    return log_topology(params, run, run_id)
+    logged = log_topology(params, run, run_id)
+    _say_what_was_found(str(run), read_findings(run))
+    return logged
+
+
+def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
+    from topoflow.tracking.note import in_short
+
+    print(f"{whose}: {in_short(findings['claims'].values()).replace('**', '')}", flush=True)
 
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
@@ -32,6 +42,7 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
     for name, picture in pictures(folder, facts, members).items():
         storage.write_file(folder / name, picture)
     facts = seal(folder, facts)
+    _say_what_was_found(f"{len(members)} runs", facts)
     pages = pages_of(members)
     study = not run_ids and folder == layout.COMPARISON_FOLDER
     log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
