@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -139,3 +140,13 @@ def test_a_dep_that_is_code_is_there_and_of_a_folder_its_sources_alone_count() -
     deps = {dep for stage in STAGES.values() for dep in stage.get("deps", []) if dep.startswith("topoflow/")}
     assert [dep for dep in deps if not (REPOSITORY / dep).exists()] == []
     assert "__pycache__/" in (REPOSITORY / ".dvcignore").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    "preset", sorted((REPOSITORY / "presets").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_preset_has_every_section_that_a_stage_names(preset: Path) -> None:
+    """DVC refuses a stage whose parameters are not in params.yaml, though topoflow has defaults for them."""
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    named = {str(name).split(".")[0] for stage in stages for name in stage.get("params", ())}
+    assert named <= set(yaml.safe_load(preset.read_text(encoding="utf-8")))
