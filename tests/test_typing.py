@@ -28,6 +28,9 @@ schedule = topoflow.Schedule(every=8)
 assert_type(schedule.checkpoints(48), tuple[int, ...])
 callback = topoflow.TopologyCallback(["a prompt"], schedule=schedule, topology=topoflow.Topology(8, 20))
 assert_type(callback.metrics, dict[int, dict[str, float]])
+run = topoflow.follow({0: {1: np.zeros((3, 2))}, 1: {1: np.zeros((3, 2))}}, claims=topoflow.Claims(level=0.1))
+assert_type(run.verdicts[0].verdict, str)
+assert_type(topoflow.compare({"a": [run]}, kind="runs").verdicts[0].p, float | None)
 """
 WRONG = """
 import topoflow
