@@ -79,11 +79,15 @@ class Movement:
         return float(self.squared.sum())
 
     @property
+    def total_jitter(self) -> float:
+        """Standard deviation of `total` where nothing moves."""
+        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()))
+
+    @property
     def total_error(self) -> float:
         """Standard error of `total`, movement included."""
-        floor = self.jitter_floor
-        moving = 2 * max(self.total, 0.0) * float(floor.mean())
-        return math.sqrt(_SHARED * float((floor**2).sum()) + moving)
+        moving = 2 * max(self.total, 0.0) * float(self.jitter_floor.mean())
+        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()) + moving)
 
     def after(self, interval: int) -> Movement:
         """The same of the anchors from one interval on."""

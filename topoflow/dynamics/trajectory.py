@@ -428,7 +428,7 @@ def describe_movement(run: Trajectory) -> dict[str, Number]:
         if not run.why_no_twins:
             moved = run.movement(SCALE_FREE)[homology]
             share = early_share(moved, run.rate_clock)
-            total, jitter = moved.total, math.sqrt(1.5 * float((moved.jitter_floor**2).sum()))
+            total, jitter = moved.total, moved.total_jitter
         for name, value in (("early_share", share), ("moved", total), ("jitter", jitter)):
             numbers[f"{name}_{homology.lower()}"] = known(value)
     return numbers

@@ -1,6 +1,6 @@
 """What may be said: one file a claim, with its statistic, its ladder of rival explanations, and its words.
 
-A new claim is one file and one line in `OF_RUN`, `OVER_RUNS` or `OF_LABELS`.
+A new claim about runs is one file and a name in `verdicts_of_run` and in `topoflow.dynamics.comparing.compare`.
 """
 
 from __future__ import annotations

@@ -11,15 +11,14 @@ from scipy import stats
 
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.margins import Claims
-from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rotation_rungs
-from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
 from topoflow.dynamics.movement import Movement, Series, Windows, moves_test, windows
 from topoflow.dynamics.permutation import Test, stouffer
 
 CLAIM = "calm"
-_RATE = "the learning rate"
 STATISTIC = (
     "speed of the second half of the cumulative learning rate over that of the fastest two intervals of the first "
     "(scale-free; below {third:.2g} counts as calm)"
@@ -41,8 +40,8 @@ def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
 
     return [
         moves.rung([run], homology, claims.moves_level),
-        Rung(_RATE, lambda: window(SCALE_FREE), claims.level, explains=False),
-        Rung("few prompts", lambda: window(WITHOUT_FAR), claims.level),
+        Rung(RATE, lambda: window(SCALE_FREE), claims.level, explains=False),
+        Rung(FEW, lambda: window(WITHOUT_FAR), claims.level),
         *rotation_rungs([run], homology, burst, claims.level),
     ]
 
@@ -53,21 +52,8 @@ def _verdict(climbed: Climb, homology: str, claims: Claims, statement: str, of_w
         f"the second half is slower than {claims.calm_ratio:.2g} of them in scale-free learning-rate time, without the "
         "5 % of prompts that go farthest, and more so than under rotations of the prompts or in controls"
     )
-    shown = dict(climbed.tests).get(_RATE, Test(math.nan, math.nan))
-    return Verdict(
-        CLAIM,
-        homology,
-        climbed.verdict,
-        climbed.rung,
-        known(shown.value),
-        known(shown.low),
-        known(shown.high),
-        known(climbed.p),
-        f"{rule}; {climbed.why}" if climbed.why else rule,
-        statement,
-        of_what + STATISTIC.format(third=claims.calm_ratio),
-        climbed.steps,
-    )
+    statistic = of_what + STATISTIC.format(third=claims.calm_ratio)
+    return climbed.told(CLAIM, homology, climbed.at(RATE), statement, statistic, rule)
 
 
 def calm_test(moved: Movement, clock: Series, third: float) -> Test | str:
@@ -178,8 +164,8 @@ def _rungs_over_runs(
 
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
-        Rung(_RATE, lambda: slower(SCALE_FREE), claims.level, explains=False),
-        Rung("few prompts", lambda: slower(WITHOUT_FAR), claims.level),
+        Rung(RATE, lambda: slower(SCALE_FREE), claims.level, explains=False),
+        Rung(FEW, lambda: slower(WITHOUT_FAR), claims.level),
     ]
     if controls:
         return [*rungs, Rung(CONTROL, lambda: slower_than(controls), claims.level)]

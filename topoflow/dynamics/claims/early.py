@@ -11,15 +11,15 @@ import numpy as np
 from scipy import stats
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.rungs import CONTROL, margin_test, over_seeds, rotation_rungs
-from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
 from topoflow.dynamics.movement import Movement, contrast, early_share, moves_test, path_length, ratio_test
 from topoflow.dynamics.permutation import Test
 
 CLAIM = "early"
-RUNGS = ("raw", "scale", "the learning rate", "few prompts", "covariance", "the start")
+_RAW, _SCALE = "raw", "scale"
 STATISTIC = (
     "share of the scale-free speed in the first third of the cumulative learning rate, above the third's own share "
     "(speed: root of the mean squared movement between twins; 0 at constant speed)"
@@ -44,11 +44,8 @@ def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
         "one as recorded, with scale taken out, in learning-rate time, and without the 5 % of prompts that go "
         f"farthest, and more than under rotations of the prompts, of all and of what is not the start"
     )
-    return Verdict(
-        CLAIM, homology, found.verdict, found.rung, known(value), None, None, known(found.p),
-        f"{rule}; {found.why}" if found.why else rule,
-        "this run reorganises early: in the first third of training", STATISTIC, found.steps,
-    )  # fmt: skip
+    statement = "this run reorganises early: in the first third of training"
+    return found.told(CLAIM, homology, Test(value, math.nan), statement, STATISTIC, rule)
 
 
 def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
@@ -74,23 +71,21 @@ def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
             1.0,
         )
 
-    raw, free, rate, some, *_ = RUNGS
     return [
         moves.rung([run], homology, claims.moves_level),
-        Rung(raw, lambda: ratio(RAW, in_steps=True), claims.level, explains=False),
-        Rung(free, scale, claims.level),
-        Rung(rate, lambda: ratio(SCALE_FREE, in_steps=False), claims.level),
-        Rung(some, few, claims.level),
+        Rung(_RAW, lambda: ratio(RAW, in_steps=True), claims.level, explains=False),
+        Rung(_SCALE, scale, claims.level),
+        Rung(RATE, lambda: ratio(SCALE_FREE, in_steps=False), claims.level),
+        Rung(FEW, few, claims.level),
         *rotation_rungs([run], homology, early_contrast, claims.level),
     ]
 
 
 def _what_is_left(moved: Movement, much: float, test: Test, moves_level: float) -> Test:
     """The test, or absence where what is left of the movement is shown to be less than `much`."""
-    still_moves = moves_test(moved).p <= moves_level
     little = float(stats.norm.cdf((moved.total - much) / (moved.total_error or 1e-300)))
-    if still_moves:
-        return Test(test.value, test.p, min(test.p_absent, little) if test.p > 0.05 else test.p_absent)
+    if moves_test(moved).p <= moves_level:
+        return Test(test.value, test.p, min(test.p_absent, little))
     return Test(test.value, 1.0, little)
 
 
@@ -118,21 +113,21 @@ def over_runs(
     found = []
     for homology in HOMOLOGY:
         climbed = climb(_rungs_over_runs(labels, controls, homology))
-        shown = dict(climbed.tests).get("the learning rate")
         rule = (
             f"supported if every rung rejects at {claims.level:g}, over seeds: the mean share is more than "
             f"{claims.early_margin:g} as recorded, with scale taken out, in learning-rate time, without the 5 % of "
             f"prompts that go farthest, and more than {'its controls' if controls else 'under rotations'}"
         )
         found.append(
-            Verdict(
-                CLAIM, homology, climbed.verdict, climbed.rung,
-                *((known(shown.value), known(shown.low), known(shown.high)) if shown else _mean(labels, homology)),
-                known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
+            climbed.told(
+                CLAIM,
+                homology,
+                climbed.at(RATE) or _mean(labels, homology),
                 "training reorganises early: in its first third, for this base and these prompts",
-                f"mean over seeds of the {STATISTIC}", climbed.steps,
+                f"mean over seeds of the {STATISTIC}",
+                rule,
             )
-        )  # fmt: skip
+        )
     return adjust(found, claims.level)
 
 
@@ -142,11 +137,12 @@ def share(run: Trajectory, homology: str, kind: str = SCALE_FREE, in_steps: bool
     return early_share(run.movement(kind)[homology], clock)
 
 
-def _mean(labels: Sequence[Sequence[Trajectory]], homology: str) -> tuple[float | None, None, None]:
+def _mean(labels: Sequence[Sequence[Trajectory]], homology: str) -> Test | None:
+    """The number alone, of a claim that stopped before its rung."""
     runs = [run for runs in labels for run in runs]
     if any(run.why_no_twins for run in runs):
-        return None, None, None
-    return known(float(np.mean([share(run, homology) for run in runs]))), None, None
+        return None
+    return Test(float(np.mean([share(run, homology) for run in runs])), math.nan)
 
 
 def _rungs_over_runs(
@@ -163,13 +159,11 @@ def _rungs_over_runs(
     def scale() -> Test | str:
         raw = over_seeds(labels, lambda run: run.movement(RAW)[homology].total)
         free = over_seeds(labels, lambda run: run.movement(SCALE_FREE)[homology].total)
-        left = margin_test(np.array(free) / np.array(raw) - _LEFT_OF_RAW, 0.0) if min(raw) > 0 else "nothing"
-        if isinstance(left, Test) and left.p_absent <= claims.level:
-            return Test(left.value, 1.0, left.p_absent)
+        if min(raw) > 0:
+            left = margin_test(np.array(free) / np.array(raw) - _LEFT_OF_RAW, 0.0)
+            if isinstance(left, Test) and left.p_absent <= claims.level:
+                return Test(left.value, 1.0, left.p_absent)
         return shares(SCALE_FREE, in_steps=True)
-
-    def few() -> Test | str:
-        return shares(WITHOUT_FAR)
 
     def against_controls() -> Test | str:
         assert controls is not None
@@ -184,13 +178,12 @@ def _rungs_over_runs(
         ]
         return margin_test(differences, claims.early_margin)
 
-    raw, free, rate, some, *_ = RUNGS
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
-        Rung(raw, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
-        Rung(free, scale, claims.level),
-        Rung(rate, lambda: shares(SCALE_FREE), claims.level),
-        Rung(some, few, claims.level),
+        Rung(_RAW, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
+        Rung(_SCALE, scale, claims.level),
+        Rung(RATE, lambda: shares(SCALE_FREE), claims.level),
+        Rung(FEW, lambda: shares(WITHOUT_FAR), claims.level),
     ]
     if controls:
         return [*rungs, Rung(CONTROL, against_controls, claims.level)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.rungs import margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.rungs import SEEDS, margin_test, over_seeds, rotation_rungs
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb, known
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
@@ -44,7 +44,7 @@ def of_run(run: Trajectory) -> list[Verdict]:
                 CLAIM,
                 homology,
                 CANNOT_TELL,
-                "seeds",
+                SEEDS,
                 known(value),
                 None,
                 None,
@@ -88,22 +88,23 @@ def over_runs(
             [
                 moves.rung(runs, homology, claims.moves_level),
                 Rung("both move", all_move, claims.level, explains=False, gate=True),
-                Rung("seeds", leads, claims.level, explains=False),
+                Rung(SEEDS, leads, claims.level, explains=False),
                 *rotation_rungs(runs, homology, lead, claims.level),
             ]
         )
-        shown = dict(climbed.tests).get("seeds")
         rule = (
             f"supported if the mean lead is more than {claims.lead_margin:.2g} over seeds (t test at {claims.level:g}, "
             "every run moving in both) and more than under rotations of the prompts; explained by covariance or the "
             "start means that plain geometry leads as much"
         )
         found.append(
-            Verdict(
-                CLAIM, homology, climbed.verdict, climbed.rung,
-                *((known(shown.value), known(shown.low), known(shown.high)) if shown else (None, None, None)),
-                known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
-                f"{STATEMENT}, for this base and these prompts", f"mean over seeds of the {STATISTIC}", climbed.steps,
+            climbed.told(
+                CLAIM,
+                homology,
+                climbed.at(SEEDS),
+                f"{STATEMENT}, for this base and these prompts",
+                f"mean over seeds of the {STATISTIC}",
+                rule,
             )
-        )  # fmt: skip
+        )
     return adjust(found, claims.level)

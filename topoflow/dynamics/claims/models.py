@@ -11,13 +11,13 @@ from scipy import stats
 
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.early import share
-from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.claims.rungs import LEAST_SPREAD, SEEDS
+from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test
 
 AMOUNT, TIMING = "amount", "timing"
-_LEAST_SPREAD = 1e-3
 
 
 def two_sided_margin_test(values: Sequence[float], margin: float) -> Test | str:
@@ -28,7 +28,7 @@ def two_sided_margin_test(values: Sequence[float], margin: float) -> Test | str:
         return f"needs 2 seeds, and has {n}"
     if not np.isfinite(numbers).all():
         return "nothing moves in some run"
-    mean, error = float(numbers.mean()), max(float(numbers.std(ddof=1)), _LEAST_SPREAD) / math.sqrt(n)
+    mean, error = float(numbers.mean()), max(float(numbers.std(ddof=1)), LEAST_SPREAD) / math.sqrt(n)
     beyond = min(1.0, 2 * float(stats.t.sf((abs(mean) - margin) / error, n - 1)))
     within = max(
         float(stats.t.cdf((mean - margin) / error, n - 1)), float(stats.t.sf((mean + margin) / error, n - 1))
@@ -97,15 +97,9 @@ def _verdict(
     climbed = climb(
         [
             Rung(moves.CLAIM, either_moves, claims.moves_level, explains=False, gate=True),
-            Rung("seeds", differ, claims.level, explains=False),
+            Rung(SEEDS, differ, claims.level, explains=False),
         ]
     )
-    shown = dict(climbed.tests).get("seeds")
     rule = f"{rule} (t test over seeds, half of {claims.level:g} each side); shown absent if it is shown to lie within"
-    return Verdict(
-        claim, homology, climbed.verdict, climbed.rung,
-        *((known(shown.value), known(shown.low), known(shown.high)) if shown else (None, None, None)),
-        known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
-        f"{one} and {other} evolve differently: in {claim}, for these prompts", statistic,
-        climbed.steps, (one, other),
-    )  # fmt: skip
+    statement = f"{one} and {other} evolve differently: in {claim}, for these prompts"
+    return climbed.told(claim, homology, climbed.at(SEEDS), statement, statistic, rule, (one, other))

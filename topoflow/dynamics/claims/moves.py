@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from topoflow.dynamics.claims.verdict import Rung, Verdict, climb, known
+from topoflow.dynamics.claims.verdict import Rung, Verdict, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, Trajectory
 from topoflow.dynamics.movement import moves_test
@@ -42,9 +42,4 @@ def rung(runs: Sequence[Trajectory], homology: str, level: float) -> Rung:
 def _verdict(run: Trajectory, homology: str) -> Verdict:
     level = run.claims.moves_level
     found = climb([rung([run], homology, level)])
-    value = known(found.tests[0][1].value) if found.tests else None
-    rule = RULE.format(level=level) if not found.why else f"{RULE.format(level=level)}; {found.why}"
-    return Verdict(
-        CLAIM, homology, found.verdict, found.rung, value, None, None, known(found.p), rule, STATEMENT, STATISTIC,
-        found.steps,
-    )  # fmt: skip
+    return found.told(CLAIM, homology, found.at(CLAIM), STATEMENT, STATISTIC, RULE.format(level=level))

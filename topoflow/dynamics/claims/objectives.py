@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.claims.rungs import SEEDS
+from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test, sign_flips
@@ -189,18 +190,13 @@ def _pair(
             if together
             else []
         ),
-        Rung("seeds", location, claims.level, explains=False),
+        Rung(SEEDS, location, claims.level, explains=False),
     ]
     climbed = climb([*rungs, Rung("spread", farther_apart_than_seeds, claims.level)])
-    shown = dict(climbed.tests).get("seeds")
     rule = (
         f"supported if labels swapped within seeds rarely part as much (p <= {claims.level:g}"
         f"{', of all labels and of the pair' if together else ''}) and the labels are farther apart than runs of one "
         f"label are from its median{spreads}"
     )
-    return Verdict(
-        CLAIM, homology, climbed.verdict, climbed.rung, known(shown.value) if shown else None, None, None,
-        known(climbed.p), f"{rule}; {climbed.why}" if climbed.why else rule,
-        f"{one} and {other} leave distinguishable trajectories, for this base and these prompts",
-        STATISTIC, climbed.steps, (one, other),
-    )  # fmt: skip
+    statement = f"{one} and {other} leave distinguishable trajectories, for this base and these prompts"
+    return climbed.told(CLAIM, homology, climbed.at(SEEDS), statement, STATISTIC, rule, (one, other))

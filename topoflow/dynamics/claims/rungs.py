@@ -17,7 +17,8 @@ from topoflow.dynamics.permutation import Test, monte_carlo_p, surrogates_needed
 from topoflow.dynamics.surrogates import COVARIANCE, START
 from topoflow.topology.arrays import as_numbers
 
-CONTROL = "the control"
+# What several claims call their rungs; those of rotations are named in `topoflow.dynamics.surrogates`.
+RATE, FEW, SEEDS, CONTROL = "the learning rate", "few prompts", "seeds", "the control"
 LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are taken to differ that much
 _REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
 FEWEST_ROTATIONS = 19  # surrogates from which their spread can be had

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from topoflow.dynamics.nulls import holm
 from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, NOT_SUPPORTED, SUPPORTED, Test, decide
 
 PASSED = "passed"
@@ -181,6 +182,38 @@ class Climb:
     steps: tuple[tuple[str, str], ...]
     why: str = ""
 
+    def at(self, rung: str) -> Test | None:
+        """The test of a rung, if the claim got there."""
+        return dict(self.tests).get(rung)
+
+    def told(
+        self,
+        claim: str,
+        homology: str,
+        shown: Test | None,
+        statement: str,
+        statistic: str,
+        rule: str,
+        labels: tuple[str, ...] = (),
+    ) -> Verdict:
+        """The verdict in words; `shown` has the number that stands beside it, with its interval."""
+        number = shown or Test(math.nan, math.nan)
+        return Verdict(
+            claim,
+            homology,
+            self.verdict,
+            self.rung,
+            known(number.value),
+            known(number.low),
+            known(number.high),
+            known(self.p),
+            f"{rule}; {self.why}" if self.why else rule,
+            statement,
+            statistic,
+            self.steps,
+            labels,
+        )
+
 
 def climb(rungs: Sequence[Rung]) -> Climb:
     """Climb until a rung fails. All rungs must reject (intersection-union), so none of them is corrected.
@@ -230,18 +263,13 @@ def adjust(verdicts: Sequence[Verdict], level: float) -> list[Verdict]:
     >>> [v.verdict for v in adjust([one, replace(one, homology="H0", p=0.2, verdict="not supported")], 0.05)]
     ['not supported beyond the number of claims', 'not supported']
     """
-    known = sorted((v.p, place) for place, v in enumerate(verdicts) if v.p is not None)
-    adjusted: dict[int, float] = {}
-    largest = 0.0
-    for rank, (p, place) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(verdicts) - rank)))
-        adjusted[place] = largest
     found = []
-    for place, verdict in enumerate(verdicts):
-        if place not in adjusted:
+    # a verdict without a p-value counts as one of the family all the same
+    adjusted = holm([1.0 if verdict.p is None else verdict.p for verdict in verdicts])
+    for verdict, p in zip(verdicts, adjusted.tolist(), strict=True):
+        if verdict.p is None:
             found.append(verdict)
             continue
-        p = adjusted[place]
         if verdict.verdict == SUPPORTED and p > level:
             rung = "the number of claims"
             said = f"{NOT_SUPPORTED} beyond {rung}"
