@@ -145,7 +145,6 @@ def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
     from topoflow.tables import write_movement, write_trajectory
-    from topoflow.topology.point_clouds import subsample_plan
 
     activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)
@@ -155,14 +154,13 @@ def trajectory(params: Params, run: Run) -> None:
             path, f"does not name the SHA-256 of {layout.LOSS_FILE}", layout.again(f"finetune@{run}")
         )
     steps, names, settings = stored.steps, stored.layers, params.trajectory
-    made = stored.manifest
-    plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
+    whole = followed(activations, stored, params)
     follow = partial(
         follow_layer,
-        plan=plan,
+        plan=whole.recorded.plan,
         order=settings.order,
         n_replicates=settings.n_replicates,
-        engine=made["engine"],
+        engine=whole.recorded.engine,
         seed=params.seed,
     )
     tasks = (
@@ -178,7 +176,6 @@ def trajectory(params: Params, run: Run) -> None:
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
     usable = len(behaviour) and np.isfinite(behaviour).all()
     pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
-    whole = followed(activations, stored, params)
     declared = asdict(params.claims)
     facts = {
         "diagrams": stored.sha256,
