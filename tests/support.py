@@ -39,6 +39,7 @@ SMALL = {
     "topology.n_subsamples": 3,
     "topology.subsample_size": 12,
     "compute.n_jobs": 1,
+    "objectives": ["helpful", "harmless", "mixed"],  # without their controls
 }
 
 

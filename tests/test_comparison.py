@@ -13,7 +13,7 @@ import pytest
 from support import small_params
 
 from topoflow import layout, stages, storage
-from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding
+from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
 from topoflow.finished import FinishedRun
@@ -42,12 +42,14 @@ def test_objectives_are_compared_within_a_model_and_models_within_an_objective()
     ]
 
 
-def test_controls_are_no_objectives_to_tell_apart_nor_to_tell_models_apart_by():
-    names = ("a", "b", "shuffled", "constant")
-    members = members_of(*itertools.product(("base", "instruct"), names, (0,)))
-    found = _labellings(members, {"shuffled", "constant"})
-    assert found["objectives"] == [("objectives of base", [0, 1]), ("objectives of instruct", [4, 5])]
-    assert found["models"] == [("models of a", [0, 4]), ("models of b", [1, 5])]
+def test_controls_are_no_objectives_to_tell_apart_unless_there_is_nothing_else():
+    variant = {"source": "variant", "of": "helpful", "finetune": {"learning_rate": 0}}
+    controls = {"shuffled": {"source": "shuffled", "of": "helpful"}, "still": variant}
+    mapping = small_params()
+    params = parse_params({**mapping, "objective": mapping["objective"] | controls})
+    helpful, harmless, *others = members_of(*(("tiny", o, 0) for o in ("helpful", "harmless", *controls)))
+    assert without_controls(params, [helpful, others[0], harmless, others[1]]) == [helpful, harmless]
+    assert without_controls(params, others) == others
 
 
 def test_groups_are_runs_that_differ_in_their_seed_only():

@@ -708,7 +708,10 @@ class TestFiles:
 def test_the_runs_of_a_study_are_every_model_with_every_objective_and_seed():
     params = parse_params({**read_mapping(REPOSITORY / "params.yaml"), "seeds": [4, 2]})
     assert [str(run) for run in params.runs()] == [
-        f"tiny-{objective}-{seed}" for objective in ("helpful", "harmless", "mixed") for seed in (4, 2)
+        f"tiny-{objective}{control}-{seed}"
+        for control in ("", "_shuffled")
+        for objective in ("helpful", "harmless", "mixed")
+        for seed in (4, 2)
     ]
 
 

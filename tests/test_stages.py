@@ -106,6 +106,8 @@ def test_the_activation_set_holds_every_cell_and_says_what_it_is(study):
     assert all(d.shape == (2, 24) for d in divergences)
     assert not divergences[0].any()
     assert divergences[3].min() > 0
+    assert stored.roots(4).shape == (24, 256)
+    assert (np.linalg.norm(stored.roots(4) - stored.roots(0), axis=1) > 0).all()
     assert str(folder) not in (stored.folder / "manifest.json").read_text()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from topoflow.dynamics.comparison import (
 )
 from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
+from topoflow.dynamics.twins import spaced
 from topoflow.finished import FinishedRun
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
@@ -62,12 +63,14 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     _check_comparable(members)
     warn_of_rounding(members)
     first = members[0]
-    layers, steps, n_runs = first.diagrams.layers, first.diagrams.steps, len(members)
+    layers, steps = first.diagrams.layers, spaced(first.diagrams.steps)
     seed = params.seed
+    # distances between all cells grow with the square of their number: those that pictures show, and no controls
+    shown = without_controls(params, members)
     n_subsamples = min(_SUBSAMPLES, first.diagrams.manifest["n_subsamples"])
     tasks = (
         (
-            [member.diagrams.diagrams(step, layer) for member in members for step in steps],
+            [member.diagrams.diagrams(step, layer) for member in shown for step in steps],
             1,
             first.facts["order"],
             n_subsamples,
@@ -77,14 +80,13 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     matrices = list(
         map_cells(diagram_distance_matrix, tasks, len(layers), params.compute, "distances of all runs")
     )
-    distances = np.array([runs_at_each_checkpoint(matrix, n_runs) for matrix in matrices])
+    distances = np.array([runs_at_each_checkpoint(matrix, len(shown)) for matrix in matrices])
 
-    seeds = [member.run.seed for member in members]
+    seeds = [member.run.seed for member in shown]
     found: dict[str, LabelComparison] = {}
-    controls = {name for name in params.objective if params.is_control(name)}
-    for claim, labels in _labellings(members, controls).items():
+    for claim, labels in _labellings(shown).items():
         for name, places in labels:
-            chosen = [members[at] for at in places]
+            chosen = [shown[at] for at in places]
             compared = compare_labels(
                 distances[:, :, places][..., places],
                 [_label(claim, member) for member in chosen],
@@ -93,9 +95,10 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             if compared is not None:
                 found[name] = compared
     claims = _claims(params, members)
-    _write_tables(folder, members, layers, steps, matrices, found)
-    _write_effects(folder, members, seed)
-    _write_classification(folder, params, members)
+    _write_runs(folder, members)
+    _write_distances(folder, shown, layers, steps, matrices, found)
+    _write_effects(folder, shown, seed)
+    _write_classification(folder, params, shown)
     write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
     return {
         "order": first.facts["order"],
@@ -105,6 +108,11 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": claims,
     }
+
+
+def without_controls(params: Params, members: Sequence[FinishedRun]) -> Sequence[FinishedRun]:
+    """The runs that are to be told apart: no negative controls, unless there is nothing else."""
+    return [member for member in members if not params.is_control(member.run.objective)] or members
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,18 +166,12 @@ def _groups(members: Sequence[FinishedRun]) -> list[str]:
     return [_label("objectives" if len(objectives) > 1 else "models", member) for member in members]
 
 
-def _labellings(
-    members: Sequence[FinishedRun], controls: Collection[str] = ()
-) -> dict[str, list[tuple[str, list[int]]]]:
-    """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective.
-
-    Objectives that are controls are none to tell apart, nor to tell models apart by.
-    """
+def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, list[int]]]]:
+    """What to compare: claim -> (name, places of the runs): objectives within a model, models within an objective."""
     labellings: dict[str, list[tuple[str, list[int]]]] = {"objectives": [], "models": []}
     for claim, fixed in (("objectives", "model"), ("models", "objective")):
-        kept = [at for at, member in enumerate(members) if member.run.objective not in controls]
-        for value in dict.fromkeys(getattr(members[at].run, fixed) for at in kept):
-            places = [at for at in kept if getattr(members[at].run, fixed) == value]
+        for value in dict.fromkeys(getattr(member.run, fixed) for member in members):
+            places = [at for at, member in enumerate(members) if getattr(member.run, fixed) == value]
             labels = [_label(claim, members[at]) for at in places]
             if len(set(labels)) < 2:
                 continue
@@ -233,14 +235,8 @@ def _of_seeds(
     return {label: [group[seed] for seed in seeds] for label, group in groups.items()}
 
 
-def _write_tables(
-    folder: Path,
-    members: Sequence[FinishedRun],
-    layers: Sequence[int],
-    steps: Sequence[int],
-    matrices: Sequence[npt.NDArray[np.float64]],
-    found: Mapping[str, LabelComparison],
-) -> None:
+def _write_runs(folder: Path, members: Sequence[FinishedRun]) -> None:
+    """What the paper measures, a row a run: comparison.csv."""
     write_table(
         folder / "comparison.csv",
         ["model", "objective", "seed", *members[0].facts["pooled"]],
@@ -249,6 +245,17 @@ def _write_tables(
             for member in members
         ),
     )
+
+
+def _write_distances(
+    folder: Path,
+    members: Sequence[FinishedRun],
+    layers: Sequence[int],
+    steps: Sequence[int],
+    matrices: Sequence[npt.NDArray[np.float64]],
+    found: Mapping[str, LabelComparison],
+) -> None:
+    """How far runs are from one another, and where that puts them: separation.csv and map.csv."""
     write_table(
         folder / "separation.csv",
         ["compared", "layer", "step", "between", "within"],

@@ -114,6 +114,7 @@ def followed(activations: storage.StoredSet, diagrams: storage.StoredSet, params
         plan=plan,
         learning_rate=None if rates is None else np.array(rates),
         cell=diagrams.diagrams,
+        roots=activations.roots,
         engine=made["engine"],
         seed=made["study_seed"],
     )

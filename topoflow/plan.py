@@ -28,6 +28,7 @@ _LOGITS = 4.5
 _FLOOR_PAIRS = 32  # of prompts, in `sampling_floor`, two kinds of them
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
 _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
+_ROOTS = 256  # numbers of a prompt's answer, in `sketched_roots`
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def count(
     >>> size = Size(n_parameters=1_000_000, n_trainable=100_000, n_layers=5, hidden_size=128, vocab_size=1024)
     >>> counts = count(load_params(), size, Texts([40] * 750, [120] * 600))
     >>> counts.checkpoints, counts.cells, counts.forward_passes, counts.activation_bytes
-    (26, 130, 312, 50232000)
+    (26, 130, 312, 70200000)
     """
     settings, recording, topology = params.finetune, params.recording, params.topology
     trained = steps is None
@@ -173,7 +174,7 @@ def count(
     floor = 2 * _FLOOR_PAIRS
     item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
     of_prompts = padded(sorted(texts.prompts), recording.batch_size)
-    behaviour = recording.behaviour
+    behaviour, roots = recording.behaviour, min(size.vocab_size, _ROOTS)
     training = _FLOAT * (3 * size.n_trainable) if trained else 0
     return Counts(
         steps=n_steps,
@@ -193,7 +194,7 @@ def count(
         summaries=t + 4,
         h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + floor,
         h0_distances=2 * (t - 1) * b + floor,
-        activation_bytes=t * (layers * n * size.hidden_size * item + behaviour * 2 * n * 8),
+        activation_bytes=t * n * (layers * size.hidden_size * item + behaviour * (2 * 8 + roots * 4)),
         diagram_bytes=round(t * layers * cell_bytes),
         weight_bytes=_FLOAT * size.n_trainable if trained else 0,
         # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first

@@ -139,10 +139,19 @@ class StoredSet:
 
         Jensen-Shannon divergence of the next-token distributions, from the checkpoint before and from the first.
         """
-        name = behaviour_name(step)
+        return self._of_behaviour(behaviour_name(step), "float64", (2, self.manifest.get("n_prompts")))
+
+    def roots(self, step: int) -> npt.NDArray[np.float32] | None:
+        """Roots of the next-token probabilities at a checkpoint, shape (n_prompts, n); None if not recorded.
+
+        A sketch of them where the vocabulary is large (`topoflow.recording.sketch`).
+        """
+        return self._of_behaviour(roots_name(step), "float32", (self.manifest.get("n_prompts"), None))
+
+    def _of_behaviour(self, name: str, dtype: str, shape: tuple[Any, Any]) -> npt.NDArray[Any] | None:
         if name not in self.manifest["files"]:
             return None
-        return _load_array(self.folder / name, ("float64",), (2, self.manifest.get("n_prompts")))
+        return _load_array(self.folder / name, (dtype,), shape)
 
     def diagrams(self, step: int, layer: int) -> list[list[npt.NDArray[np.float64]]]:
         """The diagrams of one cell of a diagram set: a list over subsamples of [H0, H1].
@@ -193,6 +202,21 @@ def layer_name(layer: int) -> str:
 def behaviour_name(step: int) -> str:
     """The path of a checkpoint's divergences inside an activation set."""
     return f"step_{step:06d}/behaviour.npy"
+
+
+def roots_name(step: int) -> str:
+    """The path of the roots of a checkpoint's next-token probabilities inside an activation set."""
+    return f"step_{step:06d}/roots.npy"
+
+
+def recorded_names(step: int, layers: Iterable[int], behaviour: bool) -> list[str]:
+    """The paths of all that is recorded at a checkpoint.
+
+    >>> recorded_names(8, [3], behaviour=True)
+    ['step_000008/layer_03.npy', 'step_000008/behaviour.npy', 'step_000008/roots.npy']
+    """
+    clouds = [f"{cell_name(step, layer)}.npy" for layer in layers]
+    return [*clouds, behaviour_name(step), roots_name(step)] if behaviour else clouds
 
 
 def array_bytes(array: npt.NDArray[Any]) -> bytes:

@@ -96,6 +96,42 @@ def test_without_twins_nothing_can_be_told_and_the_reason_is_said():
     assert all("twin checkpoints" in v.rule for v in verdicts)
 
 
+def remembered(steps, memory, seed, last=75):
+    """A cloud that does not move, under jitter that each step remembers of the step before."""
+    rng = np.random.default_rng(seed)
+    base, noise = rng.normal(size=(40, 4)), rng.normal(size=(40, 4))
+    clouds = {}
+    for step in range(last + 1):
+        if step in steps:
+            clouds[step] = {1: base + 0.05 * noise}
+        noise = memory * noise + np.sqrt(1 - memory**2) * rng.normal(size=noise.shape)
+    return topoflow.follow(clouds, topology=topoflow.Topology(4, 20))
+
+
+def test_triplets_take_less_remembered_jitter_for_movement_than_twins():
+    anchors = topoflow.Schedule(twins=13, triplets=True).anchors(75)
+    twins, triplets = (sorted({t + k for t in anchors for k in range(n)}) for n in (2, 3))
+    found = {}
+    for steps in (twins, triplets):
+        runs = [remembered(steps, 0.7, seed) for seed in range(8)]
+        assert runs[0].anchors == anchors
+        moved = [run.movement(SCALE_FREE)["H0"] for run in runs]
+        found[len(steps)] = np.mean([one.total / one.total_jitter for one in moved])
+    assert 0 < found[39] < 0.8 * found[26]
+    still = [remembered(triplets, 0.0, seed).movement(SCALE_FREE)["H0"].moves.p for seed in range(8)]
+    assert min(still) > 0.01
+
+
+def test_triplets_find_what_twins_find():
+    anchors = topoflow.Schedule(twins=13, triplets=True).anchors(50)
+    clouds, base = {}, np.random.default_rng(0).normal(size=(80, 8))
+    rng = np.random.default_rng(1)
+    for step in sorted({t + k for t in anchors for k in range(3)}):
+        clouds[step] = {1: ring(base, early(step)) + 0.05 * rng.normal(size=base.shape)}
+    found = said(topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS).verdicts)
+    assert found["early", "H1"] == found["early", "H0"] == "supported"
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

@@ -155,10 +155,10 @@ def test_a_kill_between_two_checkpoints_costs_those_that_were_not_whole(study, h
     other = Study(home / "other", model_cache)
     lay_down_study(other.folder, small_params())
     noted = {"PYTHONPATH": path_with(tmp_path), "NAMES_WRITTEN": str(tmp_path / "written")}
-    files = ("layer_01.npy", "layer_02.npy", "behaviour.npy")
+    files = ("layer_01.npy", "layer_02.npy", "behaviour.npy", "roots.npy")
     of_steps = [[f"step_{step:06d}/{name}" for name in files] for step in (0, 2, 4, 6)]
     # two checkpoints are whole, and of the third there is one layer
-    output = other(*RECORD, check=False, KILLED_AFTER="7", **noted)
+    output = other(*RECORD, check=False, KILLED_AFTER="9", **noted)
     assert "finished stages are kept" in output
     assert (tmp_path / "written").read_text().split() == [*of_steps[0], *of_steps[1], of_steps[2][0]]
     assert [run.info.status for run in other.runs()] == ["FAILED"]

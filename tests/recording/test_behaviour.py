@@ -15,6 +15,7 @@ from topoflow.errors import InvalidFile
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import last_token_states_and_logits, record_states
+from topoflow.recording.sketch import sketched_roots
 from topoflow.training import sft
 
 PROMPTS = [[5, 6, 7], [9], [10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
@@ -77,7 +78,8 @@ def test_divergences_are_from_the_checkpoint_before_and_from_the_first(tmp_path,
     for step, now in enumerate(checkpoints):
         for chosen in (np.array([3, 0]), np.array([1, 2, 4])):
             behaviour.add(chosen, np.log(now[chosen]))
-        found = behaviour.finish(step)
+        found, roots = behaviour.finish(step)
+        assert roots == pytest.approx(np.sqrt(now), rel=1e-6)  # as small a vocabulary is kept whole
         before = checkpoints[max(step - 1, 0)]
         for row, there in zip(found, (before, checkpoints[0]), strict=True):
             assert row == pytest.approx(jensenshannon(there, now, axis=1) ** 2, rel=1e-4, abs=1e-9)
@@ -85,7 +87,23 @@ def test_divergences_are_from_the_checkpoint_before_and_from_the_first(tmp_path,
 
 def told(behaviour, step, distributions):
     behaviour.add(np.arange(len(distributions)), np.log(distributions))
-    return behaviour.finish(step)
+    return behaviour.finish(step).divergences
+
+
+def test_distances_between_sketches_are_those_between_whole_distributions():
+    rng = np.random.default_rng(0)
+    prompts, logits = np.arange(200), rng.normal(size=(200, 5000)) * 3
+    whole, kept = [], []
+    for moved in (0.0, 0.02, 0.5):
+        p = np.exp(logits + moved * rng.normal(size=logits.shape))
+        p /= p.sum(axis=1, keepdims=True)
+        whole.append(np.sqrt(p))
+        kept.append(sketched_roots(prompts, np.log(p), seed=3))
+        assert np.array_equal(sketched_roots(prompts[7:9], np.log(p[7:9]), seed=3), kept[-1][7:9])
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        expected = ((whole[a] - whole[b]) ** 2).sum(axis=1).mean()
+        assert ((kept[a] - kept[b]) ** 2).sum(axis=1).mean() == pytest.approx(expected, rel=0.05)
+    assert not np.array_equal(sketched_roots(prompts, np.log(p), seed=4), kept[-1])
 
 
 def test_comparing_goes_on_from_the_steps_that_it_is_told(tmp_path):
@@ -154,3 +172,6 @@ def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):
     expected = jensenshannon(first, last, axis=1) ** 2
     assert callback.divergences[4][1] == pytest.approx(expected, rel=1e-2, abs=1e-10)
     assert expected.min() > 0
+    distances = (callback.roots[4] - callback.roots[0]).astype(float) ** 2
+    exact = (np.sqrt(last) - np.sqrt(first)) ** 2
+    assert distances.sum() == pytest.approx(exact.sum(), rel=0.3)  # of six prompts alone

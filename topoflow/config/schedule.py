@@ -39,7 +39,8 @@ class Schedule:
     clock : str
         Anchors are evenly spaced in "learning_rate", summed over the steps, or in "steps".
     triplets : bool
-        Record t + 2 of each anchor as well: a jitter that lasts for longer than a step is then told from movement.
+        Record t + 2 of each anchor as well. Where these are all the checkpoints, movement is taken from t and t + 2
+        and jitter from t and t + 1, so that jitter that lasts for some steps counts less as movement.
 
     Raises
     ------

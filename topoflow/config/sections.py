@@ -454,11 +454,9 @@ def control_of(params: Params, objective: str) -> str | None:
 
     Those of the study come before others. A variant is no primary control: its training is another.
 
-    >>> from topoflow.config import apply_overrides, parse_params, read_mapping
-    >>> shuffled = "objective.none={source: shuffled, of: harmless}"
-    >>> params = parse_params(apply_overrides(read_mapping("params.yaml"), [shuffled]))
-    >>> control_of(params, "harmless"), control_of(params, "none")
-    ('none', None)
+    >>> from topoflow.config import load_params
+    >>> control_of(load_params(), "harmless"), control_of(load_params(), "harmless_shuffled")
+    ('harmless_shuffled', None)
     """
     names = (*params.objectives, *params.objective)
     return next((name for name in names if params.objective[name] == ShuffledText(objective)), None)

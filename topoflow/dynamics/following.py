@@ -17,7 +17,7 @@ from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
-from topoflow.dynamics.twins import cumulative_rate, find_twins, why_no_twins
+from topoflow.dynamics.twins import are_triplets, cumulative_rate, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
@@ -70,8 +70,9 @@ class Recorded:
         Rates of optimiser steps 1, 2 and so on; None for a constant one.
     cell : callable, optional
         The diagrams at (step, layer), where they are known.
-    behaviour : mapping of int to ndarray, optional
-        Next-token probabilities by step, of shape (n_prompts, n_outcomes).
+    roots : callable, optional
+        Square roots of the next-token probabilities at a step, or a sketch of them that keeps their inner products, of
+        shape (n_prompts, n); None where they were not recorded.
     engine, seed
         Of persistence and of rotations.
     """
@@ -82,7 +83,7 @@ class Recorded:
     plan: NDArray[np.int64]
     learning_rate: Matrix | None = None
     cell: Callable[[int, int], CellDiagrams] | None = None
-    behaviour: Mapping[int, Matrix] | None = None
+    roots: Callable[[int], NDArray[np.floating[Any]] | None] | None = None
     engine: str = "auto"
     seed: int = 0
 
@@ -106,7 +107,7 @@ class Trajectory:
 
     @cached_property
     def anchors(self) -> tuple[int, ...]:
-        """Optimiser steps whose twin, one step later, is recorded too."""
+        """Optimiser steps whose twin, one step later, is recorded too; of triplets the first of each."""
         return find_twins(self.recorded.steps)
 
     @cached_property
@@ -127,8 +128,13 @@ class Trajectory:
 
     @property
     def recorded_twins(self) -> tuple[int, ...]:
-        """Anchors and twins, increasing."""
-        return tuple(sorted({step + after for step in self.anchors for after in (0, 1)}))
+        """Anchors and twins, or whole triplets, increasing."""
+        return tuple(sorted({step + after for step in self.anchors for after in self._together}))
+
+    @cached_property
+    def _together(self) -> tuple[int, ...]:
+        """How long after its anchor each checkpoint of a twin or triplet is, in optimiser steps."""
+        return (0, 1, 2) if are_triplets(self.recorded.steps) else (0, 1)
 
     # --- movement ---
 
@@ -149,19 +155,16 @@ class Trajectory:
     @cached_property
     def behaviour(self) -> Movement | None:
         """Movement of next-token probabilities, by Hellinger distance; None where they were not recorded."""
-        given = self.recorded.behaviour
-        if given is None or self.why_no_twins or not all(step in given for step in self.recorded_twins):
+        given = self.recorded.roots
+        if given is None or self.why_no_twins:
             return None
-        ends = [
-            np.array(
-                [
-                    (np.sqrt(given[step + after]) / np.sqrt(2 * len(given[step + after]))).ravel()
-                    for step in self.anchors
-                ]
-            )
-            for after in (0, 1)
-        ]
-        return Movement(*ends)
+        rows = []
+        for step in self.recorded_twins:
+            roots = given(step)
+            if roots is None or not np.isfinite(roots).all():  # or training has diverged
+                return None
+            rows.append(np.ravel(roots) / np.sqrt(2 * len(roots)))
+        return self._between(np.array(rows))
 
     def rotated(self, kind: str, number: int) -> dict[str, Movement]:
         """Scale-free movement after the prompts were turned by rotation `number` of a kind, on few subsamples."""
@@ -261,8 +264,12 @@ class Trajectory:
         }
 
     def _between_twins(self, layers: Sequence[Matrix]) -> Movement:
-        pooled, place = side_by_side(layers), {step: at for at, step in enumerate(self.recorded_twins)}
-        return Movement(*(pooled[[place[step + after] for step in self.anchors]] for after in (0, 1)))
+        return self._between(side_by_side(layers))
+
+    def _between(self, vectors: Matrix) -> Movement:
+        """Movement of vectors at `recorded_twins`."""
+        a, *near, b = (vectors[after :: len(self._together)] for after in self._together)
+        return Movement(a, b, *near)
 
 
 def _cell_and_unit(
@@ -316,7 +323,7 @@ def follow(
     learning_rate : array_like, shape (last step,), optional
         Rate of optimiser steps 1, 2 and so on to the last; None for a constant one.
     behaviour : mapping of int to array_like of shape (n_prompts, n_outcomes), optional
-        Next-token probabilities by step.
+        Next-token probabilities by step, at every twin.
     topology : topoflow.Topology, optional
         Of 64 subsamples of 160 prompts by default, or of all prompts where there are fewer.
     claims : topoflow.Claims, optional
@@ -388,7 +395,7 @@ def follow(
             cloud=lambda step, layer: arrays[step, layer],
             plan=plan,
             learning_rate=rates,
-            behaviour=None if behaviour is None else _probabilities(behaviour, n_prompts),
+            roots=None if behaviour is None else _roots(behaviour, n_prompts).get,
             engine=engine,
             seed=seed,
         ),
@@ -396,7 +403,7 @@ def follow(
     )
 
 
-def _probabilities(behaviour: Mapping[int, ArrayLike], n_prompts: int) -> dict[int, Matrix]:
+def _roots(behaviour: Mapping[int, ArrayLike], n_prompts: int) -> dict[int, Matrix]:
     found, shape = {}, None
     for step, given in behaviour.items():
         name = f"behaviour[{step}]"
@@ -408,5 +415,5 @@ def _probabilities(behaviour: Mapping[int, ArrayLike], n_prompts: int) -> dict[i
             )
         if not (np.isfinite(rows) & (rows >= 0)).all() or not np.allclose(rows.sum(axis=1), 1, atol=1e-3):
             raise InvalidArgument(name, "probabilities, of sum 1 for each prompt", rows.sum(axis=1))
-        found[step] = rows
+        found[step] = np.sqrt(rows)
     return found

@@ -1,7 +1,8 @@
 """How far twins move between anchors, with an expectation of 0 where nothing but jitter happens.
 
 K + 1 anchors have vectors ``a`` (at step t) and ``b`` (at step t + 1), both of shape (K + 1, n_features), and so K
-intervals. Movement is a *squared* distance and may be negative; it is never clipped before it is summed.
+intervals. Of triplets ``b`` is at step t + 2, and ``near`` at t + 1. Movement is a *squared* distance and may be
+negative; it is never clipped before it is summed.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ class Movement:
     Attributes
     ----------
     a, b : ndarray, shape (K + 1, n_features)
-        Vectors at the anchors and at their twins.
+        Vectors at the anchors and at their twins, or at the last of each triplet.
+    near : ndarray, shape (K + 1, n_features), optional
+        At the second of each triplet. Jitter that is remembered for some steps then adds less to `squared`, while
+        its size is still told from neighbouring steps, between which hardly anything moves.
     """
 
     a: Series
     b: Series
+    near: Series | None = None
 
     @cached_property
     def squared(self) -> Series:
@@ -56,7 +61,12 @@ class Movement:
         From products of the differences within twins, e_k . e_l with k and l different; near ones weigh most, so that
         jitter may change in size through training. Drift within a twin makes it too large rather than too small.
         """
-        return _floor(self.b - self.a)
+        return _floor(self.within)
+
+    @property
+    def within(self) -> Series:
+        """Differences of neighbouring steps, shape (K + 1, n_features)."""
+        return np.asarray((self.b if self.near is None else self.near) - self.a)
 
     @cached_property
     def error(self) -> Series:
@@ -67,8 +77,8 @@ class Movement:
     @cached_property
     def moves(self) -> Test:
         """Result of `moves_test`."""
-        scores = _scores(self.a, self.b)
-        null = _scores_of_jitter(self.b - self.a)
+        scores = _scores(self.a, self.b, self.within)
+        null = _scores_of_jitter(self.within, 2 if self.near is None else 3)
         p = len(scores) * min(monte_carlo_p(float(s), n) for s, n in zip(scores, null.T, strict=True))
         smallest = 1 / (1 + len(null))
         return Test(float(scores[0]), min(p, 1 - smallest), smallest_p=len(scores) * smallest)
@@ -91,7 +101,9 @@ class Movement:
 
     def after(self, interval: int) -> Movement:
         """The same of the anchors from one interval on."""
-        return Movement(self.a[interval:], self.b[interval:])
+        return Movement(
+            self.a[interval:], self.b[interval:], None if self.near is None else self.near[interval:]
+        )
 
     def profile(self) -> Series:
         """Cross-twin distance from the first anchor at each later one, shape (K,); 0 where jitter makes it negative."""
@@ -128,15 +140,15 @@ def _floor(within: Series) -> Series:
     return np.asarray(np.sqrt((node[..., 1:] + node[..., :-1]) / 2))
 
 
-def _scores(a: Series, b: Series) -> Series:
+def _scores(a: Series, b: Series, within: Series) -> Series:
     """Two scores of movement, of one run or of many, shape (..., 2)."""
-    moved, floor = (np.diff(a, axis=-2) * np.diff(b, axis=-2)).sum(axis=-1), _floor(b - a)
+    moved, floor = (np.diff(a, axis=-2) * np.diff(b, axis=-2)).sum(axis=-1), _floor(within)
     summed = moved.sum(axis=-1) / (np.sqrt(_SHARED * (floor**2).sum(axis=-1)) + _TINY)
     each = np.clip(moved / (floor + _TINY), -_CUT, _CUT).mean(axis=-1)
     return np.stack([summed, each], axis=-1)
 
 
-def _scores_of_jitter(within: Series) -> Series:
+def _scores_of_jitter(within: Series, together: int) -> Series:
     """`_scores` of runs of nothing but jitter, as the differences within twins show it; the same at every call."""
     values, axes = np.linalg.eigh(within @ within.T)
     coordinates = axes * np.sqrt(np.maximum(values, 0.0))  # of the differences, in the space that they span
@@ -145,8 +157,8 @@ def _scores_of_jitter(within: Series) -> Series:
         weights / weights.sum(axis=1, keepdims=True) / 2
     )  # a difference has twice the variance of an end
     rng = np.random.default_rng(0)
-    ends = (root * rng.normal(size=(2, _N_JITTERS, *weights.shape))) @ coordinates
-    return _scores(ends[0], ends[1])
+    ends = (root * rng.normal(size=(together, _N_JITTERS, *weights.shape))) @ coordinates
+    return _scores(ends[0], ends[-1], ends[1] - ends[0])
 
 
 def rates(moved: Movement, clock: Series) -> tuple[float, float]:

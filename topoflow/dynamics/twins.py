@@ -1,4 +1,7 @@
-"""Twin checkpoints: two of neighbouring optimiser steps, whose difference is jitter and hardly any change."""
+"""Twin checkpoints: two of neighbouring optimiser steps, whose difference is jitter and hardly any change.
+
+Triplets, three of them, tell jitter that lasts for longer than a step from movement.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,21 @@ LEAST_ANCHORS = 5  # four intervals; with fewer, no third of training has an ins
 _REACH = 0.85  # of the clock that the anchors must span, or they do not speak of the training
 
 
+def are_triplets(steps: Sequence[int]) -> bool:
+    """Whether all checkpoints stand three and three in a row.
+
+    >>> are_triplets([0, 1, 2, 3, 4, 5, 9, 10, 11]), are_triplets([0, 1, 2, 8, 9])
+    (True, False)
+    """
+    return len(steps) > 0 and (
+        len(steps) % 3 == 0 and all(steps[at + 2] == steps[at] + 2 for at in range(0, len(steps), 3))
+    )
+
+
 def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
     """Return the anchors among checkpoints: steps t at which t + 1 is recorded too, each checkpoint in one pair only.
+
+    Of triplets, and nothing but triplets, the first of each.
 
     Parameters
     ----------
@@ -24,15 +40,34 @@ def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> find_twins([0, 1, 4, 8, 9, 10, 11])
-    (0, 8, 10)
+    >>> find_twins([0, 1, 4, 8, 9, 10, 11]), find_twins([0, 1, 2, 3, 4, 5])
+    ((0, 8, 10), (0, 3))
     """
+    if are_triplets(steps):
+        return tuple(steps[::3])
     anchors: list[int] = []
     known = set(steps)
     for step in sorted(known):
         if step + 1 in known and (not anchors or step > anchors[-1] + 1):
             anchors.append(step)
     return tuple(anchors)
+
+
+def spaced(steps: Sequence[int]) -> tuple[int, ...]:
+    """Return the checkpoints that are no twin of an anchor, and the last: those between which a run moves.
+
+    Pictures and distances of runs need no others. All where there are fewer twins than `LEAST_ANCHORS`.
+
+    Examples
+    --------
+    >>> spaced([0, 1, 4, 5, 8, 9, 12, 13, 16, 17]), spaced([0, 1, 8, 9])
+    ((0, 4, 8, 12, 16, 17), (0, 1, 8, 9))
+    """
+    anchors, after = find_twins(steps), (1, 2) if are_triplets(steps) else (1,)
+    if len(anchors) < LEAST_ANCHORS:
+        return tuple(steps)
+    twins = {anchor + more for anchor in anchors for more in after} - {steps[-1]}
+    return tuple(step for step in steps if step not in twins)
 
 
 def cumulative_rate(steps: Sequence[int], learning_rate: ArrayLike | None) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
-"""How much a model's answers change: Jensen-Shannon divergences of its next-token distributions.
+"""How much a model's answers change: Jensen-Shannon divergences of its next-token distributions, and their roots.
 
-Distributions over a vocabulary of a quarter of a million tokens do not fit beside a model in training, and nobody
-needs them twice: only those of the first checkpoint and of the one before are kept, on disk, under the names of their
-steps, and each batch of a new checkpoint is compared with them as it comes.
+Distributions over a vocabulary of a quarter of a million tokens do not fit beside a model in training: only those of
+the first checkpoint and of the one before are kept, on disk, under the names of their steps, and each batch of a new
+checkpoint is compared with them as it comes. Any two checkpoints can be compared later by a sketch of the roots.
 
 In distributed training each rank computes the answers of its own prompts (`Answers`), and rank 0 compares and keeps
 those of all: so what is on disk does not depend on how many ranks there were or which prompts each had.
@@ -15,15 +15,33 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from topoflow.dynamics.divergence import jensen_shannon
 from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.recording.sketch import sketched_roots
 
 # Probabilities come from logarithms in float32, and sum to 1 by less than this.
 _ROUNDING = 1e-3
+
+
+class Answered(NamedTuple):
+    """What is kept of the answers at one checkpoint.
+
+    Attributes
+    ----------
+    divergences : ndarray, shape (2, n_prompts)
+        Jensen-Shannon, in nats, from the checkpoint before and from the first. NaN where the model's answer is no
+        distribution, as after training has diverged.
+    roots : ndarray of float32, shape (n_prompts, n)
+        As `sketched_roots` gives them.
+    """
+
+    divergences: npt.NDArray[np.float64]
+    roots: npt.NDArray[np.float32]
 
 
 class Behaviour:
@@ -35,27 +53,30 @@ class Behaviour:
         Rows of every checkpoint.
     folder : path, optional
         Where to keep distributions (n_prompts x vocabulary x 4 bytes, twice); a temporary folder without it.
+    seed : int
+        Of the sketches.
 
     Examples
     --------
     >>> behaviour = Behaviour(1)
     >>> behaviour.add(np.array([0]), np.log([[0.5, 0.5]]))
-    >>> behaviour.finish(0).tolist()  # nothing to compare with yet
+    >>> behaviour.finish(0).divergences.tolist()  # nothing to compare with yet
     [[0.0], [0.0]]
     >>> behaviour.add(np.array([0]), np.log([[1.0, 1e-30]]))
-    >>> behaviour.finish(8).round(3).tolist()
+    >>> behaviour.finish(8).divergences.round(3).tolist()
     [[0.216], [0.216]]
     """
 
-    def __init__(self, n_prompts: int, folder: str | Path | None = None) -> None:
+    def __init__(self, n_prompts: int, folder: str | Path | None = None, seed: int = 0) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="topoflow-behaviour-")
         self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._n_prompts = n_prompts
+        self._n_prompts, self._seed = n_prompts, seed
         self._first: Path | None = None
         self._before: Path | None = None
         self._now: npt.NDArray[np.float32] | None = None
         self._divergences = np.full((2, n_prompts), np.nan)
+        self._roots: npt.NDArray[np.float32] | None = None
         self._added = np.zeros(n_prompts, dtype=bool)
 
     def resume(self, first: int, before: int) -> None:
@@ -89,6 +110,10 @@ class Behaviour:
             shape = self._n_prompts, log_probabilities.shape[1]
             self._now = np.memmap(self._folder / "now.f32", np.float32, "w+", shape=shape)
         self._now[prompts] = log_probabilities
+        roots = sketched_roots(prompts, log_probabilities, self._seed)
+        if self._roots is None:
+            self._roots = np.empty((self._n_prompts, roots.shape[1]), np.float32)
+        self._roots[prompts] = roots
         self._added[prompts] = True
         for row, path in enumerate((self._before, self._first)):
             if path is None:
@@ -96,17 +121,15 @@ class Behaviour:
             elif path.is_file():
                 self._divergences[row, prompts] = [self._divergence(path, prompt) for prompt in prompts]
 
-    def finish(self, step: int) -> npt.NDArray[np.float64]:
-        """End the checkpoint at a step: divergences (nats) from the one before and from the first, (2, n_prompts).
-
-        NaN where the model's answer is no distribution, as after training has diverged.
+    def finish(self, step: int) -> Answered:
+        """End the checkpoint at a step.
 
         Raises
         ------
         InvalidArgument
             When the answers to some prompts were not added.
         """
-        if self._now is None or not self._added.all():
+        if self._now is None or self._roots is None or not self._added.all():
             raise InvalidArgument("prompts", f"all {self._n_prompts}", f"{int(self._added.sum())} answers")
         del self._now
         self._now = None
@@ -116,7 +139,8 @@ class Behaviour:
         for other in self._folder.glob("step_*.f32"):
             if other not in (self._first, path):
                 other.unlink()
-        found, self._divergences = self._divergences, np.full((2, self._n_prompts), np.nan)
+        found = Answered(self._divergences, self._roots)
+        self._divergences, self._roots = np.full((2, self._n_prompts), np.nan), None
         self._added[:] = False
         return found
 

@@ -20,7 +20,7 @@ from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.files import read_bytes
-from topoflow.recording.behaviour import Answers, Behaviour
+from topoflow.recording.behaviour import Answered, Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
     in_order,
@@ -47,6 +47,8 @@ from topoflow.storage import (
     cell_name,
     json_bytes,
     layer_name,
+    recorded_names,
+    roots_name,
     sha256,
     write_file,
 )
@@ -111,9 +113,10 @@ class TopologyCallback(TrainerCallback):
         the end, half a minute. True stands for 64 subsamples of 160 prompts.
     behaviour : bool
         Compare the next-token distributions of the prompts with those of the checkpoint before and of the first
-        (Jensen-Shannon divergence, nats).
+        (Jensen-Shannon divergence, nats), and keep the roots of their probabilities, which any two checkpoints can be
+        compared by.
     seed : int
-        Of the subsample plan.
+        Of the subsample plan and of what is kept of answers.
     stop_when_stable : int, optional
         End training after this many checkpoints in a row at which the H1 velocity of every recorded layer was below
         its floor; needs `topology`. By default training is never ended.
@@ -143,6 +146,9 @@ class TopologyCallback(TrainerCallback):
     divergences : dict
         step -> ndarray of shape (2, n_prompts), nats, from the checkpoint before and from the first, when
         `behaviour` is asked for and there is no `folder` (with one: `step_000016/behaviour.npy`).
+    roots : dict
+        step -> ndarray of shape (n_prompts, n), roots of next-token probabilities (`topoflow.recording.sketch`),
+        likewise (`step_000016/roots.npy`).
     metrics : dict
         step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
         distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
@@ -202,6 +208,7 @@ class TopologyCallback(TrainerCallback):
         self.layers: tuple[int, ...] = ()
         self.clouds: dict[int, dict[int, npt.NDArray[np.floating[Any]]]] = {}
         self.divergences: dict[int, npt.NDArray[np.float64]] = {}
+        self.roots: dict[int, npt.NDArray[np.float32]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
         self.stop_when_stable = stop_when_stable
         self.floors: dict[int, float] = {}
@@ -261,12 +268,13 @@ class TopologyCallback(TrainerCallback):
         if self._sender is not None:  # of a training that ended in an error, perhaps of another MLflow run
             self._sender.close(0)
             self._sender = None
-        self.steps, self.clouds, self.divergences, self.metrics = [], {}, {}, {}
+        self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
         self._computed_before = {}
         self._behaviour = None
         if self.behaviour and rank_and_size()[0] == 0:
-            self._behaviour = Behaviour(len(self.prompts), self.folder and self.folder / "behaviour")
+            place = self.folder and self.folder / "behaviour"
+            self._behaviour = Behaviour(len(self.prompts), place, self._seed)
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
@@ -305,8 +313,7 @@ class TopologyCallback(TrainerCallback):
             return []
         found = []
         for earlier in sorted(int(path.name[len("step_") :]) for path in self.folder.glob("step_[0-9]*")):
-            names = [f"{cell_name(earlier, layer)}.npy" for layer in self.layers]
-            names += [behaviour_name(earlier)] * self.behaviour
+            names = recorded_names(earlier, self.layers, self.behaviour)
             if earlier <= step and all((self.folder / name).is_file() for name in names):
                 found.append(earlier)
         if found:
@@ -431,20 +438,21 @@ class TopologyCallback(TrainerCallback):
         self,
         step: int,
         clouds: dict[int, npt.NDArray[Any]],
-        divergences: npt.NDArray[np.float64] | None,
+        answered: Answered | None,
     ) -> None:
         if self.folder is None:
             self.clouds[step] = clouds
-            if divergences is not None:
-                self.divergences[step] = divergences
+            if answered is not None:
+                self.divergences[step], self.roots[step] = answered
             return
         if step in self._found:
             return
         write_file(self.folder / NOTE_FILE, json_bytes(self._note()))
         for layer, cloud in clouds.items():
             write_file(self.folder / f"{cell_name(step, layer)}.npy", array_bytes(cloud))
-        if divergences is not None:
-            write_file(self.folder / behaviour_name(step), array_bytes(divergences))
+        if answered is not None:
+            write_file(self.folder / behaviour_name(step), array_bytes(answered.divergences))
+            write_file(self.folder / roots_name(step), array_bytes(answered.roots))
 
 
 def _and(before: str | None, now: str | None) -> str | None:

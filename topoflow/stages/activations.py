@@ -181,15 +181,14 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         max_length=recording.max_length,
         dtype=recording.dtype,
         behaviour=recording.behaviour,
+        seed=params.seed,
     )
 
 
 def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
     """Make a working folder with every checkpoint in it an activation set."""
     steps, layers = callback.steps, callback.layers
-    names = [f"{storage.cell_name(step, layer)}.npy" for step in steps for layer in layers]
-    if callback.behaviour:
-        names += map(storage.behaviour_name, steps)
+    names = [name for step in steps for name in storage.recorded_names(step, layers, callback.behaviour)]
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
     facts["learning_rates"] = callback.learning_rates or None  # nothing is known of a finished training's
     storage.seal(work, facts, names)

@@ -30,7 +30,7 @@ def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
     """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
-    from topoflow.comparison import compare_runs, seal
+    from topoflow.comparison import compare_runs, seal, without_controls
     from topoflow.figures.of_comparison import pictures
     from topoflow.finished import FinishedRun
     from topoflow.report.study import report as write
@@ -39,7 +39,7 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
     located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]
     members = [FinishedRun.open(run, root) for run, root in located]
     facts = compare_runs(params, members, folder)
-    for name, picture in pictures(folder, facts, members).items():
+    for name, picture in pictures(folder, facts, without_controls(params, members)).items():
         storage.write_file(folder / name, picture)
     facts = seal(folder, facts)
     _say_what_was_found(f"{len(members)} runs", facts)

@@ -22,7 +22,7 @@ from topoflow.files import read_text
 from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
-from topoflow.storage import behaviour_name, cell_name
+from topoflow.storage import recorded_names
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)
@@ -385,9 +385,7 @@ def _is_recorded(step: int, series: Series, callback: TopologyCallback, layers: 
     """Whether the callback's folder holds a checkpoint whole."""
     n_layers = series.description["n_layers"]
     chosen = evenly_spaced_layers(n_layers, layers) if isinstance(layers, int) else layers
-    names = [f"{cell_name(step, layer)}.npy" for layer in chosen] + [
-        behaviour_name(step)
-    ] * callback.behaviour
+    names = recorded_names(step, chosen, callback.behaviour)
     return all(Path(callback.folder or "", name).is_file() for name in names)
 
 
