@@ -5,8 +5,9 @@
 
 Counts go to benchmarks/verdicts.json as they come, and a later call goes on from there; benchmarks/verdicts.md is
 rendered from them. Clouds of real states are taken from the package `actopo` where it is installed; else that section
-keeps the counts that it has. A world whose counts are from another version of the code goes on from them, and the page
-names the versions: delete the file to start anew.
+keeps the counts that it has. Trainings on shuffled answers are made, half a minute each, where the folder `--trainings`
+does not have them. A world whose counts are from another version of the code goes on from them, and the page names the
+versions: delete the file to start anew.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path as File
 from typing import Any
 
 import numpy as np
+import shuffled
 import worlds
 from scipy import stats
 from worlds import LAST, RISE, WORLDS, Cloud, Path
@@ -377,6 +379,30 @@ MODELS: dict[str, tuple[Truth, Mapping[str, float]]] = {
 _THREE = {"objectives a and b": True, "objectives a and c": True, "objectives b and c": False}
 
 
+# --- trainings on shuffled answers --------------------------------------------------------------
+
+
+def one_training(trainings: File, seed: list[int]) -> Said:
+    return told(shuffled.followed(trainings, seed[-1]))
+
+
+@cache
+def kept(trainings: File, number: int) -> Trajectory:
+    """A training that many studies share, with what was computed of it."""
+    return shuffled.followed(trainings, number)
+
+
+def six_against_six(trainings: File, seed: list[int]) -> Said:
+    """Twelve of the trainings by lot: six of one label, and six of another or as their controls."""
+    lot = np.random.default_rng(seed).permutation(shuffled.N).tolist()
+    one, other = ([kept(trainings, number) for number in lot[at : at + 6]] for at in (0, 6))
+    held = topoflow.compare({"one": one}, "runs", {"one": other}).verdicts
+    return [
+        *said(topoflow.compare({"one": one, "other": other}).verdicts),
+        *said([v for v in held if v.claim != "leads"], ", 6 seeds and controls"),
+    ]
+
+
 # --- all of them --------------------------------------------------------------------------------
 
 
@@ -391,8 +417,11 @@ def single(names: Iterable[str], replicates: int = 200, **how: int) -> list[Worl
     ]  # fmt: skip
 
 
-def sections() -> dict[str, list[World]]:
-    """Worlds by section, in the order of the page."""
+SHUFFLED = "Shuffled-answer trainings"
+
+
+def sections(trainings: File = shuffled.FOLDER) -> dict[str, list[World]]:
+    """Worlds by section, in the order of the page; a section's place is in its seeds, so a new one comes last."""
     at_zero = {"moves": False, "early": False, "calm": False}
     found = {
         "One run, 13 anchors": [
@@ -426,18 +455,37 @@ def sections() -> dict[str, list[World]]:
         "One run, 8 anchors": single(FEWER, 100, anchors=8),
         "One run, 5 anchors": single(FEWER, 100, anchors=5),
         "One run, two layers": single(TWO_LAYERS, 100, layers=2),
+        SHUFFLED: [
+            World(
+                "each training", partial(one_training, trainings),
+                dict.fromkeys(("moves", "early", "calm")), replicates=shuffled.N,
+            ),
+            World(
+                "six against six", partial(six_against_six, trainings),
+                {"objectives": False, "early, 6 seeds and controls": False, "calm, 6 seeds and controls": None},
+            ),
+        ],
     }  # fmt: skip
     return found
 
 
-def chunk(section: str, name: str, first: int, last: int) -> list[Said]:
+def chunk(trainings: File, section: str, name: str, first: int, last: int) -> list[Said]:
     """Some replicates of a world; called in a process of its own."""
-    world = next(one for one in sections()[section] if one.name == name)
-    key = [SEED, list(sections()).index(section), *name.encode()]
+    known = sections(trainings)
+    world = next(one for one in known[section] if one.name == name)
+    key = [SEED, list(known).index(section), *name.encode()]
     return [world.judge([*key, replicate]) for replicate in range(first, last)]
 
 
-def run(wanted: Sequence[str], processes: int, counts: dict[str, Any]) -> None:
+def train(trainings: File, pool: ProcessPoolExecutor) -> None:
+    """Make the trainings that are not there yet."""
+    if numbers := shuffled.missing(trainings):
+        description = pool.submit(shuffled.describe).result()
+        for _ in pool.map(partial(shuffled.train, trainings, description), numbers):
+            pass
+
+
+def run(wanted: Sequence[str], processes: int, trainings: File, counts: dict[str, Any]) -> None:
     """Run what is missing, and write after each chunk."""
     version = commit()
     tasks = [
@@ -449,9 +497,10 @@ def run(wanted: Sequence[str], processes: int, counts: dict[str, Any]) -> None:
     ]  # fmt: skip
     tasks.sort(key=lambda task: task[2] // ROUND)
     with ProcessPoolExecutor(processes) as pool:
-        for (section, name, _, last), found in zip(
-            tasks, pool.map(chunk, *zip(*tasks, strict=True)), strict=True
-        ):
+        if any(section == SHUFFLED for section, *_ in tasks):
+            train(trainings, pool)
+        results = pool.map(partial(chunk, trainings), *zip(*tasks, strict=True))
+        for (section, name, _, last), found in zip(tasks, results, strict=True):
             entry = counts.setdefault(section, {}).setdefault(name, {"versions": [], "counts": {}})
             for claim, homology, verdict in (one for replicate in found for one in replicate):
                 of_claim = entry["counts"].setdefault(f"{claim}, {homology}", {})
@@ -488,6 +537,7 @@ What is known not to hold: a single run of a loop under a cosine rate is found t
 of these runs, probably because their first twins already move and so count as jitter; the correction for two claims
 stops others, for which 99 rotations may be too few. Calm is found less often than early for loops (H1).
 """
+NOTES = {SHUFFLED: shuffled.NOTE}  # by section
 
 
 def upper(k: int, n: int) -> float:
@@ -591,7 +641,10 @@ def render(counts: Mapping[str, Any]) -> None:
     ]
     for section, of_section in known.items():
         if counts.get(section):
-            lines += [f"## {section}", "", *tables(section, of_section, counts[section])]
+            lines += [f"## {section}", ""]
+            if section in NOTES:
+                lines += [*NOTES[section].splitlines(), ""]
+            lines += tables(section, of_section, counts[section])
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
@@ -600,11 +653,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help="; ".join(names))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--trainings", type=File, default=shuffled.FOLDER, metavar="FOLDER",
+        help="where trainings on shuffled answers are kept",
+    )  # fmt: skip
     parser.add_argument("--render", action="store_true", help="only write the page")
     options = parser.parse_args()
     counts = json.loads(COUNTS.read_text(encoding="utf-8")) if COUNTS.exists() else {}
     if not options.render:
-        run(options.sections or names, options.processes, counts)
+        run(options.sections or names, options.processes, options.trainings, counts)
     render(counts)
 
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from topoflow import storage
 from topoflow.dynamics.movement import Movement, moves_test
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import shuffled
 import verdicts
+import worlds
 
 SEED = 15  # not the benchmark's
 
@@ -76,3 +80,46 @@ def test_models_that_evolve_alike_from_other_starts_are_hardly_ever_told_apart()
     for homology in ("H1", "H0"):
         for claim in (verdicts.AMOUNT, verdicts.TIMING):
             assert found[claim, homology, "supported"] <= 2
+
+
+def test_trainings_on_shuffled_answers_have_the_same_prompts_and_permutations_of_their_own():
+    from topoflow.training.objectives import evaluation_prompts, training_rows
+
+    params = shuffled.params()
+    prompts = evaluation_prompts(params)
+    rows = [training_rows(params, name, prompts) for name in (shuffled.OF, *map(shuffled.name, range(3)))]
+    for one, other in combinations(rows, 2):
+        assert [row["prompt"] for row in one] == [row["prompt"] for row in other]
+        same = sum(x["completion"] == y["completion"] for x, y in zip(one, other, strict=True))
+        assert same < 0.02 * len(one)
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """As the folder of trainings on shuffled answers, but few, and of states that walk."""
+    folder, rng = tmp_path_factory.mktemp("trainings"), np.random.default_rng(SEED)
+    steps = worlds.twin_steps(True)
+    start = worlds.base(rng, n=shuffled.N_PROMPTS)
+    for number in range(14):
+        path = worlds.walk(rng, start, cosine=True)
+        for step, layers in worlds.record(path, rng, steps).items():
+            cell = shuffled.place(folder, number) / f"{storage.cell_name(step, 1)}.npy"
+            storage.write_file(cell, storage.array_bytes(layers[1]))
+        facts = {"steps": steps, "layers": [1], "learning_rates": path.learning_rate.tolist()}
+        storage.write_file(cell.parents[1] / "recorded.json", storage.json_bytes(facts))
+    return folder
+
+
+@pytest.mark.slow
+def test_labels_given_by_lot_differ_in_nothing(trainings, monkeypatch):
+    monkeypatch.setattr(shuffled, "N", 14)
+    assert shuffled.missing(trainings) == []
+    found = Counter(
+        one for replicate in range(10) for one in verdicts.six_against_six(trainings, [replicate])
+    )
+    for homology in ("H1", "H0"):
+        for claim in ("objectives", "early, 6 seeds and controls"):
+            of_claim = {said: k for (c, h, said), k in found.items() if (c, h) == (claim, homology)}
+            assert sum(of_claim.values()) == 10
+            assert of_claim.get("supported", 0) <= 2, of_claim
+            assert "cannot tell" not in of_claim
