@@ -25,6 +25,8 @@ import pytest
 import yaml
 from support import REPOSITORY, llama
 
+from topoflow.dynamics.claims.verdict import in_order
+
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^(?P<mark> *<!--.*?-->\n)?(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^(?P=indent)```$",
@@ -300,22 +302,21 @@ def test_a_page_that_loads_from_the_network_is_refused(hooks, tmp_path):
 # --- what the pages say of the repository -------------------------------------------------------
 
 
-def verdict_rows(path: Path) -> list[str]:
-    """The claims of a file of results, as rows of the tables in the pages."""
+def verdict_table(path: Path) -> list[str]:
+    """The claims of a file of results as a table of the pages: a row a claim, a column a homology."""
     if path.suffix == ".csv":
         claims = list(csv.DictReader(path.open(encoding="utf-8")))
     else:
-        claims = list(json.loads(path.read_text(encoding="utf-8"))["claims"].values())
-    shown = [
-        (
-            c["statement"],
-            c["homology"],
-            *("–" if c[k] in (None, "") else f"{float(c[k]):.3g}" for k in ("value", "p")),
-            c["verdict"],
-        )
-        for c in claims
-    ]
-    return [f"| {' | '.join(row)} |" for row in shown]
+        claims = in_order(json.loads(path.read_text(encoding="utf-8"))["claims"].values())
+    cells: dict[str, dict[str, str]] = {}
+    for claim in claims:
+        numbers = [
+            f"{name} {float(claim[name]):.3g}" for name in ("value", "p") if claim[name] not in (None, "")
+        ]
+        said = claim["verdict"] + (f" ({', '.join(numbers)})" if numbers else "")
+        cells.setdefault(claim["statement"], {})[claim["homology"]] = said
+    rows = [f"| {statement} | {of['H1']} | {of['H0']} |" for statement, of in cells.items()]
+    return ["| claim | loops (H1) | components (H0) |", "|---|---|---|", *rows]
 
 
 def test_tables_of_verdicts_are_those_of_the_committed_results():
@@ -323,8 +324,8 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"<!-- verdicts of (\S+) -->\n\n((?: *\|.*\n)+)", text):
-            rows = [line.strip() for line in match[2].splitlines()][2:]
-            assert rows == verdict_rows(REPOSITORY / match[1]), f"{page}: {match[1]}"
+            table = [line.strip() for line in match[2].splitlines()]
+            assert table == verdict_table(REPOSITORY / match[1]), f"{page}: {match[1]}"
             n_tables += 1
     assert n_tables == 3
 
