@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.rungs import SEEDS, margin_test, over_seeds, rotation_rungs
-from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb, known
+from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.movement import Movement, centre, moves_test
@@ -33,27 +33,15 @@ def lead(run: Trajectory, moved: Movement) -> float:
 
 def of_run(run: Trajectory) -> list[Verdict]:
     """What one run says of topology and behaviour: a difference, and no error bar."""
+    why = run.why_no_twins or (
+        _NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs"
+    )
+    climbed = Climb(CANNOT_TELL, SEEDS, math.nan, (), ())  # it gets to no rung
     found = []
     for homology in HOMOLOGY:
-        why = run.why_no_twins or (
-            _NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs"
-        )
         value = math.nan if run.why_no_twins else lead(run, run.movement(SCALE_FREE)[homology])
-        found.append(
-            Verdict(
-                CLAIM,
-                homology,
-                CANNOT_TELL,
-                SEEDS,
-                known(value),
-                None,
-                None,
-                None,
-                f"cannot tell: {why}",
-                STATEMENT,
-                STATISTIC,
-            )
-        )
+        number = Test(value, math.nan)
+        found.append(climbed.told(CLAIM, homology, number, STATEMENT, STATISTIC, f"{CANNOT_TELL}: {why}"))
     return found
 
 
