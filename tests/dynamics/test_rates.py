@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from itertools import combinations
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from topoflow import storage
+from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.movement import Movement, moves_test
+from topoflow.dynamics.permutation import decide
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import shuffled
@@ -55,6 +58,37 @@ def test_what_is_not_early_is_hardly_ever_called_early(name):
     for homology in ("H1", "H0"):
         assert found["early", homology, "supported"] <= 2
         assert found["calm", homology, "supported"] <= 2
+
+
+@pytest.mark.parametrize("speed", [1 - np.arange(48) / 48, np.where(np.arange(48) < 24, 1.0, 0.85)])
+def test_a_steady_decline_and_a_slower_second_half_are_no_burst_and_calm(speed):
+    supported = 0
+    for replicate in range(8):
+        rng = np.random.default_rng([SEED, replicate])
+        path = worlds.drift(rng, worlds.base(rng), speed)
+        run = verdicts.follow(worlds.record(path, rng, worlds.twin_steps(False)), path.learning_rate, (5, 32))
+        supported += sum(v.verdict == "supported" for v in run.verdicts if v.claim == "calm")
+    assert supported <= 1
+
+
+def test_topology_does_not_lead_where_all_prompts_translate_alike():
+    found = counts("Runs of one study", "all prompts translate, cosine", 3)
+    for homology, n in itertools.product(("H1", "H0"), (3, 6)):
+        assert found[f"leads, {n} seeds", homology, "cannot tell"] == 3  # topology does not move at all
+
+
+@pytest.mark.parametrize("name", ["scaled by 15 %", "noisier states"])
+def test_labels_that_differ_in_scale_or_spread_alone_are_not_told_apart(name):
+    found = counts("Objectives, six seeds", name, 8)
+    for homology in ("H1", "H0"):
+        assert found["objectives", homology, "supported"] <= 2
+
+
+def test_a_millionth_in_each_of_nine_runs_is_nothing_and_a_run_that_rests_is_not_dropped():
+    for tiny in (np.full(9, 1e-6), 1e-6 * (1 + np.arange(9))):
+        assert decide(margin_test(tiny, margin=0.1), 0.05) == "shown absent"
+        assert decide(margin_test(tiny, margin=0.0), 0.05) == "not supported"
+    assert margin_test([0.4, np.nan, 0.5], margin=0.1) == "nothing moves at seed number 2 of 3"
 
 
 @pytest.mark.slow

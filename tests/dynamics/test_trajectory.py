@@ -189,6 +189,13 @@ def test_an_early_burst_has_its_concentration_peak_and_settling_and_a_steady_cha
     assert steady["settled"] > 0.5
 
 
+def test_a_run_of_even_speed_has_not_settled_after_step_0():
+    assert (
+        describe_layer([1.0, 1.05, 1.0, 0.98], [1.0, 2.0, 3.0, 4.0], [0, 1, 2, 3, 4])["stabilised_step"]
+        is None
+    )
+
+
 def test_behaviour_adds_when_it_peaks(early):
     answers = np.exp(-np.arange(12.0))
     found = describe_pooled(early, STEPS, answers)

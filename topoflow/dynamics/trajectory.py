@@ -30,6 +30,7 @@ from topoflow.dynamics.prompts import (
     sampling_floor,
 )
 from topoflow.dynamics.velocity import (
+    above_floor,
     concentration,
     expected_concentration,
     fitted_floor,
@@ -294,11 +295,18 @@ def describe_layer(
         "floor": floor,
         "peak_step": peak_step(speed, steps) if moved else None,
         "peak_velocity": float(speed.max()),
-        "stabilised_step": stabilised_at(speed, steps, float(np.median(speed))) if moved else None,
+        "stabilised_step": stabilised_at(speed, steps, float(np.median(speed)))
+        if _stands_out(speed)
+        else None,
         "path_length": float(speed.sum()),
         "displacement": float(away[-1]),
         "straightness": float(away[-1] / speed.sum()) if moved else None,
     }
+
+
+def _stands_out(velocity: Series) -> bool:
+    """Whether any velocity is above the median as `stabilised_at` counts it: of an even run nothing has settled."""
+    return bool(above_floor(velocity, float(np.median(velocity))).any())
 
 
 def describe_run(
@@ -393,13 +401,14 @@ def describe_pooled(
     pooled = pooled_velocity(velocity)
     moved = bool(pooled.any())
     settled = stabilised_at(pooled, steps, float(np.median(pooled)))
+    burst = _stands_out(pooled)
     span = steps[-1] - steps[0]
     numbers: dict[str, Number] = {
         "concentration": known(plain.statistic),
         "concentration_p": known(plain.p_value),
         "concentration_expected": plain.expected,
         "concentration_per_step": known(per_step.statistic),
-        "settled": None if not moved else 1.0 if settled is None else (settled - steps[0]) / span,
+        "settled": None if not burst else 1.0 if settled is None else (settled - steps[0]) / span,
         "peak_step": peak_step(pooled, steps) if moved else None,
         **dict.fromkeys(("behaviour_peak_step", "peak_difference", "lag", "lag_correlation")),
     }
