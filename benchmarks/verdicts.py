@@ -147,13 +147,18 @@ def real_states() -> tuple[Cloud, Cloud] | None:
     return tuple(np.asarray(load_example_cloud(one), dtype=np.float64) for one in ("base", "instruct"))  # type: ignore[return-value]
 
 
-def real_run(kind: str, seed: list[int]) -> Said:
-    """150 prompts of Qwen2.5-0.5B's states, 896 wide, and what a training may do to them."""
-    states = real_states()
-    assert states is not None
+def real_run(
+    kind: str, seed: list[int], states: Callable[[], tuple[Cloud, Cloud] | None] = real_states
+) -> Said:
+    """150 prompts of a model before and after training, and what a training may do to them.
+
+    By default those of Qwen2.5-0.5B and of its instruct sibling, 896 wide.
+    """
+    known = states()
+    assert known is not None
     rng = np.random.default_rng(seed)
-    who = rng.choice(len(states[0]), 150, replace=False)
-    start, goal = (cloud[who] for cloud in states)
+    who = rng.choice(len(known[0]), 150, replace=False)
+    start, goal = (cloud[who] for cloud in known)
     cosine = "cosine" in kind
     pace = worlds.rates(cosine)
     done = np.concatenate([[0], np.cumsum(pace)]) / pace.sum()
@@ -181,6 +186,13 @@ def real_run(kind: str, seed: list[int]) -> Said:
     path = Path(clouds, np.full(LAST + 1, size), cosine=cosine)
     recorded = worlds.record(path, rng, worlds.twin_steps(cosine))
     return told(follow(recorded, path.learning_rate, (5, 50), seed=seed[-1]))
+
+
+@cache
+def tuned_states(trainings: File) -> tuple[Cloud, Cloud]:
+    """The third layer of `tiny`, 128 wide, before a training on shuffled answers and after it."""
+    run = shuffled.followed(trainings, 0).recorded
+    return run.cloud(run.steps[0], 3), run.cloud(run.steps[-1], 3)
 
 
 REAL: dict[str, tuple[Truth, Mapping[str, float]]] = {
@@ -417,7 +429,7 @@ def single(names: Iterable[str], replicates: int = 200, **how: int) -> list[Worl
     ]  # fmt: skip
 
 
-SHUFFLED = "Shuffled-answer trainings"
+SHUFFLED, TUNED = "Shuffled-answer trainings", "One run, states of tiny"
 
 
 def sections(trainings: File = shuffled.FOLDER) -> dict[str, list[World]]:
@@ -465,6 +477,11 @@ def sections(trainings: File = shuffled.FOLDER) -> dict[str, list[World]]:
                 {"objectives": False, "early, 6 seeds and controls": False, "calm, 6 seeds and controls": None},
             ),
         ],
+        TUNED: [
+            World(kind.replace("instruct", "the last state"),
+                  partial(real_run, kind, states=partial(tuned_states, trainings)), *REAL[kind], 100)
+            for kind in REAL
+        ],
     }  # fmt: skip
     return found
 
@@ -497,7 +514,7 @@ def run(wanted: Sequence[str], processes: int, trainings: File, counts: dict[str
     ]  # fmt: skip
     tasks.sort(key=lambda task: task[2] // ROUND)
     with ProcessPoolExecutor(processes) as pool:
-        if any(section == SHUFFLED for section, *_ in tasks):
+        if any(section in (SHUFFLED, TUNED) for section, *_ in tasks):
             train(trainings, pool)
         results = pool.map(partial(chunk, trainings), *zip(*tasks, strict=True))
         for (section, name, _, last), found in zip(tasks, results, strict=True):
