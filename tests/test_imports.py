@@ -94,6 +94,7 @@ ORDER = [
         "topology",
         "dynamics",
         "storage",
+        "kept",
         "layout",
         "samples",
         "config",

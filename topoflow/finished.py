@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,13 @@ from topoflow import layout, schemas, storage
 from topoflow.config import Params
 from topoflow.errors import InvalidFile, quoted
 from topoflow.files import read_bytes
+from topoflow.kept import Kept
 from topoflow.layout import Run
 from topoflow.topology.persistence import choose_engine
 from topoflow.topology.point_clouds import subsample_plan
 
 if TYPE_CHECKING:
-    from topoflow.dynamics.following import Trajectory
+    from topoflow.dynamics.following import Recorded, Trajectory
 
 EARLY_SHARES = ("early_share_h1", "early_share_h0")  # of a run, in trajectory.json
 
@@ -67,7 +70,7 @@ class FinishedRun:
 
     def trajectory(self, params: Params) -> Trajectory:
         """What its claims are made from; nothing is computed before it is asked for."""
-        return followed(self.activations, self.diagrams, params)
+        return followed(self.run, self.activations, self.diagrams, params)
 
     @property
     def sha256(self) -> str:
@@ -99,8 +102,13 @@ class FinishedRun:
                 )
 
 
-def followed(activations: storage.StoredSet, diagrams: storage.StoredSet, params: Params) -> Trajectory:
-    """A run as its claims see it, from its verified sets: clouds and diagrams are read when they are needed."""
+def followed(
+    run: Run, activations: storage.StoredSet, diagrams: storage.StoredSet, params: Params
+) -> Trajectory:
+    """A run as its claims see it, from its verified sets: clouds and diagrams are read when they are needed.
+
+    Rotations of its prompts are kept in .topoflow/, for a process that goes on and for `compare`.
+    """
     from topoflow.compute import map_cells
     from topoflow.dynamics.following import Recorded, Trajectory
 
@@ -120,9 +128,26 @@ def followed(activations: storage.StoredSet, diagrams: storage.StoredSet, params
     )
 
     def mapper(function: Any, tasks: Any, n_tasks: int, label: str) -> Any:
-        return map_cells(function, tasks, n_tasks, params.compute, label)
+        if n_tasks > 1 and not sys.stderr.isatty():  # where no bar is shown
+            print(f"{run}: {label}", file=sys.stderr, flush=True)
+        return map_cells(function, tasks, n_tasks, params.compute, f"{label}, {run}")
 
-    return Trajectory(recorded, params.claims, mapper)
+    keeper = _kept_rotations(run, activations.sha256, recorded, params)
+    return Trajectory(recorded, params.claims, mapper, keeper)
+
+
+def _kept_rotations(run: Run, activations: str, recorded: Recorded, params: Params) -> Kept:
+    decides = {
+        "activations": activations,
+        "steps": recorded.steps,
+        "layers": recorded.layers,
+        "plan": recorded.plan[: params.claims.rotation_subsamples].tolist(),
+        "engine": recorded.engine,
+        "seed": recorded.seed,
+        "code": storage.code_sha256("dynamics", "topology"),
+        "versions": {package: version(package) for package in ("numba", "numpy", "ripser", "scipy")},
+    }
+    return Kept("rotations", str(run), decides, ndim=4)
 
 
 def open_activations(run: Run, root: Path = Path()) -> storage.StoredSet:

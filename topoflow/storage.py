@@ -226,6 +226,26 @@ def array_bytes(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
+def array_from(data: bytes, dtype: str, ndim: int) -> npt.NDArray[Any]:
+    """The array that `array_bytes` made these bytes of.
+
+    Raises
+    ------
+    ValueError
+        When they are not those of one array of this dtype and number of dimensions; nothing is unpickled.
+
+    Examples
+    --------
+    >>> array_from(array_bytes(np.eye(2)), "float64", ndim=2)
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    try:
+        return _read_array(io.BytesIO(data), len(data), (dtype,), ndim)
+    except _MALFORMED as error:
+        raise ValueError(f"data must be an array of topoflow's: {error}") from error
+
+
 def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> bytes:
     """The diagrams of a cell (a list over subsamples of [H0, H1]) as the bytes of a .npz file.
 
@@ -256,6 +276,13 @@ def json_bytes(value: Any) -> bytes:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def code_sha256(*packages: str) -> str:
+    """Of the sources of packages of topoflow: what they made is made again when they change."""
+    home = Path(__file__).parent
+    sources = sorted(path for package in packages for path in (home / package).glob("*.py"))
+    return sha256("".join(sha256_of_file(path) for path in sources).encode())
 
 
 @contextmanager

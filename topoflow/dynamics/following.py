@@ -15,8 +15,8 @@ from topoflow.dynamics.cells import CellDiagrams
 from topoflow.dynamics.claims.margins import Claims
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
-from topoflow.dynamics.movement import Movement
-from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
+from topoflow.dynamics.movement import Amounts, Moved, Movement
+from topoflow.dynamics.surrogates import START, Rotations, any_rotation, coordinates, kept_start
 from topoflow.dynamics.twins import are_triplets, cumulative_rate, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
@@ -42,6 +42,13 @@ def one_by_one(
 ) -> Iterable[Any]:
     """Call a function on each of some tuples of arguments, in this thread."""
     return (function(*task) for task in tasks)
+
+
+class Keeper(Protocol):
+    """Holds batches of rotations by name: a dict, or what outlives the process. What it gives is checked."""
+
+    def get(self, name: str, /) -> Matrix | None: ...
+    def __setitem__(self, name: str, batch: Matrix, /) -> None: ...
 
 
 class TopologyLike(Protocol):
@@ -100,8 +107,10 @@ class Trajectory:
     recorded: Recorded
     claims: Claims = field(default_factory=Claims)
     mapper: Mapper = one_by_one
+    keeper: Keeper = field(default_factory=dict[str, Matrix], repr=False)
     _movements: dict[str, dict[str, Movement]] = field(default_factory=dict, repr=False)
-    _rotated: dict[str, list[dict[str, Movement]]] = field(default_factory=dict, repr=False)
+    _rotated: dict[str, list[dict[str, Moved]]] = field(default_factory=dict, repr=False)
+    _laws: dict[str, Rotations] = field(default_factory=dict, repr=False)
 
     # --- time ---
 
@@ -166,25 +175,21 @@ class Trajectory:
             rows.append(np.ravel(roots) / np.sqrt(2 * len(roots)))
         return self._between(np.array(rows))
 
-    def rotated(self, kind: str, number: int) -> dict[str, Movement]:
+    def rotated(self, kind: str, number: int) -> dict[str, Moved]:
         """Scale-free movement after the prompts were turned by rotation `number` of a kind, on few subsamples."""
         known = self._rotated.setdefault(kind, [])
         while len(known) <= number:
-            batch = range(len(known), len(known) + _AT_A_TIME)
-            tasks = (self._turning(self._turn(kind, one)) for one in batch)
-            found = self.mapper(_turned, tasks, len(batch), f"rotations, {kind}")
-            known.extend({h: self._between_twins(layers[h]) for h in HOMOLOGY} for layers in found)
+            known.extend(self._batch(kind, range(len(known), len(known) + _AT_A_TIME)))
         return known[number]
 
-    def drawn(self, kind: str) -> list[dict[str, Movement]]:
-        """The rotations of a kind that were drawn so far."""
+    def drawn(self, kind: str) -> list[dict[str, Moved]]:
+        """The rotations of a kind that were asked for so far, whatever the keeper holds besides."""
         return self._rotated.get(kind, [])
 
     @cached_property
-    def unrotated(self) -> dict[str, Movement]:
+    def unrotated(self) -> dict[str, Moved]:
         """What `rotated` is held against: the clouds as they are, on the same few subsamples."""
-        layers = _turned(*self._turning(None))
-        return {h: self._between_twins(layers[h]) for h in HOMOLOGY}
+        return self._batch(None, range(1))[0]
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
@@ -195,32 +200,46 @@ class Trajectory:
 
     # --- behind them ---
 
-    @cached_property
-    def _rotations(self) -> dict[str, Rotations]:
-        """The laws of the rotations of each kind."""
-        first = self.anchors[0]
-        clouds = [self.recorded.cloud(first, layer) for layer in self.recorded.layers]
-        return {COVARIANCE: any_rotation(len(clouds[0])), START: kept_start(clouds)}
+    def _batch(self, kind: str | None, numbers: range) -> list[dict[str, Moved]]:
+        """Movement under some rotations of a kind, or without a kind of the clouds as they are: kept, or else computed.
 
-    def _turn(self, kind: str, number: int) -> Matrix:
-        """Rotation `number` of a kind: of runs with one seed and as many prompts, the same."""
-        rng = np.random.default_rng([self.recorded.seed, number, len(kind)])
-        return self._rotations[kind].draw(rng)
+        A batch is of shape (rotations, homologies, 2, K): `squared` and `jitter_floor`.
+        """
+        name = f"{kind or 'as they are'} {numbers.start}"
+        batch = self.keeper.get(name)
+        shape = (len(numbers), len(HOMOLOGY), 2, len(self.anchors) - 1)
+        if batch is None or batch.shape != shape or batch.dtype != np.float64 or not np.isfinite(batch).all():
+            batch = self._computed(kind, numbers)
+            self.keeper[name] = batch
+        return [{h: Amounts(*amounts) for h, amounts in zip(HOMOLOGY, one, strict=True)} for one in batch]
 
-    def _turning(
-        self, turn: Matrix | None
-    ) -> tuple[list[list[Matrix]], NDArray[np.int64], str, Matrix | None]:
-        """The arguments of `_turned`."""
+    def _computed(self, kind: str | None, numbers: range) -> Matrix:
+        engine, seed = self.recorded.engine, self.recorded.seed
         plan = self.recorded.plan[: self.claims.rotation_subsamples]
-        return self._coordinates, plan, self.recorded.engine, turn
+        clouds, law = self._coordinates, None if kind is None else self._law(kind)
+        # of runs with one seed and as many prompts, the same rotation
+        tasks = ((clouds, plan, engine, law, [seed, number, len(kind or "")]) for number in numbers)
+        label = f"rotations {numbers[0] + 1} to {numbers[-1] + 1}, {kind}" if kind else "clouds as they are"
+        found = (
+            {h: self._between_twins(layers[h]) for h in HOMOLOGY}
+            for layers in self.mapper(_turned, tasks, len(numbers), label)
+        )
+        return np.array([[[one[h].squared, one[h].jitter_floor] for h in HOMOLOGY] for one in found])
+
+    def _law(self, kind: str) -> Rotations:
+        """The law of the rotations of a kind."""
+        if kind not in self._laws:
+            clouds = [self.recorded.cloud(self.anchors[0], layer) for layer in self.recorded.layers]
+            (self._laws[kind],) = self.mapper(_law_of, [(kind, clouds)], 1, f"what rotations keep, {kind}")
+        return self._laws[kind]
 
     @cached_property
     def _coordinates(self) -> list[list[Matrix]]:
         """Of each layer the clouds of anchors and twins, in few coordinates."""
-        return [
-            [coordinates(self.recorded.cloud(step, layer)) for step in self.recorded_twins]
-            for layer in self.recorded.layers
-        ]
+        layers, steps = self.recorded.layers, self.recorded_twins
+        tasks = ((self.recorded.cloud(step, layer),) for layer in layers for step in steps)
+        found = list(self.mapper(coordinates, tasks, len(layers) * len(steps), "coordinates"))
+        return [found[at : at + len(steps)] for at in range(0, len(found), len(steps))]
 
     @cached_property
     def _near_prompts(self) -> NDArray[np.int64]:
@@ -283,10 +302,19 @@ def _cell_and_unit(
     return subsample_diagrams(distances, plan, 1, engine) if cell is None else cell, unit
 
 
+def _law_of(kind: str, first_clouds: list[Matrix]) -> Rotations:
+    return kept_start(first_clouds) if kind == START else any_rotation(len(first_clouds[0]))
+
+
 def _turned(
-    clouds: list[list[Matrix]], plan: NDArray[np.int64], engine: str, turn: Matrix | None
+    clouds: list[list[Matrix]],
+    plan: NDArray[np.int64],
+    engine: str,
+    law: Rotations | None,
+    seed: Sequence[int],
 ) -> dict[str, list[Matrix]]:
-    """Scale-free vectors by homology and layer, after the prompts were turned."""
+    """Scale-free vectors by homology and layer, after the prompts were turned as a law and a seed say."""
+    turn = None if law is None else law.draw(np.random.default_rng(seed))
     layers: dict[str, list[Matrix]] = {h: [] for h in HOMOLOGY}
     pairs = np.triu_indices(plan.shape[1], 1)
     used, places = np.unique(plan, return_inverse=True)  # no other prompt is turned

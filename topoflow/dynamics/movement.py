@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,59 @@ _N_JITTERS = 999  # simulated runs in which nothing moves
 _CUT = 4.0  # jitter floors that an interval counts at most, where intervals weigh alike
 
 
+class Moved:
+    """Movement by interval and how sure it is, whichever way they are known: all that a surrogate is asked for.
+
+    Attributes
+    ----------
+    squared, jitter_floor : ndarray, shape (K,)
+        As `Movement` has them.
+    """
+
+    if TYPE_CHECKING:  # at run time, a dataclass would take these for defaults
+
+        @property
+        def squared(self) -> Series: ...
+        @property
+        def jitter_floor(self) -> Series: ...
+
+    @cached_property
+    def error(self) -> Series:
+        """Standard error of `squared` by interval, that of moving clouds included, shape (K,)."""
+        floor = self.jitter_floor
+        return np.asarray(np.sqrt(floor**2 + 2 * np.maximum(self.squared, 0) * floor))
+
+    @property
+    def total(self) -> float:
+        """Sum of `squared`."""
+        return float(self.squared.sum())
+
+    @property
+    def total_jitter(self) -> float:
+        """Standard deviation of `total` where nothing moves."""
+        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()))
+
+    @property
+    def total_error(self) -> float:
+        """Standard error of `total`, movement included."""
+        moving = 2 * max(self.total, 0.0) * float(self.jitter_floor.mean())
+        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()) + moving)
+
+
 @dataclass(frozen=True)
-class Movement:
+class Amounts(Moved):
+    """Movement whose vectors were let go: some hundred bytes, and no hundreds of kilobytes, for a surrogate.
+
+    >>> Amounts(np.array([2.0, 1.0]), np.array([0.1, 0.1])).total
+    3.0
+    """
+
+    squared: Series
+    jitter_floor: Series
+
+
+@dataclass(frozen=True)
+class Movement(Moved):
     """Vectors of the twins of a run, and what follows from them.
 
     Attributes
@@ -69,12 +121,6 @@ class Movement:
         return np.asarray((self.b if self.near is None else self.near) - self.a)
 
     @cached_property
-    def error(self) -> Series:
-        """Standard error of `squared` by interval, that of moving clouds included, shape (K,)."""
-        floor = self.jitter_floor
-        return np.asarray(np.sqrt(floor**2 + 2 * np.maximum(self.squared, 0) * floor))
-
-    @cached_property
     def moves(self) -> Test:
         """Result of `moves_test`."""
         scores = _scores(self.a, self.b, self.within)
@@ -82,22 +128,6 @@ class Movement:
         p = len(scores) * min(monte_carlo_p(float(s), n) for s, n in zip(scores, null.T, strict=True))
         smallest = 1 / (1 + len(null))
         return Test(float(scores[0]), min(p, 1 - smallest), smallest_p=len(scores) * smallest)
-
-    @property
-    def total(self) -> float:
-        """Sum of `squared`."""
-        return float(self.squared.sum())
-
-    @property
-    def total_jitter(self) -> float:
-        """Standard deviation of `total` where nothing moves."""
-        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()))
-
-    @property
-    def total_error(self) -> float:
-        """Standard error of `total`, movement included."""
-        moving = 2 * max(self.total, 0.0) * float(self.jitter_floor.mean())
-        return math.sqrt(_SHARED * float((self.jitter_floor**2).sum()) + moving)
 
     def after(self, interval: int) -> Movement:
         """The same of the anchors from one interval on."""
@@ -161,7 +191,7 @@ def _scores_of_jitter(within: Series, together: int) -> Series:
     return _scores(ends[0], ends[-1], ends[1] - ends[0])
 
 
-def rates(moved: Movement, clock: Series) -> tuple[float, float]:
+def rates(moved: Moved, clock: Series) -> tuple[float, float]:
     """Return squared movement per unit of the clock, early and late."""
     early, gap = early_intervals(clock), np.diff(clock)
     squared = moved.squared
@@ -171,13 +201,13 @@ def rates(moved: Movement, clock: Series) -> tuple[float, float]:
     )
 
 
-def contrast(moved: Movement, clock: Series) -> float:
+def contrast(moved: Moved, clock: Series) -> float:
     """Return squared movement per unit of the clock, early minus late."""
     early, late = rates(moved, clock)
     return early - late
 
 
-def early_share(moved: Movement, clock: Series) -> float:
+def early_share(moved: Moved, clock: Series) -> float:
     """Return how much more of the speed is early than the clock's own share: 0 at constant speed, at most about 2/3.
 
     Speed is the root of the mean squared movement per unit of the clock. NaN where nothing moves.
@@ -194,7 +224,7 @@ def early_share(moved: Movement, clock: Series) -> float:
     return lengths[0] / sum(lengths) - float(gap[early].sum() / gap.sum())
 
 
-def path_length(moved: Movement, clock: Series) -> float:
+def path_length(moved: Moved, clock: Series) -> float:
     """Return how far a run goes, early and late: speeds (roots of the mean squared movement) times their times.
 
     >>> steps = np.arange(7.0)
@@ -205,7 +235,7 @@ def path_length(moved: Movement, clock: Series) -> float:
     return sum(_lengths(moved, clock))
 
 
-def _lengths(moved: Movement, clock: Series) -> tuple[float, float]:
+def _lengths(moved: Moved, clock: Series) -> tuple[float, float]:
     early, gap = early_intervals(clock), np.diff(clock)
     fast, slow = rates(moved, clock)
     return (
@@ -214,7 +244,7 @@ def _lengths(moved: Movement, clock: Series) -> tuple[float, float]:
     )
 
 
-def ratio_test(moved: Movement, clock: Series, ratio: float) -> Test:
+def ratio_test(moved: Moved, clock: Series, ratio: float) -> Test:
     """Test whether a run moves faster in the first third of a clock, by more than a ratio of speeds.
 
     The error is that of jitter: the verdict is about this run. The value is the ratio of speeds, early over late
@@ -228,7 +258,7 @@ def ratio_test(moved: Movement, clock: Series, ratio: float) -> Test:
     return Test(value, float(stats.norm.sf(z)), float(stats.norm.cdf(z)))
 
 
-def centre(moved: Movement, clock: Series) -> float:
+def centre(moved: Moved, clock: Series) -> float:
     """Return the centre of squared movement on a clock, 0 to 1; NaN where nothing moves."""
     if not moved.total > 0:
         return math.nan
@@ -251,7 +281,7 @@ class Windows:
         return float(self.rate[self.first].max())
 
 
-def windows(moved: Movement, clock: Series) -> Windows | None:
+def windows(moved: Moved, clock: Series) -> Windows | None:
     """Return the windows of two intervals; None where one half of the clock has none."""
     gap = np.diff(clock)
     ends = (clock[1:] - clock[0]) / (clock[-1] - clock[0])

@@ -43,10 +43,9 @@ def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[st
 
 def _made_from(stored: storage.StoredSet, results: Path) -> str:
     """Identifies what decides the pictures: diagrams, tables and the code that draws them."""
-    package = Path(__file__).parent.parent
-    code = [path for name in ("figures", "topology") for path in sorted((package / name).glob("*.py"))]
-    files = [storage.sha256_of_file(path) for path in (*sorted(results.iterdir()), *code)]
-    return storage.sha256("".join((stored.sha256, *files, version("matplotlib"))).encode())[:16]
+    tables = [storage.sha256_of_file(path) for path in sorted(results.iterdir())]
+    code = storage.code_sha256("figures", "topology")
+    return storage.sha256("".join((stored.sha256, *tables, code, version("matplotlib"))).encode())[:16]
 
 
 def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:

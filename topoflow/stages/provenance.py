@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from topoflow import storage
 
 # What decides the states and diagrams that a stage may find half done; tests/test_pipeline.py holds it to the imports.
@@ -12,9 +10,7 @@ DECIDES = ("dynamics", "recording", "samples", "topology", "training")
 
 def code_sha256() -> str:
     """Of the sources of all of topoflow that decides what an interrupted stage has kept."""
-    home = Path(__file__).parent.parent
-    sources = sorted(path for package in DECIDES for path in (home / package).glob("*.py"))
-    return storage.sha256("".join(storage.sha256_of_file(path) for path in sources).encode())
+    return storage.code_sha256(*DECIDES)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -154,7 +154,7 @@ def trajectory(params: Params, run: Run) -> None:
             path, f"does not name the SHA-256 of {layout.LOSS_FILE}", layout.again(f"finetune@{run}")
         )
     steps, names, settings = stored.steps, stored.layers, params.trajectory
-    whole = followed(activations, stored, params)
+    whole = followed(run, activations, stored, params)
     follow = partial(
         follow_layer,
         plan=whole.recorded.plan,

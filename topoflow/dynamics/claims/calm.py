@@ -15,7 +15,7 @@ from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
-from topoflow.dynamics.movement import Movement, Series, Windows, moves_test, windows
+from topoflow.dynamics.movement import Moved, Series, Windows, moves_test, windows
 from topoflow.dynamics.permutation import Test, stouffer
 
 CLAIM = "calm"
@@ -56,7 +56,7 @@ def _verdict(climbed: Climb, homology: str, claims: Claims, statement: str, of_w
     return climbed.told(CLAIM, homology, climbed.at(RATE), statement, statistic, rule)
 
 
-def calm_test(moved: Movement, clock: Series, third: float) -> Test | str:
+def calm_test(moved: Moved, clock: Series, third: float) -> Test | str:
     """Test "a burst, then calm" in one run, by confidence bounds on windows of two intervals.
 
     The peak's lower bound (level / 2, Bonferroni over the windows of the first half) must be positive, and every window
@@ -99,7 +99,7 @@ def _smallest_level(holds: Callable[[float], bool]) -> float:
     return math.exp(high)
 
 
-def burst(run: Trajectory, moved: Movement) -> float:
+def burst(run: Trajectory, moved: Moved) -> float:
     """The fastest window of the first half minus the mean of the second, in squared movement per unit of the clock."""
     found = windows(moved, run.rate_clock)
     return math.nan if found is None else found.peak - float(found.rate[found.second].mean())
@@ -108,7 +108,7 @@ def burst(run: Trajectory, moved: Movement) -> float:
 # --- over runs ----------------------------------------------------------------------------------
 
 
-def log_ratio(moved: Movement, clock: Series) -> float:
+def log_ratio(moved: Moved, clock: Series) -> float:
     """Log of the speed of the second half over the fastest window of the first, the tail's own jitter added."""
     found = windows(moved, clock)
     if found is None or not found.peak > 0:

@@ -15,7 +15,15 @@ from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
-from topoflow.dynamics.movement import Movement, contrast, early_share, moves_test, path_length, ratio_test
+from topoflow.dynamics.movement import (
+    Moved,
+    Movement,
+    contrast,
+    early_share,
+    moves_test,
+    path_length,
+    ratio_test,
+)
 from topoflow.dynamics.permutation import Test
 
 CLAIM = "early"
@@ -89,7 +97,7 @@ def _what_is_left(moved: Movement, much: float, test: Test, moves_level: float) 
     return Test(test.value, 1.0, little)
 
 
-def early_contrast(run: Trajectory, moved: Movement) -> float:
+def early_contrast(run: Trajectory, moved: Moved) -> float:
     """Squared movement per unit of cumulative learning rate, early minus late."""
     return contrast(moved, run.rate_clock)
 

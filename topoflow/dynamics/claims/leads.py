@@ -10,7 +10,7 @@ from topoflow.dynamics.claims.rungs import SEEDS, margin_test, over_seeds, rotat
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
-from topoflow.dynamics.movement import Movement, centre, moves_test
+from topoflow.dynamics.movement import Moved, centre, moves_test
 from topoflow.dynamics.permutation import CANNOT_TELL, Test
 
 CLAIM = "leads"
@@ -22,7 +22,7 @@ STATISTIC = (
 _NO_BEHAVIOUR = "needs next-token probabilities at every twin checkpoint"
 
 
-def lead(run: Trajectory, moved: Movement) -> float:
+def lead(run: Trajectory, moved: Moved) -> float:
     """Centre of behaviour's movement minus topology's, 0 to 1; NaN where either does not move."""
     return (
         math.nan

@@ -12,7 +12,7 @@ from scipy import stats
 from topoflow.dynamics.claims.verdict import Rung
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import Trajectory
-from topoflow.dynamics.movement import Movement
+from topoflow.dynamics.movement import Moved
 from topoflow.dynamics.permutation import Test, monte_carlo_p, surrogates_needed
 from topoflow.dynamics.surrogates import COVARIANCE, START
 from topoflow.topology.arrays import as_numbers
@@ -23,7 +23,7 @@ LEAST_SPREAD = 1e-3  # standard deviation between seeds below which they are tak
 _REPRODUCED = 0.5  # of what is observed above the surrogates' mean: less, and they reproduce two thirds of it
 FEWEST_ROTATIONS = 19  # surrogates from which their spread can be had
 
-Statistic = Callable[[Trajectory, Movement], float]
+Statistic = Callable[[Trajectory, Moved], float]
 
 
 def rotation_rungs(
@@ -56,7 +56,7 @@ def _against_rotations(
     if most < (needed := rotations_needed(level)):
         return f"needs {needed} rotations of the prompts, and claims.n_rotations allows {most}"
 
-    def mean(movement: Callable[[Trajectory], dict[str, Movement]]) -> float:
+    def mean(movement: Callable[[Trajectory], dict[str, Moved]]) -> float:
         return float(np.mean([statistic(run, movement(run)[homology]) for run in runs]))
 
     observed = mean(lambda run: run.unrotated)
