@@ -99,6 +99,8 @@ class Recorded:
 class Trajectory:
     """A run as its claims see it. Everything is computed when it is first asked for, and kept.
 
+    Rotations are kept in `keeper`, batch by batch: one that outlives the process has them drawn only once.
+
     Examples
     --------
     See `follow`.
