@@ -289,6 +289,9 @@ def test_metrics_equal_the_tables_and_none_is_nan(study):
     assert history(run_id, "topology/h0_velocity/layer_02") == expected
     metrics = mlflow.get_run(run_id).data.metrics
     assert all(math.isfinite(value) for value in metrics.values())
+    shares = [(int(row["step"]), row["h1_unmatched"]) for row in rows if row["layer"] == 2]
+    known = [(step, share) for step, share in shares if not math.isnan(share)]
+    assert history(run_id, "topology/h1_unmatched/layer_02") == known != []
     assert "trajectory/h1_concentration/layer_01" in metrics
     assert "trajectory/h1_concentration/layer_00" not in metrics  # nothing moved: missing, not zero
     assert "topology/h1_persistence_max/layer_00" not in metrics

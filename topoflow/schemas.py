@@ -104,7 +104,7 @@ def _adapters() -> dict[str, Any]:
     outcome: Any = Annotated[list[text], Field(min_length=2, max_length=2)]
     claim: Any = model(
         "Claim", **words, **dict.fromkeys(("value", "low", "high", "p"), maybe), verdict=verdict,
-        steps=list[outcome], labels=list[text],
+        steps=list[outcome], labels=list[text], beside=(text, ""),
     )  # fmt: skip
     layer: Any = model(
         "Layer",
@@ -112,8 +112,14 @@ def _adapters() -> dict[str, Any]:
         **{f"{h}_{name}": maybe_whole for h in ("h0", "h1") for name in ("peak_step", "stabilised_step")},
         h1_sampling_floor=maybe,
         h1_peak_over_sampling_floor=maybe,
+        h1_unmatched=(maybe, None),
     )
-    pooled: Any = model("Pooled", **dict.fromkeys(_POOLED, maybe), __pydantic_extra__=dict[str, maybe])
+    pooled: Any = model(
+        "Pooled",
+        **dict.fromkeys(_POOLED, maybe),
+        far_prompts=(maybe, None),
+        __pydantic_extra__=dict[str, maybe],
+    )
     order = Annotated[float, Field(ge=1, allow_inf_nan=False)]
     level = Annotated[float, Field(gt=0, lt=1)]
     files = dict[str, sha256]

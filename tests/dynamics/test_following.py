@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -213,9 +215,11 @@ def test_objectives_need_six_seeds_and_then_are_told_apart():
     few = topoflow.compare({"a": group(early, 3, 0), "b": group(early, 3, 1)}).verdicts
     assert {v.verdict for v in few} == {"cannot tell"}
     assert "needs 6 seeds of each label, and has 3" in few[0].rule
+    assert few[0].beside == ""
     apart = topoflow.compare({"a": group(early, 6, 0), "b": group(lambda s: 0.4 * early(s), 6, 1)}).verdicts
     assert apart[0].p == 1 / 32
     assert said(apart)["objectives", "H1"] == "supported"
+    assert re.fullmatch(r"both labels spread alike between seeds: p = [01]\.?\d*", apart[0].beside)
     alike = topoflow.compare({"a": group(early, 6, 0), "b": group(early, 6, 1)}).verdicts
     assert "supported" not in said(alike).values()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topoflow.dynamics.claims.objectives import all_labels_test, location_test
+from topoflow.dynamics.claims.objectives import all_labels_test, dispersion_test, location_test
 from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.movement import Movement
@@ -164,6 +164,13 @@ def test_three_equal_labels_are_rarely_told_apart_and_one_other_is():
     assert np.mean(np.array(p_values) <= 0.05) <= 0.10
     vectors[2] += 3
     assert all_labels_test(list(vectors)).p <= 8 / 216  # the eight ways to swap the two that are alike
+
+
+def test_labels_that_spread_differently_between_seeds_are_seen_to_and_others_rarely():
+    rng = np.random.default_rng(0)
+    pairs = rng.normal(size=(100, 2, 6, 5))
+    assert np.mean([dispersion_test(a, b, n_permutations=99) <= 0.05 for a, b in pairs]) <= 0.10
+    assert np.mean([dispersion_test(a, 10 * b, n_permutations=99) <= 0.05 for a, b in pairs[:20]]) >= 0.9
 
 
 def test_a_decision_at_the_level_itself_is_a_rejection():

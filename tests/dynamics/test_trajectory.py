@@ -11,7 +11,7 @@ import pytest
 from topoflow.config import Topology
 from topoflow.dynamics import trajectory
 from topoflow.dynamics.behaviour import lead_lag
-from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.cells import cell_diagrams, cell_distances, cell_matchings, summarise_cell
 from topoflow.dynamics.controls import gaussian_cloud
 from topoflow.dynamics.following import SCALE_FREE, follow
 from topoflow.dynamics.trajectory import (
@@ -62,6 +62,8 @@ def test_each_series_is_what_its_name_says(early):
         displacement = [cell_distances(cells[0], b, h).mean() for b in cells[1:]]
         assert layer.series[f"h{h}_velocity"] == pytest.approx(velocity)
         assert layer.series[f"h{h}_displacement"] == pytest.approx(displacement)
+    shares = [cell_matchings(a, b, 1)[1].mean() for a, b in itertools.pairwise(cells)]
+    assert layer.series["h1_unmatched"] == pytest.approx(shares)
     assert layer.distances[3, 9] == pytest.approx(cell_distances(cells[3], cells[9], 1).mean())
     assert np.allclose(layer.summaries[7], summarise_cell(cells[7]), equal_nan=True)
     drift = np.linalg.norm(clouds[1].mean(axis=0) - clouds[0].mean(axis=0))
@@ -139,6 +141,16 @@ def test_a_growing_cloud_moves_but_not_once_its_scale_is_taken_out():
     assert np.isnan(layer.series["h1_velocity_low"]).all()  # no bands were asked for
 
 
+def test_the_share_of_bars_without_a_partner_is_of_what_moved_and_missing_where_nothing_did(early):
+    still = followed("still")[0]
+    assert np.isnan(still.series["h1_unmatched"]).all()
+    known, missing = (found["h1_unmatched"] for found in describe_run([early[0], still], STEPS))
+    assert known == pytest.approx(early[0].series["h1_unmatched"].mean())
+    assert missing is None
+    half = [[[], [[1.0, 2.0]]], [[], [[1.0, 2.0]]]], [[[], [[1.0, 2.0]]], [[], [[7.0, 8.0]]]]
+    assert trajectory._mean_known(cell_matchings(*half, 1)[1]) == 1  # the subsample that rests has no share
+
+
 def test_a_constant_layer_is_missing_and_not_zero():
     clouds = [np.ones((60, 4)) * k for k in (1, 2, 3, 4)]
     layer = follow_layer(clouds, [cell_diagrams(c, PLAN) for c in clouds], PLAN, n_replicates=4)
@@ -214,5 +226,19 @@ def test_movement_is_described_where_there_are_twins_and_missing_where_not():
     found = describe_movement(run)
     assert found["moved_h1"] == run.movement(SCALE_FREE)["H1"].total > 3 * found["jitter_h1"]
     assert abs(found["early_share_h0"]) < 0.2
+    assert 0.05 < found["far_prompts"] < 0.2  # normal steps: some are longer than others
     alone = describe_movement(follow({step: clouds[step] for step in steps[::2]}, topology=Topology(6, 30)))
     assert set(alone.values()) == {None}
+
+
+@pytest.mark.parametrize("far", [1, 10])
+def test_the_prompts_that_go_farthest_are_weighed_against_all(far):
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(60, 4))
+    times = np.where(np.arange(60) >= 57, far, 1)[:, None]
+    steps = [step + twin for step in range(0, 48, 4) for twin in (0, 1)]
+    clouds = {step: {1: base + 0.01 * step * times, 2: 100 * (base + 0.01 * step * times)} for step in steps}
+    found = describe_movement(follow(clouds, topology=Topology(6, 30)))["far_prompts"]
+    assert found == pytest.approx(3 * far**2 / (57 + 3 * far**2))
+    still = {step: {1: base} for step in steps}
+    assert describe_movement(follow(still, topology=Topology(6, 30)))["far_prompts"] is None

@@ -287,6 +287,11 @@ def test_verdicts_are_words_in_colour_with_value_interval_and_p() -> None:
     assert texts(figure).replace("\n", " ").count("too few (10)") == 1  # with the one that cannot tell
 
 
+def test_what_to_read_with_a_number_stands_beneath_its_statistic() -> None:
+    figure = verdicts([claim("supported", beside="both labels spread alike: p = 0.4")])
+    assert "a mean (a share); both labels spread alike: p = 0.4" in texts(figure).replace("\n", " ")
+
+
 def test_missing_numbers_of_a_claim_are_dashes() -> None:
     figure = verdicts([claim("cannot tell", value="", low="", high="", p="")])
     assert [text.get_text() for text in figure.axes[0].texts][-2:] == ["–", "–"]

@@ -226,7 +226,8 @@ def test_json_cannot_end_its_script_and_prose_is_escaped_before_it_is_marked_up(
     assert json.loads(text) == {"a": [HOSTILE, "<!--", None, 0.333333], "b": [1, None]}
     assert page.prose("**a** *b* `c` <b>") == "<strong>a</strong> <em>b</em> <code>c</code> &lt;b&gt;"
     assert page.prose("2 * 3 * 4") == "2 * 3 * 4"
-    hostile = dict.fromkeys(("claim", "homology", "statement", "statistic", "rule", "verdict"), HOSTILE)
+    words = ("claim", "homology", "statement", "statistic", "rule", "verdict", "beside")
+    hostile = dict.fromkeys(words, HOSTILE)
     missing = dict.fromkeys(("value", "low", "high", "p"))
     table = page.claims_table([{**hostile, **missing, "steps": [(HOSTILE, HOSTILE)]}])
     spec = {"title": HOSTILE, "series": [HOSTILE]}
@@ -451,3 +452,14 @@ def test_claims_stand_in_the_order_of_reading_each_with_the_rung_that_decided_an
     assert re.findall(r"<b>(H\d)</b>", html) == ["H1", "H0"] * 4
     assert html.count("<li>✗ the learning rate</li></ol>") == 4
     assert html.count("<div>too few</div>") == 2  # beside what cannot be told
+
+
+def test_what_to_read_with_a_number_stands_in_its_row_and_nothing_where_there_is_none() -> None:
+    row = {**dict.fromkeys(("value", "low", "high", "p")), "claim": "objectives", "homology": "H1", "steps": [],
+           "statement": "a and b differ", "statistic": "so", "rule": "if p", "verdict": "supported"}  # fmt: skip
+    beside = "both labels spread alike between seeds: p = 0.4"
+    with_it, without = (page.claims_table([{**row, **more}]) for more in ({"beside": beside}, {}))
+    assert f"a and b differ<div>{beside}</div>" in with_it
+    assert (
+        with_it.replace(f"<div>{beside}</div>", "") == without == page.claims_table([{**row, "beside": ""}])
+    )

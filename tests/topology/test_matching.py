@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from topoflow.topology.distances import wasserstein_distance, wasserstein_distances
+from topoflow.topology.distances import wasserstein_distance, wasserstein_distances, wasserstein_matchings
 from topoflow.topology.matching import assign
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
@@ -244,3 +244,74 @@ class TestManyPairs:
             wasserstein_distances([NO_BARS], [NO_BARS, NO_BARS])
         with pytest.raises(ValueError, match=r"order must be a finite number of at least 1, got 0.5"):
             wasserstein_distances([NO_BARS], [NO_BARS], 0.5)
+
+
+def unmatched(a, b, order=2.0):
+    return float(wasserstein_matchings([a], [b], order)[1][0])
+
+
+@st.composite
+def diagrams_without_ties(draw):
+    """Two diagrams that have one best matching: some bars near those of the other, some alone."""
+    rng = np.random.default_rng(draw(seeds))
+    a, alone_a, alone_b = (
+        np.column_stack([births, births + rng.exponential(1, n)])
+        for n in (draw(st.integers(0, 15)) for _ in range(3))
+        for births in [3 * rng.random(n) if draw(st.booleans()) else np.full(n, 0.5)]
+    )
+    moved = a + [0, 1] * rng.normal(scale=0.1, size=(len(a), 1)).clip(0)
+    return np.vstack([a, alone_a]), np.vstack([moved, alone_b])
+
+
+class TestBarsWithoutAPartner:
+    @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+    def test_bars_far_apart_make_all_of_the_distance_and_a_bar_that_moved_a_little_none(self, order):
+        assert unmatched([[1.0, 2.0]], [[7.0, 8.0]], order) == 1
+        assert unmatched([[1.0, 2.0]], [[1.0, 2.1]], order) == 0
+        assert unmatched([[1.0, 2.0]], NO_BARS, order) == 1
+
+    @pytest.mark.parametrize(
+        ("order", "alone"), [(1.0, math.sqrt(0.5)), (2.0, 0.5), (3.0, math.sqrt(0.5) ** 3)]
+    )
+    def test_the_share_is_of_the_power_of_the_distance(self, order, alone):
+        a, b = [[0.0, 1.0], [5.0, 9.0]], [[5.0, 9.5]]
+        assert unmatched(a, b, order) == pytest.approx(alone / (alone + 0.5**order))
+
+    def test_a_distance_of_none_or_without_end_has_no_share(self):
+        assert math.isnan(unmatched(NO_BARS, NO_BARS))
+        assert math.isnan(unmatched([[1.0, 2.0]], [[1.0, 2.0]]))
+        assert math.isnan(unmatched([[0.0, math.inf]], NO_BARS))
+
+    def test_essential_bars_have_partners(self):
+        assert unmatched([[0.0, math.inf]], [[3.0, math.inf]]) == 0
+        a, b = [[0.0, math.inf], [1.0, 2.0]], [[0.5, math.inf]]
+        assert unmatched(a, b) == pytest.approx(0.5 / 0.75)
+
+    @reproducible
+    @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 1.5, 2.0, 7.0]))
+    def test_a_share_lies_from_none_to_all_and_no_distance_is_another(self, pair, order):
+        distances, shares = wasserstein_matchings([pair[0]], [pair[1]], order)
+        assert distances[0] == wasserstein_distance(*pair, order)
+        assert math.isnan(shares[0]) if distances[0] == 0 else 0 <= shares[0] <= 1
+
+    @reproducible
+    @given(pair=diagrams_without_ties(), order=st.sampled_from([1.0, 2.0, 3.0]))
+    def test_the_matching_of_optimal_transport_leaves_the_same_bars_alone(self, pair, order):
+        a, b = pair
+        if len(a) == len(b) == 0:
+            return
+        distance, matching = gudhi.wasserstein.wasserstein_distance(
+            a, b, order=order, internal_p=2, matching=True
+        )
+        left = [a[i] for i, j in matching if j == -1] + [b[j] for i, j in matching if i == -1]
+        alone = sum(((death - birth) / math.sqrt(2)) ** order for birth, death in left)
+        for found in (unmatched(a, b, order), unmatched(b, a, order)):
+            assert found == pytest.approx(alone / distance**order, rel=1e-6, abs=1e-9)
+
+    def test_clouds_that_have_nothing_in_common_leave_more_of_it_alone_than_a_small_move(
+        self, two_checkpoints
+    ):
+        before, after = two_checkpoints
+        near = wasserstein_matchings(before, after)[1].mean()
+        other = wasserstein_matchings(before, [x + 2.0 for x in after])[1].mean()
+        assert near < 0.5 < other

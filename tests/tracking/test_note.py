@@ -2,7 +2,7 @@
 
 import re
 
-from topoflow.tracking.note import Page, verdict_table, write_comparison_note, write_note
+from topoflow.tracking.note import Page, rivals, verdict_table, write_comparison_note, write_note
 
 PAGE = Page("0", "ab12")
 RATE = "not supported beyond the learning rate"
@@ -72,3 +72,23 @@ def test_the_first_line_of_a_comparison_names_the_labels_of_each_verdict() -> No
     facts = {"claims": claims, "runs": ["x", "y"], "order": 2.0, "n_subsamples": 4}
     line = write_comparison_note(facts, {}, PAGE, with_report=False).split("\n")[0]
     assert line == "**early: H1 supported**; objectives of &lt;a&gt; and b: H1 cannot tell."
+
+
+def test_what_to_read_with_a_number_stands_beside_it() -> None:
+    one = {**claim("objectives", "H1", "supported", "a", "b"), "value": 0.5}
+    (row,) = verdict_table([{**one, "beside": "both labels spread alike: p = 0.4"}])[2:3]
+    assert "| 0.5; both labels spread alike: p = 0.4 |" in row
+    assert "| 0.5 |" in verdict_table([one])[2]
+
+
+def test_velocities_have_their_rivals_beside_them_as_far_as_they_are_known() -> None:
+    layers = {"layer_01": {"h1_unmatched": 0.121}, "layer_02": {"h1_unmatched": None}, "layer_03": {}}
+    known = {
+        "layers": {**layers, "layer_04": {"h1_unmatched": 0.98}},
+        "pooled": {"far_prompts": 0.31},
+        "order": 2.0,
+    }
+    (said,) = rivals(known)
+    assert "12 to 98 % comes from bars without a partner (of its power 2, by layer)" in said
+    assert "The 5 % of prompts that go farthest make 31 % of all squared movement" in said
+    assert rivals({"layers": {"layer_01": {}}, "pooled": {"far_prompts": None}, "order": 2.0}) == []

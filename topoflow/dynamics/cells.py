@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.topology.distances import wasserstein_distances
+from topoflow.topology.distances import wasserstein_matchings
 from topoflow.topology.persistence import Diagram, subsample_diagrams
 from topoflow.topology.point_clouds import distance_matrix
 from topoflow.topology.summaries import barcode_summaries, cell_summary
@@ -95,7 +95,7 @@ def cell_distances(
     Raises
     ------
     ValueError
-        If the cells have different numbers of subsamples, and as `wasserstein_distances` does.
+        If the cells have different numbers of subsamples, and as `wasserstein_matchings` does.
 
     Examples
     --------
@@ -103,6 +103,35 @@ def cell_distances(
     >>> cell_distances(cell, later, dimension=1)
     array([0.5])
     """
+    return cell_matchings(a, b, dimension, order)[0]
+
+
+def cell_matchings(
+    a: CellDiagrams, b: CellDiagrams, dimension: int, order: float = 2.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute `cell_distances`, and of each subsample the share that comes from bars without a partner.
+
+    Parameters
+    ----------
+    a, b, dimension, order
+        As for `cell_distances`.
+
+    Returns
+    -------
+    distances, unmatched : ndarray of float64, shape (n_subsamples,)
+        As `wasserstein_matchings` gives them.
+
+    Raises
+    ------
+    ValueError
+        As `cell_distances` does.
+
+    Examples
+    --------
+    >>> cell, later = [[[[0, 1]], [[1, 2]]]], [[[[0, 1]], [[4, 5]]]]
+    >>> cell_matchings(cell, later, dimension=1)
+    (array([1.]), array([1.]))
+    """
     if len(a) != len(b):
         raise ValueError(f"b must have the subsamples of a ({len(a)}), got {len(b)}")
-    return wasserstein_distances([pair[dimension] for pair in a], [pair[dimension] for pair in b], order)
+    return wasserstein_matchings([pair[dimension] for pair in a], [pair[dimension] for pair in b], order)

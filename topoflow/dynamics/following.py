@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -155,13 +156,21 @@ class Trajectory:
         """
         if kind not in self._movements:
             if kind == WITHOUT_FAR:
-                kept = self._near_prompts
+                kept = self._near_and_far[0]
                 size = min(self.recorded.plan.shape[1], len(kept))
                 plan = kept[subsample_plan(len(kept), len(self.recorded.plan), size, self.recorded.seed)]
                 self._movements[kind] = self._follow(plan, None)[SCALE_FREE]
             else:
                 self._movements.update(self._follow(self.recorded.plan, self.recorded.cell))
         return self._movements[kind]
+
+    @property
+    def share_of_far_prompts(self) -> float:
+        """What the 5 % of prompts that go farthest make of the squared movement of the states, from one anchor to the
+        next, all layers weighing alike: 0.05 where all prompts move alike, NaN where none moves.
+        """
+        far, total = self._paths[self._near_and_far[1]].sum(), self._paths.sum()
+        return float(far / total) if total else math.nan
 
     @cached_property
     def behaviour(self) -> Movement | None:
@@ -244,15 +253,21 @@ class Trajectory:
         return [found[at : at + len(steps)] for at in range(0, len(found), len(steps))]
 
     @cached_property
-    def _near_prompts(self) -> NDArray[np.int64]:
-        """Places of the prompts with the shortest paths, all layers weighing alike."""
+    def _paths(self) -> Matrix:
+        """Of each prompt its squared movement from anchor to anchor in all, all layers weighing alike."""
         path: Any = 0.0
         for layer in self.recorded.layers:
             clouds = [self.recorded.cloud(step, layer) for step in self.anchors]
             moved = sum(((y - x) ** 2).sum(axis=1) for x, y in pairwise(clouds))
             path = path + moved / max(float(((clouds[0] - clouds[0].mean(axis=0)) ** 2).sum()), 1e-300)
-        n_kept = int((1 - _LONGEST) * len(path))
-        return np.sort(np.argsort(path, kind="stable")[:n_kept])
+        return np.asarray(path)
+
+    @property
+    def _near_and_far(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the prompts with the shortest paths, and of the few with the longest."""
+        n_near = int((1 - _LONGEST) * len(self._paths))
+        near, far = np.split(np.argsort(self._paths, kind="stable"), [n_near])
+        return np.sort(near), far
 
     def _follow(
         self, plan: NDArray[np.int64], cell: Callable[[int, int], CellDiagrams] | None

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.behaviour import lead_lag
-from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.cells import (
+    CellDiagrams,
+    cell_diagrams,
+    cell_distances,
+    cell_matchings,
+    summarise_cell,
+)
 from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.controls import (
     COVARIANCES,
@@ -77,8 +83,9 @@ class LayerTrajectory:
     series : dict of str to ndarray of shape (T - 1,)
         One number an interval: `h1_velocity`, `h1_displacement` and their `_std` over subsamples, the same of H0
         (filtration distance); `h1_velocity_low` and `_high`, 95 % bands over prompts (NaN where there are none);
-        `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer); and
-        the `GeometricBaselines`.
+        `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer);
+        `h1_unmatched`, the share of the velocity to the power of its order that comes from bars without a partner (0 to
+        1, mean over subsamples; NaN where nothing moved); and the `GeometricBaselines`.
     distances : ndarray, shape (T, T)
         Between the H1 diagrams of all checkpoints, in filtration distance; of more than `MOST_PAIRED` checkpoints, of
         `paired_checkpoints` alone.
@@ -164,6 +171,7 @@ def follow_layer(
         low, high, replicates = bands.lower, bands.upper, bands.replicates
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
     series["h1_velocity_scale_free"] = way.scale_free
+    series["h1_unmatched"] = way.unmatched
     geometry = geometric_baselines(clouds)
     series.update(vars(geometry))
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
@@ -196,6 +204,7 @@ class _Way:
 
     moved: dict[str, Series]
     scale_free: Series
+    unmatched: Series
     summaries: Series
     paired: list[CellDiagrams]
 
@@ -205,6 +214,7 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
         f"h{h}_{name}": [] for h in (1, 0) for name in ("velocity", "displacement")
     }
     scale_free: list[float] = []
+    unmatched: list[float] = []
     summaries, paired, places = [], [], set(paired_checkpoints(len(cells)).tolist())
     first = before = scaled_before = None
     for place, (cloud, cell) in enumerate(zip(clouds, cells, strict=True)):
@@ -216,7 +226,10 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
             first = cell
         else:
             for h in (1, 0):
-                moved[f"h{h}_velocity"].append(cell_distances(before, cell, h, order))
+                distances, alone = cell_matchings(before, cell, h, order)
+                moved[f"h{h}_velocity"].append(distances)
+                if h == 1:
+                    unmatched.append(_mean_known(alone))
                 moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
         before, scaled_before = cell, scaled
@@ -225,6 +238,7 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
     return _Way(
         {name: np.array(rows) for name, rows in moved.items()},
         np.array(scale_free),
+        np.array(unmatched),
         np.array(summaries),
         paired,
     )
@@ -232,6 +246,12 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
 
 def _mean_distance(a: CellDiagrams | None, b: CellDiagrams | None, order: float) -> float:
     return math.nan if a is None or b is None else float(cell_distances(a, b, 1, order).mean())
+
+
+def _mean_known(values: Series) -> float:
+    """The mean of those that are not NaN; NaN where all are."""
+    known_ones = values[~np.isnan(values)]
+    return float(known_ones.mean()) if len(known_ones) else math.nan
 
 
 def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
@@ -318,8 +338,8 @@ def describe_run(
     -------
     list of dict
         For each layer the numbers of `describe_layer` of H0 and H1 (`h1_concentration` and so on), `_p_holm` beside
-        each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance) and
-        `h1_peak_over_sampling_floor`.
+        each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance),
+        `h1_peak_over_sampling_floor` and `h1_unmatched` (mean over the intervals in which something moved).
     """
     found: list[dict[str, Number]] = []
     for layer in layers:
@@ -333,6 +353,7 @@ def describe_run(
         numbers["h1_concentration_low"], numbers["h1_concentration_high"] = _interval([layer], steps)
         numbers["h1_sampling_floor"] = layer.floor
         numbers["h1_peak_over_sampling_floor"] = peak / layer.floor if layer.floor else None
+        numbers["h1_unmatched"] = known(_mean_known(layer.series["h1_unmatched"]))
         found.append(numbers)
     for name in [name for name in found[0] if name.endswith("_p")]:
         adjusted = holm(np.array([numbers[name] for numbers in found], dtype=np.float64))  # None becomes NaN
@@ -430,8 +451,12 @@ def describe_movement(run: Trajectory) -> dict[str, Number]:
     dict
         For H1 and H0: `early_share_` (scale-free, of the cumulative learning rate, above the clock's own), `moved_`
         (scale-free squared movement in all, no unit), `jitter_` (standard deviation of that under jitter alone).
+        `far_prompts` is the share that the 5 % of prompts that go farthest make of the squared movement of the states
+        themselves, between anchors and with jitter: 0.05 where all prompts move alike.
     """
-    numbers: dict[str, Number] = {}
+    numbers: dict[str, Number] = {
+        "far_prompts": None if run.why_no_twins else known(run.share_of_far_prompts)
+    }
     for homology in HOMOLOGY:
         share = total = jitter = math.nan
         if not run.why_no_twins:

@@ -133,7 +133,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     ----------
     claims : sequence of mapping
         Rows of verdicts.csv: `claim`, `homology`, `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict`,
-        `steps` and `rule`. An empty field is a missing number.
+        `steps`, `rule` and, of newer tables, `beside`. An empty field is a missing number.
     title : str
         Title of the picture.
 
@@ -205,8 +205,8 @@ def _tall(text: str, size: int = 10) -> float:
 
 
 def _grey(claim: Row) -> str:
-    """What stands beneath a claim: its statistic, and why there is no verdict."""
-    return "; ".join(filter(None, (claim["statistic"], why_open(claim))))
+    """What stands beneath a claim: its statistic, what to read with it, and why there is no verdict."""
+    return "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), why_open(claim))))
 
 
 def _value(claim: Row) -> str:

@@ -72,9 +72,11 @@ def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
         of = f"<b>{escape(claim['homology'])}</b> " if claim["homology"] else ""
         rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
         counted = f"<div>Value: {escape(claim['statistic'])}.</div><div>Rule: {escape(rule)}.</div>"
-        why = f"<div>{escape(reason)}</div>" if (reason := why_open(claim)) else ""
+        said = "".join(
+            f"<div>{escape(line)}</div>" for line in (why_open(claim), claim.get("beside", "")) if line
+        )
         what = (
-            f"{of}{escape(claim['statement'])}{ladder(claim['steps'])}{why}{fold('value and rule', counted)}"
+            f"{of}{escape(claim['statement'])}{ladder(claim['steps'])}{said}{fold('value and rule', counted)}"
         )
         rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
     return table(

@@ -30,7 +30,15 @@ from topoflow.finished import (
 from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
-from topoflow.tracking.note import DEFINITIONS, LAYER_COLUMNS, Page, caveats, floor_caveat, layer_cells
+from topoflow.tracking.note import (
+    DEFINITIONS,
+    LAYER_COLUMNS,
+    Page,
+    caveats,
+    floor_caveat,
+    layer_cells,
+    rivals,
+)
 
 __all__ = ["report"]
 
@@ -422,6 +430,7 @@ def _one_run(study: _Study, one: _Found) -> str:
             list(map(escape, LAYER_COLUMNS)),
             [list(map(escape, layer_cells(layer, found))) for layer, found in findings["layers"].items()],
         ),
+        *(f"<p>{prose(line)}</p>" for line in rivals(findings)),
     ]
     if one.diagrams is not None:
         of_all, made = caveats([]), one.diagrams.manifest

@@ -57,7 +57,8 @@ def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> floa
     inf
     """
     bars_a, bars_b = check_diagram("a", a), check_diagram("b", b)
-    return float(_distances(bars_a, np.array([0, len(bars_a)]), bars_b, np.array([0, len(bars_b)]), order)[0])
+    ends_a, ends_b = np.array([0, len(bars_a)]), np.array([0, len(bars_b)])
+    return float(_matchings(bars_a, ends_a, bars_b, ends_b, order)[0][0])
 
 
 def wasserstein_distances(
@@ -87,21 +88,57 @@ def wasserstein_distances(
     >>> wasserstein_distances([[[1.0, 2.0]], [[0.0, 3.0]]], [[[1.0, 2.5]], [[0.0, 3.0]]])
     array([0.5, 0. ])
     """
+    return wasserstein_matchings(diagrams_a, diagrams_b, order)[0]
+
+
+def wasserstein_matchings(
+    diagrams_a: Sequence[ArrayLike], diagrams_b: Sequence[ArrayLike], order: float = 2.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute `wasserstein_distances`, and how much of each comes from bars without a partner.
+
+    Ask for it where a distance is to say how *far* two diagrams are apart. The best matching sends a bar to the
+    diagonal where no bar of the other diagram is near. When it leaves most of them so, two diagrams are as unlike as
+    two different noises, and the distance grows no more however far they part.
+
+    Parameters
+    ----------
+    diagrams_a, diagrams_b, order
+        As for `wasserstein_distances`.
+
+    Returns
+    -------
+    distances : ndarray of float64, shape (n_pairs,)
+        In units of filtration distance.
+    unmatched : ndarray of float64, shape (n_pairs,)
+        Share of ``distances ** order``, from 0 to 1, that comes from bars sent to the diagonal; NaN where the distance
+        is 0 or infinite.
+
+    Raises
+    ------
+    ValueError
+        As `wasserstein_distances` does.
+
+    Examples
+    --------
+    >>> wasserstein_matchings([[[1.0, 2.0]], [[1.0, 2.0]]], [[[1.0, 2.5]], [[7.0, 8.0]]])
+    (array([0.5, 1. ]), array([0., 1.]))
+    """
     if len(diagrams_a) != len(diagrams_b):
         raise ValueError(
             f"diagrams_b must hold as many diagrams as diagrams_a ({len(diagrams_a)}), got {len(diagrams_b)}"
         )
     a, a_offsets = check_diagrams("diagrams_a", diagrams_a)
     b, b_offsets = check_diagrams("diagrams_b", diagrams_b)
-    return _distances(a, a_offsets, b, b_offsets, order)
+    return _matchings(a, a_offsets, b, b_offsets, order)
 
 
-def _distances(
+def _matchings(
     a: Diagram, a_offsets: NDArray[np.int64], b: Diagram, b_offsets: NDArray[np.int64], order: float
-) -> NDArray[np.float64]:
-    """Distances between the k-th diagrams of two ragged lists."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distances between the k-th diagrams of two ragged lists, and the shares of bars without a partner."""
     if not 1 <= check_number("order", order) < math.inf:  # NaN as well
         raise ValueError(f"order must be a finite number of at least 1, got {order!r}")
     # One layout, contiguous and writable, so that the kernel is compiled once.
     a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])
-    return np.asarray(wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order)))
+    distances, unmatched = wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order))
+    return np.asarray(distances), np.asarray(unmatched)

@@ -30,30 +30,42 @@ _RESOLVED = 1e-5  # share of the unit, in powers of the order, of which rounding
 
 @compiled
 def wasserstein_of_pairs(a, a_offsets, b, b_offsets, order):
-    """Distances between the k-th diagrams of two lists; the bars of each list one after another, with offsets."""
+    """Distances between the k-th diagrams of two lists; the bars of each list one after another, with offsets.
+
+    Beside each distance the share of its power that comes from bars left alone.
+    """
     n_pairs = len(a_offsets) - 1
-    distances = np.empty(n_pairs)
+    distances, alone = np.empty(n_pairs), np.empty(n_pairs)
     for k in range(n_pairs):
         one = a[a_offsets[k] : a_offsets[k + 1]]
         other = b[b_offsets[k] : b_offsets[k + 1]]
-        distances[k] = wasserstein(one, other, order)
-    return distances
+        distances[k], alone[k] = wasserstein(one, other, order)
+    return distances, alone
 
 
 @compiled
 def wasserstein(a, b, order):
-    """Distance of order p between two diagrams; essential bars match each other in order of birth."""
+    """Distance of order p between two diagrams; essential bars match each other in order of birth.
+
+    The second number is the share of the distance to the power p that comes from bars that the matching leaves alone;
+    NaN where the distance is 0 or infinite.
+    """
     a, b = sorted_bars(a), sorted_bars(b)
     finite_a, finite_b = a[a[:, 1] < np.inf], b[b[:, 1] < np.inf]
     n_essential = len(a) - len(finite_a)
     if n_essential != len(b) - len(finite_b):
-        return np.inf
+        return np.inf, np.nan
     lengths = np.zeros(n_essential + len(finite_a) + len(finite_b))
     if n_essential > 0:
         births_a, births_b = a[a[:, 1] == np.inf, 0], b[b[:, 1] == np.inf, 0]
         lengths[:n_essential] = np.abs(births_a - births_b)
-    matched_lengths(finite_a, finite_b, order, lengths[n_essential:])
-    return norm(lengths, order)
+    paired = np.ones(len(lengths), np.bool_)
+    matched_lengths(finite_a, finite_b, order, lengths[n_essential:], paired[n_essential:])
+    distance = norm(lengths, order)
+    if distance == 0.0:
+        return distance, np.nan
+    left = norm(np.where(paired, 0.0, lengths), order)
+    return distance, min(power(left / distance, order), 1.0)
 
 
 @compiled
@@ -91,8 +103,8 @@ def power(base, order):
 
 
 @compiled
-def matched_lengths(a, b, order, lengths):
-    """Write the lengths of the optimal matching's edges, diagonal ones included, over the leading zeros."""
+def matched_lengths(a, b, order, lengths, paired):
+    """Write the lengths of the optimal matching's edges over the leading zeros, and whether each joins two bars."""
     if len(a) > len(b):
         a, b = b, a
     if len(b) == 0 or (len(a) == len(b) and (a == b).all()):
@@ -114,9 +126,11 @@ def matched_lengths(a, b, order, lengths):
         weights, powers_a, powers_b = savings(a, b, to_diagonal_a, to_diagonal_b, scale, order)
         column_of = align(weights) if born_together(a, b) else assign(weights, -powers_a, -powers_b)
         lengths[: len(a)], lengths[len(a) :] = to_diagonal_a, to_diagonal_b
+        paired[len(a) :] = False  # one that has a partner keeps no length here
         for i in range(len(a)):
             j = column_of[i]
-            if j >= 0 and weights[i, j] < 0.0:
+            paired[i] = j >= 0 and weights[i, j] < 0.0
+            if paired[i]:
                 lengths[i] = math.hypot(a[i, 0] - b[j, 0], a[i, 1] - b[j, 1])
                 lengths[len(a) + j] = 0.0
         bound = norm(lengths, order)

@@ -34,6 +34,11 @@ DEFINITIONS = {
     "behaviour": "Jensen-Shannon divergence of the next-token distributions after each prompt, since the checkpoint "
     "before (velocity) and since the first (displacement); mean over prompts; nats",
     "velocity_scale_free": "velocity of clouds divided by their median pairwise distance; no unit",
+    "unmatched": "share of the velocity, to the power of its order, that comes from bars that the best matching of the "
+    "two diagrams leaves without a partner; mean over subsamples, of a layer mean over intervals; 0 to 1, and near 1 "
+    "the velocity no longer measures how far",
+    "far_prompts": "share that the 5 % of prompts that go farthest make of the squared movement of the states "
+    "themselves, from one anchor to the next and with jitter; layers weigh alike; 0.05 where all prompts move alike",
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
@@ -103,7 +108,7 @@ def write_note(
         f"|{'---|' * len(LAYER_COLUMNS)}",
     ]
     lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
-    lines += ["", *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ()))]
+    lines += ["", *rivals(findings), "", *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ()))]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return "\n".join(lines) + "\n"
 
@@ -130,6 +135,34 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
     ]
+
+
+def rivals(findings: Mapping[str, Any]) -> list[str]:
+    """What to hold beside the velocities of a run, a sentence each; none that its trajectory.json has no number for."""
+    said = []
+    layers, far = findings["layers"].values(), findings.get("pooled", {}).get("far_prompts")
+    if shares := [found["h1_unmatched"] for found in layers if found.get("h1_unmatched") is not None]:
+        least, most = min(shares), max(shares)
+        said.append(
+            f"Of the distance between neighbouring checkpoints, {_percent(least, most)} comes from bars without a "
+            f"partner (of its power {findings['order']:g}, by layer): near 100 % it no longer measures how far."
+        )
+    if far is not None:
+        said.append(
+            f"The 5 % of prompts that go farthest make {_percent(far, far)} of all squared movement of the states, "
+            "where 5 % means that all prompts move alike."
+        )
+    return [" ".join(said)] if said else []
+
+
+def _percent(low: float, high: float) -> str:
+    """A range of shares in percent, or one share where both ends read alike.
+
+    >>> _percent(0.121, 0.45), _percent(0.12, 0.1201)
+    ('12 to 45 %', '12 %')
+    """
+    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (low, high))
+    return f"{' to '.join(ends)} %"
 
 
 def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
@@ -161,6 +194,7 @@ def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
         low, high = claim["low"], claim["high"]
         interval = "–" if low is None or high is None else f"{low:.3g} to {high:.3g}"
         value, p = (("–" if claim[key] is None else format(claim[key], ".3g")) for key in ("value", "p"))
+        value = "; ".join(filter(None, (value, _text(claim.get("beside", "")))))
         statement, verdict = (_text(claim[key]) for key in ("statement", "verdict"))
         climbed = _text(" → ".join(rungs(claim["steps"])))
         of = _text(claim["homology"])

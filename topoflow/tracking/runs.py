@@ -345,7 +345,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
 
     What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
     """
-    moved = ("h1_velocity", "h0_velocity", "h1_displacement", "h0_displacement")
+    moved = ("h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement")
     for file, names in ((layout.VELOCITY_FILE, moved), (layout.SUMMARIES_FILE, params.track.summaries)):
         table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:
@@ -356,6 +356,8 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         for layer, findings in facts["layers"].items():
             if findings[name] is not None:
                 yield f"trajectory/{name}/{layer}", findings[name], 0
+    if (far := facts["pooled"].get("far_prompts")) is not None:
+        yield "trajectory/far_prompts", far, 0
     yield from _claim_metrics("claims", facts["claims"])
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):

@@ -177,12 +177,13 @@ def _pair(
     def farther_apart_than_seeds() -> Test | str:
         return Test(apart, 0.0 if apart > _APART else 1.0)
 
-    apart, spreads = math.nan, ""
+    apart, beside = math.nan, ""
     if vectors:
         a, b = vectors[one], vectors[other]
         distance = math.sqrt(max(location_test(a, b).value, 0.0))
         apart = distance / (max(mean_spread(a), mean_spread(b)) or 1e-300)
-        spreads = f"; do the labels spread alike between seeds? p = {dispersion_test(a, b, both[0].recorded.seed):.2g}"
+        p = dispersion_test(a, b, both[0].recorded.seed)
+        beside = f"both labels spread alike between seeds: p = {p:.2g}"
     rungs = [
         moves.rung(both, homology, claims.moves_level),
         *(
@@ -196,7 +197,7 @@ def _pair(
     rule = (
         f"supported if labels swapped within seeds rarely part as much (p <= {claims.level:g}"
         f"{', of all labels and of the pair' if together else ''}) and the labels are farther apart than runs of one "
-        f"label are from its median{spreads}"
+        f"label are from its median"
     )
     statement = f"{one} and {other} leave distinguishable trajectories, for this base and these prompts"
-    return climbed.told(CLAIM, homology, climbed.at(SEEDS), statement, STATISTIC, rule, (one, other))
+    return climbed.told(CLAIM, homology, climbed.at(SEEDS), statement, STATISTIC, rule, (one, other), beside)

@@ -41,6 +41,8 @@ class Verdict:
         Each rung climbed and what it said, in order.
     labels
         The two labels that are compared, if any.
+    beside
+        What to read with `value`, though no rung tests it: another number that could explain it, in words.
     """
 
     claim: str
@@ -56,6 +58,7 @@ class Verdict:
     statistic: str = ""
     steps: tuple[tuple[str, str], ...] = ()
     labels: tuple[str, ...] = ()
+    beside: str = ""
 
     @property
     def name(self) -> str:
@@ -79,6 +82,7 @@ TABLE = (
     "low",
     "high",
     "p",
+    "beside",
     "verdict",
     "rung",
     "steps",
@@ -88,7 +92,11 @@ TABLE = (
 
 def table_row(verdict: Mapping[str, Any]) -> list[Any]:
     """A verdict as a row of `TABLE`, its steps as one text."""
-    shown = {**verdict, "steps": "; ".join(f"{name}: {outcome}" for name, outcome in verdict["steps"])}
+    shown = {
+        "beside": "",
+        **verdict,
+        "steps": "; ".join(f"{name}: {outcome}" for name, outcome in verdict["steps"]),
+    }
     return [shown[name] for name in TABLE]
 
 
@@ -195,8 +203,9 @@ class Climb:
         statistic: str,
         rule: str,
         labels: tuple[str, ...] = (),
+        beside: str = "",
     ) -> Verdict:
-        """The verdict in words; `shown` has the number that stands beside it, with its interval."""
+        """The verdict in words; `shown` has its number, with the interval, and `beside` what to read with that."""
         number = shown or Test(math.nan, math.nan)
         return Verdict(
             claim,
@@ -212,6 +221,7 @@ class Climb:
             statistic,
             self.steps,
             labels,
+            beside,
         )
 
 
