@@ -17,6 +17,7 @@ from support import drawn_by_another_process
 
 from topoflow.figures import checkpoints, persistence, style
 from topoflow.figures.side_by_side import comparison_figure
+from topoflow.figures.steps import one_step_apart
 from topoflow.figures.velocity import heatmap_figure, velocity_figure
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
@@ -254,6 +255,71 @@ def test_step_axis_is_linear_then_log_for_dense_early_schedules_only() -> None:
     assert even[1].get_xlabel() == "optimiser step"
 
 
+TWINS = [step + twin for step in (0, 2, 4, 8, 12, 20, 28, 46) for twin in (0, 1)]
+
+
+def of_twins() -> dict[int, np.ndarray]:
+    """A single step between twins moves little, and the way to the next twins much."""
+    gaps = np.diff(TWINS)
+    return {layer: layer * np.where(gaps > 1, 2.0 + gaps, 1.0) for layer in LAYERS}
+
+
+def test_lines_of_a_run_with_twins_join_twins_and_the_next_and_single_steps_stand_beside_them() -> None:
+    lines_of, nothing = of_twins(), dict.fromkeys(LAYERS, np.zeros(len(TWINS) - 1))
+    figure = velocity(
+        steps=TWINS, velocities=lines_of, spreads=nothing, behaviour=(TWINS, lines_of[LAYERS[0]])
+    )
+    for axes in figure.axes[:2]:
+        drawn_lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
+        joined = [line for line in drawn_lines if line.get_linestyle() == "-"]
+        hollow = [line for line in drawn_lines if line.get_linestyle() == "None"]
+        assert {tuple(line.get_xdata()) for line in joined} == {tuple(TWINS[2::2])}
+        assert {tuple(line.get_xdata()) for line in hollow} == {tuple(TWINS[1::2])}
+        assert len(joined) == len(hollow) == (len(LAYERS) if axes is figure.axes[0] else 1)
+    assert "one step apart (twins)" in texts(figure)
+    assert "one step apart" not in texts(drawn("velocity"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "apart"),
+    [
+        (TWINS, TWINS[1::2]),
+        ([*range(49)], []),  # all gaps are equal
+        (STEPS, []),  # dense early
+        ([0, 8, 16], []),
+        ([3], []),
+        (sorted({*TWINS, 24, 36}), TWINS[1::2]),  # with checkpoints that are alone
+        (  # triplets
+            [step + k for step in (0, 4, 8, 16, 24, 45) for k in range(3)],
+            [step + k for step in (0, 4, 8, 16, 24, 45) for k in (1, 2)],
+        ),
+    ],
+)
+def test_single_steps_are_set_apart_only_where_twins_are_spread_over_the_training(
+    steps: list, apart: list
+) -> None:
+    marks = np.array(steps, dtype=float)
+    assert marks[1:][one_step_apart(marks)].tolist() == apart
+
+
+def test_layers_that_differ_by_orders_of_magnitude_are_all_seen() -> None:
+    curves = {layer: 10.0**layer * line / layer for layer, line in velocities().items()}
+    figure = velocity(velocities=curves, spreads=dict.fromkeys(LAYERS, np.zeros(len(STEPS) - 1)))
+    top = figure.axes[0]
+    assert top.get_ylim()[0] == 0
+    assert "logarithmic above" in top.get_title(loc="right")
+    heights = [
+        float(np.ptp(top.transData.transform([(1, low), (1, high)])[:, 1]))
+        for low, high in ((line.min(), line.max()) for line in curves.values())
+    ]
+    assert min(heights) > 10  # pixels
+    assert drawn("velocity").axes[0].get_title(loc="right") == ""
+    panels = comparison({"a": (STEPS, curves), "b": (STEPS, curves)}).axes
+    assert [panel.get_ylim()[1] for panel in panels] == pytest.approx(
+        [1.08 * line.max() for line in curves.values()]
+    )
+
+
 def test_layers_run_from_dark_to_light() -> None:
     colours = [line.get_color() for line in drawn("velocity").axes[0].get_lines() if line.get_marker() == "o"]
     light = [float(np.dot(colour[:3], [0.2126, 0.7152, 0.0722])) for colour in colours]
@@ -334,6 +400,17 @@ def test_heatmap_hatches_missing_cells() -> None:
     assert hatched == [(3.5, 0.5), (11.5, 3.5)]
     assert "missing" in texts(figure)
     assert "missing" not in texts(drawn("heatmap"))
+
+
+def test_heatmap_leaves_out_the_single_steps_between_twins() -> None:
+    axes = heatmap(np.array([*of_twins().values()]), TWINS).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [str(step) for step in TWINS[2::2]]
+    assert np.asarray(axes.get_images()[0].get_array()).tolist() == [
+        line[1::2].tolist() for line in of_twins().values()
+    ]
+    assert "from twins to the next" in axes.get_xlabel()
+    bar = axes.get_images()[0].norm
+    assert bar.vmin == 0  # colours that begin at the smallest would make noise look like a burst
 
 
 def test_heatmap_of_a_long_schedule_keeps_its_labels_apart() -> None:
@@ -512,6 +589,16 @@ def test_seeds_are_thin_lines_of_one_colour_under_their_bold_mean_with_its_peak(
     assert [float(star.get_xdata()[0]) for star in stars] == [4] * 3
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["helpful", "harmless", "mixed", "peak", "one seed (bold: mean of seeds)"]
+
+
+def test_runs_with_twins_are_compared_from_twins_to_the_next() -> None:
+    curves = {f"a-{seed}": (TWINS, of_twins()) for seed in (0, 1)}
+    figure = comparison_figure(curves, order=2, title="twins", groups=dict.fromkeys(curves, "a"))
+    for panel in figure.axes:
+        joined = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
+        assert [tuple(line.get_xdata()) for line in joined] == [tuple(TWINS[2::2])] * 3
+    assert "intervals from twins to the next" in texts(figure)
+    assert "twins" not in texts(drawn("seeds"))
 
 
 def test_a_mean_over_seeds_leaves_missing_values_out() -> None:

@@ -124,6 +124,7 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, name, drawn)
 
     spy(velocity, "velocity_figure")
+    spy(velocity, "heatmap_figure")
     spy(movement, "movement_figure")
     spy(checkpoints, "distances_figure")
     spy(checkpoints, "controls_figure")
@@ -135,6 +136,7 @@ def test_pictures_are_given_what_the_tables_hold(tmp_path: Path, monkeypatch: py
     assert drawn["behaviour"][1].tolist() == [0.1] * 3
     assert drawn["floors"] == {1: 2.0, 4: 2.0}
     assert drawn["bands"][4][1].tolist() == [1.5] * 3
+    assert given["heatmap_figure"][0][2].tolist() == [[1] * 3] * 2  # shares of a layer's peak
     (steps, clock, moved), _ = given["movement_figure"]
     assert (steps.tolist(), clock.tolist(), list(moved)) == ([0, 1, 8], [0, 0.2, 0.5], ["H1", "H0"])
     assert moved["H1"].squared.tolist() == [0.3] * 2

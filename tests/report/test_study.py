@@ -349,6 +349,19 @@ def test_charts_hold_each_value_with_its_interval_in_words() -> None:
     assert made["x"]["ticks"] == [[0, "0"], [0.5, "1"], [1, "2"]]
 
 
+def test_steps_between_twins_are_dots_of_a_run_and_left_out_of_many() -> None:
+    steps = [step + twin for step in range(0, 24, 4) for twin in (0, 1)]
+    line = np.arange(1.0, len(steps))
+    made = charts.velocity_chart(steps, {1: line}, {1: (line, line + 1)}, title="t")
+    lined, dots = made["series"]
+    assert (lined["dots"], lined["y"], "low" in lined) == (False, line[1::2].tolist(), True)
+    assert (dots["dots"], dots["y"], "low" in dots) == (True, line[::2].tolist(), False)
+    assert lined["tips"][0].startswith("steps 1 to 4: 2")
+    assert "between twins" in charts.without_line(steps)
+    runs = charts.runs_chart({"a": (steps, {1: line})}, {"a": "a"}, title="t")
+    assert [series["y"] for series in runs["series"]] == [lined["y"]]
+
+
 def test_charts_of_many_checkpoints_show_the_largest_of_each_few_and_say_so() -> None:
     line = np.zeros(1000)
     line[[137, 640]] = 3, 5

@@ -22,6 +22,7 @@ from topoflow.figures.style import (
     WIDTH,
     Floats,
     blank,
+    linear_then_powers,
     new_figure,
     note,
     styled,
@@ -36,7 +37,6 @@ NO_TWINS = (
 _JITTER = "#d0d0d0"
 _ROTATED = RUN_COLOURS[2]
 _RANGE = 1e5  # at most this many times the linear part
-_LABELLED = 3  # powers of ten, on either side of 0
 
 
 @dataclass(frozen=True)
@@ -135,27 +135,7 @@ def _scale(axes: Axes, values: Floats, floor: Floats) -> None:
     of_jitter = floor[np.isfinite(floor) & (floor > 0)]
     bend = float(np.median(of_jitter)) if of_jitter.size else 0.0
     power = int(np.floor(np.log10(np.clip(bend, most / _RANGE, most))))
-    axes.set_yscale("symlog", linthresh=10.0**power, linscale=0.8)
-    ticks = {0.0: "0"}
-    for end, sign in ((high, 1), (-low, -1)):
-        if end >= 10.0**power:
-            powers = np.arange(power, int(np.floor(np.log10(end))) + 1)
-            for chosen in powers[:: -(-len(powers) // _LABELLED)]:
-                ticks[sign * 10.0 ** int(chosen)] = ("−" if sign < 0 else "") + _power_of_ten(int(chosen))
-    axes.set_yticks([*ticks], [*ticks.values()])
-    axes.set_yticks([], minor=True)
-    room = 1.6  # of a power of ten above and below what is drawn
-    edge = 10.0**power
-    axes.set_ylim(room * min(low, -edge), room * max(high, edge))
-
-
-def _power_of_ten(power: int) -> str:
-    """Ten to a whole power, without mathematical markup, which the pictures do not read.
-
-    >>> _power_of_ten(-12)
-    '10⁻¹²'
-    """
-    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    linear_then_powers(axes, power, low, high)
 
 
 def _steps_on_top(axes: Axes, steps: Floats, clock: Floats) -> None:

@@ -92,8 +92,8 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         "heatmap.png": velocity.heatmap_figure(
             steps,
             layers,
-            np.array([speeds[layer] for layer in layers]),
-            label=f"H1 velocity (order-{order:g} Wasserstein, Euclidean ground; filtration distance)",
+            np.array([_of_its_peak(speeds[layer]) for layer in layers]),
+            label=f"H1 velocity as a share of the layer's peak (order-{order:g} Wasserstein, Euclidean ground)",
             title=f"H1 velocity by layer, {title}",
         ),
         "distances.png": checkpoints.distances_figure(
@@ -165,6 +165,11 @@ def _velocities(
         "loss": (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float)),
     }
     return steps, speeds, more
+
+
+def _of_its_peak(speed: Floats) -> Floats:
+    """Velocities of a layer as shares of the largest: states of other layers may be a hundred times as large."""
+    return speed / (float(np.nanmax(speed)) or 1.0)
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import interval_values, step_axis, step_marks
+from topoflow.figures.steps import interval_values, one_step_apart, step_axis, step_marks
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -27,6 +27,7 @@ from topoflow.figures.style import (
     legend_columns,
     new_figure,
     note,
+    orders_apart,
     peak_style,
     run_style,
     styled,
@@ -44,7 +45,10 @@ def comparison_figure(
     title: str,
     groups: Mapping[str, str] | None = None,
 ) -> Figure:
-    """H1 velocities of several runs: a panel a layer, a line a run, one velocity axis for all.
+    """H1 velocities of several runs: a panel a layer, a line a run.
+
+    All panels have one velocity axis, unless layers differ by orders of magnitude. Of runs with twins the intervals
+    from one pair of twins to the next are drawn; the single steps between twins are left out.
 
     Parameters
     ----------
@@ -90,18 +94,26 @@ def comparison_figure(
     panels = [body.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
     every = np.unique(np.concatenate(list(marks.values())))
     step_label = step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
+    of_layers = {
+        layer: np.concatenate([lines[layer] for lines in runs.values() if layer in lines]) for layer in layers
+    }
+    own_axes = orders_apart([*of_layers.values()])
     for index, (layer, axes) in enumerate(zip(layers, panels, strict=True)):
         for number, (name, members) in enumerate(grouped.items()):
             lines = {run: runs[run][layer] for run in members if layer in runs[run]}
             if lines:
-                _group_lines(axes, marks[members[0]][1:], list(lines.values()), name, run_style(number))
-        from_zero(axes, [line for lines in runs.values() for line in lines.values()])
+                _group_lines(axes, marks[members[0]], list(lines.values()), name, run_style(number))
+        from_zero(axes, [of_layers[layer]] if own_axes else [*of_layers.values()])
         note(axes, velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
         axes.set_title(_layer_title(layer, runs))
-        axes.tick_params(labelleft=index % columns == 0, labelbottom=index + columns >= len(layers))
+        axes.tick_params(
+            labelleft=own_axes or index % columns == 0, labelbottom=index + columns >= len(layers)
+        )
     panels[-1].set_xlabel("")
-    body.supxlabel(step_label, fontsize=10)
-    body.supylabel(velocity_label(1, order), fontsize=10, ha="left", multialignment="center")
+    twins = any(one_step_apart(each).any() for each in marks.values())
+    body.supxlabel(step_label + ("; intervals from twins to the next" if twins else ""), fontsize=10)
+    label = velocity_label(1, order) + ("\neach layer on an axis of its own" if own_axes else "")
+    body.supylabel(label, fontsize=10, ha="left", multialignment="center")
     handles = [Line2D([], [], **run_style(number)) for number in range(len(grouped))]
     labels = [textwrap.shorten(name, 40) for name in grouped]
     if any(np.nan_to_num(line).any() for lines in runs.values() for line in lines.values()):
@@ -128,9 +140,11 @@ def _grouped(marks: Mapping[str, Floats], groups: Mapping[str, str] | None) -> d
 
 
 def _group_lines(
-    axes: Axes, ends: Floats, lines: Sequence[Floats], name: str, look: Mapping[str, Any]
+    axes: Axes, marks: Floats, lines: Sequence[Floats], name: str, look: Mapping[str, Any]
 ) -> None:
     """Draw the runs of one group thin and their mean bold (a run alone is its own mean), a star on its peak."""
+    kept = ~one_step_apart(marks)
+    ends, lines = marks[1:][kept], [line[kept] for line in lines]
     if len(lines) > 1:
         for line in lines:
             axes.plot(ends, line, color=look["color"], linewidth=0.8, alpha=0.55)

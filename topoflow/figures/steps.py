@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.dynamics.twins import find_twins, why_no_twins
 from topoflow.figures.style import Floats
 
 # Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
@@ -97,6 +98,38 @@ def interval_values(values: ArrayLike, steps: Floats, name: str) -> Floats:
     return np.where(np.isfinite(line), line, np.nan)
 
 
+def one_step_apart(marks: Floats) -> NDArray[np.bool_]:
+    """Tell of each interval whether it is the one step between twins, which no line should join to longer intervals.
+
+    A run with twins has intervals of one step and of many in turn, and a line through all of them goes up and down with
+    the gaps. False throughout where there are no twins through the training, or all gaps are equal.
+
+    >>> one_step_apart(np.array([0.0, 1, 4, 5, 8, 9, 12, 13, 16, 17])).tolist()
+    [True, False, True, False, True, False, True, False, True]
+    """
+    gaps, steps = np.diff(marks), marks.astype(np.int64).tolist()
+    if not gaps.size or (gaps == gaps[0]).all() or why_no_twins(steps, marks) is not None:
+        return np.zeros(gaps.size, dtype=bool)
+    return np.asarray((gaps == 1) & ~np.isin(marks[1:], find_twins(steps)))
+
+
 def line_style(n_points: int) -> dict[str, Any]:
     """A line with a dot a point; of many points, whose dots would hide it, a thin line alone."""
     return {"marker": "o"} if n_points <= MOST_MARKED else {"linewidth": 0.8}
+
+
+def apart_style(colour: Any) -> dict[str, Any]:
+    """Faint hollow marks without a line, for intervals that are `one_step_apart`."""
+    return {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 3.5,
+        "markerfacecolor": "white",
+        "markeredgecolor": colour,
+        "markeredgewidth": 0.8,
+        "alpha": 0.6,
+        "zorder": 2,
+    }
+
+
+APART_LABEL = "one step apart (twins)"

@@ -154,6 +154,80 @@ def layer_colours(count: int) -> list[Any]:
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.8, max(count, 1))))[:count]
 
 
+# Of layers that move so many times as much as others, a linear axis would show nothing.
+_APART = 20.0
+_LABELLED = 3  # powers of ten of a logarithmic axis, on either side of 0
+
+
+def orders_apart(layers: Sequence[Floats]) -> bool:
+    """Tell whether some layers move so much more than others, by their medians, that one linear axis would not do.
+
+    >>> orders_apart([np.array([1.0, 3.0]), np.array([90.0])]), orders_apart([np.zeros(3), np.ones(3)])
+    (True, False)
+    """
+    medians = _medians(layers)
+    return bool(medians) and max(medians) > _APART * min(medians)
+
+
+def _medians(layers: Sequence[Floats]) -> list[float]:
+    """Of what moves in each layer that moves at all."""
+    return [float(np.median(known)) for line in layers if (known := line[line > 0]).size]
+
+
+def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats] = ()) -> str:
+    """Start the velocity axis at 0; where layers differ by orders of magnitude, make it logarithmic for the most part.
+
+    Parameters
+    ----------
+    axes : Axes
+    layers : sequence of ndarray
+        Velocities, one array a layer.
+    others : sequence of ndarray
+        What must have room on the axis as well.
+
+    Returns
+    -------
+    str
+        What to say of the axis: from where it is logarithmic; "" of a linear one.
+    """
+    if not orders_apart(layers):
+        from_zero(axes, [*layers, *others])
+        return ""
+    highest = float(np.nanmax(np.concatenate([*layers, *others])))
+    power = int(np.floor(np.log10(min(_medians(layers)))))
+    linear_then_powers(axes, power, 0.0, highest)
+    axes.set_ylim(bottom=0)
+    return f"logarithmic above {10.0**power:g}"
+
+
+def linear_then_powers(axes: Axes, power: int, low: float, high: float) -> None:
+    """Make the vertical axis linear around 0, up to ten to a power, and logarithmic beyond.
+
+    There are few labels, which never touch.
+    """
+    edge = 10.0**power
+    axes.set_yscale("symlog", linthresh=edge, linscale=0.8)
+    ticks = {0.0: "0"}
+    for end, sign in ((high, 1), (-low, -1)):
+        if end >= edge:
+            powers = np.arange(power, int(np.floor(np.log10(end))) + 1)
+            for chosen in powers[:: -(-len(powers) // _LABELLED)]:
+                ticks[sign * 10.0 ** int(chosen)] = ("−" if sign < 0 else "") + _power_of_ten(int(chosen))
+    axes.set_yticks([*ticks], [*ticks.values()])
+    axes.set_yticks([], minor=True)
+    room = 1.6  # of a power of ten above and below what is drawn
+    axes.set_ylim(room * min(low, -edge), room * max(high, edge))
+
+
+def _power_of_ten(power: int) -> str:
+    """Ten to a whole power, without mathematical markup, which the pictures do not read.
+
+    >>> _power_of_ten(-12)
+    '10⁻¹²'
+    """
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def from_zero(axes: Axes, lines: Sequence[Floats]) -> None:
     """Start the velocity axis at 0: it is a distance, and a cut axis makes noise look like a burst."""
     values = np.concatenate([*lines, np.zeros(1)])

@@ -11,9 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from topoflow.figures.steps import MOST_MARKED, interval_values, line_style, step_axis, step_marks, thinned
+from topoflow.figures.steps import (
+    APART_LABEL,
+    MOST_MARKED,
+    apart_style,
+    interval_values,
+    line_style,
+    one_step_apart,
+    step_axis,
+    step_marks,
+    thinned,
+)
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -27,6 +37,7 @@ from topoflow.figures.style import (
     note,
     peak_style,
     styled,
+    velocity_axis,
 )
 
 # Cells of a row that are drawn wider than a pixel.
@@ -50,6 +61,9 @@ def velocity_figure(
     loss: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Figure:
     """Topological velocity of every layer against the step at which the interval ends.
+
+    Of a run with twins the lines are those of the intervals from one pair of twins to the next; what one step does,
+    between twins, stands beside them as hollow marks.
 
     Parameters
     ----------
@@ -107,16 +121,18 @@ def velocity_figure(
     step_axis(panels, recorded, marks, width=WIDTH - 1)
     third = _shade_first_third(panels, marks)
     shown = of_prompts or ends
+    apart = one_step_apart(marks)
     for layer, colour in zip(layers, layer_colours(len(layers)), strict=True):
         # many long bands would hide all else
         haze = 0.16 if marks.size <= MOST_MARKED else min(0.16, 0.5 / len(layers))
-        _velocity_line(top, marks[1:], curves[layer], shown[layer], colour, f"layer {layer}", haze)
+        _velocity_line(top, marks[1:], curves[layer], shown[layer], apart, colour, f"layer {layer}", haze)
     top.set_ylabel(velocity_label(dimension, order))
-    heights = [np.fmax(curves[layer], shown[layer][1]) for layer in layers]
     floor = {
         layer: value for layer, value in (floors or {}).items() if layer in curves and np.isfinite(value)
     }
-    from_zero(top, [*heights, np.array(list(floor.values()))])
+    others = [*(shown[layer][1] for layer in layers), np.array(list(floor.values()))]
+    axis = velocity_axis(top, list(curves.values()), others)
+    top.set_title(axis, loc="right", fontsize=9, color="#505050")
     remark = velocity_remark(marks, list(curves.values()))
     note(top, remark)
     if floor:
@@ -130,7 +146,7 @@ def velocity_figure(
     if losses is not None:
         _loss_panel(panels[-1], *losses)
     band = "95 % interval\nover prompts" if of_prompts else _SPREAD
-    _velocity_legend(figure, top, [] if remark else ["peak of a layer", band], bool(floor))
+    _velocity_legend(figure, top, [] if remark else ["peak of a layer", band], bool(floor), bool(apart.any()))
     figure.align_ylabels(panels[1:])
     return figure
 
@@ -161,11 +177,12 @@ def _velocity_line(
     ends: Floats,
     values: Floats,
     band: tuple[Floats, Floats],
+    apart: NDArray[np.bool_],
     colour: Any,
     name: str,
     haze: float,
 ) -> None:
-    """Draw one layer: line, band, and a star on its peak, whose step goes into the legend."""
+    """Draw one layer: line, band, marks between twins, and a star on its peak, whose step goes into the legend."""
     if not np.isfinite(values).any():
         label = f"{name}: missing"
     elif not np.nanmax(values) > 0:
@@ -176,8 +193,11 @@ def _velocity_line(
         axes.plot(ends[peak], values[peak], **peak_style(colour))
     if ends.size == 1:  # a band of one point has no width
         axes.vlines(ends, *band, color=colour, alpha=0.4, linewidth=4)
-    axes.fill_between(ends, *band, color=colour, alpha=haze, linewidth=0)
-    axes.plot(ends, values, **line_style(ends.size), color=colour, label=label, zorder=3)
+    low, high = (end[~apart] for end in band)
+    axes.fill_between(ends[~apart], low, high, color=colour, alpha=haze, linewidth=0)
+    axes.plot(ends[~apart], values[~apart], **line_style(ends.size), color=colour, label=label, zorder=3)
+    if apart.any():
+        axes.plot(ends[apart], values[apart], **apart_style(colour))
 
 
 def _floor_marks(axes: Axes, floors: Mapping[int, float], colours: Mapping[int, Any]) -> None:
@@ -188,7 +208,7 @@ def _floor_marks(axes: Axes, floors: Mapping[int, float], colours: Mapping[int, 
         axes.plot(1.012, value, linestyle="", color=colours[layer], transform=place, **style)
 
 
-def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bool) -> None:
+def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bool, apart: bool) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
@@ -196,6 +216,9 @@ def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bo
         handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
         handles.append(Patch(color=GREY, alpha=0.25, linewidth=0))
         labels += keys
+    if apart:
+        handles.append(Line2D([], [], **apart_style(GREY)))
+        labels.append(APART_LABEL)
     if floors:
         handles.append(Line2D([], [], linestyle="", marker="<", markersize=6, color=GREY))
         labels.append("at the edge: two sets of\nprompts at one checkpoint")
@@ -203,12 +226,13 @@ def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bo
 
 
 def _behaviour_panel(axes: Axes, steps: Floats, values: Floats) -> None:
-    colour = RUN_COLOURS[1]
+    colour, apart = RUN_COLOURS[1], one_step_apart(steps)
     axes.set_ylabel("behaviour:\nJS divergence\n(nats)")
     axes.locator_params(axis="y", nbins=4)
-    axes.plot(
-        steps[1:], values, **{"linewidth": 1.2, "markersize": 3, **line_style(values.size)}, color=colour
-    )
+    look: dict[str, Any] = {"linewidth": 1.2, "markersize": 3, **line_style(values.size)}
+    axes.plot(steps[1:][~apart], values[~apart], **look, color=colour)
+    if apart.any():
+        axes.plot(steps[1:][apart], values[apart], **apart_style(colour))
     from_zero(axes, [values])
     if not np.isfinite(values).any():
         note(axes, "no finite divergence recorded")
@@ -234,7 +258,8 @@ def heatmap_figure(
 ) -> Figure:
     """Layer by step heat map, one cell an interval between checkpoints.
 
-    Cells are equally wide whatever the gap, and each is labelled with the step at which its interval ends.
+    Cells are equally wide whatever the gap, and each is labelled with the step at which its interval ends. The single
+    steps between twins are left out.
 
     Parameters
     ----------
@@ -267,21 +292,24 @@ def heatmap_figure(
     figure = new_figure(min(1.9 + 0.36 * max(len(layers), 3), 9), title)
     axes = figure.subplots()
     axes.set_ylabel("layer")
-    unequal = np.unique(np.diff(marks)).size > 1
-    axes.set_xlabel("interval, by the optimiser step at its end" + (" (gaps are unequal)" if unequal else ""))
+    apart = one_step_apart(marks)
+    unequal = "\n(from twins to the next; gaps are unequal)" if apart.any() else " (gaps are unequal)"
+    even = np.unique(np.diff(marks)).size < 2
+    axes.set_xlabel("interval, by the optimiser step at its end" + ("" if even else unequal))
+    cells, ends = cells[:, ~apart], marks[1:][~apart]
     if cells.size == 0:
         axes.set(xticks=[], yticks=[])
         note(axes, "no interval to show: needs a layer and two checkpoints")
         return figure
-    if shape[1] > _MOST_CELLS:
+    if ends.size > _MOST_CELLS:
         axes.set_xlabel(
-            f"{axes.get_xlabel()};\nof {shape[1]}, the largest of each few that follow one another"
+            f"{axes.get_xlabel()};\nof {ends.size}, the largest of each few that follow one another"
         )
     grouped, places = _grouped_columns(cells)
     _cells(figure, axes, np.ma.masked_invalid(grouped), label)
-    columns = thinned(np.arange(shape[1], dtype=float), shape[1], marks[1:], WIDTH - 1.8)
-    axes.set_xticks(places[columns], [f"{marks[1 + column]:g}" for column in columns])
-    rows = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], 20)).round().astype(int))
+    columns = thinned(np.arange(ends.size, dtype=float), ends.size, ends, WIDTH - 1.8)
+    axes.set_xticks(places[columns], [f"{step:g}" for step in ends[columns]])
+    rows = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), 20)).round().astype(int))
     axes.set_yticks(rows, [str(layers[row]) for row in rows])
     return figure
 
@@ -301,7 +329,8 @@ def _grouped_columns(cells: Floats) -> tuple[Floats, Floats]:
 def _cells(figure: Figure, axes: Axes, cells: np.ma.MaskedArray[Any, Any], label: str) -> None:
     """Draw the coloured cells, the hatched missing ones and the colour bar."""
     finite = cells.compressed()
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    # from 0, as the axis of velocities: colours that begin at the smallest make noise look like a burst
+    low, high = (min(0.0, float(finite.min())), float(finite.max())) if finite.size else (0.0, 1.0)
     if low == high:  # a colour bar needs a range
         low, high = min(0, 2 * low), max(0, 2 * high) or 1.0
     few = cells.shape[1] <= MOST_MARKED

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.figures.steps import dense_window, linear_then_log, step_marks
+from topoflow.figures.steps import dense_window, linear_then_log, one_step_apart, step_marks
 from topoflow.figures.style import DISTANCE, Floats, layer_colours, run_style
 
 __all__ = ["map_chart", "runs_chart", "velocity_chart"]
@@ -25,6 +25,9 @@ Curves = tuple[ArrayLike, Mapping[int, ArrayLike]]
 
 def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands: Bands, *, title: str) -> Any:
     """Velocities of one run, a line a layer with its band, layers switched on and off.
+
+    As in the pictures, a line is of the intervals from one pair of twins to the next, and single steps between twins
+    are dots.
 
     Parameters
     ----------
@@ -45,18 +48,19 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
     colours = [mpl.colors.to_hex(colour) for colour in layer_colours(len(layers))]
-    scale = _Scale(marks)
+    scale, apart = _Scale(marks), one_step_apart(marks)
     series = []
     for layer, colour in zip(layers, colours, strict=True):
         line = np.asarray(velocities[layer], dtype=np.float64)
         low, high = (np.asarray(end, dtype=np.float64) for end in bands[layer])
-        shown = _shown(line)
-        places = scale.places(marks[1:][shown])
-        found = _series([str(layer)], f"layer {layer}", colour, True, places, line[shown])
-        if np.isfinite(low).any() and np.isfinite(high).any():
-            found |= {"low": low[shown].tolist(), "high": high[shown].tolist()}
-        found["tips"] = _moves(marks, line, shown, low, high)
-        series.append(found)
+        for among in (~apart, apart) if apart.any() else (~apart,):
+            shown, dots = _shown(line, among), among is apart
+            places = scale.places(marks[1:][shown])
+            found = _series([str(layer)], f"layer {layer}", colour, not dots, places, line[shown])
+            if not dots and np.isfinite(low).any() and np.isfinite(high).any():
+                found |= {"low": low[shown].tolist(), "high": high[shown].tolist()}
+            found["tips"] = _moves(marks, line, shown, low, high)
+            series.append(found | {"dots": dots})
     names = list(map(str, layers))
     toggle = {"name": "layer", "one": False, "options": names, "on": names, "colours": colours}
     return _velocities(scale, title, [toggle], series)
@@ -73,17 +77,30 @@ def thinning(n_intervals: int) -> str:
     return f" Of {n_intervals} intervals {_MOST_DOTS} are shown: of each few that follow one another, the largest."
 
 
-def _shown(line: Floats) -> NDArray[np.intp]:
+def without_line(steps: ArrayLike) -> str:
+    """What a caption says of the single steps between twins, which no line joins; "" where there are none.
+
+    >>> without_line([0, 1, 2])
+    ''
+    """
+    twins = one_step_apart(step_marks(steps, "steps")).any()
+    return " Hollow dots: one step apart, between twins." if twins else ""
+
+
+def _shown(line: Floats, among: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Which intervals of a line are shown: of few all, of many the largest of each group, so that no peak is lost."""
-    if line.size <= _MOST_DOTS:
-        return np.arange(line.size)
-    groups = np.array_split(np.arange(line.size), _MOST_DOTS)
+    places = np.flatnonzero(among)
+    if places.size <= _MOST_DOTS:
+        return places
+    groups = np.array_split(places, _MOST_DOTS)
     heights = np.nan_to_num(line, nan=-np.inf)
     return np.array([group[np.argmax(heights[group])] for group in groups])
 
 
 def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title: str) -> Any:
     """Velocities of several runs, one layer at a time: a line a run, bold the mean of the runs of a group.
+
+    As in the pictures, single steps between twins are left out.
 
     Parameters
     ----------
@@ -203,7 +220,7 @@ def _moves_of(
     scale: _Scale, keys: list[str], name: str, colour: str, bold: bool, marks: Floats, line: Floats
 ) -> dict[str, Any]:
     """A line of velocities without bands."""
-    shown = _shown(line)
+    shown = _shown(line, ~one_step_apart(marks))
     one = _series(keys, name, colour, bold, scale.places(marks[1:][shown]), line[shown])
     return one | {"tips": _moves(marks, line, shown)}
 

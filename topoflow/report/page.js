@@ -101,16 +101,19 @@
           const band = [...path(series.high), ...path(series.low).reverse()].join(" ");
           element(svg, "polygon", { points: band, fill: series.colour, opacity: 0.15 });
         }
-        const line = { points: path(series.y).join(" "), fill: "none", stroke: series.colour };
-        element(svg, "polyline", { ...line, "stroke-width": series.bold ? 2.4 : 1.2, opacity: series.bold ? 1 : 0.6 });
+        if (!series.dots) {
+          const line = { points: path(series.y).join(" "), fill: "none", stroke: series.colour };
+          element(svg, "polyline", { ...line, "stroke-width": series.bold ? 2.4 : 1.2, opacity: series.bold ? 1 : 0.6 });
+        }
         for (const at of known) {
           const place = { x: px(series.x[at]), y: py(series.y[at]) };
           const end = spec.ends && (at === 0 ? "ring" : at === series.x.length - 1 ? "square" : "");
           if (end === "square") {
             element(svg, "rect", { x: place.x - 4, y: place.y - 4, width: 8, height: 8, fill: series.colour });
           } else {
+            const hollow = end || series.dots;
             element(svg, "circle", { cx: place.x, cy: place.y, r: end ? 4 : series.bold ? 3 : 2, stroke: series.colour,
-              fill: end ? "#fff" : series.colour, "stroke-width": end ? 2 : 0 });
+              fill: hollow ? "#fff" : series.colour, "stroke-width": end ? 2 : hollow ? 1 : 0 });
           }
           points.push({ ...place, text: `${series.name}\n${series.tips[at]}` });
         }

@@ -48,7 +48,7 @@ _RUN_PICTURES = {
     "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
     "verdicts are about. Jitter alone stays in the grey band.",
     "velocity.png": "How far the H1 diagrams moved since the checkpoint before, with behaviour and loss beneath.",
-    "heatmap.png": "The same by layer and interval.",
+    "heatmap.png": "The same by layer and interval, each layer as a share of its peak.",
     "betti.png": "Betti curves through training (crocker plot): how many holes there are at each distance.",
     "summaries.png": "Summaries of the diagrams at each checkpoint; mean over subsamples.",
     "distances.png": "How far any two checkpoints are apart.",
@@ -345,10 +345,12 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         for one in study.runs
     }
     longest = max(len(steps) for steps, _ in curves.values()) - 1
+    twins = any(charts.without_line(steps) for steps, _ in curves.values())
+    left_out = " The single steps between twins are left out." if twins else ""
     yield page.chart(
         charts.runs_chart(curves, groups, title="H1 velocity by step, all runs"),
         "H1 velocity of all runs, one layer at a time. Point at a dot for its value. Thin: one seed; bold: mean of the "
-        f"seeds. Shaded: the first third of training.{charts.thinning(longest)}",
+        f"seeds. Shaded: the first third of training.{left_out}{charts.thinning(longest)}",
     )
     if study.comparison is None:
         return
@@ -423,7 +425,7 @@ def _one_run(study: _Study, one: _Found) -> str:
                 steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
             ),
             "H1 velocity by step. Point at a dot for its value; bands are 95 % intervals over prompts. Shaded: the "
-            f"first third of training.{charts.thinning(len(steps) - 1)}",
+            f"first third of training.{charts.without_line(steps)}{charts.thinning(len(steps) - 1)}",
         ),
         "<h3>Layer by layer</h3>",
         page.table(
