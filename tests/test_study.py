@@ -9,7 +9,8 @@ import yaml
 from support import lay_down_study, small_params
 
 from topoflow import stages, study
-from topoflow.errors import NoAnswer
+from topoflow.config import Claims, load_params
+from topoflow.errors import InvalidFile, NoAnswer
 
 FILE = {"source": "file", "path": "rows.jsonl"}
 
@@ -57,6 +58,21 @@ def test_a_run_without_twins_is_warned_of_in_one_line_and_one_with_twins_is_not(
     caplog.clear()
     study.run("tiny", "mixed", ["finetune.max_steps=48", "recording.schedule={twins: 13}"])
     assert not [record for record in caplog.records if "never" in record.getMessage()]
+
+
+def test_a_section_that_dvc_would_miss_after_the_training_is_asked_for_before_it_with_the_line_to_add(asked):
+    path = Path("params.yaml")
+    sections = yaml.safe_load(path.read_text())
+    del sections["claims"]
+    path.write_text(yaml.safe_dump(sections, sort_keys=False))
+    with pytest.raises(InvalidFile) as refused:
+        study.run("tiny", "mixed")
+    assert asked == []
+    line = refused.value.remedy.partition("values: ")[2]
+    path.write_text(f"{path.read_text()}{line}\n")
+    assert load_params().claims == Claims()  # as it was without
+    study.run("tiny", "mixed")
+    assert [arguments for _, arguments in asked] == [stages_of("tiny-mixed-0")]
 
 
 def test_inputs_from_a_local_file_that_has_not_changed_are_left_as_they_are(asked, monkeypatch):

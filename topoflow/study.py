@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from topoflow.config import (
     read_mapping,
     yaml_bytes,
 )
+from topoflow.errors import InvalidFile
 from topoflow.files import locked, make_folder, read_bytes, remove
 from topoflow.layout import Run
 from topoflow.processes import call
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from topoflow.dynamics.power import Design
 
 logger = logging.getLogger(__name__)
+
+_DVC_FILE = "dvc.yaml"
 
 
 def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
@@ -305,6 +308,7 @@ def plan(
     if seed is not None:
         mapping["seeds"] = [seed]
     params = parse_params(mapping)
+    _check_sections(params, mapping)
     if (chosen := params.finetune_of(objective)).sft_config:
         from topoflow.training.sft import sft_arguments
 
@@ -313,6 +317,24 @@ def plan(
         mapping["finetune"] = {**mapping["finetune"], "sft_config": params.finetune.arguments}
     run = Run(model, objective, params.seeds[0])
     return run, {**mapping, "seeds": [run.seed]}
+
+
+def _check_sections(params: Params, mapping: Mapping[str, Any]) -> None:
+    """Refuse a params.yaml from before there was a section that dvc.yaml names.
+
+    DVC would refuse it too, but only when it comes to that stage, and so after the training.
+    """
+    if not Path(_DVC_FILE).is_file():
+        return
+    asked = [stage.get("params", ()) for stage in read_mapping(_DVC_FILE).get("stages", {}).values()]
+    named = {str(name).partition(".")[0] for names in asked for name in names}
+    for section in sorted(named & {field.name for field in fields(Params)} - mapping.keys()):
+        line = json.dumps(asdict(params)[section])
+        raise InvalidFile(
+            PARAMS_FILE,
+            f"lacks the section {section}, which {_DVC_FILE} names",
+            f"add this line, or others of its values: {section}: {line}",
+        )
 
 
 def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
@@ -325,7 +347,7 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     with locked(folder.name, f"the folder of {run}"):
         make_folder(folder)
         storage.write_file(folder / PARAMS_FILE, yaml_bytes(mapping))
-        for name in ("dvc.yaml", ".dvcignore", REQUIREMENTS):
+        for name in (_DVC_FILE, ".dvcignore", REQUIREMENTS):
             if Path(name).exists():
                 storage.write_file(folder / name, read_bytes(name))
         code = folder / "topoflow"  # the stages' deps name the code beside dvc.yaml, where there is any
