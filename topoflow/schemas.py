@@ -113,6 +113,7 @@ def _adapters() -> dict[str, Any]:
         h1_sampling_floor=maybe,
         h1_peak_over_sampling_floor=maybe,
         h1_unmatched=(maybe, None),
+        h1_unmatched_of_other_prompts=(maybe, None),
     )
     pooled: Any = model(
         "Pooled",

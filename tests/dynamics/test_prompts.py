@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from topoflow.dynamics.cells import cell_diagrams, cell_distances
+from topoflow.dynamics.cells import cell_diagrams, cell_distances, cell_matchings
 from topoflow.dynamics.prompts import concentration_interval, prompt_bands, sampling_floor
 from topoflow.dynamics.velocity import concentration
 from topoflow.topology.distances import wasserstein_distance
@@ -45,6 +45,18 @@ class TestSamplingFloor:
         once, thrice = (sampling_floor(scale * some_cloud(), 20, n_pairs=4) for scale in (1, 3))
         np.testing.assert_allclose(thrice.disjoint, 3 * once.disjoint, rtol=1e-9)
         assert not sampling_floor(np.ones((10, 4)), 5).disjoint.any()
+
+    def test_bars_without_a_partner_are_as_many_as_between_clouds_that_have_nothing_in_common(self):
+        cloud, other = (some_cloud(seed, 120, 16) for seed in (0, 1))
+        plan = subsample_plan(120, 8, 60, seed=0)
+        floor = sampling_floor(cloud, 60, n_pairs=8)
+        near, far = (
+            cell_matchings(cell_diagrams(cloud, plan), cell_diagrams(moved, plan), 1)[1].mean()
+            for moved in (cloud + 0.02 * other, other)
+        )
+        assert 2 * near < floor.unmatched[1]
+        assert floor.unmatched[1] == pytest.approx(far, rel=0.5)
+        assert np.isnan(sampling_floor(np.ones((10, 4)), 5).unmatched).all()
 
     def test_a_seed_repeats_it(self):
         first, again, other = (sampling_floor(some_cloud(), 20, 4, seed=seed) for seed in (1, 1, 2))

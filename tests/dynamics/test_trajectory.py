@@ -11,7 +11,7 @@ import pytest
 from topoflow.config import Topology
 from topoflow.dynamics import trajectory
 from topoflow.dynamics.behaviour import lead_lag
-from topoflow.dynamics.cells import cell_diagrams, cell_distances, cell_matchings, summarise_cell
+from topoflow.dynamics.cells import cell_diagrams, cell_distances, cell_matchings, mean_known, summarise_cell
 from topoflow.dynamics.controls import gaussian_cloud
 from topoflow.dynamics.following import SCALE_FREE, follow
 from topoflow.dynamics.trajectory import (
@@ -148,7 +148,7 @@ def test_the_share_of_bars_without_a_partner_is_of_what_moved_and_missing_where_
     assert known == pytest.approx(early[0].series["h1_unmatched"].mean())
     assert missing is None
     half = [[[], [[1.0, 2.0]]], [[], [[1.0, 2.0]]]], [[[], [[1.0, 2.0]]], [[], [[7.0, 8.0]]]]
-    assert trajectory._mean_known(cell_matchings(*half, 1)[1]) == 1  # the subsample that rests has no share
+    assert mean_known(cell_matchings(*half, 1)[1]) == 1  # the subsample that rests has no share
 
 
 def test_a_constant_layer_is_missing_and_not_zero():

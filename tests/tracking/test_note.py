@@ -82,7 +82,8 @@ def test_what_to_read_with_a_number_stands_beside_it() -> None:
 
 
 def test_velocities_have_their_rivals_beside_them_as_far_as_they_are_known() -> None:
-    layers = {"layer_01": {"h1_unmatched": 0.121}, "layer_02": {"h1_unmatched": None}, "layer_03": {}}
+    some = {"h1_unmatched": 0.121, "h1_unmatched_of_other_prompts": 0.2}
+    layers = {"layer_01": some, "layer_02": {"h1_unmatched": None}, "layer_03": {}}
     known = {
         "layers": {**layers, "layer_04": {"h1_unmatched": 0.98}},
         "pooled": {"far_prompts": 0.31},
@@ -90,5 +91,6 @@ def test_velocities_have_their_rivals_beside_them_as_far_as_they_are_known() -> 
     }
     (said,) = rivals(known)
     assert "12 to 98 % comes from bars without a partner (of its power 2, by layer)" in said
+    assert "between two sets of other prompts 20 %: near that, or near 100 %, it no longer" in said
     assert "The 5 % of prompts that go farthest make 31 % of all squared movement" in said
     assert rivals({"layers": {"layer_01": {}}, "pooled": {"far_prompts": None}, "order": 2.0}) == []

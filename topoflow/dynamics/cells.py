@@ -6,6 +6,7 @@ why the same plan must have drawn them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -135,3 +136,13 @@ def cell_matchings(
     if len(a) != len(b):
         raise ValueError(f"b must have the subsamples of a ({len(a)}), got {len(b)}")
     return wasserstein_matchings([pair[dimension] for pair in a], [pair[dimension] for pair in b], order)
+
+
+def mean_known(values: NDArray[np.float64]) -> float:
+    """Average what is known of `cell_matchings`' shares; NaN where none is.
+
+    >>> mean_known(np.array([0.5, np.nan, 1.0]))
+    0.75
+    """
+    some = values[~np.isnan(values)]
+    return float(some.mean()) if len(some) else math.nan

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from topoflow.dynamics.cells import CellDiagrams, cell_distances
+from topoflow.dynamics.cells import CellDiagrams, cell_distances, cell_matchings, mean_known
 from topoflow.dynamics.velocity import check_steps, concentration, ends_in_first_third
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.persistence import subsample_diagrams
@@ -39,6 +39,10 @@ class SamplingFloor:
     disjoint, resampled
         The mean over pairs of sets that share no prompt, and of sets that are drawn independently; each of
         shape (2,).
+    unmatched
+        Of the disjoint pairs, the mean share of the distance to the power of its order that comes from bars without a
+        partner (`wasserstein_matchings`), of shape (2,): what such a share is where nothing of one set is followed into
+        the other. NaN where all distances are 0.
     disjoint_quantiles, resampled_quantiles
         The quantiles `QUANTILES` over pairs, of shape (3, 2).
     """
@@ -49,6 +53,7 @@ class SamplingFloor:
     disjoint_quantiles: NDArray[np.float64]
     resampled: NDArray[np.float64]
     resampled_quantiles: NDArray[np.float64]
+    unmatched: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,8 @@ def sampling_floor(
     plan = np.concatenate([halves[:, :size], halves[:, size:], drawn])
     cells = subsample_diagrams(distances, plan, 1, engine)
     first, second, third, fourth = (cells[k * n_pairs : (k + 1) * n_pairs] for k in range(4))
-    disjoint, resampled = (
-        np.stack([cell_distances(a, b, dimension, order) for dimension in (0, 1)], axis=1)
+    (disjoint, alone), (resampled, _) = (
+        np.stack([cell_matchings(a, b, dimension, order) for dimension in (0, 1)], axis=-1)
         for a, b in ((first, second), (third, fourth))
     )
     return SamplingFloor(
@@ -174,6 +179,7 @@ def sampling_floor(
         disjoint_quantiles=np.quantile(disjoint, QUANTILES, axis=0),
         resampled=resampled.mean(axis=0),
         resampled_quantiles=np.quantile(resampled, QUANTILES, axis=0),
+        unmatched=np.array([mean_known(alone[:, dimension]) for dimension in (0, 1)]),
     )
 
 

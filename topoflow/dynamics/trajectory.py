@@ -15,6 +15,7 @@ from topoflow.dynamics.cells import (
     cell_diagrams,
     cell_distances,
     cell_matchings,
+    mean_known,
     summarise_cell,
 )
 from topoflow.dynamics.claims.verdict import known
@@ -96,6 +97,8 @@ class LayerTrajectory:
     floor : float
         Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
         unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
+    floor_unmatched : float
+        What `h1_unmatched` is between these two sets of prompts: of diagrams of which none follows from the other.
     replicates : PromptReplicates or None
         H1 distances within random subsets of the prompts; None where there are no bands.
     """
@@ -105,6 +108,7 @@ class LayerTrajectory:
     summaries: Series
     controls: dict[str, Series]
     floor: float
+    floor_unmatched: float
     replicates: PromptReplicates | None
 
 
@@ -190,6 +194,7 @@ def follow_layer(
         way.summaries,
         controls,
         float(floor.disjoint[1]),
+        float(floor.unmatched[1]),
         replicates,
     )
 
@@ -229,7 +234,7 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
                 distances, alone = cell_matchings(before, cell, h, order)
                 moved[f"h{h}_velocity"].append(distances)
                 if h == 1:
-                    unmatched.append(_mean_known(alone))
+                    unmatched.append(mean_known(alone))
                 moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
         before, scaled_before = cell, scaled
@@ -246,12 +251,6 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
 
 def _mean_distance(a: CellDiagrams | None, b: CellDiagrams | None, order: float) -> float:
     return math.nan if a is None or b is None else float(cell_distances(a, b, 1, order).mean())
-
-
-def _mean_known(values: Series) -> float:
-    """The mean of those that are not NaN; NaN where all are."""
-    known_ones = values[~np.isnan(values)]
-    return float(known_ones.mean()) if len(known_ones) else math.nan
 
 
 def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
@@ -339,7 +338,8 @@ def describe_run(
     list of dict
         For each layer the numbers of `describe_layer` of H0 and H1 (`h1_concentration` and so on), `_p_holm` beside
         each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance),
-        `h1_peak_over_sampling_floor` and `h1_unmatched` (mean over the intervals in which something moved).
+        `h1_peak_over_sampling_floor`, `h1_unmatched` (mean over the intervals in which something moved), and
+        `h1_unmatched_of_other_prompts`, the same between two sets of prompts.
     """
     found: list[dict[str, Number]] = []
     for layer in layers:
@@ -353,7 +353,8 @@ def describe_run(
         numbers["h1_concentration_low"], numbers["h1_concentration_high"] = _interval([layer], steps)
         numbers["h1_sampling_floor"] = layer.floor
         numbers["h1_peak_over_sampling_floor"] = peak / layer.floor if layer.floor else None
-        numbers["h1_unmatched"] = known(_mean_known(layer.series["h1_unmatched"]))
+        numbers["h1_unmatched_of_other_prompts"] = known(layer.floor_unmatched)
+        numbers["h1_unmatched"] = known(mean_known(layer.series["h1_unmatched"]))
         found.append(numbers)
     for name in [name for name in found[0] if name.endswith("_p")]:
         adjusted = holm(np.array([numbers[name] for numbers in found], dtype=np.float64))  # None becomes NaN

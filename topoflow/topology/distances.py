@@ -97,8 +97,9 @@ def wasserstein_matchings(
     """Compute `wasserstein_distances`, and how much of each comes from bars without a partner.
 
     Ask for it where a distance is to say how *far* two diagrams are apart. The best matching sends a bar to the
-    diagonal where no bar of the other diagram is near. When it leaves most of them so, two diagrams are as unlike as
-    two different noises, and the distance grows no more however far they part.
+    diagonal where no bar of the other diagram is near. Many bars find one by chance: hold the share against that of two
+    diagrams that have nothing to do with each other (`sampling_floor` has that of two sets of prompts). As large as
+    there, or near 1, the distance no longer says how far bars moved.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ DEFINITIONS = {
     "before (velocity) and since the first (displacement); mean over prompts; nats",
     "velocity_scale_free": "velocity of clouds divided by their median pairwise distance; no unit",
     "unmatched": "share of the velocity, to the power of its order, that comes from bars that the best matching of the "
-    "two diagrams leaves without a partner; mean over subsamples, of a layer mean over intervals; 0 to 1, and near 1 "
-    "the velocity no longer measures how far",
+    "two diagrams leaves without a partner; mean over subsamples, of a layer mean over intervals; 0 to 1. As large as "
+    "between two sets of other prompts (_of_other_prompts), or near 1, the velocity no longer measures how far",
     "far_prompts": "share that the 5 % of prompts that go farthest make of the squared movement of the states "
     "themselves, from one anchor to the next and with jitter; layers weigh alike; 0.05 where all prompts move alike",
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
@@ -140,28 +140,32 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
 def rivals(findings: Mapping[str, Any]) -> list[str]:
     """What to hold beside the velocities of a run, a sentence each; none that its trajectory.json has no number for."""
     said = []
-    layers, far = findings["layers"].values(), findings.get("pooled", {}).get("far_prompts")
-    if shares := [found["h1_unmatched"] for found in layers if found.get("h1_unmatched") is not None]:
-        least, most = min(shares), max(shares)
+    far = findings.get("pooled", {}).get("far_prompts")
+    shares, others = (
+        [found[name] for found in findings["layers"].values() if found.get(name) is not None]
+        for name in ("h1_unmatched", "h1_unmatched_of_other_prompts")
+    )
+    if shares and others:
         said.append(
-            f"Of the distance between neighbouring checkpoints, {_percent(least, most)} comes from bars without a "
-            f"partner (of its power {findings['order']:g}, by layer): near 100 % it no longer measures how far."
+            f"Of the distance between neighbouring checkpoints, {_percent(shares)} comes from bars without a partner "
+            f"(of its power {findings['order']:g}, by layer), and between two sets of other prompts "
+            f"{_percent(others)}: near that, or near 100 %, it no longer measures how far."
         )
     if far is not None:
         said.append(
-            f"The 5 % of prompts that go farthest make {_percent(far, far)} of all squared movement of the states, "
+            f"The 5 % of prompts that go farthest make {_percent([far])} of all squared movement of the states, "
             "where 5 % means that all prompts move alike."
         )
     return [" ".join(said)] if said else []
 
 
-def _percent(low: float, high: float) -> str:
-    """A range of shares in percent, or one share where both ends read alike.
+def _percent(shares: Sequence[float]) -> str:
+    """The least and the greatest share in percent, or one number where both read alike.
 
-    >>> _percent(0.121, 0.45), _percent(0.12, 0.1201)
+    >>> _percent([0.3, 0.45, 0.121]), _percent([0.12, 0.1201])
     ('12 to 45 %', '12 %')
     """
-    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (low, high))
+    ends = dict.fromkeys(f"{100 * share:.0f}" for share in (min(shares), max(shares)))
     return f"{' to '.join(ends)} %"
 
 
