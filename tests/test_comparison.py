@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +138,7 @@ def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
     assert claim["verdict"] == "cannot tell"  # the checkpoints have no twins
     assert "twin checkpoints" in claim["rule"]
     assert {found["verdict"] for found in facts["claims"].values()} == {"cannot tell"}
+    assert claim["beside"] == "whether prompts were put alike to both is not known"
     separation = (tmp_path / "separation.csv").read_text().splitlines()
     assert float(separation[-1].split(",")[3]) > 1.5 * float(separation[-1].split(",")[4])
     rows = (tmp_path / "classification.csv").read_text().splitlines()
@@ -155,6 +157,22 @@ def test_the_same_input_gives_the_same_bytes(study, tmp_path):
         compare_runs(params, members, tmp_path / name)
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_models_that_were_asked_otherwise_are_said_to_be(study, tmp_path):
+    params, members = study
+    described = {"sha256": "0" * 64, "source": "folder", "hidden_size": 3, "n_layers": 2}
+    for name, template in (("tiny", "a"), ("other", "b")):
+        files = {"tokenizer.json": "same", "chat_template.jinja": template}
+        storage.write_file(
+            Path(f"models/{name}.json"), storage.json_bytes({"name": name, "files": files, **described})
+        )
+    try:
+        facts = compare_runs(params, members, tmp_path)
+    finally:
+        shutil.rmtree("models")
+    said = {claim["beside"] for claim in facts["claims"].values() if claim["claim"] in ("amount", "timing")}
+    assert said == {"prompts may be put otherwise to each: their files of chat templates differ"}
 
 
 def cut(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.dynamics.cells import cell_diagrams
+from topoflow.dynamics.claims.models import AMOUNT, TIMING
 from topoflow.dynamics.claims.verdict import TABLE, table_row
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
 from topoflow.dynamics.comparing import compare
@@ -220,7 +221,36 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
         groups = {model: runs[model, objective] for model in models if (model, objective) in runs}
         if len(groups) > 1 and _seeds(groups):
             add("models", groups, f"_of_{objective}")
+    asked = {member.run.model: member.model_files() for member in members}
+    for claim in found.values():
+        if claim["claim"] in (AMOUNT, TIMING):
+            claim["beside"] = asked_alike(*(asked[model] for model in claim["labels"]))
     return found
+
+
+# What decides how a prompt is put to a model; an old template stands in tokenizer_config.json.
+_ASKED_BY = {
+    "chat templates": ("chat_template.jinja", "tokenizer_config.json"),
+    "tokenizers": ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
+}
+
+
+def asked_alike(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """Say whether two models were asked alike, from the SHA-256 of their files: what differs may be the asking.
+
+    >>> asked_alike({"tokenizer.json": "a", "chat_template.jinja": "b"}, {"tokenizer.json": "a"})
+    'prompts may be put otherwise to each: their files of chat templates differ'
+    """
+    if not one or not other:
+        return "whether prompts were put alike to both is not known"
+    differ = [
+        what
+        for what, names in _ASKED_BY.items()
+        if [one.get(name) for name in names] != [other.get(name) for name in names]
+    ]
+    if differ:
+        return f"prompts may be put otherwise to each: their files of {' and '.join(differ)} differ"
+    return "prompts are put alike to both: by the same files of chat template and tokenizer"
 
 
 def _seeds(groups: Mapping[str, Mapping[int, Any]]) -> list[int]:

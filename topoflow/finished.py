@@ -72,6 +72,11 @@ class FinishedRun:
         """What its claims are made from; nothing is computed before it is asked for."""
         return followed(self.run, self.activations, self.diagrams, params)
 
+    def model_files(self) -> dict[str, str]:
+        """SHA-256 of the files of its model, tokenizer and template by name; empty where that is not known."""
+        path = self.results.parents[3] / layout.model_file(self.run.model)
+        return dict(layout.read_model(path).get("files") or {}) if path.is_file() else {}
+
     @property
     def sha256(self) -> str:
         """Identifies the topology: the diagrams and what was made of them."""
