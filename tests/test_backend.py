@@ -144,7 +144,7 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
 @pytest.mark.parametrize(
     ("entry_point", "parameters", "config", "message"),
     [
-        ("main", {"objective": "honest"}, {}, "objective must be one of harmless, helpful"),
+        ("main", {"objective": "honest"}, {}, "objective must be one of harmless, harmless_shuffled"),
         ("main", {"objective": "helpful,honest"}, {}, "objective must be one of"),
         ("main", {"objective": "helpful,helpful"}, {}, "objectives must be different ones"),
         ("main", {"objective": ""}, {}, "objective must be one of"),
@@ -218,7 +218,7 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
 
     refused = typed("-P", "objective=honest")
     assert refused.returncode == 1
-    assert "objective must be one of harmless, helpful" in refused.stderr
+    assert "objective must be one of harmless, harmless_shuffled" in refused.stderr
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:

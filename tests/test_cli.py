@@ -54,7 +54,7 @@ def test_the_group_lists_every_command(invoke):
     [
         (
             ["--objective", "honest"],
-            "objective must be one of harmless, helpful, hh_harmless, hh_helpful, mixed",
+            "objective must be one of harmless, harmless_shuffled, helpful, helpful_shuffled, hh_harmless",
         ),
         (
             ["--objective", "helpful", "--model", "gpt5"],

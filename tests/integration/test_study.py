@@ -172,7 +172,7 @@ def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_train
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"objective": "honest"}, "objective must be one of harmless, helpful"),
+        ({"objective": "honest"}, "objective must be one of harmless, harmless_shuffled"),
         ({"objective": "helpful", "model": "$(touch pwned)"}, "model must be one of"),
         ({"objective": "`touch pwned`"}, "objective must be one of"),
         ({"objective": "helpful", "set": "finetune.max_step=1"}, "did you mean 'max_steps'?"),

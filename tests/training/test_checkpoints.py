@@ -46,6 +46,7 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
         Schedule(every=2),
         folder=folder / "seen",
         behaviour=True,
+        seed=params.seed,
     )
     arguments = TrainingArguments(
         str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=0.01, logging_steps=1,

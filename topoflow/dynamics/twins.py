@@ -18,14 +18,17 @@ _REACH = 0.85  # of the clock that the anchors must span, or they do not speak o
 
 
 def are_triplets(steps: Sequence[int]) -> bool:
-    """Whether all checkpoints stand three and three in a row.
+    """Whether all checkpoints stand three and three in a row, and not two and two as well.
 
-    >>> are_triplets([0, 1, 2, 3, 4, 5, 9, 10, 11]), are_triplets([0, 1, 2, 8, 9])
+    >>> are_triplets([0, 1, 2, 3, 4, 5, 9, 10, 11]), are_triplets([0, 1, 2, 3, 4, 5])
     (True, False)
     """
-    return len(steps) > 0 and (
-        len(steps) % 3 == 0 and all(steps[at + 2] == steps[at] + 2 for at in range(0, len(steps), 3))
-    )
+
+    def in_rows_of(n: int) -> bool:
+        rows = range(0, len(steps), n)
+        return len(steps) % n == 0 and all(steps[at + n - 1] == steps[at] + n - 1 for at in rows)
+
+    return len(steps) > 0 and in_rows_of(3) and not in_rows_of(2)
 
 
 def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
@@ -40,8 +43,8 @@ def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> find_twins([0, 1, 4, 8, 9, 10, 11]), find_twins([0, 1, 2, 3, 4, 5])
-    ((0, 8, 10), (0, 3))
+    >>> find_twins([0, 1, 4, 8, 9, 10, 11]), find_twins([0, 1, 2, 8, 9, 10, 11, 12, 13])
+    ((0, 8, 10), (0, 8, 11))
     """
     if are_triplets(steps):
         return tuple(steps[::3])
