@@ -55,6 +55,30 @@ def small_params() -> dict[str, Any]:
     return params
 
 
+def plant_states(run: Any, clouds: dict[tuple[int, int], Any], **manifest: Any) -> None:
+    """What `finetune` leaves of a run, from the states at each (step, layer): an activation set, a table of losses."""
+    from topoflow import layout, storage
+
+    losses = run.folder("results") / layout.LOSS_FILE
+    layout.write_table(losses, ["step", "loss"], [[1, 2.0]])
+    with storage.writing(run.folder("activations"), str(run)) as work:
+        files = {f"{storage.cell_name(*cell)}.npy": cloud for cell, cloud in clouds.items()}
+        for name, cloud in files.items():
+            storage.write_file(work / name, storage.array_bytes(cloud))
+        facts = {
+            "format": storage.ACTIVATIONS,
+            "model": run.model,
+            "objective": run.objective,
+            "seed": run.seed,
+            "steps": sorted({step for step, _ in clouds}),
+            "layers": sorted({layer for _, layer in clouds}),
+            "n_prompts": len(next(iter(clouds.values()))),
+            "prompts_sha256": "p",
+            "loss_sha256": storage.sha256_of_file(losses),
+        }
+        storage.seal(work, {**facts, **manifest}, files)
+
+
 def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
     """A study as a user has it: a git and DVC repository with the four files, and topoflow beside them."""
     folder.mkdir(parents=True, exist_ok=True)

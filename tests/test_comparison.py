@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import small_params
+from support import plant_states, small_params
 
 from topoflow import layout, stages, storage
 from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
@@ -102,32 +102,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def _record(run: Run) -> None:
     rng = np.random.default_rng([run.seed, len(run.model)])
     angle = np.linspace(0, 2 * np.pi, N_PROMPTS, endpoint=False)
-    names, losses = [], run.folder("results") / layout.LOSS_FILE
-    layout.write_table(losses, ["step", "loss"], [[1, 2.0]])
-    with storage.writing(run.folder("activations"), str(run)) as work:
-        for step, layer in itertools.product(STEPS, LAYERS):
-            cloud = np.random.default_rng(layer).normal(size=(N_PROMPTS, 3)) + 0.05 * rng.normal(
-                size=(N_PROMPTS, 3)
+    clouds = {}
+    for step, layer in itertools.product(STEPS, LAYERS):
+        cloud = np.random.default_rng(layer).normal(size=(N_PROMPTS, 3)) + 0.05 * rng.normal(
+            size=(N_PROMPTS, 3)
+        )
+        if run.model == "other":
+            share = step / STEPS[-1]
+            cloud[:, :2] = (1 - share) * cloud[:, :2] + 3 * share * np.column_stack(
+                [np.cos(angle), np.sin(angle)]
             )
-            if run.model == "other":
-                share = step / STEPS[-1]
-                cloud[:, :2] = (1 - share) * cloud[:, :2] + 3 * share * np.column_stack(
-                    [np.cos(angle), np.sin(angle)]
-                )
-            names.append(f"{storage.cell_name(step, layer)}.npy")
-            storage.write_file(work / names[-1], storage.array_bytes(cloud.astype(np.float32)))
-        manifest = {
-            "format": storage.ACTIVATIONS,
-            "model": run.model,
-            "objective": run.objective,
-            "seed": run.seed,
-            "steps": STEPS,
-            "layers": LAYERS,
-            "n_prompts": N_PROMPTS,
-            "prompts_sha256": "p",
-            "loss_sha256": storage.sha256_of_file(losses),
-        }
-        storage.seal(work, manifest, names)
+        clouds[step, layer] = cloud.astype(np.float32)
+    plant_states(run, clouds)
 
 
 def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import small_params
+from support import plant_states, small_params
 
-from topoflow import layout, stages, storage
+from topoflow import stages, storage
 from topoflow.comparison import compare_runs
 from topoflow.config import parse_params
 from topoflow.dynamics import following
@@ -133,30 +133,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def record(run: Run) -> None:
     base, rng = np.random.default_rng(0).normal(size=(N_PROMPTS, 8)), np.random.default_rng([run.seed, 0, 1])
     angle = np.arctan2(base[:, 1], base[:, 0])
-    names, losses = [], run.folder("results") / layout.LOSS_FILE
-    layout.write_table(losses, ["step", "loss"], [[1, 2.0]])
-    with storage.writing(run.folder("activations"), str(run)) as work:
-        for step in STEPS:
-            cloud, share = base.copy(), 1 - np.exp(-step / 5)
-            circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
-            cloud[:, :2] = (1 - share) * cloud[:, :2] + share * circle
-            cloud[:, 2:] *= 1 - 0.7 * share
-            cloud += 0.05 * rng.normal(size=cloud.shape)
-            names.append(f"{storage.cell_name(step, 1)}.npy")
-            storage.write_file(work / names[-1], storage.array_bytes(cloud))
-        manifest = {
-            "format": storage.ACTIVATIONS,
-            "model": run.model,
-            "objective": run.objective,
-            "seed": run.seed,
-            "steps": STEPS,
-            "layers": [1],
-            "n_prompts": N_PROMPTS,
-            "hidden_size": 8,
-            "prompts_sha256": "p",
-            "loss_sha256": storage.sha256_of_file(losses),
-        }
-        storage.seal(work, manifest, names)
+    clouds = {}
+    for step in STEPS:
+        cloud, share = base.copy(), 1 - np.exp(-step / 5)
+        circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
+        cloud[:, :2] = (1 - share) * cloud[:, :2] + share * circle
+        cloud[:, 2:] *= 1 - 0.7 * share
+        clouds[step, 1] = cloud + 0.05 * rng.normal(size=cloud.shape)
+    plant_states(run, clouds, hidden_size=8)
 
 
 def results(run: Run) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.dynamics.cells import cell_diagrams
-from topoflow.dynamics.claims.models import AMOUNT, TIMING
 from topoflow.dynamics.claims.verdict import TABLE, table_row
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
 from topoflow.dynamics.comparing import compare
@@ -197,10 +196,13 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
         runs.setdefault(key, {})[member.run.seed] = member.trajectory(params)
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
+    files = {member.run.model: member.model_files() for member in members}
     found: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, groups: Mapping[str, Mapping[int, Trajectory]], of: str, **more: Any) -> None:
         for verdict in compare(_of_seeds(groups, _seeds(groups)), kind, **more).verdicts:
+            if kind == "models":
+                verdict = replace(verdict, beside=asked_alike(*(files[model] for model in verdict.labels)))
             found[f"{verdict.name}{of}"] = asdict(verdict)
 
     for model in models:
@@ -221,10 +223,6 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
         groups = {model: runs[model, objective] for model in models if (model, objective) in runs}
         if len(groups) > 1 and _seeds(groups):
             add("models", groups, f"_of_{objective}")
-    asked = {member.run.model: member.model_files() for member in members}
-    for claim in found.values():
-        if claim["claim"] in (AMOUNT, TIMING):
-            claim["beside"] = asked_alike(*(asked[model] for model in claim["labels"]))
     return found
 
 

@@ -18,7 +18,7 @@ from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Amounts, Moved, Movement
 from topoflow.dynamics.surrogates import START, Rotations, any_rotation, coordinates, kept_start
-from topoflow.dynamics.twins import are_triplets, cumulative_rate, find_twins, why_no_twins
+from topoflow.dynamics.twins import cumulative_rate, find_twins, offsets, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
@@ -141,12 +141,9 @@ class Trajectory:
     @property
     def recorded_twins(self) -> tuple[int, ...]:
         """Anchors and twins, or whole triplets, increasing."""
-        return tuple(sorted({step + after for step in self.anchors for after in self._together}))
-
-    @cached_property
-    def _together(self) -> tuple[int, ...]:
-        """How long after its anchor each checkpoint of a twin or triplet is, in optimiser steps."""
-        return (0, 1, 2) if are_triplets(self.recorded.steps) else (0, 1)
+        return tuple(
+            sorted({step + after for step in self.anchors for after in offsets(self.recorded.steps)})
+        )
 
     # --- movement ---
 
@@ -304,7 +301,8 @@ class Trajectory:
 
     def _between(self, vectors: Matrix) -> Movement:
         """Movement of vectors at `recorded_twins`."""
-        a, *near, b = (vectors[after :: len(self._together)] for after in self._together)
+        after = offsets(self.recorded.steps)
+        a, *near, b = (vectors[first :: len(after)] for first in after)
         return Movement(a, b, *near)
 
 

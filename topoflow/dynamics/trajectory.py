@@ -300,7 +300,7 @@ def describe_layer(
     speed, away = as_numbers("velocity", velocity), as_numbers("displacement", displacement)
     floor = fitted_floor(speed, steps)
     per_step = velocity_per_step(speed, steps, floor)
-    moved = bool(speed.any())
+    moved, burst = bool(speed.any()), _stands_out(speed)
     tests = {
         name: concentration_test(speed, steps, per_step=name == "per_step", seed=seed)
         for name in ("plain", "per_step")
@@ -314,9 +314,7 @@ def describe_layer(
         "floor": floor,
         "peak_step": peak_step(speed, steps) if moved else None,
         "peak_velocity": float(speed.max()),
-        "stabilised_step": stabilised_at(speed, steps, float(np.median(speed)))
-        if _stands_out(speed)
-        else None,
+        "stabilised_step": stabilised_at(speed, steps, float(np.median(speed))) if burst else None,
         "path_length": float(speed.sum()),
         "displacement": float(away[-1]),
         "straightness": float(away[-1] / speed.sum()) if moved else None,

@@ -31,6 +31,15 @@ def are_triplets(steps: Sequence[int]) -> bool:
     return len(steps) > 0 and in_rows_of(3) and not in_rows_of(2)
 
 
+def offsets(steps: Sequence[int]) -> tuple[int, ...]:
+    """Return how long after its anchor each checkpoint of a twin or triplet is, in optimiser steps.
+
+    >>> offsets([0, 1, 8, 9]), offsets([0, 1, 2, 8, 9, 10, 16, 17, 18])
+    ((0, 1), (0, 1, 2))
+    """
+    return (0, 1, 2) if are_triplets(steps) else (0, 1)
+
+
 def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
     """Return the anchors among checkpoints: steps t at which t + 1 is recorded too, each checkpoint in one pair only.
 
@@ -66,10 +75,10 @@ def spaced(steps: Sequence[int]) -> tuple[int, ...]:
     >>> spaced([0, 1, 4, 5, 8, 9, 12, 13, 16, 17]), spaced([0, 1, 8, 9])
     ((0, 4, 8, 12, 16, 17), (0, 1, 8, 9))
     """
-    anchors, after = find_twins(steps), (1, 2) if are_triplets(steps) else (1,)
+    anchors = find_twins(steps)
     if len(anchors) < LEAST_ANCHORS:
         return tuple(steps)
-    twins = {anchor + more for anchor in anchors for more in after} - {steps[-1]}
+    twins = {anchor + after for anchor in anchors for after in offsets(steps)[1:]} - {steps[-1]}
     return tuple(step for step in steps if step not in twins)
 
 
