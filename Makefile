@@ -37,4 +37,14 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --use-pep517 --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --editable .
+	$(VENV)/bin/python -c "$$COMPILE"
 	touch $@
+
+# numba keeps what it compiles beside the source: half a minute, once an installation, that the first run is spared
+define COMPILE
+import numpy, topoflow
+point_cloud = numpy.random.default_rng(0).normal(size=(40, 3))
+diagram = topoflow.vietoris_rips_diagrams(point_cloud)[1]
+topoflow.wasserstein_distance(diagram, diagram[1:])
+endef
+export COMPILE

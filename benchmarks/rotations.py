@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/rotations.py
 
 Writes benchmarks/rotations.md. CPU seconds of one thread; ratios are of times taken in turns within this run, each the
-best of several. A few cells are measured, and a rotation of a run is the sum over its cells.
+best of several. A few cells are measured, and a rotation of a run is the sum over its cells. Last, in a quarter of an
+hour: whether few subsamples are enough for rotations to decide as all would.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import worlds
 from ripser import ripser
 from sklearn.metrics import pairwise_distances
 from threadpoolctl import threadpool_limits
 from topology import in_turns, machine, next_checkpoint, synthetic_cloud, table
 
-from topoflow.dynamics.features import cell_vectors
+import topoflow
+from topoflow.dynamics.claims.early import early_contrast
+from topoflow.dynamics.claims.rungs import rotation_rungs
+from topoflow.dynamics.features import HOMOLOGY, cell_vectors
 from topoflow.dynamics.following import _AT_A_TIME, _turned
 from topoflow.dynamics.permutation import surrogates_needed
 from topoflow.dynamics.surrogates import Rotations, any_rotation, coordinates, kept_start
@@ -122,6 +127,46 @@ def early_rows(cheap: float, dear: float) -> list[list[str]]:
     return rows
 
 
+WORLDS = (  # what rotations must reject, and what they must not
+    "early loop of the plane's variance", "weak early loop", "growth of two directions", "drift from clusters, cosine",
+)  # fmt: skip
+FEW, ROTATIONS, REPLICATES = (2, 4, 8, 16), 39, 20
+
+
+def rejected(name: str, replicate: int) -> dict[tuple[str, int], bool]:
+    """By homology and number of subsamples, whether rotations of both kinds reject that they are early."""
+    make, kind, _ = worlds.WORLDS[name]
+    rng = np.random.default_rng([replicate, *name.encode()])
+    path = make(rng, worlds.base(rng, kind))
+    clouds = worlds.record(path, rng, worlds.twin_steps(path.cosine))
+    found = {}
+    for n in FEW:
+        claims = topoflow.Claims(n_rotations=ROTATIONS, rotation_subsamples=n)
+        run = topoflow.follow(
+            clouds,
+            path.learning_rate,
+            topology=topoflow.Topology(max(FEW), 32),
+            claims=claims,
+            seed=replicate,
+        )
+        for homology in HOMOLOGY:
+            tests = (rung.test() for rung in rotation_rungs([run], homology, early_contrast, LEVEL))
+            found[homology, n] = all(not isinstance(test, str) and test.p <= LEVEL for test in tests)
+    return found
+
+
+def enough_rows() -> list[list[str]]:
+    """By world and homology: rejections with each number of subsamples, and how many agree with the most."""
+    rows = []
+    for name in WORLDS:
+        found = [rejected(name, replicate) for replicate in range(REPLICATES)]
+        for homology in HOMOLOGY:
+            times = [sum(one[homology, n] for one in found) for n in FEW]
+            alike = [sum(one[homology, n] == one[homology, max(FEW)] for one in found) for n in FEW[:-1]]
+            rows.append([name, homology, *map(str, times), *map(str, alike)])
+    return rows
+
+
 def main() -> None:
     start, rows, seconds = time.process_time(), [], {}
     with threadpool_limits(1, user_api="blas"):
@@ -152,6 +197,15 @@ def main() -> None:
         f"batches of {_AT_A_TIME}). Drawn on average, by the share of rotations that do as well as the run; minutes of "
         "one rung and run, with 4 subsamples of clouds `aniso 128` for 99, and 8 of `aniso 4,096` for 199.",
         table(["share", "drawn of 99", "min", "saved", "drawn of 199", "min", "saved"], early_rows(cheap, dear)),
+        "## Whether few subsamples are enough",
+        "A run and its rotations are compared on the same few subsamples, so their number changes how often a true "
+        "claim passes, and not how often a false one does. Of "
+        f"{REPLICATES} single runs a world (`benchmarks/worlds.py`, 80 prompts, {max(FEW)} subsamples of 32): how many "
+        f"are early beyond both kinds of rotations ({ROTATIONS} of each, level {LEVEL:g}) with so many of the "
+        f"subsamples, and how many of those decisions are the same with {max(FEW)}.",
+        table(
+            ["world", "homology", *(f"passed, {n}" for n in FEW), *(f"same, {n}" for n in FEW[:-1])], enough_rows()
+        ),
     ]  # fmt: skip
     text = "\n\n".join(sections) + "\n"
     (HERE / "rotations.md").write_text(text, encoding="utf-8")

@@ -26,6 +26,7 @@ from topoflow.recording.sketch import sketched_roots
 
 # Probabilities come from logarithms in float32, and sum to 1 by less than this.
 _ROUNDING = 1e-3
+_AT_ONCE = 2**17  # probabilities compared at once: 1 MiB an array
 
 
 class Answered(NamedTuple):
@@ -119,7 +120,10 @@ class Behaviour:
             if path is None:
                 self._divergences[row, prompts] = 0.0
             elif path.is_file():
-                self._divergences[row, prompts] = [self._divergence(path, prompt) for prompt in prompts]
+                size = max(1, _AT_ONCE // self._now.shape[1])
+                for start in range(0, len(prompts), size):
+                    chosen = prompts[start : start + size]
+                    self._divergences[row, chosen] = self._divergence(path, chosen)
 
     def finish(self, step: int) -> Answered:
         """End the checkpoint at a step.
@@ -144,24 +148,27 @@ class Behaviour:
         self._added[:] = False
         return found
 
-    def _divergence(self, path: Path, prompt: int) -> float:
-        """How far the answer to one prompt (a vocabulary is large, in float64) is from that at another checkpoint."""
+    def _divergence(self, path: Path, prompts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """How far the answers to some prompts are from those at another checkpoint; NaN where training has diverged."""
         assert self._now is not None
-        here = np.exp(self._now[[prompt]].astype(np.float64))
         if path.stat().st_size != self._now.nbytes:
             raise InvalidFile(path, "holds answers of another vocabulary", "begin the training again")
         kept = np.memmap(path, np.float32, "r", shape=self._now.shape)
-        there = np.exp(kept[[prompt]].astype(np.float64))
-        if not (np.isfinite(here).all() and np.isfinite(there).all()):  # training has diverged
-            return math.nan
-        found = float(jensen_shannon(there, here)[0])
-        if abs(there.sum() - 1) > _ROUNDING or not 0 <= found <= math.log(2) + _ROUNDING:
+        here, there = (np.exp(rows[prompts].astype(np.float64)) for rows in (self._now, kept))
+        known = np.isfinite(here).all(axis=1) & np.isfinite(there).all(axis=1)
+        found = np.full(len(prompts), np.nan)
+        found[known] = jensen_shannon(there[known], here[known])
+        strange = (
+            (np.abs(there.sum(axis=1) - 1) > _ROUNDING) | (found < 0) | (found > math.log(2) + _ROUNDING)
+        )
+        if len(wrong := np.flatnonzero(known & strange)):
             raise InvalidFile(
                 path,
-                f"holds no distribution for prompt {prompt}: a divergence of {found:g} nats, where ln 2 is the most",
+                f"holds no distribution for prompt {prompts[wrong[0]]}: a divergence of {found[wrong[0]]:g} nats, "
+                "where ln 2 is the most",
                 "begin the training again with an empty folder",
             )
-        return min(found, math.log(2))
+        return np.asarray(np.minimum(found, math.log(2)))
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:06d}.f32"
