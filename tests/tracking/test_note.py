@@ -2,7 +2,8 @@
 
 import re
 
-from topoflow.tracking.note import Page, rivals, verdict_table, write_comparison_note, write_note
+from topoflow.stages import reporting
+from topoflow.tracking.note import Page, plain_table, rivals, verdict_table, write_comparison_note, write_note
 
 PAGE = Page("0", "ab12")
 RATE = "not supported beyond the learning rate"
@@ -65,6 +66,43 @@ def test_the_table_has_claims_in_the_order_of_reading_with_the_rung_that_decided
     assert [row[1] for row in rows] == ["H1", "H0"] * 4
     assert rows[2][3] == "✓ moves → ✗ the learning rate"
     assert rows[6][3] == "✓ moves → ? the learning rate"
+
+
+def test_the_table_for_a_terminal_has_both_homologies_beside_a_claim_with_the_rung_that_decided() -> None:
+    rungs = {"supported": "moves", "explained by scale": "scale", RATE: "the learning rate"}
+    claims = [
+        {
+            **it,
+            "statement": f"{it['claim']} and much more " * 3,
+            "rung": rungs.get(it["verdict"], ""),
+            "value": 0.5,
+        }
+        for it in CLAIMS.values()
+    ]
+    table = plain_table([{**claims[0], "rung": "few prompts", "p": 0.04}, *claims[1:]], width=90)
+    assert max(map(len, table.splitlines())) == 90
+    head, *rows = re.split(r"\n-+\n?", table)[:-1]
+    assert head.split() == ["claim", "loops", "(H1)", "components", "(H0)"]
+    assert [row.split()[0] for row in rows] == ["moves", "early", "calm", "leads"]
+    loops, components = (
+        " ".join(line[at : at + 28].strip() for line in rows[1].splitlines()) for at in (30, 60)
+    )
+    assert loops.strip() == f"{RATE} rung: the learning rate value 0.5"
+    assert components.strip().startswith("explained by scale rung: scale value 0.5")
+
+
+def test_a_claim_of_neither_homology_stands_in_the_table_for_a_terminal() -> None:
+    one = {**claim("moves", "", "cannot tell"), "rung": "seeds"}
+    assert "cannot tell" in plain_table([one])
+
+
+def test_a_stage_that_ends_in_verdicts_tells_them_where_no_name_steers_the_terminal(capsys) -> None:
+    claims = {name: {**it, "rung": "scale", "statement": "x\x1b[31m"} for name, it in CLAIMS.items()}
+    reporting._say_what_was_found("tiny-a-0", {"claims": claims})
+    said = capsys.readouterr().out
+    assert "What may be said of tiny-a-0:" in said
+    assert "rung: scale" in said
+    assert "x\\x1b[31m" in said
 
 
 def test_the_first_line_of_a_comparison_names_the_labels_of_each_verdict() -> None:

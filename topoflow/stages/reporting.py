@@ -9,6 +9,7 @@ from typing import Any
 
 from topoflow import layout, storage
 from topoflow.config import Params
+from topoflow.errors import printable
 from topoflow.layout import Run
 
 
@@ -23,9 +24,11 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 
 def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
-    from topoflow.tracking.note import in_short
+    from topoflow.tracking.note import plain_table
 
-    print(f"{whose}: {in_short(findings['claims'].values()).replace('**', '')}", flush=True)
+    print(
+        printable(f"\nWhat may be said of {whose}:\n\n{plain_table(findings['claims'].values())}"), flush=True
+    )
 
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
