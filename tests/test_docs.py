@@ -25,7 +25,7 @@ import pytest
 import yaml
 from support import REPOSITORY, llama
 
-from topoflow.dynamics.claims.verdict import in_order
+from topoflow.dynamics.claims.reading import in_order
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(

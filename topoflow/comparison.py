@@ -15,7 +15,7 @@ from topoflow import layout, storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.dynamics.cells import cell_diagrams
-from topoflow.dynamics.claims.verdict import TABLE, table_row
+from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
 from topoflow.dynamics.comparing import compare
 from topoflow.dynamics.comparison import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import topoflow
-from topoflow.dynamics.claims import after_early
+from topoflow.dynamics.claims.listed import gated
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import RAW, SCALE_FREE
 from topoflow.errors import InvalidArgument
@@ -177,7 +177,7 @@ def test_calm_waits_for_early():
     def verdict(claim, said, p):
         return Verdict(claim, "H1", said, "", 1.0, None, None, p, "", "")
 
-    found = after_early([verdict("early", "not supported", 0.3), verdict("calm", "supported", 0.01)])
+    found = gated([verdict("early", "not supported", 0.3), verdict("calm", "supported", 0.01)])
     assert (found[1].verdict, found[1].rung, found[1].p) == ("not supported beyond early", "early", 0.3)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from topoflow.dynamics.claims import after_early, calm, early, leads, models, objectives
+from topoflow.dynamics.claims import models, objectives
+from topoflow.dynamics.claims.listed import verdicts_over_runs
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import Trajectory
 from topoflow.errors import InvalidArgument
@@ -67,9 +68,7 @@ def compare(
         return Comparison(models.compared(runs))
     labels = list(runs.values())
     nulls = None if controls is None else [controls[label] for label in runs]
-    return Comparison(
-        after_early([v for claim in (early, calm, leads) for v in claim.over_runs(labels, nulls)])
-    )
+    return Comparison(verdicts_over_runs(labels, nulls))
 
 
 def _check(runs: Mapping[str, Sequence[Trajectory]], kind: str) -> None:

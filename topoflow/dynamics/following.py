@@ -202,7 +202,7 @@ class Trajectory:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """What may be said of this run: each claim, for loops (H1) and for components (H0)."""
-        from topoflow.dynamics.claims import verdicts_of_run
+        from topoflow.dynamics.claims.listed import verdicts_of_run
 
         return verdicts_of_run(self)
 

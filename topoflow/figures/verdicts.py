@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from topoflow.dynamics.claims.verdict import MARKS, in_order, rungs, sort_of, why_open
+from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
 from topoflow.figures.style import (
     GREY,
     WIDTH,

@@ -16,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from topoflow.dynamics.claims.verdict import MARKS, in_order, rungs, sort_of, why_open
+from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
 
 __all__ = [
     "chart",

@@ -16,7 +16,8 @@ import numpy as np
 import topoflow
 from topoflow import layout, storage
 from topoflow.config import Params, flat
-from topoflow.dynamics.claims.verdict import in_order
+from topoflow.dynamics.claims import listed
+from topoflow.dynamics.claims.reading import in_order
 from topoflow.figures.of_run import kept_pictures
 from topoflow.files import read_bytes
 from topoflow.finished import (
@@ -42,8 +43,6 @@ from topoflow.tracking.note import (
 
 __all__ = ["report"]
 
-# What the claims of a run are called in short.
-_CLAIMS = {"moves": "moves", "early": "early", "calm": "burst, then calm", "leads": "before behaviour"}
 _RUN_PICTURES = {
     "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
     "verdicts are about. Jitter alone stays in the grey band.",
@@ -291,7 +290,7 @@ def _verdicts(study: _Study) -> Iterator[str]:
 def _glance(study: _Study) -> str:
     """A row a run: verdicts and the numbers behind them."""
     # what one run can never tell is left to the comparison
-    named = ("moves", "early", "calm")
+    named = [claim for claim in listed.CLAIMS if claim.alone]
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
@@ -299,7 +298,7 @@ def _glance(study: _Study) -> str:
             "".join(
                 f"<div>{homology} {page.verdict(found['verdict'])}</div>"
                 for homology in ("H1", "H0")
-                if (found := claims.get(f"{claim}_{homology.lower()}"))
+                if (found := claims.get(f"{claim.name}_{homology.lower()}"))
             )
             for claim in named
         ]
@@ -313,7 +312,7 @@ def _glance(study: _Study) -> str:
         rows.append([f'<a href="#{one.anchor}">{escape(str(one.run))}</a>', *verdicts, *numbers])
     header = [
         "run",
-        *(escape(_CLAIMS[claim]) for claim in named),
+        *(escape(claim.heading) for claim in named),
         "early share H1",
         "early share H0",
         "peak of W2 at step",
@@ -448,8 +447,9 @@ def _one_run(study: _Study, one: _Found) -> str:
         ]
     else:
         parts.append('<p class="soft">Its pictures need its diagrams, which are not here.</p>')
+    headings = {claim.name: claim.heading for claim in listed.CLAIMS}
     verdicts = " · ".join(
-        f"{_CLAIMS.get(claim['claim'], claim['claim'])} {claim['homology']}: {claim['verdict']}"
+        f"{headings.get(claim['claim'], claim['claim'])} {claim['homology']}: {claim['verdict']}"
         for claim in in_order(findings["claims"].values())
         if claim["p"] is not None
     )

@@ -10,7 +10,8 @@ from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
-from topoflow.dynamics.claims.verdict import in_order, rungs, sort_of
+from topoflow.dynamics.claims import listed
+from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 
 # Beside every number that a run holds: what it is, with its unit.
 DEFINITIONS = {
@@ -280,10 +281,11 @@ def in_short(claims: Iterable[Mapping[str, Any]]) -> str:
 
 def _said(claim: str, verdicts: Mapping[str, Sequence[str]]) -> str:
     parts: list[str] = []
+    verbs = {known.name: known.said for known in listed.CLAIMS}
     for verdict, homologies in verdicts.items():
         of, supported = " and ".join(filter(None, homologies)), sort_of(verdict) == "supported"
-        if claim == "moves" and supported:
-            words = f"{of} move{'s' if len(homologies) == 1 else ''}"
+        if supported and (verb := verbs.get(claim)):
+            words = f"{of} {verb}{'s' if len(homologies) == 1 else ''}"
         else:
             words = f"{of} {verdict}".strip()
             words = words if parts else f"{claim}: {words}"

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from topoflow import layout, storage
 from topoflow.config import Params, flat
-from topoflow.dynamics.claims.verdict import TABLE, table_row
+from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run

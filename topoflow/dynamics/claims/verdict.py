@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from topoflow.dynamics.nulls import holm
 from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, NOT_SUPPORTED, SUPPORTED, Test, decide
@@ -70,88 +69,6 @@ class Verdict:
         """
         words = ["_and_".join(self.labels), self.claim.replace(" ", "_"), self.homology.lower()]
         return "_".join(word for word in words if word)
-
-
-# The columns of verdicts.csv.
-TABLE = (
-    "claim",
-    "homology",
-    "statement",
-    "statistic",
-    "value",
-    "low",
-    "high",
-    "p",
-    "beside",
-    "verdict",
-    "rung",
-    "steps",
-    "rule",
-)
-
-
-def table_row(verdict: Mapping[str, Any]) -> list[Any]:
-    """A verdict as a row of `TABLE`, its steps as one text."""
-    shown = {
-        "beside": "",
-        **verdict,
-        "steps": "; ".join(f"{name}: {outcome}" for name, outcome in verdict["steps"]),
-    }
-    return [shown[name] for name in TABLE]
-
-
-# In this order claims are read: without movement there is nothing to tell, and calm needs a burst.
-_READ = ("moves", "early", "calm", "leads")
-# The mark of each sort of verdict, and of the rung that decided it.
-MARKS = {"supported": "●", "absent": "✕", "explained": "◐", "unsupported": "○", "open": "?"}
-
-
-def in_order(claims: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Claims as they are to be read: moves, early, calm, leads, then others; of each H1 before H0.
-
-    >>> claims = [{"claim": name, "homology": "H1"} for name in ("objectives", "early", "moves")]
-    >>> [claim["claim"] for claim in in_order(claims)]
-    ['moves', 'early', 'objectives']
-    """
-
-    def place(claim: Mapping[str, Any]) -> tuple[int, str, tuple[str, ...], bool]:
-        name = claim["claim"]
-        known = _READ.index(name) if name in _READ else len(_READ)
-        return known, name, tuple(claim.get("labels", ())), claim["homology"] != "H1"
-
-    return sorted(claims, key=place)
-
-
-def sort_of(verdict: str) -> str:
-    """The sort of a verdict, a key of `MARKS`, whatever the rung that it names.
-
-    >>> sort_of("explained by scale"), sort_of("not supported beyond the learning rate")
-    ('explained', 'unsupported')
-    """
-    if verdict.startswith("explained by"):
-        return "explained"
-    return {SUPPORTED: "supported", ABSENT: "absent", CANNOT_TELL: "open"}.get(verdict, "unsupported")
-
-
-def why_open(claim: Mapping[str, Any]) -> str:
-    """Why a claim's verdict is "cannot tell", which the end of its rule says; "" of any other verdict.
-
-    >>> why_open({"verdict": "cannot tell", "rule": "supported if p <= 0.05; nothing moves beyond jitter"})
-    'nothing moves beyond jitter'
-    """
-    if claim["verdict"] != CANNOT_TELL:
-        return ""
-    return str(claim["rule"]).rpartition("; ")[2].removeprefix(f"{CANNOT_TELL}: ")
-
-
-def rungs(steps: Iterable[Sequence[str]]) -> list[str]:
-    """The rungs that a claim climbed: passed ones with a tick, the one that decided with a cross or, if open, a "?".
-
-    >>> rungs([("raw", "passed"), ("scale", "explained by scale")])
-    ['✓ raw', '✗ scale']
-    """
-    marks = {PASSED: "✓", CANNOT_TELL: "?"}
-    return [f"{marks.get(outcome, '✗')} {name}" for name, outcome in steps]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""Every claim about runs. A new one is a file beside this one and a line in `CLAIMS`, and nothing else.
+
+The verdict table, the note, the report, MLflow's metrics and the CSV files take from here what they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from topoflow.dynamics.claims import calm, early, leads, moves
+from topoflow.dynamics.claims.verdict import Verdict
+from topoflow.dynamics.following import Trajectory
+from topoflow.dynamics.permutation import SUPPORTED
+
+Labels = Sequence[Sequence[Trajectory]]  # runs by label, in the same order of seeds
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim about runs.
+
+    Attributes
+    ----------
+    name
+        As in its verdicts.
+    heading
+        Of its column, where each run has a row.
+    of_run
+        Its verdicts about one run, one a homology.
+    over_runs
+        Its verdicts about runs by label and the controls of each, if any; None where only single runs have it.
+    after
+        The claim without which this one is not supported, "" if there is none.
+    alone
+        Whether one run can decide it.
+    said
+        The verb that says in a note that it is supported, as in "H1 and H0 move"; "" to say "supported".
+    """
+
+    name: str
+    heading: str
+    of_run: Callable[[Trajectory], list[Verdict]]
+    over_runs: Callable[[Labels, Labels | None], list[Verdict]] | None = None
+    after: str = ""
+    alone: bool = True
+    said: str = ""
+
+
+CLAIMS = (  # in the order in which they are told: without movement there is nothing to tell, and calm needs a burst
+    Claim(moves.CLAIM, "moves", moves.of_run, said="move"),
+    Claim(early.CLAIM, "early", early.of_run, early.over_runs),
+    Claim(calm.CLAIM, "burst, then calm", calm.of_run, calm.over_runs, after=early.CLAIM),
+    Claim(leads.CLAIM, "before behaviour", leads.of_run, leads.over_runs, alone=False),
+)
+
+
+def verdicts_of_run(run: Trajectory) -> list[Verdict]:
+    """What may be said of one run."""
+    return gated([verdict for claim in CLAIMS for verdict in claim.of_run(run)])
+
+
+def verdicts_over_runs(labels: Labels, controls: Labels | None) -> list[Verdict]:
+    """What may be said of runs together, seeds being the units."""
+    return gated(
+        [verdict for claim in CLAIMS if claim.over_runs for verdict in claim.over_runs(labels, controls)]
+    )
+
+
+def gated(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Gatekeeping: a claim that comes `after` another is supported only where that is, with no smaller p-value."""
+    after = {claim.name: claim.after for claim in CLAIMS}
+    known = {(verdict.claim, verdict.homology): verdict for verdict in verdicts}
+    found = []
+    for verdict in verdicts:
+        gate = after.get(verdict.claim, "")
+        before = known.get((gate, verdict.homology))
+        if before is not None and verdict.verdict == SUPPORTED:
+            p = None if before.p is None or verdict.p is None else max(before.p, verdict.p)
+            verdict = replace(verdict, p=p)
+            if before.verdict != SUPPORTED:
+                said = f"not supported beyond {gate}"
+                verdict = replace(
+                    verdict, verdict=said, rung=gate, steps=(*verdict.steps, (gate, said)),
+                    rule=f"{verdict.rule}; and only where '{gate}' is supported",
+                )  # fmt: skip
+        found.append(verdict)
+    return found
