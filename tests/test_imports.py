@@ -51,6 +51,7 @@ def modules_after(statement: str) -> set[str]:
         "topoflow.dynamics.claims.objectives",
         "topoflow.dynamics.claims.models",
         "topoflow.dynamics.controls",
+        "topoflow.dynamics.measures.listed",
         "topoflow.dynamics.nulls",
         "topoflow.dynamics.power",
         "topoflow.dynamics.prompts",

@@ -1,10 +1,11 @@
-"""What is new is one file and one line: a claim that is planted from outside is seen wherever claims are."""
+"""What is new is one file and one line: what is planted in a list from outside is seen wherever its kind is."""
 
 from __future__ import annotations
 
 import csv
 import html
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,10 +15,13 @@ from support import plant_states, small_params
 from topoflow import layout, stages
 from topoflow.config import parse_params
 from topoflow.dynamics.claims import Verdict, listed
+from topoflow.dynamics.measures import listed as measures
+from topoflow.dynamics.measures.measure import Cell, Measure
 from topoflow.layout import Run
 from topoflow.report.study import report
 
 RUN = Run("tiny", "helpful", 0)
+STEPS = (0, 1, 2, 4)
 
 
 def ends_small(run: listed.Trajectory) -> list[Verdict]:
@@ -34,48 +38,67 @@ def ends_small(run: listed.Trajectory) -> list[Verdict]:
     ]
 
 
-def test_a_claim_is_one_line_in_the_list_of_claims(tmp_path, monkeypatch):
-    monkeypatch.setattr(listed, "CLAIMS", (*listed.CLAIMS, listed.Claim("small", "ends small", ends_small)))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    params = parse_params({**small_params(), "objectives": ["helpful"]})
-    rng = np.random.default_rng(0)
-    cloud = rng.normal(size=(params.prompts.n_prompts, 3))
-    states = {
-        (step, 1): cloud * (1 - step / 8) + 0.01 * rng.normal(size=cloud.shape) for step in (0, 1, 2, 4)
-    }
-    made = {
-        "dtype": "float64",
-        "versions": {},
-        "hidden_size": 3,
-        "sources": params.sources(RUN.model, RUN.objective),
-        "study_seed": params.seed,
-        "finetune": params.training(RUN.objective),
-        "recording": params.recorded(),
-    }
-    plant_states(RUN, states, weights_sha256="00ff", **made)
-    stages.diagrams(params, RUN)
-    stages.trajectory(params, RUN)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        run_id = stages.track(params, RUN)
-        logged = mlflow.get_run(run_id)
-        table = Path(
-            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/verdicts.csv")
-        )
-    finally:
-        mlflow.set_tracking_uri(before)
+def farthest_step(before: Cell, after: Cell) -> float:
+    """A toy measure: how far the prompt went that went farthest."""
+    return float(np.linalg.norm(after.cloud - before.cloud, axis=1).max())
 
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run with a claim and a measure of ours: its MLflow run, its table of verdicts and the report of its study."""
+    folder = tmp_path_factory.mktemp("study")
+    measure = Measure("farthest_step", farthest_step, "longest way of one prompt since the checkpoint before")
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listed, "CLAIMS", (*listed.CLAIMS, listed.Claim("small", "ends small", ends_small)))
+        patch.setattr(measures, "MEASURES", (*measures.MEASURES, measure))
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        params = parse_params({**small_params(), "objectives": ["helpful"]})
+        made = {
+            "dtype": "float64",
+            "versions": {},
+            "hidden_size": 3,
+            "weights_sha256": "00ff",
+            "sources": params.sources(RUN.model, RUN.objective),
+            "study_seed": params.seed,
+            "finetune": params.training(RUN.objective),
+            "recording": params.recorded(),
+        }
+        rng = np.random.default_rng(0)
+        cloud = rng.normal(size=(params.prompts.n_prompts, 3))
+        noise = {step: 0.01 * rng.normal(size=cloud.shape) for step in STEPS}
+        plant_states(RUN, {(step, 1): cloud * (1 - step / 8) + noise[step] for step in STEPS}, **made)
+        stages.diagrams(params, RUN)
+        stages.trajectory(params, RUN)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        try:
+            run_id = stages.track(params, RUN)
+            path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology")
+            yield mlflow.get_run(run_id), Path(path), html.unescape(report(params)[0].decode())
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+def test_a_claim_is_one_line_in_the_list_of_claims(planted):
+    logged, tables, page = planted
     found = layout.read_json(RUN.folder("results") / layout.TRAJECTORY_FILE)["claims"]["small_h0"]
     assert found["value"] == pytest.approx(0.5, abs=0.02)
-    note = logged.data.tags["mlflow.note.content"]
-    assert "small: H0 supported" in note
-    assert "clouds end smaller than they begin" in note
+    assert "small: H0 supported" in logged.data.tags["mlflow.note.content"]
+    assert "clouds end smaller than they begin" in logged.data.tags["mlflow.note.content"]
     assert logged.data.metrics["claims/value/small_h0"] == found["value"]
-    assert [row["verdict"] for row in csv.DictReader(table.open()) if row["claim"] == "small"] == [
-        "supported"
-    ]
-    page = html.unescape(report(params)[0].decode())
+    rows = csv.DictReader((tables / "verdicts.csv").open(encoding="utf-8"))
+    assert [row["verdict"] for row in rows if row["claim"] == "small"] == ["supported"]
     assert "<th>ends small</th>" in page
     assert "clouds end smaller than they begin" in page
+
+
+def test_a_measure_is_one_line_in_the_list_of_measures(planted):
+    logged, tables, page = planted
+    rows = list(csv.DictReader((tables / layout.VELOCITY_FILE).open(encoding="utf-8")))
+    assert len(rows) == len(STEPS) - 1
+    assert float(rows[-1]["farthest_step"]) > 0.5
+    assert logged.data.metrics["measures/farthest_step/layer_01"] == float(rows[-1]["farthest_step"])
+    said = "longest way of one prompt since the checkpoint before"
+    assert said in (tables / "definitions.json").read_text(encoding="utf-8")
+    assert said in page

@@ -7,7 +7,6 @@ from scipy.spatial.distance import pdist
 
 from topoflow.dynamics.controls import (
     gaussian_cloud,
-    geometric_baselines,
     median_distance,
 )
 
@@ -69,37 +68,6 @@ class TestGaussianCloud:
             gaussian_cloud([[1.0]], covariance="full")
         with pytest.raises(ValueError, match="cloud must have shape"):
             gaussian_cloud([1.0])
-
-
-class TestGeometricBaselines:
-    def test_a_translation_drifts_and_changes_nothing_else(self):
-        cloud = stretched_cloud(30, 3)
-        found = geometric_baselines([cloud, cloud + np.array([2.0, 3.0, 6.0])])
-        np.testing.assert_allclose(found.centroid_drift, 7)
-        np.testing.assert_allclose(found.variance_change, 0, atol=1e-9)
-        np.testing.assert_allclose(found.distance_change, 0, atol=1e-9)
-
-    def test_a_scaling_about_the_mean_does_not_drift(self):
-        cloud = stretched_cloud(30, 3)
-        found = geometric_baselines([cloud, cloud.mean(axis=0) + 3 * (cloud - cloud.mean(axis=0))])
-        np.testing.assert_allclose(found.centroid_drift, 0, atol=1e-9)
-        np.testing.assert_allclose(found.variance_change, 8 * cloud.var(axis=0).sum())
-        np.testing.assert_allclose(found.distance_change, 2 * pdist(cloud).mean())
-
-    def test_a_shrinking_cloud_changes_as_much_as_a_growing_one(self):
-        clouds = [stretched_cloud(30, 3) * scale for scale in (1, 2, 1)]
-        found = geometric_baselines(cloud for cloud in clouds)
-        for change in (found.centroid_drift, found.variance_change, found.distance_change):
-            assert change.shape == (2,)
-            assert change[0] == pytest.approx(change[1])
-
-    def test_malformed_clouds_are_named(self):
-        with pytest.raises(
-            ValueError, match=r"clouds must be two or more of one shape, got 1 with .*\(4, 2\)"
-        ):
-            geometric_baselines([np.eye(4, 2)])
-        with pytest.raises(ValueError, match=r"got 2 with the shapes \[\(3, 2\), \(4, 2\)\]"):
-            geometric_baselines([np.eye(4, 2), np.eye(3, 2)])
 
 
 class TestMedianDistance:

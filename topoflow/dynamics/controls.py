@@ -1,9 +1,6 @@
-"""What topology must be held against: clouds without structure, and the geometry of the same clouds."""
+"""What topology must be held against: clouds without structure, and the scale of a cloud."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,27 +9,6 @@ from topoflow.topology.point_clouds import check_cloud, check_whole_number, dist
 
 COVARIANCES = ("isotropic", "matched")
 _NOTHING_LEFT = 1e-9  # a residual smaller than this share of the ranks is rounding
-
-
-@dataclass(frozen=True)
-class GeometricBaselines:
-    """How fast the plain geometry of a cloud changes, one number an interval, each of shape (T - 1,).
-
-    None is negative, so every function of `topoflow.dynamics.velocity` takes them as it takes a velocity.
-
-    Attributes
-    ----------
-    centroid_drift
-        Norm of the change of the mean, in filtration distance.
-    variance_change
-        Absolute change of the total variance (the mean squared distance to the mean), in its square.
-    distance_change
-        Absolute change of the mean pairwise distance, in filtration distance.
-    """
-
-    centroid_drift: NDArray[np.float64]
-    variance_change: NDArray[np.float64]
-    distance_change: NDArray[np.float64]
 
 
 def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic") -> NDArray[np.float64]:
@@ -83,49 +59,6 @@ def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic
     return np.asarray(mean + drawn * (wanted / size if size > 0 else 0.0))
 
 
-def geometric_baselines(clouds: Iterable[ArrayLike]) -> GeometricBaselines:
-    """Compute how the mean, the total variance and the mean distance change between checkpoints.
-
-    Parameters
-    ----------
-    clouds : iterable of array_like, each of shape (n_points, n_coordinates)
-        The hidden states of one layer at T checkpoints, in order. A generator holds one at a time.
-
-    Returns
-    -------
-    GeometricBaselines
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two clouds, their shapes differ, or one has fewer than two points, and as
-        `distance_matrix` does.
-
-    Examples
-    --------
-    >>> square = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    >>> found = geometric_baselines([square, square + [3.0, 4.0], 2 * square + [3.0, 4.0]])
-    >>> found.centroid_drift.round(3).tolist(), found.variance_change.round(3).tolist()
-    ([5.0, 0.707], [0.0, 1.5])
-    """
-    means, variances, distances, shapes = [], [], [], set()
-    for cloud in clouds:
-        points = check_cloud("cloud", cloud)
-        means.append(points.mean(axis=0))
-        variances.append(float(points.var(axis=0).sum()))
-        distances.append(float(_pairwise_distances(points).mean()))
-        shapes.add(points.shape)
-    if len(means) < 2 or len(shapes) > 1:
-        raise ValueError(
-            f"clouds must be two or more of one shape, got {len(means)} with the shapes {sorted(shapes)}"
-        )
-    return GeometricBaselines(
-        centroid_drift=np.linalg.norm(np.diff(means, axis=0), axis=1),
-        variance_change=np.abs(np.diff(variances)),
-        distance_change=np.abs(np.diff(distances)),
-    )
-
-
 def median_distance(cloud: ArrayLike) -> float:
     """Compute the median distance between two points of a cloud.
 
@@ -152,6 +85,15 @@ def median_distance(cloud: ArrayLike) -> float:
     4.0
     """
     return float(np.median(_pairwise_distances(check_cloud("cloud", cloud))))
+
+
+def mean_distance(cloud: ArrayLike) -> float:
+    """Compute the mean distance between two points of a cloud; as `median_distance`.
+
+    >>> mean_distance([[0.0], [1.0], [5.0]]) == 10 / 3
+    True
+    """
+    return float(_pairwise_distances(check_cloud("cloud", cloud)).mean())
 
 
 def _pairwise_distances(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,12 +22,13 @@ from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.controls import (
     COVARIANCES,
     gaussian_cloud,
-    geometric_baselines,
     median_distance,
 )
 from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
+from topoflow.dynamics.measures import listed
+from topoflow.dynamics.measures.measure import Cell
 from topoflow.dynamics.movement import early_share
 from topoflow.dynamics.nulls import concentration_test, holm
 from topoflow.dynamics.prompts import (
@@ -45,7 +46,9 @@ from topoflow.dynamics.velocity import (
     stabilised_at,
     velocity_per_step,
 )
+from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.topology.point_clouds import check_cloud
 
 Series = NDArray[np.float64]
 Number = float | int | None
@@ -86,7 +89,7 @@ class LayerTrajectory:
         (filtration distance); `h1_velocity_low` and `_high`, 95 % bands over prompts (NaN where there are none);
         `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer);
         `h1_unmatched`, the share of the velocity to the power of its order that comes from bars without a partner (0 to
-        1, mean over subsamples; NaN where nothing moved); and the `GeometricBaselines`.
+        1, mean over subsamples; NaN where nothing moved); and the `MEASURES`.
     distances : ndarray, shape (T, T)
         Between the H1 diagrams of all checkpoints, in filtration distance; of more than `MOST_PAIRED` checkpoints, of
         `paired_checkpoints` alone.
@@ -176,8 +179,7 @@ def follow_layer(
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
     series["h1_velocity_scale_free"] = way.scale_free
     series["h1_unmatched"] = way.unmatched
-    geometry = geometric_baselines(clouds)
-    series.update(vars(geometry))
+    series.update(way.measures)
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
     controls = {
         kind: np.array(
@@ -203,13 +205,14 @@ def follow_layer(
 class _Way:
     """What one way through the checkpoints of a layer gathers.
 
-    `moved` holds velocities and displacements by subsample, shape (T - 1, n_subsamples), and `paired` the cells of
-    `paired_checkpoints`.
+    `moved` holds velocities and displacements by subsample, shape (T - 1, n_subsamples), `measures` one number an
+    interval of each of `MEASURES`, and `paired` the cells of `paired_checkpoints`.
     """
 
     moved: dict[str, Series]
     scale_free: Series
     unmatched: Series
+    measures: dict[str, Series]
     summaries: Series
     paired: list[CellDiagrams]
 
@@ -220,30 +223,39 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
     }
     scale_free: list[float] = []
     unmatched: list[float] = []
+    measures: dict[str, list[float]] = {measure.name: [] for measure in listed.MEASURES}
     summaries, paired, places = [], [], set(paired_checkpoints(len(cells)).tolist())
     first = before = scaled_before = None
-    for place, (cloud, cell) in enumerate(zip(clouds, cells, strict=True)):
+    for place, (states, cell) in enumerate(zip(clouds, cells, strict=True)):
+        cloud = check_cloud("cloud", states)
         scaled = _scale_free(cell, median_distance(cloud))
         summaries.append(summarise_cell(cell))
         if place in places:
             paired.append(cell)
         if first is None or before is None:
             first = cell
+        elif cloud.shape != before.cloud.shape:
+            raise InvalidArgument(
+                "clouds", f"of one shape, that of the first, {before.cloud.shape}", cloud.shape
+            )
         else:
             for h in (1, 0):
-                distances, alone = cell_matchings(before, cell, h, order)
+                distances, alone = cell_matchings(before.diagrams, cell, h, order)
                 moved[f"h{h}_velocity"].append(distances)
                 if h == 1:
                     unmatched.append(mean_known(alone))
                 moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
+            for measure in listed.MEASURES:
+                measures[measure.name].append(measure.of(before, Cell(cloud, cell)))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
-        before, scaled_before = cell, scaled
+        before, scaled_before = Cell(cloud, cell), scaled
     if np.isnan(scale_free).any():  # of a layer that is constant somewhere nothing is left
         scale_free = [math.nan] * len(scale_free)
     return _Way(
         {name: np.array(rows) for name, rows in moved.items()},
         np.array(scale_free),
         np.array(unmatched),
+        {name: np.array(values) for name, values in measures.items()},
         np.array(summaries),
         paired,
     )

@@ -32,10 +32,10 @@ from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
 from topoflow.tracking.note import (
-    DEFINITIONS,
     LAYER_COLUMNS,
     Page,
     caveats,
+    definitions,
     floor_caveat,
     layer_cells,
     rivals,
@@ -483,7 +483,7 @@ def _caveats(study: _Study) -> str:
 def _definitions() -> str:
     words = "\n".join(
         f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{prose(text)}.</dd>"
-        for name, text in DEFINITIONS.items()
+        for name, text in definitions().items()
     )
     words += (
         "\n<dt>H0, H1</dt><dd>Persistence diagrams of connected components and of loops (Vietoris-Rips complexes over "

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
+from topoflow.dynamics.measures import listed as measures
 
 # Beside every number that a run holds: what it is, with its unit.
-DEFINITIONS = {
+_DEFINITIONS = {
     "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
     "same subsample at consecutive checkpoints; mean over subsamples; filtration distance",
     "displacement": "likewise between the first checkpoint and this one; filtration distance",
@@ -45,6 +46,11 @@ DEFINITIONS = {
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
+
+
+def definitions() -> dict[str, str]:
+    """What each quantity is, in words with its unit; simpler measures last."""
+    return {**_DEFINITIONS, **{measure.name: measure.definition for measure in measures.MEASURES}}
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from urllib.parse import urlsplit
 from topoflow import layout, storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
+from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
-from topoflow.tracking.note import DEFINITIONS, Page, write_comparison_note, write_note
+from topoflow.tracking.note import Page, definitions, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
@@ -346,11 +347,16 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
     """
     moved = ("h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement")
-    for file, names in ((layout.VELOCITY_FILE, moved), (layout.SUMMARIES_FILE, params.track.summaries)):
+    simpler = [measure.name for measure in listed.MEASURES]
+    for section, file, names in (
+        ("topology", layout.VELOCITY_FILE, moved),
+        ("topology", layout.SUMMARIES_FILE, params.track.summaries),
+        ("measures", layout.VELOCITY_FILE, simpler),
+    ):
         table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:
             for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
-                yield f"topology/{name}/{storage.layer_name(int(layer))}", float(value), int(step)
+                yield f"{section}/{name}/{storage.layer_name(int(layer))}", float(value), int(step)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     for name in _OF_A_LAYER:
         for layer, findings in facts["layers"].items():
@@ -442,7 +448,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
         shutil.copyfile(done.results / name, folder / name)
     for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
-    (folder / "definitions.json").write_bytes(storage.json_bytes(DEFINITIONS))
+    (folder / "definitions.json").write_bytes(storage.json_bytes(definitions()))
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
     note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page)
