@@ -40,7 +40,7 @@ from topoflow.recording.ranks import (
     share,
     unwrapped,
 )
-from topoflow.sender import Metric, Sender
+from topoflow.sender import Sender
 from topoflow.storage import (
     array_bytes,
     behaviour_name,
@@ -110,7 +110,7 @@ class TopologyCallback(TrainerCallback):
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
-        the end, half a minute. True stands for 64 subsamples of 160 prompts.
+        the end, half a minute at most. True stands for 64 subsamples of 160 prompts.
     behaviour : bool
         Compare the next-token distributions of the prompts with those of the checkpoint before and of the first
         (Jensen-Shannon divergence, nats), and keep the roots of their probabilities, which any two checkpoints can be
@@ -259,15 +259,16 @@ class TopologyCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
             self._record(state.global_step, kwargs["model"])
-        if self._sender is not None and self._sender.close(_PATIENCE):
-            logger.warning("MLflow has not taken all topology that was logged; it is in `metrics`")
+        self._end_logging()
+
+    def _end_logging(self) -> None:
+        if self._sender is not None:
+            self._sender.close(_PATIENCE)
         self._sender = None
 
     def _begin(self, model: Any, tokenizer: Any) -> None:
         check_parallelism(model)
-        if self._sender is not None:  # of a training that ended in an error, perhaps of another MLflow run
-            self._sender.close(0)
-            self._sender = None
+        self._end_logging()  # of a training that ended in an error, perhaps of another MLflow run
         self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
         self._computed_before = {}
@@ -482,10 +483,10 @@ def _sender_to_active_run() -> Sender | None:
         return None
     uri = mlflow.get_tracking_uri()
 
-    def send(metrics: Sequence[Metric]) -> None:
+    def send(metrics: Sequence[Any]) -> None:
         if metrics:
             entities = [mlflow.entities.Metric(*metric) for metric in metrics]
-            mlflow.MlflowClient(uri).log_batch(run.info.run_id, metrics=entities)
+            mlflow.MlflowClient(uri).log_batch(run.info.run_id, metrics=entities, synchronous=True)
 
     return Sender(send, "MLflow", "the training goes on, and the topology is in the callback's `metrics`")
 

@@ -266,8 +266,8 @@ def _log_artifacts(
         rows = [[layer, *summary.values()] for layer, summary in table.items()]
         layout.write_table(numbers, ["layer", *SUMMARY_NAMES], rows)
         mlflow.MlflowClient().log_artifacts(run_id, folder, "topology")
-        artifacts["diagrams"]._load(str(picture))
-        artifacts["summaries"]._load(str(numbers))
+    for artifact in artifacts.values():
+        _ = artifact.content  # has MLflow read it: what was not read cannot be saved with the result
     return artifacts
 
 

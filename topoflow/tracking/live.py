@@ -9,11 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from topoflow.errors import NoAnswer
-from topoflow.sender import Metric, Sender
+from topoflow.sender import Sender
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
@@ -22,9 +23,10 @@ from topoflow.tracking.store import (
     brief,
     experiments,
     lacking,
+    log_batches,
     loggable,
-    new_run,
     open_store,
+    start_run,
     tagged,
 )
 from topoflow.tracking.unfinished import ACTIVATIONS_TAG, KEY_TAG, Note, Status
@@ -34,8 +36,7 @@ logger = logging.getLogger(__name__)
 # Seconds that a training that is done waits for what is left to be sent; one that was stopped waits less.
 PATIENCE = 30.0
 _PATIENCE_WHEN_STOPPED = 3.0
-# MLflow takes at most so many parameters in one request, so long.
-_MOST_PARAMS, _LONGEST_PARAM = 100, 6000
+_LONGEST_PARAM = 6000  # MLflow takes no longer ones
 
 
 class LiveRun:
@@ -47,16 +48,9 @@ class LiveRun:
         # a joined run belongs to the process that started it: it is left running here, also after an error
         self._note = None if self._joined else Note()
         self._run: Any = None
-        self._client: Any = None
-        self._asked_for = False
-        self._params: dict[str, str] = {}
         self._activations: str | None = None
-        self._ending: Status | None = None
-        self._sender = Sender(
-            self._send,
-            f"MLflow at {address()}",
-            "the training goes on, and `topoflow track` logs what is missing",
-        )
+        advice = "the training goes on, and `topoflow track` logs what is missing"
+        self._sender = Sender(self._send, f"MLflow at {address()}", advice)
 
     def callback(self) -> Any:
         """For a Trainer: logs its parameters, and what it logs, under the names of Hugging Face's MLflow callback."""
@@ -76,13 +70,13 @@ class LiveRun:
         return Live()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log parameters, once, if MLflow takes them; those that are too long are left out."""
-        fitting = {key: text for key, it in params.items() if len(text := str(it)) <= _LONGEST_PARAM}
-        self._params = {**self._params, **fitting}  # another mapping: the thread may be at the old one
+        """Log parameters that the run lacks; those that are too long for MLflow are left out."""
+        texts = [(name, str(value)) for name, value in params.items()]
+        self._sender.add([(name, text) for name, text in texts if len(text) <= _LONGEST_PARAM])
 
     def log(self, metrics: Mapping[str, Any], step: int) -> None:
         """Log the numbers of a step; a missing value is no metric, neither 0 nor NaN."""
-        self._sender.add([(name, value, 0, step) for name, value in loggable(metrics)])
+        self._sender.add([(name, value, step) for name, value in loggable(metrics)])
 
     def tag_activations(self, sha256: str) -> None:
         """Say which activation set the training left, once it is whole."""
@@ -90,63 +84,50 @@ class LiveRun:
 
     def end(self, status: Status, patience: float) -> None:
         """Send what is left and end the run, as far as MLflow does so within `patience` seconds."""
-        self._ending = status
         if self._note:
             self._note.ends(status, self._activations)
-        if self._sender.close(patience, self._finish):
-            logger.warning(
-                f"MLflow at {address()} has not taken all that was logged; `topoflow track` logs what is missing"
-            )  # fmt: skip
+        self._sender.close(patience, partial(self._finish, status))
         if self._note:
             self._note.leave()
 
     # --- in the thread ---
 
-    def _send(self, metrics: Sequence[Metric]) -> None:
-        from mlflow.entities import Metric as Entity
-        from mlflow.entities import Param
+    def _send(self, rows: Sequence[Any]) -> None:
+        """Log metrics, and parameters, which are pairs."""
+        run = self._begun()
+        params = dict(row for row in rows if len(row) == 2)
+        log_batches(run, (row for row in rows if len(row) == 3), lacking(params, run.data.params))
 
-        self._begin()
-        run_id, start = self._run.info.run_id, self._run.info.start_time
-        # all have the time at which the run began: what is sent twice, also by `track`, is there once
-        if metrics:
-            entities = [Entity(key, value, start, step) for key, value, _, step in metrics]
-            self._client.log_batch(run_id, metrics=entities)
-        params, self._params = self._params, {}
-        named = [Param(*pair) for pair in lacking(params, self._run.data.params).items()]
-        for first in range(0, len(named), _MOST_PARAMS):
-            self._client.log_batch(run_id, params=named[first : first + _MOST_PARAMS])
-
-    def _begin(self) -> None:
-        """Make or join the run, unless that was done and only its answer was lost."""
+    def _begun(self) -> Any:
+        """The run, made or joined by the first call, unless that was done and only its answer was lost."""
         import mlflow
 
         if self._run is not None:
-            return
-        if self._client is None:
-            with suppress(mlflow.MlflowException):
-                open_store()
-            self._client = mlflow.MlflowClient()
+            return self._run
+        with suppress(mlflow.MlflowException):
+            open_store()
+        client = mlflow.MlflowClient()
+        context = context_tags(self._folder)
         if self._joined:
-            run = self._client.get_run(self._joined)
-            if tags := lacking(context_tags(self._folder), run.data.tags):
-                self._client.log_batch(self._joined, tags=as_tags(tags))
+            run = client.get_run(self._joined)
+            if tags := lacking(context, run.data.tags):
+                client.log_batch(self._joined, tags=as_tags(tags))
         else:
             assert self._note is not None
-            there = []
-            if self._asked_for:
-                there = tagged(self._client, experiments(self._client), KEY_TAG, self._note.tags[KEY_TAG])
-            self._asked_for = True
-            run = there[0] if there else new_run(self._client, self._name, self._note.tags)
+            there = tagged(client, experiments(client), KEY_TAG, self._note.tags[KEY_TAG])
+            # what starts here is active in this thread alone
+            run = there[0] if there else start_run(self._name, {**context, **self._note.tags})
         self._run = run
+        return run
 
-    def _finish(self) -> None:
-        self._begin()
-        run_id = self._run.info.run_id
+    def _finish(self, status: Status) -> None:
+        import mlflow
+
+        client, run_id = mlflow.MlflowClient(), self._begun().info.run_id
         if self._activations:
-            self._client.log_batch(run_id, tags=as_tags({ACTIVATIONS_TAG: self._activations}))
+            client.set_tag(run_id, ACTIVATIONS_TAG, self._activations)
         if self._note:
-            self._client.set_terminated(run_id, self._ending)
+            client.set_terminated(run_id, status)
             self._note.done()
 
 
@@ -194,10 +175,8 @@ def whole_run(name: str, folder: Path) -> Iterator[str]:
     try:
         with answering():
             open_store()
-            run = mlflow.start_run(tags=note.tags)
-            mlflow.set_tags(
-                context_tags(folder)
-            )  # a run that `mlflow run` made has not been through the plugin
+            # a run that `mlflow run` made has not been through the plugin
+            run = mlflow.start_run(tags={**context_tags(folder), **note.tags})
             if _is_random(run.info.run_name):  # the user gave none
                 mlflow.MlflowClient().update_run(run.info.run_id, name=name)
         yield str(run.info.run_id)
@@ -247,6 +226,7 @@ def _end(note: Note, end: Callable[[], None]) -> None:
 
 def _is_random(name: str) -> bool:
     """Whether MLflow made up a run's name, such as treasured-wolf-569."""
+    # private, since nothing public says who has named a run that `mlflow run` made: `--run-name`, or a store by lot
     from mlflow.utils import name_utils
 
     predicate, _, rest = name.partition("-")

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import asdict, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,9 +34,10 @@ from topoflow.tracking.store import (
     as_tags,
     experiments,
     lacking,
+    log_batches,
     loggable,
-    new_run,
     open_store,
+    start_run,
     tagged,
     without_password,
 )
@@ -50,8 +49,6 @@ TRAJECTORY_TAG = "topoflow.trajectory"
 COMPARISON_TAG = "topoflow.comparison"
 BEGUN_TAG = "topoflow.begun"  # of a run that this module made: the topology that it is to hold
 NOTE_TAG = "mlflow.note.content"
-# MLflow takes at most this many metrics and parameters in one request
-_BATCH = 1000
 
 
 @answering()
@@ -95,28 +92,17 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     if found and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
         present = found.data.metrics
         topology = _topology_metrics(params, done.results)
-        _log_batches(client, found, (metric for metric in topology if metric[0] not in present))
+        log_batches(found, (metric for metric in topology if metric[0] not in present))
         return str(found.info.run_id)
     if found:
         _fill(client, found, params, done)
         return str(found.info.run_id)
-    begun = _begin(client, among, done)
-    status = "FAILED"
-    try:
-        _fill(client, begun, params, done)
-        status = "FINISHED"
-    finally:
-        with suppress(mlflow.MlflowException):  # which would hide what failed before
-            client.set_terminated(begun.info.run_id, status)
-    return str(begun.info.run_id)
-
-
-def _begin(client: Any, among: Sequence[str], done: FinishedRun) -> Any:
-    """A run for a topology whose training MLflow does not know: that of a call that did not come to its end, or new."""
-    for run in tagged(client, among, BEGUN_TAG, done.sha256):
-        if TRAJECTORY_TAG not in run.data.tags:
-            return run
-    return new_run(client, str(done.run), {BEGUN_TAG: done.sha256})
+    # one that a call began that did not come to its end, or a new one: MLflow has not seen the training
+    begun = [it for it in tagged(client, among, BEGUN_TAG, done.sha256) if TRAJECTORY_TAG not in it.data.tags]
+    run_id = begun[0].info.run_id if begun else None
+    with start_run(str(done.run), {BEGUN_TAG: done.sha256}, run_id) as taken:
+        _fill(client, taken, params, done)
+        return str(taken.info.run_id)
 
 
 def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
@@ -127,7 +113,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     _check_destination(run)
     losses = _missing_losses(client, run, done.results / layout.LOSS_FILE)
     metrics = chain(losses, _topology_metrics(params, done.results))
-    _log_batches(client, run, metrics, _params_of(params, done, run))
+    log_batches(run, metrics, _params_of(params, done, run))
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
@@ -241,19 +227,18 @@ def log_comparison(
     client = mlflow.MlflowClient()
     digest = storage.sha256(storage.json_bytes(facts))
     there = tagged(client, experiments(client), COMPARISON_TAG, digest)
-    run = there[0] if there else new_run(client, f"comparison of {len(facts['runs'])} runs", {})
-    run_id = str(run.info.run_id)
-    if not there:
-        # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
-        _log_batches(client, run, _claim_metrics("comparison", facts["claims"]))
-    _check_destination(run)
-    client.log_artifacts(run_id, str(folder), "comparison")
-    if report is not None:
-        client.log_text(run_id, report.decode(), "report.html")
-    note = write_comparison_note(facts, pages, _page(run), with_report=report is not None)
-    client.log_batch(run_id, tags=as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
-    if not there:
-        client.set_terminated(run_id)
+    name = f"comparison of {len(facts['runs'])} runs"
+    with nullcontext(there[0]) if there else start_run(name, {}) as run:
+        run_id = str(run.info.run_id)
+        if not there:
+            # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
+            log_batches(run, _claim_metrics("comparison", facts["claims"]))
+        _check_destination(run)
+        client.log_artifacts(run_id, str(folder), "comparison")
+        if report is not None:
+            client.log_text(run_id, report.decode(), "report.html")
+        note = write_comparison_note(facts, pages, _page(run), with_report=report is not None)
+        client.log_batch(run_id, tags=as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
     return run_id
 
 
@@ -379,37 +364,16 @@ def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iter
 
 
 def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
-    """The training's own metrics that a run lacks, under the names that Hugging Face's MLflow callback gives them.
-
-    What is logged of a step while it trains is logged at once: where its loss is, all is.
-    """
-    known = "loss" in run.data.metrics
-    there = {metric.step for metric in client.get_metric_history(run.info.run_id, "loss")} if known else set()
+    """The training's own metrics that a run lacks, under the names that Hugging Face's MLflow callback gives them."""
+    there: dict[str, set[int]] = {}
     for row in layout.read_table(path, ["step"], finite=False):
-        step = int(row["step"])
-        if step not in there:
-            for name, value in loggable({name: it for name, it in row.items() if name != "step"}):
+        step = int(row.pop("step"))
+        for name, value in loggable(row):
+            if name not in there:
+                known = client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else []
+                there[name] = {metric.step for metric in known}
+            if step not in there[name]:
                 yield name, value, step
-
-
-def _log_batches(
-    client: Any, run: Any, metrics: Iterable[_Metric], params: Mapping[str, str] = MappingProxyType({})
-) -> None:
-    """Log parameters (at most 100) and metrics in as few requests as MLflow takes.
-
-    All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
-    """
-    from mlflow.entities import Metric, Param
-
-    # a missing value is no metric: neither 0 nor NaN
-    entities = (
-        Metric(key, value, run.info.start_time, step) for key, value, step in metrics if math.isfinite(value)
-    )
-    named = [Param(*pair) for pair in params.items()]
-    batch = list(islice(entities, _BATCH - len(named)))
-    while batch or named:
-        client.log_batch(run.info.run_id, metrics=batch, params=named)
-        batch, named = list(islice(entities, _BATCH)), []
 
 
 # --- dataset and artifacts ----------------------------------------------------------------------
@@ -434,10 +398,10 @@ def _check_destination(run: Any) -> None:
 
 def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
     """The activation set as a dataset input of the run."""
-    from mlflow.entities import DatasetInput, InputTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     tags = [InputTag("mlflow.data.context", "topology")]
-    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+    client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags)])
 
 
 def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:

@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from json import JSONDecodeError
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +32,8 @@ _SQLITE = "sqlite:///"
 _PATIENCE = 120.0
 # SQLite takes some thousands of values in one query.
 _MOST_EXPERIMENTS = 1000
+# MLflow takes 100 parameters in one request, and with the metrics 1000.
+_MOST_METRICS, _MOST_PARAMS = 900, 100
 
 
 @contextmanager
@@ -227,14 +231,41 @@ def tagged(client: Any, among: Sequence[str], tag: str, value: str) -> list[Any]
     return sorted(found, key=lambda run: -run.info.start_time) if len(among) > _MOST_EXPERIMENTS else found
 
 
-def new_run(client: Any, name: str, tags: Mapping[str, str]) -> Any:
-    """A run as a bare `mlflow.start_run()` would make it, in that experiment and with those tags."""
-    from mlflow.tracking.context.registry import resolve_tags
-    from mlflow.tracking.fluent import _get_experiment_id
+def start_run(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Any:
+    """A run as a bare `mlflow.start_run()` makes it, or one of before, though this process be part of another run.
 
-    return client.create_run(
-        _get_experiment_id(), tags=resolve_tags({**context_tags(), **tags}), run_name=name
-    )
+    Like that, it is active in this thread, and a context manager that ends it.
+    """
+    import mlflow
+
+    tags = {} if run_id else {**context_tags(), **tags}  # a run keeps what it was tagged with when it began
+    joined = os.environ.pop("MLFLOW_RUN_ID", None)
+    try:
+        return mlflow.start_run(run_id, run_name=name, nested=True, tags=tags, log_system_metrics=False)
+    finally:
+        if joined:
+            os.environ["MLFLOW_RUN_ID"] = joined
+
+
+def log_batches(
+    run: Any, metrics: Iterable[tuple[str, float, int]], params: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Log metrics (key, value, optimiser step) and parameters in as few requests as MLflow takes.
+
+    All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
+
+    client, run_id, start = MlflowClient(), run.info.run_id, run.info.start_time
+    # a missing value is no metric: neither 0 nor NaN
+    found = (Metric(key, value, start, step) for key, value, step in metrics if math.isfinite(value))
+    named = (Param(*pair) for pair in params.items())
+    while True:
+        some, few = list(islice(found, _MOST_METRICS)), list(islice(named, _MOST_PARAMS))
+        if not some and not few:
+            return
+        client.log_batch(run_id, metrics=some, params=few, synchronous=True)
 
 
 def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
