@@ -103,6 +103,7 @@ ORDER = [
         "sender",
         "pins",
         "scaffold",
+        "telling",
         "compute",
     ),
     *(

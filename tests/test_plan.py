@@ -16,6 +16,7 @@ from topoflow.config import load_params, parse_params
 from topoflow.dynamics import trajectory
 from topoflow.layout import Run
 from topoflow.plan import Rates, Size, Texts, count, estimate, obstacles
+from topoflow.telling import duration
 
 PARAMS = parse_params(small_params())  # 4 steps, checkpoints 0, 1, 2, 4; 2 layers, 24 prompts
 SIZE = Size(n_parameters=1000, n_trainable=100, n_layers=2, hidden_size=16, vocab_size=300)
@@ -125,7 +126,7 @@ def test_a_thousand_checkpoints_of_seven_billion_parameters_by_hand():
     seconds = estimate(counts, Rates.assumed(SEVEN_BILLION, preset, flops=8 * 2e14), n_workers=64)
     passes = 1000 * 750 * 150 * 2 * 7e9 / 1.6e15
     assert seconds["finetune"] == pytest.approx(passes + 1000 * 28 + 12)
-    assert plan.duration(passes) == "16.4 min"
+    assert duration(passes) == "16.4 min"
 
 
 def test_the_table_in_the_documentation_is_what_the_formulas_give():

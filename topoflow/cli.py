@@ -23,6 +23,7 @@ from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.errors import printable
 from topoflow.layout import Run
 from topoflow.processes import Stopped, stop_when_told
+from topoflow.telling import name_stage
 from topoflow.tracking.unfinished import end_unfinished
 from topoflow.training.devices import check_single_process
 
@@ -136,6 +137,7 @@ def _command(function: Callable[..., Any]) -> click.Command:
     @functools.wraps(function)
     def in_study(*args: Any, **kwargs: Any) -> Any:
         check_single_process()
+        name_stage()
         scaffold.check_version()
         end_unfinished()
         return function(*args, **kwargs)
@@ -345,7 +347,7 @@ def prompts() -> None:
 @_objective
 def prepare(objective: str) -> None:
     """Draw an objective's training rows; write data/NAME.jsonl."""
-    click.echo(stages.prepare(load_params(PARAMS_FILE), objective))
+    _say(stages.prepare(load_params(PARAMS_FILE), objective), err=True)
 
 
 @_command

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from topoflow.config import Compute
+from topoflow.telling import counted
 
 T = TypeVar("T")
 
@@ -68,11 +69,11 @@ def map_cells(
     tasks : iterable of tuple
         The arguments of each call.
     total : int
-        How many tasks there are, for the progress bar (shown where there is a terminal).
+        How many tasks there are, for the progress bar, or the lines that stand for it where there is no terminal.
     compute : Compute
         Backend, number of workers and the cluster's address.
     label : str
-        Names the work in the progress bar.
+        Names the work there.
 
     Examples
     --------
@@ -80,7 +81,6 @@ def map_cells(
     [8, 9]
     """
     from joblib import Parallel, delayed
-    from tqdm import tqdm
 
     with _backend(compute):
         # Ray's backend cannot hand out results one by one
@@ -88,7 +88,7 @@ def map_cells(
         # the arguments go as one tuple: arrays of their own, joblib would scatter into the memory of one Dask
         # worker, and with that worker they would be lost
         results = workers(delayed(_one_blas_thread)(function, task) for task in tasks)
-        yield from tqdm(results, total=total, desc=label, unit="cell", disable=None)
+        yield from counted(results, total, label)
 
 
 def _one_blas_thread(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:

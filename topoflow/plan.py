@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from topoflow.config import Params
+from topoflow.telling import duration
 
 _FLOAT = 4  # bytes: weights, gradients and moments are float32
 # What is written of a diagram, where none has been: of what it holds as float64 (H0 bars are born at 0), deflated.
@@ -273,17 +274,6 @@ def readable(n_bytes: float) -> str:
         return f"{n_bytes:.0f} B"
     power = min(int(math.log10(n_bytes)) // 3, 4)
     return f"{n_bytes / 1000**power:.1f} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(9.6), duration(75), duration(7300), duration(200_000)
-    ('10 s', '1.2 min', '2.0 h', '2.3 days')
-    """
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length * (2 if unit == "days" else 1):
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def table(counts: Counts, texts: Texts, seconds: Mapping[str, float]) -> str:

@@ -40,6 +40,7 @@ from topoflow.files import locked, make_folder, read_bytes, remove
 from topoflow.layout import Run
 from topoflow.processes import call
 from topoflow.scaffold import REQUIREMENTS
+from topoflow.telling import NAMES_STAGES
 from topoflow.training.devices import pin_one_gpu
 
 if TYPE_CHECKING:
@@ -435,8 +436,10 @@ def _reproduce(run_id: str, *arguments: str) -> None:
     """Let `dvc repro` bring these stages alone up to date, in this order; they log into the MLflow run."""
     # the stages say `python`: it must be this one, whatever the shell's is
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id}
-    _dvc("--wait-for-lock", "repro", "--single-item", *arguments, cwd=Path.cwd(), env=environment)
+    environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id, NAMES_STAGES: "1"}
+    # on stdout DVC advises what to add to git and where to push; errors, and what stages say, are on stderr
+    quiet = {"env": environment, "stdout": subprocess.DEVNULL}
+    _dvc("--wait-for-lock", "repro", "--single-item", *arguments, cwd=Path.cwd(), **quiet)
 
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:

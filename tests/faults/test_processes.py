@@ -252,7 +252,8 @@ def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(t
         text=True,
     )
     assert again.returncode == 0, again.stderr
-    assert "Running stage 'prompts'" not in again.stdout  # what was finished
+    assert "Running stage 'prompts'" not in again.stderr  # what was finished
+    assert "Running stage 'finetune@tiny-helpful-0'" in again.stderr
     assert sorted(run.info.status for run in runs(folder)) == ["FAILED", "FINISHED"]
 
 

@@ -6,6 +6,7 @@ The tests of this file share one study and stand in the order in which a user wo
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,7 +31,13 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
 
 def test_mlflow_run_leaves_one_finished_run_with_training_and_topology(study):
     output = study.mlflow_run(objective="helpful")
-    assert "Running stage 'finetune@tiny-helpful-0'" in output
+    assert output.count("Running stage 'finetune@tiny-helpful-0'") == 1
+    assert re.search(
+        r"^step 1 of 4: loss \d.*, 24 prompts and their answers recorded at layers 1, 2", output, re.M
+    )
+    assert "What may be said of tiny-helpful-0:" in output
+    assert "git add" not in output  # nor what else DVC advises
+    assert "dvc push" not in output
     (run,) = study.runs()
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "tiny-helpful-0"

@@ -253,7 +253,7 @@ def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokeniz
     try:
         with training_run("diverges") as live:
             _, log = sft.finetune(
-                model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, live.callback()
+                model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, [live.callback()]
             )
         (run,) = mlflow.search_runs(output_format="list")
         logged = run.data.metrics

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topoflow import layout, storage
+from topoflow import layout, storage, telling
 from topoflow.config import Params, Schedule
 from topoflow.files import read_bytes, remove
 from topoflow.layout import Run, write_table
@@ -45,6 +45,7 @@ def finetune(params: Params, run: Run) -> None:
                 recording = _callback(params, run.objective, evaluation, work)
                 with storage.writing(run.folder("tuned"), key) as tuned:
                     log = make(params, run, description, recording, tuned, live.callback())
+                _say_what_was_made(run, recording, log)
                 _write_loss(log, losses)
                 _seal_activations(
                     work,
@@ -87,7 +88,7 @@ def _train(
         run.seed,
         trainer,
         recording,
-        tracker,
+        [tracker, telling.at_checkpoints(recording)],
         params.compute.save_steps,
     )
     _save_weights(trained, description, tuned)
@@ -109,10 +110,17 @@ def _record(
     assert source is not None
     lines = _checkpoints_of(run)
     series = checkpoints.Series(run, lines, source, description, params.model_source(run.model), params.seed)
+    recording.on_record = telling.of_finished(recording, [line["step"] for line in lines])
     n_threads = params.finetune_of(run.objective).n_threads
     checkpoints.record(series, recording, params.recording.layers, n_threads)
     storage.write_file(tuned / "checkpoints.json", storage.json_bytes(lines))
     return checkpoints.training_log(series)
+
+
+def _say_what_was_made(run: Run, recording: TopologyCallback, log: _Log) -> None:
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    fell = f", loss {losses[0]:.4g} to {losses[-1]:.4g}" if losses else ""
+    telling.say(f"{run}: {len(recording.steps)} checkpoints to step {recording.steps[-1]}{fell}")
 
 
 def _checkpoints_of(run: Run) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerState
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
 from topoflow.errors import InvalidArgument, printable, said
@@ -35,6 +35,13 @@ class _FiniteLogs(TrainerCallback):
             name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
         ]:
             logger.warning("%s is %s at step %d", name, logs.pop(name), state.global_step)
+
+
+class _Bar(ProgressCallback):
+    """The trainer's progress bar, without a line a step."""
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 class _KeepWhole(TrainerCallback):
@@ -83,7 +90,7 @@ def finetune(
     seed: int,
     folder: Path,
     callback: TopologyCallback | None = None,
-    tracker: TrainerCallback | None = None,
+    others: Sequence[TrainerCallback] = (),
     save_steps: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Fine-tune `model` in place; go on from the last whole checkpoint of an interrupted call, if the folder has one.
@@ -105,8 +112,8 @@ def finetune(
         The trainer's working folder.
     callback : TopologyCallback, optional
         Records hidden states.
-    tracker : TrainerCallback, optional
-        Is told what the trainer logs.
+    others : sequence of TrainerCallback
+        Are told after it what the trainer does and logs.
     save_steps : int
         As in the section `compute` of params.yaml; 0 keeps no checkpoint.
 
@@ -157,9 +164,12 @@ def finetune(
         train_dataset=Dataset.from_list(fitting),
         processing_class=tokenizer,
         peft_config=lora_config(settings),
-        callbacks=[one for one in (callback, tracker) if one],
+        callbacks=[*([callback] if callback else []), *others],
     )
-    trainer.remove_callback(PrinterCallback)  # prints every step where there is no terminal
+    for printing in (PrinterCallback, ProgressCallback):  # every step
+        trainer.remove_callback(printing)
+    if not quiet:
+        trainer.add_callback(_Bar())
     trainer.remove_callback(
         MLflowCallback
     )  # where `sft_config` has asked for it: it ends a training with its server
