@@ -50,6 +50,18 @@ def test_betti_curves_have_a_panel_a_layer_and_one_scale_of_colours_from_zero() 
     assert "filtration distance" in shown
 
 
+def test_layers_of_other_magnitude_have_distances_of_their_own_and_with_few_holes_colours_as_well() -> None:
+    scales = {6: (160.0, 40.0), 12: (2.7, 3.0), 18: (0.2, 30.0)}
+    curves = {layer: (scale * DISTANCES, numbers(most)) for layer, (scale, most) in scales.items()}
+    figure = betti_figure(STEPS, curves, title="a run")
+    for layer, (scale, most) in scales.items():
+        (axes,) = panels(figure, f"layer {layer}")
+        assert axes.get_ylim() == pytest.approx((1.45 * scale, 2.05 * scale))
+        (image,) = axes.images
+        assert image.get_clim() == (0, most)
+    assert "each layer has a scale of colours" in texts(figure)
+
+
 def test_missing_numbers_are_grey_and_said_and_no_bar_at_all_is_said() -> None:
     some, none = numbers(8), np.full((len(STEPS), 21), np.nan)
     some[0] = np.nan

@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from support import drawn_by_another_process
 
 from topoflow.figures import checkpoints, persistence, style
-from topoflow.figures.side_by_side import comparison_figure
+from topoflow.figures.of_run import _of_its_peak
+from topoflow.figures.side_by_side import comparison_figure, separation_figure
 from topoflow.figures.steps import one_step_apart
 from topoflow.figures.velocity import heatmap_figure, velocity_figure
 
@@ -302,9 +303,50 @@ def test_single_steps_are_set_apart_only_where_twins_are_spread_over_the_trainin
     assert marks[1:][one_step_apart(marks)].tolist() == apart
 
 
-def test_layers_that_differ_by_orders_of_magnitude_are_all_seen() -> None:
-    curves = {layer: 10.0**layer * line / layer for layer, line in velocities().items()}
-    figure = velocity(velocities=curves, spreads=dict.fromkeys(LAYERS, np.zeros(len(STEPS) - 1)))
+SCALES = {6: 160.0, 12: 2.7, 18: 0.2}  # of layers of gemma-3-270m
+
+
+def of_scales() -> dict[int, np.ndarray]:
+    return {layer: scale * velocities()[3] / 3.2 for layer, scale in SCALES.items()}
+
+
+def fits(axes: mpl.axes.Axes, values: np.ndarray, *, low: float = 0.0) -> bool:
+    """Whether the vertical axis is linear, holds the values, and is not much longer than they reach."""
+    bottom, top = axes.get_ylim()
+    return axes.get_yscale() == "linear" and bottom == low and values.max() <= top < 1.5 * values.max()
+
+
+def test_layers_that_differ_by_orders_of_magnitude_have_a_panel_each_as_high_as_their_own_velocities() -> (
+    None
+):
+    curves = of_scales()
+    floors = {6: 200.0, 12: 3.0, 18: 0.25}
+    spreads = {layer: 0.1 * line for layer, line in curves.items()}
+    steps = np.array(STEPS)
+    behaviour = (steps, np.linspace(0.1, 0, len(STEPS) - 1))
+    figure = velocity(velocities=curves, spreads=spreads, floors=floors, behaviour=behaviour)
+    panels = figure.axes
+    assert len(panels) == 5  # with behaviour and loss beneath
+    for axes, layer in zip(panels, SCALES, strict=False):
+        assert axes.get_ylabel() == f"layer {layer}"
+        assert lines(axes) == [f"layer {layer}: peak at step 4"]
+        assert fits(axes, np.array([*curves[layer] * 1.1, floors[layer]]))
+    assert "each layer on an axis of its own" in panels[0].get_title(loc="right")
+    assert "order-2 Wasserstein, Euclidean ground metric (filtration distance)" in texts(figure)
+    assert "JS divergence" in panels[3].get_ylabel()
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == [
+        f"layer {layer}: peak at step 4" for layer in SCALES
+    ]
+
+
+def test_layers_that_are_alike_share_an_axis() -> None:
+    assert len(drawn("velocity").axes) == 2
+    assert drawn("velocity").axes[0].get_title(loc="right") == ""
+
+
+def test_more_layers_than_there_is_room_for_share_a_logarithmic_axis_on_which_all_are_seen() -> None:
+    curves = {layer: 4.0**layer * velocities()[3] for layer in range(9)}
+    figure = velocity(velocities=curves, spreads=dict.fromkeys(curves, np.zeros(len(STEPS) - 1)))
     top = figure.axes[0]
     assert top.get_ylim()[0] == 0
     assert "logarithmic above" in top.get_title(loc="right")
@@ -313,11 +355,28 @@ def test_layers_that_differ_by_orders_of_magnitude_are_all_seen() -> None:
         for low, high in ((line.min(), line.max()) for line in curves.values())
     ]
     assert min(heights) > 10  # pixels
-    assert drawn("velocity").axes[0].get_title(loc="right") == ""
+
+
+def test_layers_of_other_magnitude_have_axes_of_their_own_in_every_other_picture_as_well() -> None:
+    curves = of_scales()
     panels = comparison({"a": (STEPS, curves), "b": (STEPS, curves)}).axes
-    assert [panel.get_ylim()[1] for panel in panels] == pytest.approx(
-        [1.08 * line.max() for line in curves.values()]
-    )
+    assert all(fits(axes, curves[layer]) for axes, layer in zip(panels, SCALES, strict=True))
+    apart = {layer: (np.array(STEPS), line, line / 2) for layer, line in curves.items()}
+    apart = {layer: (steps[1:], *ends) for layer, (steps, *ends) in apart.items()}
+    panels = separation_figure({"objectives of a": apart}, order=2, title="parts").axes
+    assert all(fits(axes, curves[layer]) for axes, layer in zip(panels, SCALES, strict=True))
+    square = np.abs(np.subtract.outer(STEPS, STEPS)) / 48
+    figure = distances({layer: scale * square for layer, scale in SCALES.items()})
+    assert [image.get_clim() for axes in figure.axes for image in axes.images] == [
+        (0, scale) for scale in SCALES.values()
+    ]
+
+
+def test_a_layer_of_other_magnitude_is_read_in_the_heat_map_by_shares_of_its_peak() -> None:
+    figure = heatmap(np.array([_of_its_peak(line) for line in of_scales().values()]), layers=[*SCALES])
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == (0, 1)
+    np.testing.assert_allclose(image.get_array().max(axis=1), 1)
 
 
 def test_layers_run_from_dark_to_light() -> None:
@@ -465,23 +524,53 @@ def test_heatmap_names_the_expected_shape() -> None:
 # --- diagrams and barcodes ---
 
 
-def test_diagrams_stand_on_common_axes_with_a_closeup_of_h1() -> None:
+def lifetimes(pair: list[np.ndarray]) -> np.ndarray:
+    return np.diff(pair[1])[:, 0]
+
+
+def test_diagrams_stand_on_common_axes_with_births_and_lifetimes_of_h1_beneath() -> None:
     axes = drawn("diagrams").axes
     assert [panel.get_title() for panel in axes[:3]] == [name for name, _ in PANELS]
     for row in (axes[:3], axes[3:]):
         assert len({(panel.get_xlim(), panel.get_ylim()) for panel in row}) == 1
-        assert row[0].get_xlim() == row[0].get_ylim()
+    assert axes[0].get_xlim() == axes[0].get_ylim()
     low, high = axes[3].get_xlim()
     assert low > 5
     assert all(low < number < high for _, pair in PANELS for number in pair[1].ravel())
+    assert fits(axes[3], np.concatenate([lifetimes(pair) for _, pair in PANELS]))
+    for panel, (_, pair) in zip(axes[3:], PANELS, strict=True):
+        (points,) = panel.collections
+        np.testing.assert_allclose(points.get_offsets(), np.column_stack([pair[1][:, 0], lifetimes(pair)]))
     assert all("filtration distance" in panel.get_xlabel() for panel in axes[3:])
+    assert "death minus birth" in axes[3].get_ylabel()
+
+
+def test_h1_along_the_whole_diagonal_is_shown_by_its_lifetimes() -> None:
+    births = np.linspace(10, 150, 40)
+    h1 = np.column_stack([births, births + np.linspace(0.1, 2.7, 40)])
+    h0 = np.column_stack([np.zeros(40), np.linspace(1, 160, 40)])
+    figure = persistence.diagrams_figure([("long", [h0, h1])], title="thin")
+    assert fits(figure.axes[1], lifetimes([h0, h1]))
+
+
+@pytest.mark.parametrize("draw", [persistence.diagrams_figure, persistence.barcodes_figure])
+def test_checkpoints_of_other_magnitude_have_axes_of_their_own(draw: Callable[..., Figure]) -> None:
+    panels = [(f"scale {scale}", diagrams(7, scale)) for scale in SCALES.values()]
+    figure = draw(panels, title="grows")
+    assert "each panel on axes of its own" in texts(figure)
+    for column, (_, pair) in enumerate(panels):
+        whole, beneath = figure.axes[column], figure.axes[column + 3]
+        longest = pair[0][np.isfinite(pair[0])].max()
+        assert longest < whole.get_xlim()[1] < 1.5 * max(longest, pair[1].max())
+        low, high = beneath.get_xlim()
+        assert np.ptp(pair[1]) < high - low < 1.5 * np.ptp(pair[1])
+        assert low < pair[1].min() < pair[1].max() < high
 
 
 def test_no_closeup_where_h1_fills_the_axes() -> None:
     loop = [np.array([[0, 0.1], [0, np.inf]]), np.array([[0.1, 1.9]])]
     figure = persistence.diagrams_figure([("circle", loop)], title="circle")
     assert len(figure.axes) == 1
-    assert "area of the lower row" not in texts(figure)
 
 
 def test_h0_and_h1_differ_in_colour_and_marker_and_the_infinite_bar_sits_on_the_dashed_line() -> None:

@@ -37,6 +37,8 @@ SUMMARIES = {
     "h1_entropy": "H1 persistent entropy\n(nats)",
     "h1_persistence_max": f"longest H1 bar\n({DISTANCE})",
 }
+# Layers of which one has so many times as many holes as another have colours of their own.
+_APART = 5.0
 # A layer's distances are shown from where its curves first reach this share of their maximum to where they last do.
 _SHOWN = 0.03
 
@@ -52,7 +54,8 @@ def betti_figure(
     """Betti curves through training (a crocker plot), a panel a layer: checkpoint by distance, colour a number.
 
     Checkpoints are equally wide whatever the gap. All panels share one scale of colours, since numbers of holes
-    of equally many points compare; each has its own range of distances, since layers have states of different size.
+    of equally many points compare, unless layers differ so much that some would be dark throughout; each has its own
+    range of distances, since layers have states of different size.
 
     Parameters
     ----------
@@ -69,7 +72,7 @@ def betti_figure(
     Returns
     -------
     Figure
-        Up to three columns of panels and one colour bar.
+        Up to three columns of panels and one colour bar, or one a panel.
 
     Raises
     ------
@@ -84,32 +87,36 @@ def betti_figure(
     rows = -(-len(cells) // columns)
     figure = new_figure(1.4 + (3.6, 2.2, 1.8)[columns - 1] * rows, title)
     side = (WIDTH - 1.2) / columns - 0.6
-    high = max(
-        (float(np.nanmax(found)) for _, found in cells.values() if np.isfinite(found).any()), default=0
-    )
+    highs = {
+        layer: float(np.nanmax(found)) if np.isfinite(found).any() else 0.0
+        for layer, (_, found) in cells.items()
+    }
+    high, known = max(highs.values()), [found for found in highs.values() if found > 0]
+    own_colours = bool(known) and high > _APART * min(known)
     shown = thinned(np.arange(marks.size, dtype=float), marks.size, marks, side)
     unequal = "; gaps are unequal" if np.unique(np.diff(marks)).size > 1 else ""
+    colours = "each layer has a scale of colours" if own_colours else "one scale of colours for all layers"
     figure.suptitle(
-        f"{textwrap.fill(title, 70)}\none scale of colours for all layers; each shows the distances at which it has\n"
+        f"{textwrap.fill(title, 70)}\n{colours}; each shows the distances at which it has\n"
         f"at least {100 * _SHOWN:g} % of its largest number"
     )
     panels = []
     for index, (layer, (distances, numbers)) in enumerate(cells.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         panels.append(axes)
-        image = _crocker(axes, distances, numbers, high or 1.0)
+        image = _crocker(axes, distances, numbers, (highs[layer] if own_colours else high) or 1.0)
+        if own_colours:
+            figure.colorbar(image, ax=axes, pad=0.02).ax.locator_params(axis="y", nbins=5)
         axes.set_title(f"layer {layer}" + ("" if np.isfinite(numbers).all() else " (grey: missing)"))
         axes.set_xticks(shown, [f"{step:g}" for step in marks[shown]])
         if index % columns == 0:
             axes.set_ylabel(DISTANCE)
     figure.supxlabel(f"checkpoint (optimiser step{unequal})", fontsize=10)
-    figure.colorbar(
-        image,
-        ax=panels,
-        label=f"Betti number b{dimension}: H{dimension} bars alive at a distance, mean over subsamples",
-        pad=0.02,
-        aspect=35,
-    )
+    meaning = f"Betti number b{dimension}: H{dimension} bars alive at a distance, mean over subsamples"
+    if own_colours:
+        figure.supxlabel(f"{figure.get_supxlabel()}\ncolour: {meaning}", fontsize=10)
+    else:
+        figure.colorbar(image, ax=panels, label=meaning, pad=0.02, aspect=35)
     return figure
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from topoflow.figures.style import (
@@ -30,14 +31,19 @@ from topoflow.figures.style import (
 __all__ = ["barcodes_figure", "diagrams_figure"]
 
 Panels = Sequence[tuple[str, Sequence[ArrayLike]]]
+Named = tuple[str, Sequence[Floats]]
+
+_APART = 4.0  # times as large: panels get axes of their own
+_SMALL = 0.45  # of the whole axis: H1 that takes no more is shown alone as well
+_SHORT = 0.1  # of the whole axis: H1 without a longer bar is a line along the diagonal
 
 
 @styled
 def diagrams_figure(panels: Panels, *, title: str) -> Figure:
-    """Persistence diagrams side by side on common axes.
+    """Persistence diagrams side by side, on common axes unless they differ several times in size.
 
-    In many dimensions H1 is a small cloud far from the origin; then a second row, on common axes too, shows
-    it closer.
+    In many dimensions H1 is a small cloud far from the origin, or one along the diagonal; then a second row shows its
+    births and lifetimes.
 
     Parameters
     ----------
@@ -61,22 +67,23 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
     named = _panels(panels)
     if not named:
         return blank(title, "no diagrams to show")
-    low, high = _extent([diagram for _, pair in named for diagram in pair])
-    window = _h1_window(named, low, high)
-    rows = 1 if window is None else 2
+    frames = _frames(named)
+    rows = 2 if any(frame.crushed for frame in frames) else 1
     column = max(WIDTH / len(named), 2.2)
-    figure = new_figure(0.9 + (min(column, 3.5) + 0.1) * rows, title, width=column * len(named))
+    title += _axes_apart(frames)
+    figure = new_figure(1.4 + (min(column, 3.5) + 0.1) + 2.4 * (rows - 1), title, width=column * len(named))
     grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, (name, pair) in enumerate(named):
-        _diagram_panel(grid[0, index], pair, low, high)
+    for index, ((name, pair), frame) in enumerate(zip(named, frames, strict=True)):
+        _diagram_panel(grid[0, index], pair, frame.low, frame.high)
         grid[0, index].set_title(textwrap.fill(name, 26))
-        if window is not None:
-            _diagram_closeup(grid[0, index], grid[1, index], pair[1:], *window)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(f"death\n({DISTANCE})")
+        if rows > 1:
+            _lifetimes(grid[1, index], pair[1:], frame)
+    grid[0, 0].set_ylabel(f"death\n({DISTANCE})")
+    if rows > 1:
+        grid[1, 0].set_ylabel(f"H1: death minus birth\n({DISTANCE})")
     for axes in grid[-1]:
         axes.set_xlabel(f"birth\n({DISTANCE})")
-    _diagram_legend(figure, named, window is not None)
+    _diagram_legend(figure, named)
     return figure
 
 
@@ -97,20 +104,19 @@ def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) 
         _points(axes, diagram[finite], dimension)
         _points(axes, np.minimum(diagram[~finite], infinity), dimension, alpha=1.0)
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
-    axes.locator_params(nbins=5)
+    axes.locator_params(nbins=5 if high < 1000 else 3)  # or labels of many digits would touch
     if not sum(map(len, pair)):
         note(axes, "no bars")
     elif len(pair) > 1 and not len(pair[1]):
         axes.text(0.96, 0.06, "no H1 bars", ha="right", fontsize=9, transform=axes.transAxes)
 
 
-def _diagram_closeup(whole: Axes, axes: Axes, h1: Sequence[Floats], low: float, high: float) -> None:
-    side = high - low
-    whole.add_patch(Rectangle((low, low), side, side, fill=False, edgecolor="black", linewidth=0.8, zorder=4))
-    axes.plot([low, high], [low, high], color=GREY, linewidth=0.8, zorder=1)
+def _lifetimes(axes: Axes, h1: Sequence[Floats], frame: _Frame) -> None:
+    """Draw the finite bars of H1 by birth and lifetime."""
     for diagram in h1:
-        _points(axes, diagram, 1)
-    axes.set(xlim=(low, high), ylim=(low, high), box_aspect=1)
+        finite = diagram[np.isfinite(diagram[:, 1])]
+        _points(axes, np.column_stack([finite[:, 0], np.diff(finite)]), 1)
+    axes.set(xlim=frame.h1, ylim=(0, 1.08 * frame.longest or 1.0))
     axes.locator_params(nbins=5)
     if not sum(map(len, h1)):
         note(axes, "no H1 bars")
@@ -129,7 +135,7 @@ def _points(axes: Axes, diagram: Floats, dimension: int, alpha: float = 0.55) ->
     )
 
 
-def _diagram_legend(figure: Figure, named: Sequence[tuple[str, Sequence[Floats]]], closeup: bool) -> None:
+def _diagram_legend(figure: Figure, named: Sequence[Named]) -> None:
     dimensions = max(len(pair) for _, pair in named)
     handles: list[Any] = [
         Line2D([], [], linestyle="", marker=marker, color=colour, markersize=6)
@@ -139,15 +145,12 @@ def _diagram_legend(figure: Figure, named: Sequence[tuple[str, Sequence[Floats]]
     if any(np.isinf(diagram).any() for _, pair in named for diagram in pair):
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.9))
         labels.append("infinite death")
-    if closeup:
-        handles.append(Patch(fill=False, edgecolor="black", linewidth=0.8))
-        labels.append("area of the lower row")
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
 
 
 @styled
 def barcodes_figure(panels: Panels, *, title: str) -> Figure:
-    """Barcodes side by side: H0 above, H1 beneath, longest bar on top, common filtration axes.
+    """Barcodes side by side: H0 above, H1 beneath, longest bar on top, on axes as in :func:`diagrams_figure`.
 
     Where H1 is a narrow range far from 0, its row shows that range only, and the row of H0 has it shaded.
 
@@ -171,27 +174,27 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
     named = _panels(panels)
     if not named:
         return blank(title, "no barcodes to show")
-    low, high = _extent([diagram for _, pair in named for diagram in pair])
-    edge = high + 0.08 * (high - low)
-    window = _h1_window(named, low, high)
+    frames = _frames(named)
+    shaded = any(frame.far for frame in frames)
     rows = max(len(pair) for _, pair in named)
     column = max(WIDTH / len(named), 2.2)
+    title += _axes_apart(frames)
     figure = new_figure(1.2 + 2.7 * rows, title, width=column * len(named))
     grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, (name, pair) in enumerate(named):
+    for index, ((name, pair), frame) in enumerate(zip(named, frames, strict=True)):
+        whole = (frame.low, frame.high + 0.08 * (frame.high - frame.low))
         for dimension in range(rows):
             axes = grid[dimension, index]
             bars = pair[dimension] if dimension < len(pair) else None
             most = max(len(other[dimension]) for _, other in named if dimension < len(other))
-            limits = (low, edge) if window is None or dimension == 0 else window
-            _bars(axes, bars, dimension, limits, most)
-        if window is not None:
-            grid[0, index].axvspan(*window, color=SHADE, linewidth=0, zorder=0)
+            _bars(axes, bars, dimension, frame.h1 if shaded and dimension else whole, most)
+        if shaded:
+            grid[0, index].axvspan(*frame.h1, color=SHADE, linewidth=0, zorder=0)
         grid[0, index].set_title(f"{textwrap.fill(name, 26)}\n{grid[0, index].get_title()}")
         grid[-1, index].set_xlabel(DISTANCE)
     for dimension in range(rows):
         grid[dimension, 0].set_ylabel(f"H{dimension} bars, longest on top")
-    if window is not None:
+    if shaded:
         handle = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5)
         figure.legend([handle], ["range of the H1 row"], loc="outside lower center")
     return figure
@@ -224,8 +227,8 @@ def _bars(axes: Axes, bars: Floats | None, dimension: int, limits: tuple[float, 
     axes.set_title(count)
 
 
-def _panels(panels: Panels) -> list[tuple[str, list[Floats]]]:
-    named = []
+def _panels(panels: Panels) -> list[Named]:
+    named: list[Named] = []
     for name, diagrams in panels:
         if not 1 <= len(diagrams) <= 2:
             raise ValueError(f"panels[{name!r}] must have 1 or 2 diagrams (H0, H1), got {len(diagrams)}")
@@ -245,20 +248,47 @@ def _diagram(diagram: ArrayLike, name: str) -> Floats:
     return bars
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What the axes of a panel span: all finite numbers of its diagrams, and those of H1 alone, with a margin."""
+
+    low: float
+    high: float
+    h1: tuple[float, float]
+    longest: float  # bar of H1
+    far: bool  # whether H1 is a small part of the whole
+
+    @property
+    def crushed(self) -> bool:
+        """Whether H1 is hardly seen beside H0: far from it, or all along the diagonal."""
+        return self.far or 0 < self.longest < _SHORT * (self.high - self.low)
+
+
+def _frames(named: Sequence[Named]) -> list[_Frame]:
+    """One frame for all panels; where these differ several times in size, one each."""
+    alone = [_frame([one]) for one in named]
+    sizes = [frame.high - frame.low for frame in alone]
+    return alone if max(sizes) > _APART * min(sizes) else [_frame(named)] * len(named)
+
+
+def _axes_apart(frames: Sequence[_Frame]) -> str:
+    return "; each panel on axes of its own" if len(set(frames)) > 1 else ""
+
+
+def _frame(named: Sequence[Named]) -> _Frame:
+    low, high = _extent([diagram for _, pair in named for diagram in pair])
+    bars = np.concatenate([np.zeros((0, 2)), *(pair[1] for _, pair in named if len(pair) > 1)])
+    bars = bars[np.isfinite(bars).all(axis=1)]
+    if not len(bars):
+        return _Frame(low, high, (low, high), 0.0, False)
+    span = float(np.ptp(bars))
+    margin = 0.06 * span or 0.02 * (high - low)
+    window = (float(bars.min()) - margin, float(bars.max()) + margin)
+    return _Frame(low, high, window, float(np.diff(bars).max()), span <= _SMALL * (high - low))
+
+
 def _extent(diagrams: Sequence[Floats]) -> tuple[float, float]:
     """Smallest and largest finite number of all diagrams, 0 included; never of zero length."""
     numbers = np.concatenate([np.zeros(1), *[diagram.ravel() for diagram in diagrams]])
     numbers = numbers[np.isfinite(numbers)]
     return float(numbers.min()), float(numbers.max()) if np.ptp(numbers) else 1.0
-
-
-def _h1_window(
-    named: Sequence[tuple[str, Sequence[Floats]]], low: float, high: float
-) -> tuple[float, float] | None:
-    """Range of all finite H1 bars, with a margin, where it is a small part of the whole axis; else None."""
-    bars = np.concatenate([np.zeros(0), *[pair[1].ravel() for _, pair in named if len(pair) > 1]])
-    bars = bars[np.isfinite(bars)]
-    if not bars.size or np.ptp(bars) > 0.45 * (high - low):
-        return None
-    margin = 0.06 * float(np.ptp(bars)) or 0.02 * (high - low)
-    return float(bars.min()) - margin, float(bars.max()) + margin

@@ -35,11 +35,14 @@ from topoflow.figures.style import (
     layer_colours,
     new_figure,
     note,
+    orders_apart,
     peak_style,
     styled,
     velocity_axis,
 )
 
+# Layers that differ by orders of magnitude have a panel each, up to so many; more share a logarithmic axis.
+_MOST_PANELS = 8
 # Cells of a row that are drawn wider than a pixel.
 _MOST_CELLS = 500
 
@@ -92,8 +95,8 @@ def velocity_figure(
     Returns
     -------
     Figure
-        One panel, and one more for each of ``behaviour`` and ``loss``. Layers without a finite velocity stay in the
-        legend as missing.
+        One panel, or one a layer where layers differ by orders of magnitude, and one more for each of ``behaviour`` and
+        ``loss``. Layers without a finite velocity stay in the legend as missing.
 
     Raises
     ------
@@ -113,10 +116,14 @@ def velocity_figure(
 
     legend = 0.18 * max(0, -(-len(layers) // 3) - 2)  # rows of the legend beyond those of five layers
     beneath = (answers is not None) + (losses is not None)
-    figure = new_figure(legend + 4.3 + 1.25 * beneath, title)
-    grid = figure.subplots(1 + beneath, 1, sharex=True, squeeze=False, height_ratios=[3, *[1.1] * beneath])
+    own_axes = len(layers) <= _MOST_PANELS and orders_apart([*curves.values()])
+    n_tops, tall = (len(layers), 1.25) if own_axes else (1, 3.0)
+    figure = new_figure(legend + 1.0 + 1.1 * n_tops * tall + 1.25 * beneath, title)
+    ratios = [*[tall] * n_tops, *[1.1] * beneath]
+    grid = figure.subplots(n_tops + beneath, 1, sharex=True, squeeze=False, height_ratios=ratios)
     panels = list(grid[:, 0])
     top = panels[0]
+    of_layer = dict(zip(layers, panels if own_axes else [top] * len(layers), strict=False))
     recorded = [marks, *([] if answers is None else [answers[0]]), *([] if losses is None else [losses[0]])]
     step_axis(panels, recorded, marks, width=WIDTH - 1)
     third = _shade_first_third(panels, marks)
@@ -125,29 +132,42 @@ def velocity_figure(
     for layer, colour in zip(layers, layer_colours(len(layers)), strict=True):
         # many long bands would hide all else
         haze = 0.16 if marks.size <= MOST_MARKED else min(0.16, 0.5 / len(layers))
-        _velocity_line(top, marks[1:], curves[layer], shown[layer], apart, colour, f"layer {layer}", haze)
-    top.set_ylabel(velocity_label(dimension, order))
+        axes = of_layer[layer]
+        _velocity_line(axes, marks[1:], curves[layer], shown[layer], apart, colour, f"layer {layer}", haze)
     floor = {
         layer: value for layer, value in (floors or {}).items() if layer in curves and np.isfinite(value)
     }
-    others = [*(shown[layer][1] for layer in layers), np.array(list(floor.values()))]
-    axis = velocity_axis(top, list(curves.values()), others)
-    top.set_title(axis, loc="right", fontsize=9, color="#505050")
     remark = velocity_remark(marks, list(curves.values()))
     note(top, remark)
+    label = velocity_label(dimension, order)
+    if own_axes:
+        figure.suptitle(f"{textwrap.fill(title, 70)}\n{' '.join(label.split())}")
+        top.set_title("each layer on an axis of its own", loc="right", fontsize=9, color="#505050")
+        for layer, axes in of_layer.items():
+            axes.set_ylabel(f"layer {layer}")
+            axes.locator_params(axis="y", nbins=4)
+            from_zero(axes, [curves[layer], shown[layer][1], np.array([floor.get(layer, 0.0)])])
+    else:
+        top.set_ylabel(label)
+        others = [*(shown[layer][1] for layer in layers), np.array(list(floor.values()))]
+        axis = velocity_axis(top, list(curves.values()), others)
+        top.set_title(axis, loc="right", fontsize=9, color="#505050")
     if floor:
         figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # the layout does not see the marks
-        _floor_marks(top, floor, dict(zip(layers, layer_colours(len(layers)), strict=True)))
+        colours = dict(zip(layers, layer_colours(len(layers)), strict=True))
+        for layer, value in floor.items():
+            _floor_mark(of_layer[layer], value, colours[layer])
     if third is not None:
         shaded = f"shaded: first third of training, to step {third:.4g}"
         top.set_title(shaded, loc="left", fontsize=9, color="#505050")
     if answers is not None:
-        _behaviour_panel(panels[1], *answers)
+        _behaviour_panel(panels[n_tops], *answers)
     if losses is not None:
         _loss_panel(panels[-1], *losses)
     band = "95 % interval\nover prompts" if of_prompts else _SPREAD
-    _velocity_legend(figure, top, [] if remark else ["peak of a layer", band], bool(floor), bool(apart.any()))
-    figure.align_ylabels(panels[1:])
+    keys = [] if remark else ["peak of a layer", band]
+    _velocity_legend(figure, [*dict.fromkeys(of_layer.values())], keys, bool(floor), bool(apart.any()))
+    figure.align_ylabels(panels if own_axes else panels[1:])
     return figure
 
 
@@ -200,18 +220,19 @@ def _velocity_line(
         axes.plot(ends[apart], values[apart], **apart_style(colour))
 
 
-def _floor_marks(axes: Axes, floors: Mapping[int, float], colours: Mapping[int, Any]) -> None:
-    """Point at each layer's floor from outside the right edge, where no curve is in the way."""
-    place = axes.get_yaxis_transform()
-    for layer, value in floors.items():
-        style: dict[str, Any] = {"marker": "<", "markersize": 6, "clip_on": False, "markeredgewidth": 0}
-        axes.plot(1.012, value, linestyle="", color=colours[layer], transform=place, **style)
+def _floor_mark(axes: Axes, value: float, colour: Any) -> None:
+    """Point at a layer's floor from outside the right edge, where no curve is in the way."""
+    style: dict[str, Any] = {"marker": "<", "markersize": 6, "clip_on": False, "markeredgewidth": 0}
+    axes.plot(1.012, value, linestyle="", color=colour, transform=axes.get_yaxis_transform(), **style)
 
 
-def _velocity_legend(figure: Figure, axes: Axes, keys: Sequence[str], floors: bool, apart: bool) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
+def _velocity_legend(
+    figure: Figure, panels: Sequence[Axes], keys: Sequence[str], floors: bool, apart: bool
+) -> None:
+    drawn = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    if not drawn:
         return
+    handles, labels = map(list, zip(*drawn, strict=True))
     if keys:
         handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
         handles.append(Patch(color=GREY, alpha=0.25, linewidth=0))
