@@ -21,7 +21,7 @@ from support import REPOSITORY
 from topoflow import layout, storage
 from topoflow.cli import main
 from topoflow.comparison import seal
-from topoflow.config import Params, parse_params
+from topoflow.config import Params, load_params, parse_params
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
 from topoflow.finished import read_comparison
@@ -266,6 +266,8 @@ def test_what_is_missing_is_named_and_the_rest_is_told(study: Study) -> None:
     assert "The run tiny-harmless-1: diagrams/tiny/harmless/seed_1 was made from another" in stale
     assert "comparison/effects.png is not here" in picture
     assert "2 of 4; see what is missing" in text
+    folded = r'<section class="missing" id="missing"><details class="more"><summary>[^\n]*: 5 parts'
+    assert re.search(folded, html.decode())
     assert "Its pictures need its diagrams, which are not here." in text
 
 
@@ -401,6 +403,27 @@ def test_the_map_has_a_path_a_run_and_layer() -> None:
     assert first["tips"][1] == "step 4\nlayer 1: 50 % of the variance"
     assert second["tips"][1] == "step 4"
     assert made["toggles"][0]["on"] == ["2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_no_table_of_the_default_study_is_wider_than_a_page_of_1200_pixels(tmp_path, monkeypatch) -> None:
+    from playwright.sync_api import sync_playwright
+
+    for name in ("results", "comparison"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    params = load_params(str(REPOSITORY / "params.yaml"))
+    (tmp_path / "report.html").write_bytes(make(params)[0])
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1200, "height": 900})
+        opened.goto((tmp_path / "report.html").as_uri())
+        wide = "tables => tables.map(table => [table.className, table.scrollWidth - table.parentNode.clientWidth])"
+        found = opened.locator("table").evaluate_all(wide)
+        browser.close()
+    assert "glance" in dict(found)
+    assert max(over for _, over in found) <= 0
 
 
 @pytest.mark.slow

@@ -140,9 +140,9 @@ def report(
     ]
     if study.missing:
         items = "\n".join(f"<li>{escape(reason)}</li>" for reason in study.missing)
-        parts.append(
-            f'<section class="missing" id="missing"><h2>What is missing here</h2>\n<ul>{items}</ul></section>'
-        )
+        counted = f"{len(study.missing)} part{'s' * (len(study.missing) > 1)}, and how to get them"
+        named = page.fold(f"<strong>What is missing here</strong>: {counted}", f"<ul>{items}</ul>")
+        parts.append(f'<section class="missing" id="missing">{named}</section>')
     parts += [
         f'<section id="{_anchor(name)}">\n<h2>{escape(name)}</h2>\n{body}\n</section>'
         for name, body in sections.items()
@@ -302,9 +302,11 @@ def _glance(study: _Study) -> str:
             )
             for claim in named
         ]
+        shares = "".join(
+            f"<div>{_number(pooled[f'early_share_{name}'], '.3f')}</div>" for name in ("h1", "h0")
+        )
         numbers = [
-            _number(pooled["early_share_h1"], ".3f"),
-            _number(pooled["early_share_h0"], ".3f"),
+            shares,
             _number(pooled["peak_step"], "g"),
             _number(pooled["concentration"], ".3f"),
             _number(pooled["concentration_expected"], ".3f"),
@@ -313,11 +315,10 @@ def _glance(study: _Study) -> str:
     header = [
         "run",
         *(escape(claim.heading) for claim in named),
-        "early share H1",
-        "early share H0",
-        "peak of W2 at step",
-        "concentration (Eq. 2)",
-        "expected of it",
+        "early share<br>H1, H0",
+        "peak of W2<br>at step",
+        "concentration<br>(Eq. 2)",
+        "expected<br>of it",
     ]
     return page.table(header, rows, kind="glance", words=1 + len(named))
 
