@@ -203,7 +203,7 @@ def test_behaviour_is_tabled_and_logged_in_nats(study):
     assert history(run_id, "behaviour/velocity") == [(int(row["step"]), row["velocity"]) for row in rows]
 
 
-def test_every_claim_has_its_verdict_in_the_note_the_metrics_and_the_table(study):
+def test_every_claim_has_its_verdict_in_the_note_a_tag_the_metrics_and_the_table(study):
     folder, _, run_id = study
     claims = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["claims"]
     assert set(claims) == {
@@ -214,6 +214,7 @@ def test_every_claim_has_its_verdict_in_the_note_the_metrics_and_the_table(study
         assert claim["statement"] in run.data.tags["mlflow.note.content"]
         assert claim["rule"] in html.unescape(run.data.tags["mlflow.note.content"])
         assert run.data.metrics.get(f"claims/p/{name}") == claim["p"]
+        assert run.data.tags[f"topoflow.verdict.{name}"] == claim["verdict"]
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/verdicts.csv")
     assert len(Path(path).read_text().splitlines()) == 1 + len(claims)
 

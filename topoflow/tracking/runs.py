@@ -301,6 +301,8 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
         ACTIVATIONS_TAG: done.activations.sha256,
         "topoflow.diagrams": done.diagrams.sha256,
         TRAJECTORY_TAG: done.sha256,
+        # columns of MLflow's table of runs, in words; metrics beside them are for sorting
+        **{f"topoflow.verdict.{name}": claim["verdict"] for name, claim in done.facts["claims"].items()},
     }
     if dvc_revision:
         tags["topoflow.dvc_activations_md5"] = dvc_revision
