@@ -327,7 +327,7 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
             table = [line.strip() for line in match[2].splitlines()]
             assert table == verdict_table(REPOSITORY / match[1]), f"{page}: {match[1]}"
             n_tables += 1
-    assert n_tables == 3
+    assert n_tables == 4
 
 
 def messages_of_the_code() -> list[str]:
