@@ -180,6 +180,8 @@ def _type(hint: Any) -> str:
     if hint in names:
         return names[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
     if origin is dict:

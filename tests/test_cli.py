@@ -78,7 +78,7 @@ def test_the_group_lists_every_command(invoke):
         ),
         (
             ["--objective", "helpful", "--set", "objective.x.path=it's"],
-            """set must have each quote closed, got "objective.x.path=it's\"""",
+            """set must be text with each quote closed, got "objective.x.path=it's\"""",
         ),
         (
             ["--objective", "helpful", "--set", "recording.layers=[1, 3 seed=1"],
@@ -90,7 +90,7 @@ def test_the_group_lists_every_command(invoke):
         ),
         (
             ["--objective", "helpful", "--set", "finetune.lr_scheduler_type=cosinus"],
-            "finetune.lr_scheduler_type must be one of constant,",
+            "finetune.lr_scheduler_type must be 'linear', 'cosine'",
         ),
     ],
 )
@@ -183,7 +183,10 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
             "one of --checkpoints and --hub must be given, and not both",
         ),
         (["--hub", "b/c"], "--hub and --revisions must be given together"),
-        (["--hub", "b/c", "--revisions", "main"], "must say their steps, as step512 does"),
+        (
+            ["--hub", "b/c", "--revisions", "main"],
+            "revisions must be names that say their steps, as step512 does",
+        ),
         (["--checkpoints", "a", "--steps", "x"], "--steps must be optimiser steps, got 'x'"),
         (["--checkpoints", "nowhere"], "path must be a folder with checkpoint-N folders in it"),
         (["--checkpoints", "nowhere", "--model", "gpt5"], "model must be one of"),

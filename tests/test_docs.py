@@ -332,7 +332,7 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
 
 def messages_of_the_code() -> list[str]:
     """The strings of topoflow, with an ellipsis for what is filled in."""
-    from topoflow.config.reading import _KIND_NAMES
+    from topoflow.checked import WORDS
     from topoflow.scaffold import REQUIREMENTS
 
     def said(part: ast.expr) -> str:
@@ -363,7 +363,7 @@ def messages_of_the_code() -> list[str]:
                 for arg in node.args
             ]
             strings.append("; ".join([pattern.format(*given), *given[3 if "got" in pattern else 2 :]]))
-    return strings + [f"… must be {kind}, got …" for kind in _KIND_NAMES.values()]
+    return strings + [f"… must be {kind}, got …" for kind in WORDS.values()]
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code():

@@ -90,6 +90,7 @@ def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
 ORDER = [
     *(
         "errors",
+        "checked",
         "files",
         "schemas",
         "topology",

@@ -7,8 +7,10 @@ of control characters before it is quoted.
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -61,6 +63,10 @@ def quoted(value: Any) -> str:
 class TopoflowError(ValueError):
     """The base of all errors that topoflow raises on purpose."""
 
+    def within(self, place: str) -> TopoflowError:
+        """The same error where what it names lies at a place of something larger, such as a section of params.yaml."""
+        return self
+
 
 class InvalidArgument(TopoflowError):
     """An argument, option or key has a value that it cannot have.
@@ -85,6 +91,38 @@ class InvalidArgument(TopoflowError):
         self.name, self.expected, self.got, self.remedy = name, expected, got, remedy
         end = f"; {remedy}" if remedy else ""
         super().__init__(f"{name} must be {expected}, got {quoted(got)}{end}")
+
+    def within(self, place: str) -> InvalidArgument:
+        name = f"{place}.{self.name}".strip(".")
+        return InvalidArgument(name, self.expected, self.got, self.remedy)
+
+
+class UnknownKey(TopoflowError):
+    """A mapping has a key that nothing reads.
+
+    Attributes
+    ----------
+    section : str
+        The mapping: its key path in params.yaml, or that file.
+    key : object
+        What is not known.
+    known : sequence of str
+        The keys there are.
+    nearest : str or None
+        The known key that was probably meant.
+
+    Examples
+    --------
+    >>> raise UnknownKey("finetune", "max_step", ["max_length", "max_steps"])
+    Traceback (most recent call last):
+    topoflow.errors.UnknownKey: finetune has no key 'max_step'; did you mean 'max_steps'?
+    """
+
+    def __init__(self, section: str, key: Any, known: Sequence[str]) -> None:
+        self.section, self.key, self.known = section, key, known
+        self.nearest = next(iter(difflib.get_close_matches(str(key), known, n=1)), None)
+        hint = f"did you mean {self.nearest!r}?" if self.nearest else f"it has {', '.join(sorted(known))}"
+        super().__init__(f"{section} has no key {quoted(key)}; {hint}")
 
 
 class InvalidFile(TopoflowError):

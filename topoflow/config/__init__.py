@@ -1,4 +1,4 @@
-"""params.yaml as frozen dataclasses, one a section: every choice of a study, checked when it is read.
+"""params.yaml as frozen dataclasses, one a section: every choice of a study, checked by pydantic when it is read.
 
 Each class is a section, each field a key. A key that is not a field is an error that names the nearest
 one, and so is a value of the wrong type; both before anything is computed.
@@ -8,8 +8,6 @@ from topoflow.config.mappings import apply_overrides, flat, read_mapping, split_
 from topoflow.config.reading import PARAMS_FILE, load_params, parse_params
 from topoflow.config.schedule import Schedule
 from topoflow.config.sections import (
-    LR_SCHEDULER_TYPES,
-    NAME_PATTERN,
     Compute,
     Finetune,
     Lora,
@@ -47,47 +45,10 @@ from topoflow.config.sources import (
 from topoflow.dynamics.claims.margins import Claims
 
 __all__ = [
-    "LR_SCHEDULER_TYPES",
-    "MODEL_SOURCES",
-    "NAME_PATTERN",
-    "OBJECTIVE_SOURCES",
-    "PARAMS_FILE",
-    "TEXT_SOURCES",
-    "CheckpointFolder",
-    "CheckpointSource",
-    "Claims",
-    "Compute",
-    "EmbeddedModel",
-    "FileText",
-    "Finetune",
-    "FolderModel",
-    "HubCheckpoints",
-    "HubModel",
-    "HubText",
-    "Lora",
-    "MixedText",
-    "ModelSource",
-    "ObjectiveSource",
-    "PackageModel",
-    "Params",
-    "PlainText",
-    "Prepare",
-    "Prompts",
-    "Recording",
-    "SampleText",
-    "Schedule",
-    "ShuffledText",
-    "TextSource",
-    "Topology",
-    "Track",
-    "Trajectory",
-    "Variant",
-    "apply_overrides",
-    "control_of",
-    "flat",
-    "load_params",
-    "parse_params",
-    "read_mapping",
-    "split_overrides",
-    "yaml_bytes",
-]
+    "MODEL_SOURCES", "OBJECTIVE_SOURCES", "PARAMS_FILE", "TEXT_SOURCES", "CheckpointFolder",
+    "CheckpointSource", "Claims", "Compute", "EmbeddedModel", "FileText", "Finetune", "FolderModel",
+    "HubCheckpoints", "HubModel", "HubText", "Lora", "MixedText", "ModelSource", "ObjectiveSource",
+    "PackageModel", "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule",
+    "ShuffledText", "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides",
+    "control_of", "flat", "load_params", "parse_params", "read_mapping", "split_overrides", "yaml_bytes",
+]  # fmt: skip

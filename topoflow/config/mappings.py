@@ -57,7 +57,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     try:
         mapping = read_yaml(read_text(path))
     except FileNotFoundError:
-        raise ValueError(f"{path} must exist in the folder of the study, and it does not") from None
+        raise InvalidFile(path, "must exist in the folder of the study, and it does not") from None
     except InvalidFile:  # a folder, a pipe: params.yaml may name the file
         raise
     except OSError as error:  # a name that is none
@@ -65,7 +65,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     except (YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:  # all of them ruamel's
         raise InvalidFile(path, f"must be YAML: {_problem(error)}") from None
     if not isinstance(mapping, dict):
-        raise ValueError(f"{path} must hold a mapping, got {type(mapping).__name__}")
+        raise InvalidFile(path, f"must hold a mapping, got {type(mapping).__name__}")
     _check_size(mapping, path)
     return mapping
 
@@ -86,7 +86,7 @@ def _check_size(mapping: Any, path: str | Path) -> None:
         elif isinstance(value, list | tuple | set):
             left += value
         if (count := count + 1) > 100_000:
-            raise ValueError(f"{path} must hold at most 100000 values, aliases counted each time")
+            raise InvalidFile(path, "must hold at most 100000 values, aliases counted each time")
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -104,9 +104,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Sequence[str]) -> dic
         try:
             value = read_yaml(text)
         except (YAMLError, ValueError, LookupError, TypeError, RecursionError):
-            raise ValueError(
-                f"set: the value of {quoted(path)[1:-1]} must be YAML, got {quoted(text)}"
-            ) from None
+            raise InvalidArgument(f"set: the value of {quoted(path)[1:-1]}", "YAML", text) from None
         _check_size(value, "set")
         section = changed
         for key in keys[:-1]:
@@ -128,7 +126,7 @@ def split_overrides(texts: Iterable[str]) -> list[str]:
         try:
             words = shlex.split(text)
         except ValueError:
-            raise ValueError(f"set must have each quote closed, got {quoted(text)}") from None
+            raise InvalidArgument("set", "text with each quote closed", text) from None
         begun = len(assignments)
         for word in words:
             last = assignments[-1] if len(assignments) > begun else ""

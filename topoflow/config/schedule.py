@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
-from topoflow.config.checks import check_least, look_up
+from topoflow.checked import Count, Flag, Natural, checked
 from topoflow.errors import InvalidArgument
 
-CLOCKS = ("learning_rate", "steps")
 
-
-@dataclass(frozen=True)
+@checked
 class Schedule:
     """The optimiser steps at which hidden states are recorded.
 
@@ -44,7 +42,7 @@ class Schedule:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When a field is negative, `dense_every` is not positive, `clock` is not known, `twins` is 1, or there are
         triplets without twins.
 
@@ -60,21 +58,16 @@ class Schedule:
     (0, 3, 5, 20)
     """
 
-    every: int = 0
-    dense_until: int = 0
-    dense_every: int = 1
-    steps: tuple[int, ...] = ()
-    log: bool = False
-    twins: int = 0
-    clock: str = "learning_rate"
-    triplets: bool = False
+    every: Natural = 0
+    dense_until: Natural = 0
+    dense_every: Count = 1
+    steps: tuple[Natural, ...] = ()
+    log: Flag = False
+    twins: Natural = 0
+    clock: Literal["learning_rate", "steps"] = "learning_rate"
+    triplets: Flag = False
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "every", "dense_until", "twins")
-        check_least(self, 1, "dense_every")
-        if any(step < 0 for step in self.steps):
-            raise ValueError(f"steps must be optimiser steps, 0 or later, got {list(self.steps)}")
-        look_up(self.clock, dict.fromkeys(CLOCKS), "clock")
         if self.twins == 1:
             raise InvalidArgument("twins", "at least 2 (movement lies between anchors), or 0 for none", 1)
         if self.triplets and not self.twins:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
-import math
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from topoflow.config.checks import LARGEST_MACHINE, check_least, look_up
+from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic_core import PydanticCustomError
+
+from topoflow.checked import Count, Flag, Natural, Number, Whole, checked, each_once, look_up, read
 from topoflow.config.mappings import read_mapping
 from topoflow.config.schedule import Schedule
 from topoflow.config.sft_fields import REFUSED
 from topoflow.config.sources import (
+    MODEL_SOURCES,
+    OBJECTIVE_SOURCES,
+    TEXT_SOURCES,
+    BySource,
     CheckpointFolder,
     CheckpointSource,
     EmbeddedModel,
     HubCheckpoints,
+    Key,
     MixedText,
     ModelSource,
     ObjectiveSource,
@@ -34,58 +42,70 @@ from topoflow.dynamics.claims.margins import Claims
 from topoflow.errors import InvalidArgument
 from topoflow.layout import Run
 
-# Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes.
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-# Those of transformers' schedules that need no further settings and no evaluation during training. Spelled out,
-# because importing transformers would slow every command.
-LR_SCHEDULER_TYPES = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)
+
+def _named(name: str) -> str:
+    """Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise PydanticCustomError("name", "a name of letters, digits, _ and -, 64 at most")
+    if name == "prompts":
+        raise PydanticCustomError("name", "another name than that of a file of every study")
+    return name
 
 
-@dataclass(frozen=True)
+Name = Annotated[Key, AfterValidator(_named)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed takes
+Machine = Annotated[
+    Whole, Field(le=2**14)
+]  # threads and workers, which are begun as soon as they are asked for
+Sample = Annotated[Whole, Field(le=10**6)]  # what a plan of subsamples holds
+
+
+def _in_line(prompts: Any) -> Any:
+    """The prompts with their source of text as a mapping of its own: params.yaml has it in line.
+
+    A misspelt n_prompts is no key of the source, so that its error can name the nearest one.
+    """
+    if not isinstance(prompts, dict):
+        return prompts
+    own = {key: prompts[key] for key in prompts if difflib.get_close_matches(str(key), ["n_prompts"])}
+    return {"text": {key: prompts[key] for key in prompts if key not in own}, **own}
+
+
+def _opened(given: Any) -> Any:
+    """Arguments of `trl.SFTConfig` from the file that has them, where its path is given."""
+    arguments = read_mapping(given) if isinstance(given, str) else given
+    for key in arguments if isinstance(arguments, dict) else ():
+        if reason := REFUSED.get(key):
+            raise InvalidArgument(str(key), "left out", arguments[key], reason)
+    return arguments
+
+
+@checked
 class Prompts:
     """The evaluation prompts: `n_prompts` drawn once, the same for every checkpoint and objective."""
 
-    text: TextSource
-    n_prompts: int = 750
-
-    def __post_init__(self) -> None:
-        check_least(self, 2, "n_prompts")
+    text: Annotated[TextSource, BySource(TEXT_SOURCES)]
+    n_prompts: Annotated[Count, Field(ge=2)] = 750
 
 
-@dataclass(frozen=True)
+@checked
 class Prepare:
     """The training rows of an objective; `n_rows` are drawn, none of a dialogue with an evaluation prompt in it."""
 
-    n_rows: int = 600
-
-    def __post_init__(self) -> None:
-        check_least(self, 1, "n_rows")
+    n_rows: Count = 600
 
 
-@dataclass(frozen=True)
+@checked
 class Lora:
     """Low-rank adapters; names as in `peft.LoraConfig`. Default target: every linear layer of the blocks."""
 
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
-    def __post_init__(self) -> None:
-        check_least(self, 1, "r", "alpha")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, got {self.dropout}")
 
-
-@dataclass(frozen=True)
+@checked
 class Finetune:
     """TRL's SFT; names as in `trl.SFTConfig`. `lora: null` trains all weights.
 
@@ -94,34 +114,28 @@ class Finetune:
     A `learning_rate` of 0 is a negative control: every step is made, and none changes a weight.
     """
 
-    max_steps: int = 48
-    per_device_train_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: int = 0
-    max_length: int = 512
-    n_threads: int = 1
+    max_steps: Annotated[Count, Field(le=10**7)] = 48
+    per_device_train_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    learning_rate: Annotated[Number, Field(ge=0)] = 1e-3
+    # Those of transformers' schedules that need no further settings and no evaluation during training. Spelled out,
+    # because importing transformers would slow every command.
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+    ] = "cosine"
+    warmup_steps: Natural = 0
+    max_length: Count = 512
+    n_threads: Annotated[Machine, Field(ge=1)] = 1
     lora: Lora | None = field(default_factory=Lora)
-    sft_config: str | dict[str, Any] | None = None
+    sft_config: Annotated[str | dict[str, Any] | None, BeforeValidator(_opened)] = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.sft_config, str):
-            object.__setattr__(self, "sft_config", read_mapping(self.sft_config))
-        for key in self.sft_config or ():
-            if reason := REFUSED.get(key):
-                raise ValueError(f"sft_config must not hold {key!r}: {reason}")
-        self._check_checkpointing()
-        check_least(self, 1, "max_steps", most=10**7)
-        check_least(self, 1, "per_device_train_batch_size", "gradient_accumulation_steps")
-        check_least(self, 1, "max_length")
-        check_least(self, 1, "n_threads", most=LARGEST_MACHINE)
-        check_least(self, 0, "warmup_steps")
-        if not 0 <= self.learning_rate < math.inf:  # NaN as well
-            raise InvalidArgument("learning_rate", "a finite number of at least 0", self.learning_rate)
-        look_up(self.lr_scheduler_type, dict.fromkeys(LR_SCHEDULER_TYPES), "lr_scheduler_type")
-
-    def _check_checkpointing(self) -> None:
         """Refuse an old name that says another thing than the new one: TRL would silently take the new."""
         given = self.arguments
         for end in ("", "_kwargs"):
@@ -141,75 +155,52 @@ class Finetune:
         return bool(given.get("activation_checkpointing", given.get("gradient_checkpointing")))
 
 
-@dataclass(frozen=True)
+@checked
 class Recording:
     """What the hook records: `layers` is a number of evenly spaced layers or a list of them.
 
     Of a prompt longer than `max_length` tokens the end is kept, because its last token is the one recorded.
     """
 
-    layers: int | tuple[int, ...] = 5
+    layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
     schedule: Schedule = field(default_factory=lambda: Schedule(twins=13))
-    batch_size: int = 64
-    max_length: int = 512
-    dtype: str = "float32"
-    behaviour: bool = True  # next-token distributions too, compared between checkpoints
-
-    def __post_init__(self) -> None:
-        check_least(self, 1, "batch_size", "max_length")
-        if isinstance(self.layers, int):
-            check_least(self, 1, "layers")
-        elif not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
-            raise ValueError(
-                "layers must be a number of layers, or a list that names at least one, each once, counted "
-                f"from 0 (the embedding), got {list(self.layers)}"
-            )
-        if self.dtype not in ("float16", "float32", "float64"):
-            raise ValueError(f"dtype must be float16, float32 or float64, got {self.dtype}")
+    batch_size: Count = 64
+    max_length: Count = 512
+    dtype: Literal["float16", "float32", "float64"] = "float32"
+    behaviour: Flag = True  # next-token distributions too, compared between checkpoints
 
 
-@dataclass(frozen=True)
+@checked
 class Topology:
     """Vietoris-Rips persistence of `n_subsamples` overlapping subsamples of `subsample_size` points."""
 
-    n_subsamples: int = 64
-    subsample_size: int = 160
-    maxdim: int = 1
+    n_subsamples: Annotated[Sample, Field(ge=1)] = 64
+    subsample_size: Annotated[Count, Field(ge=2)] = 160
+    maxdim: Literal[1] = 1  # the protocol studies H0 and H1
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        # not at import: NumPy would slow the command line
-        from topoflow.topology.persistence import ENGINES
-        from topoflow.topology.point_clouds import LARGEST_PLAN
+        from topoflow.topology.persistence import ENGINES  # not at import: NumPy would slow the command line
 
-        check_least(self, 1, "n_subsamples", most=LARGEST_PLAN)
-        check_least(self, 2, "subsample_size")
         look_up(self.engine, dict.fromkeys(ENGINES), "engine")
-        if self.maxdim != 1:
-            raise ValueError(f"maxdim must be 1 (the protocol studies H0 and H1), got {self.maxdim}")
 
 
-@dataclass(frozen=True)
+@checked
 class Trajectory:
     """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric.
 
     Bands come from `n_replicates` half-samples of the prompts (0 for none).
     """
 
-    order: float = 2.0
-    n_replicates: int = 20
+    order: Annotated[Number, Field(ge=1)] = 2.0
+    n_replicates: Annotated[Sample, Field(ge=0)] = 20
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order < math.inf:  # NaN as well
-            raise ValueError(f"order must be a finite number of at least 1, got {self.order}")
-        from topoflow.topology.point_clouds import LARGEST_PLAN
-
-        check_least(self, 0, "n_replicates", most=LARGEST_PLAN)
         if self.n_replicates == 1:
-            raise ValueError(f"n_replicates must be 2 or more, or 0 for no bands, got {self.n_replicates}")
+            raise InvalidArgument("n_replicates", "2 or more, or 0 for no bands", 1)
 
 
-@dataclass(frozen=True)
+@checked
 class Track:
     """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table)."""
 
@@ -222,7 +213,7 @@ class Track:
             look_up(name, dict.fromkeys(SUMMARY_NAMES), "summaries")
 
 
-@dataclass(frozen=True)
+@checked
 class Compute:
     """Where results are computed, which never changes them: on CPUs of one kind the bytes are the same.
 
@@ -232,34 +223,29 @@ class Compute:
     on after an interruption (recorded ones, of which the last is left on disk until the end); 0 for none.
     """
 
-    backend: str = "threads"
-    n_jobs: int = -1
+    backend: Literal["threads", "processes", "dask", "ray"] = "threads"
+    n_jobs: Annotated[Machine, Field(ge=-(2**14))] = -1
     address: str | None = None
-    save_steps: int = 8
+    save_steps: Natural = 8
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "save_steps")
-        look_up(self.backend, dict.fromkeys(("threads", "processes", "dask", "ray")), "backend")
         if self.address is not None and self.backend not in ("dask", "ray"):
-            raise ValueError(
-                f"address must be left out unless the backend is dask or ray, got {self.address!r}"
-            )
-        check_least(self, -LARGEST_MACHINE, "n_jobs", most=LARGEST_MACHINE)
+            raise InvalidArgument("address", "left out unless the backend is dask or ray", self.address)
         if self.n_jobs == 0:
-            raise ValueError("n_jobs must be a number of workers, or -1 for one a core, got 0")
+            raise InvalidArgument("n_jobs", "a number of workers, or -1 for one a core", 0)
 
 
-@dataclass(frozen=True)
+@checked
 class Params:
     """All of params.yaml."""
 
-    models: tuple[str, ...]
-    objectives: tuple[str, ...]
-    model: dict[str, ModelSource]
-    objective: dict[str, ObjectiveSource]
-    prompts: Prompts
-    seed: int = 0
-    seeds: tuple[int, ...] = (0,)
+    models: Annotated[tuple[str, ...], Field(min_length=1), each_once]
+    objectives: Annotated[tuple[str, ...], Field(min_length=1), each_once]
+    model: dict[Name, Annotated[ModelSource, BySource(MODEL_SOURCES)]]
+    objective: dict[Name, Annotated[ObjectiveSource, BySource(OBJECTIVE_SOURCES)]]
+    prompts: Annotated[Prompts, BeforeValidator(_in_line)]
+    seed: Seed = 0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), each_once] = (0,)
     prepare: Prepare = field(default_factory=Prepare)
     finetune: Finetune = field(default_factory=Finetune)
     recording: Recording = field(default_factory=Recording)
@@ -270,25 +256,24 @@ class Params:
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:  # what NumPy's seed takes
-            raise ValueError(f"seed must be 0 to {2**32 - 1}, got {self.seed}")
-        if (
-            not self.seeds
-            or len(set(self.seeds)) < len(self.seeds)
-            or not all(0 <= s < 2**32 for s in self.seeds)
+        for kind, listed, known in (
+            ("model", self.models, self.model),
+            ("objective", self.objectives, self.objective),
         ):
-            raise ValueError(f"seeds must be different numbers, 0 to {2**32 - 1}, got {list(self.seeds)}")
-        self._check_names()
+            for name in listed:
+                look_up(name, known, kind)
         for name, text in self.objective.items():
             if text == SampleText("prompts"):
-                raise ValueError(
-                    f"objective.{name} must be text with answers to train on, and the samples 'prompts' have none"
+                raise InvalidArgument(
+                    f"objective.{name}",
+                    "text with answers to train on",
+                    "prompts",
+                    "these samples have none",
                 )
             self._check_parts(name)
-        if self.topology.subsample_size > self.prompts.n_prompts:
-            raise ValueError(
-                "topology.subsample_size must be at most prompts.n_prompts "
-                f"({self.prompts.n_prompts}), got {self.topology.subsample_size}"
+        if self.topology.subsample_size > (most := self.prompts.n_prompts):
+            raise InvalidArgument(
+                "topology.subsample_size", f"at most prompts.n_prompts ({most})", self.topology.subsample_size
             )
         for name in self.objectives:
             self._check_schedule(name)
@@ -324,33 +309,17 @@ class Params:
         if self._variant(name):
             self.finetune_of(name)  # refused here
 
-    def _check_names(self) -> None:
-        for kind, listed, known in (
-            ("model", self.models, self.model),
-            ("objective", self.objectives, self.objective),
-        ):
-            for name in known:
-                if name == "prompts":
-                    raise ValueError(f"{kind} names must not be 'prompts', which is a file of every study")
-                if not NAME_PATTERN.fullmatch(name):
-                    raise ValueError(f"{kind} names are letters, digits, _ and -, got {name!r}")
-            for name in listed:
-                look_up(name, known, kind)
-            if not listed or len(set(listed)) < len(listed):
-                raise ValueError(f"{kind}s must name at least one {kind}, each once, got {list(listed)}")
-
     def _check_layers(self) -> None:
         """Of other models than embedded ones, the depth is known when they are opened."""
         layers = self.recording.layers
+        deepest = layers if isinstance(layers, int) else max(layers)
         for name in self.models:
             source = self.model[name]
-            if isinstance(source, EmbeddedModel):
-                deepest = layers if isinstance(layers, int) else max(layers)
-                if deepest > source.n_layers:
-                    raise ValueError(
-                        f"recording.layers must be at most model.{name}.n_layers ({source.n_layers}), "
-                        f"got {layers if isinstance(layers, int) else list(layers)}"
-                    )
+            if isinstance(source, EmbeddedModel) and deepest > source.n_layers:
+                got = layers if isinstance(layers, int) else list(layers)
+                raise InvalidArgument(
+                    "recording.layers", f"at most model.{name}.n_layers ({source.n_layers})", got
+                )
 
     def runs(self) -> list[Run]:
         """The runs of a bare `dvc repro`: every model with every objective and every seed."""
@@ -389,10 +358,8 @@ class Params:
         """
         if (variant := self._variant(objective)) is None:
             return self.finetune
-        from topoflow.config.reading import read_section  # it reads this module's sections
-
         chosen = _merged(dataclasses.asdict(self.finetune), variant.finetune)
-        return read_section(Finetune, chosen, f"objective.{objective}.finetune")
+        return read(Finetune, chosen, f"objective.{objective}.finetune")
 
     def is_control(self, objective: str) -> bool:
         """Whether an objective is there to hold another against: `shuffled`, or a variant."""

@@ -4,37 +4,74 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from topoflow.config.checks import check_least, check_positive, look_up
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from topoflow.checked import Count, Flag, Natural, Number, checked, each_once, look_up
 from topoflow.errors import InvalidArgument
 from topoflow.samples import SAMPLE_NAMES
 
+Key = Annotated[str, Field(coerce_numbers_to_str=True)]  # a key, which YAML may read as a number
+_Vocabulary = Annotated[Count, Field(ge=259)]
 
-@dataclass(frozen=True)
+
+class BySource:
+    """Says of a union of classes that the key `source` of a mapping chooses the one that the rest of it is read as."""
+
+    def __init__(self, kinds: Mapping[str, type[Any]]) -> None:
+        self._kinds = kinds
+
+    def __get_pydantic_core_schema__(
+        self, union: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        options: dict[Any, Any] = {
+            kind.__name__: core_schema.no_info_before_validator_function(
+                lambda value: (
+                    {key: value[key] for key in value if key != "source"}
+                    if isinstance(value, Mapping)
+                    else value
+                ),
+                handler.generate_schema(kind),
+            )
+            for kind in self._kinds.values()
+        }
+        chosen = core_schema.tagged_union_schema(options, lambda value: self._kind(value).__name__)
+        return core_schema.no_info_before_validator_function(self._known, chosen)
+
+    def _kind(self, value: Any) -> type[Any]:
+        return self._kinds[value["source"]] if isinstance(value, Mapping) else type(value)
+
+    def _known(self, value: Any) -> Any:
+        if isinstance(value, tuple(self._kinds.values())):
+            return value
+        if not isinstance(value, Mapping) or "source" not in value:
+            raise PydanticCustomError("source", "a mapping with a key 'source'")
+        look_up(value["source"], self._kinds, "source")
+        return value
+
+
+@checked
 class EmbeddedModel:
     """A small Llama with a byte-level tokenizer, made from the seed and pretrained on the bundled text."""
 
-    vocab_size: int = 1024  # of the tokenizer: 256 bytes, 3 special tokens, and merged pairs
-    hidden_size: int = 128
-    n_layers: int = 5
-    n_heads: int = 4
-    intermediate_size: int = 352
-    pretrain_steps: int = 150
-    pretrain_batch_size: int = 16
-    pretrain_learning_rate: float = 5e-3
+    vocab_size: _Vocabulary = 1024  # of the tokenizer: 256 bytes, 3 special tokens, and merged pairs
+    hidden_size: Count = 128
+    n_layers: Count = 5
+    n_heads: Count = 4
+    intermediate_size: Count = 352
+    pretrain_steps: Natural = 150
+    pretrain_batch_size: Count = 16
+    pretrain_learning_rate: Annotated[Number, Field(gt=0)] = 5e-3
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "hidden_size", "n_layers", "n_heads", "intermediate_size", "pretrain_batch_size")
-        check_least(self, 0, "pretrain_steps")
-        check_least(self, 259, "vocab_size")
-        check_positive(self, "pretrain_learning_rate")
         if self.hidden_size % (2 * self.n_heads):  # rotary embeddings turn pairs of coordinates
-            raise ValueError(f"hidden_size must be a multiple of 2 n_heads, got {self.hidden_size}")
+            raise InvalidArgument("hidden_size", "a multiple of 2 n_heads", self.hidden_size)
 
 
-@dataclass(frozen=True)
+@checked
 class PackageModel:
     """GGUF weights inside a wheel of the package index, pinned by the wheel's SHA-256."""
 
@@ -43,21 +80,21 @@ class PackageModel:
     file: str
 
 
-@dataclass(frozen=True)
+@checked
 class HubModel:
     """A model of the Hugging Face Hub; `revision` is a branch, tag or commit."""
 
     id: str
     revision: str = "main"
-    trust_remote_code: bool = False
+    trust_remote_code: Flag = False
 
 
-@dataclass(frozen=True)
+@checked
 class FolderModel:
     """A local folder as `save_pretrained` writes it."""
 
     path: str
-    trust_remote_code: bool = False
+    trust_remote_code: Flag = False
 
 
 ModelSource = EmbeddedModel | PackageModel | HubModel | FolderModel
@@ -69,7 +106,7 @@ MODEL_SOURCES: dict[str, type[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@checked
 class SampleText:
     """Text bundled with topoflow: `helpful`, `harmless` or `prompts` (these have no answers)."""
 
@@ -79,14 +116,14 @@ class SampleText:
         look_up(self.name, dict.fromkeys(SAMPLE_NAMES), "name")
 
 
-@dataclass(frozen=True)
+@checked
 class FileText:
     """A local file (JSON lines or an array, .gz or not; .csv; .parquet) or a folder that `datasets` saved."""
 
     path: str
 
 
-@dataclass(frozen=True)
+@checked
 class HubText:
     """A dataset of the Hugging Face Hub, one dialogue a row."""
 
@@ -96,25 +133,25 @@ class HubText:
     split: str = "train"
 
 
-@dataclass(frozen=True)
+@checked
 class MixedText:
     """Shares of other objectives, such as `{helpful: 0.5, harmless: 0.5}`."""
 
-    of: dict[str, float]
+    of: Annotated[dict[Key, Annotated[Number, Field(gt=0)]], Field(min_length=1)]
 
     def __post_init__(self) -> None:
-        if not all(share > 0 for share in self.of.values()) or not 0 < sum(self.of.values()) < math.inf:
-            raise InvalidArgument("of", "objectives with positive shares of a finite sum", self.of)
+        if sum(self.of.values()) == math.inf:
+            raise InvalidArgument("of", "shares of a finite sum", self.of)
 
 
-@dataclass(frozen=True)
+@checked
 class ShuffledText:
     """A negative control: the rows of another objective, whose answers change places among its prompts."""
 
     of: str
 
 
-@dataclass(frozen=True)
+@checked
 class Variant:
     """The rows of another objective under another training: `finetune` holds what differs from the section."""
 
@@ -140,7 +177,7 @@ TEXT_SOURCES: dict[str, type[Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@checked
 class CheckpointFolder:
     """The checkpoints of a training that has been: the `checkpoint-N` folders of a Trainer, models or PEFT adapters.
 
@@ -149,15 +186,11 @@ class CheckpointFolder:
     """
 
     path: str
-    steps: tuple[int, ...] = ()
-    model_is_step_0: bool = True
-
-    def __post_init__(self) -> None:
-        if len(set(self.steps)) < len(self.steps) or min(self.steps, default=0) < 0:
-            raise ValueError(f"steps must be different optimiser steps, 0 or later, got {list(self.steps)}")
+    steps: Annotated[tuple[Natural, ...], each_once] = ()
+    model_is_step_0: Flag = True
 
 
-@dataclass(frozen=True)
+@checked
 class HubCheckpoints:
     """Training checkpoints that were published as revisions (branches, tags, commits) of a Hub repository.
 
@@ -167,14 +200,17 @@ class HubCheckpoints:
     """
 
     id: str
-    revisions: tuple[str, ...] | dict[str, int | None]
-    model_is_step_0: bool = False
-    remove_downloads: bool = False
+    revisions: (
+        Annotated[tuple[str, ...], Field(min_length=1), each_once]
+        | Annotated[dict[Key, Natural | None], Field(min_length=1)]
+    )
+    model_is_step_0: Flag = False
+    remove_downloads: Flag = False
 
     def __post_init__(self) -> None:
         found = self.revision_of_step
         if self.model_is_step_0 and 0 in found:
-            raise ValueError(f"model_is_step_0 must be false where a revision is, got step 0 of {found[0]!r}")
+            raise InvalidArgument("model_is_step_0", f"false where a revision ({found[0]}) is step 0", True)
 
     @property
     def revision_of_step(self) -> dict[int, str]:
@@ -183,14 +219,13 @@ class HubCheckpoints:
         steps: dict[int, str] = {}
         for revision, step in given.items():
             number = _step_of(revision) if step is None else step
-            if number < 0 or number in steps:
-                raise ValueError(
-                    f"revisions must be of different optimiser steps, 0 or later, got {number} of {revision!r}"
-                    + (f" and of {steps[number]!r}" if number in steps else "")
+            if number in steps:
+                raise InvalidArgument(
+                    "revisions",
+                    "of different optimiser steps",
+                    f"{number} of {steps[number]} and of {revision}",
                 )
             steps[number] = revision
-        if len(steps) < len(self.revisions) or not steps:
-            raise ValueError(f"revisions must name at least one, each once, got {list(self.revisions)}")
         return dict(sorted(steps.items()))
 
 
@@ -198,8 +233,8 @@ def _step_of(revision: str) -> int:
     """The optimiser step in a name: the number after `step`, else the only number."""
     found = re.findall(r"step[-_]?(\d+)", revision, re.IGNORECASE) or re.findall(r"\d+", revision)
     if len(found) != 1:
-        raise ValueError(
-            f"revisions must say their steps, as step512 does, or be given them, got {revision!r}"
+        raise InvalidArgument(
+            "revisions", "names that say their steps, as step512 does, or be given them", revision
         )
     return int(found[0])
 

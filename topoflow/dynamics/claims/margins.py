@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from typing import Annotated
 
-from topoflow.errors import InvalidArgument
+from pydantic import Field
+
+from topoflow.checked import Count, Natural, Number, Share, checked
+
+_Ratio = Annotated[Number, Field(gt=1)]
 
 
-@dataclass(frozen=True)
+@checked
 class Claims:
     """The margins that verdicts are held against; conventions, so declare them before the run.
 
@@ -45,27 +48,16 @@ class Claims:
     >>> Claims(level=2.0)
     Traceback (most recent call last):
     ...
-    topoflow.errors.InvalidArgument: level must be between 0 and 1, got 2.0
+    topoflow.errors.InvalidArgument: level must be less than 1, got 2.0
     """
 
-    level: float = 0.05
-    moves_level: float = 0.01
-    ratio: float = 1.5
-    early_margin: float = 0.10
-    calm_ratio: float = 1 / 3
-    lead_margin: float = 1 / 12
-    amount_ratio: float = 1.5
-    timing_margin: float = 0.10
-    n_rotations: int = 199
-    rotation_subsamples: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("level", "moves_level", "calm_ratio", "early_margin", "lead_margin", "timing_margin"):
-            if not 0 < getattr(self, name) < 1:  # NaN as well
-                raise InvalidArgument(name, "between 0 and 1", getattr(self, name))
-        for name in ("ratio", "amount_ratio"):
-            if not 1 < getattr(self, name) < math.inf:
-                raise InvalidArgument(name, "more than 1", getattr(self, name))
-        for name, least in (("n_rotations", 0), ("rotation_subsamples", 1)):
-            if getattr(self, name) < least or getattr(self, name) > 10**6:
-                raise InvalidArgument(name, f"{least} to {10**6}", getattr(self, name))
+    level: Share = 0.05
+    moves_level: Share = 0.01
+    ratio: _Ratio = 1.5
+    early_margin: Share = 0.10
+    calm_ratio: Share = 1 / 3
+    lead_margin: Share = 1 / 12
+    amount_ratio: _Ratio = 1.5
+    timing_margin: Share = 0.10
+    n_rotations: Annotated[Natural, Field(le=10**6)] = 199
+    rotation_subsamples: Annotated[Count, Field(le=10**6)] = 8
