@@ -112,13 +112,14 @@ def checked(cls: type[T]) -> type[T]:
 def read(kind: Callable[..., T], value: Any, place: str = "", whole: str = "it") -> T:
     """What a value from outside is as a class of this kind; `place` is its key path, `whole` its name without one."""
     try:
-        return typing.cast(T, _adapter(kind).validate_python(value))
+        return typing.cast(T, adapter(kind).validate_python(value))
     except ValidationError as error:
         raise problem(error, value, place, whole) from None
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What checks values as of a class: made once, for it takes a while."""
     return TypeAdapter(kind)
 
 

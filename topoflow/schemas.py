@@ -10,7 +10,7 @@ from functools import cache
 from os import PathLike
 from typing import Any
 
-from topoflow.errors import InvalidFile, quoted
+from topoflow.errors import InvalidFile
 
 # What a reader does with each of a layer's numbers; `describe_layer` writes more.
 _OF_A_LAYER = (
@@ -55,18 +55,12 @@ def check(
     """
     from pydantic import ValidationError
 
+    from topoflow.checked import problem
+
     try:
         _adapters()[kind].validate_python(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(
-            str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))
-        )
-        what = (
-            "it is missing" if first["type"] == "missing" else f"{first['msg']}, got {quoted(first['input'])}"
-        )
-        where = f"{quoted(place)[1:-1]}: " if place else ""
-        raise InvalidFile(path, f"is not as topoflow writes it: {where}{what}", remedy) from None
+        raise InvalidFile(path, f"is not as topoflow writes it: {problem(error, value)}", remedy) from None
     except RecursionError:
         raise InvalidFile(path, "is nested too deep", remedy) from None
     return value

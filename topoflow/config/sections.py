@@ -23,7 +23,6 @@ from topoflow.config.sources import (
     MODEL_SOURCES,
     OBJECTIVE_SOURCES,
     TEXT_SOURCES,
-    BySource,
     CheckpointFolder,
     CheckpointSource,
     EmbeddedModel,
@@ -37,6 +36,7 @@ from topoflow.config.sources import (
     ShuffledText,
     TextSource,
     Variant,
+    by_source,
 )
 from topoflow.dynamics.claims.margins import Claims
 from topoflow.errors import InvalidArgument
@@ -84,7 +84,7 @@ def _opened(given: Any) -> Any:
 class Prompts:
     """The evaluation prompts: `n_prompts` drawn once, the same for every checkpoint and objective."""
 
-    text: Annotated[TextSource, BySource(TEXT_SOURCES)]
+    text: Annotated[TextSource, by_source(TEXT_SOURCES)]
     n_prompts: Annotated[Count, Field(ge=2)] = 750
 
 
@@ -241,8 +241,8 @@ class Params:
 
     models: Annotated[tuple[str, ...], Field(min_length=1), each_once]
     objectives: Annotated[tuple[str, ...], Field(min_length=1), each_once]
-    model: dict[Name, Annotated[ModelSource, BySource(MODEL_SOURCES)]]
-    objective: dict[Name, Annotated[ObjectiveSource, BySource(OBJECTIVE_SOURCES)]]
+    model: dict[Name, Annotated[ModelSource, by_source(MODEL_SOURCES)]]
+    objective: dict[Name, Annotated[ObjectiveSource, by_source(OBJECTIVE_SOURCES)]]
     prompts: Annotated[Prompts, BeforeValidator(_in_line)]
     seed: Seed = 0
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), each_once] = (0,)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, GetCoreSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
-from topoflow.checked import Count, Flag, Natural, Number, checked, each_once, look_up
+from topoflow.checked import Count, Flag, Natural, Number, adapter, checked, each_once, look_up
 from topoflow.errors import InvalidArgument
 from topoflow.samples import SAMPLE_NAMES
 
@@ -18,39 +18,18 @@ Key = Annotated[str, Field(coerce_numbers_to_str=True)]  # a key, which YAML may
 _Vocabulary = Annotated[Count, Field(ge=259)]
 
 
-class BySource:
+def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
     """Says of a union of classes that the key `source` of a mapping chooses the one that the rest of it is read as."""
 
-    def __init__(self, kinds: Mapping[str, type[Any]]) -> None:
-        self._kinds = kinds
-
-    def __get_pydantic_core_schema__(
-        self, union: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        options: dict[Any, Any] = {
-            kind.__name__: core_schema.no_info_before_validator_function(
-                lambda value: (
-                    {key: value[key] for key in value if key != "source"}
-                    if isinstance(value, Mapping)
-                    else value
-                ),
-                handler.generate_schema(kind),
-            )
-            for kind in self._kinds.values()
-        }
-        chosen = core_schema.tagged_union_schema(options, lambda value: self._kind(value).__name__)
-        return core_schema.no_info_before_validator_function(self._known, chosen)
-
-    def _kind(self, value: Any) -> type[Any]:
-        return self._kinds[value["source"]] if isinstance(value, Mapping) else type(value)
-
-    def _known(self, value: Any) -> Any:
-        if isinstance(value, tuple(self._kinds.values())):
+    def chosen(value: Any) -> Any:
+        if isinstance(value, tuple(kinds.values())):
             return value
         if not isinstance(value, Mapping) or "source" not in value:
             raise PydanticCustomError("source", "a mapping with a key 'source'")
-        look_up(value["source"], self._kinds, "source")
-        return value
+        kind = look_up(value["source"], kinds, "source")
+        return adapter(kind).validate_python({key: value[key] for key in value if key != "source"})
+
+    return PlainValidator(chosen)
 
 
 @checked
