@@ -38,6 +38,7 @@ from scipy import stats
 from worlds import LAST, RISE, WORLDS, Cloud, Path
 
 import topoflow
+from topoflow.dynamics.claims.models import AMOUNT, TIMING
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import Trajectory
 
@@ -379,7 +380,6 @@ OBJECTIVES: dict[str, bool] = {
     "equal": False, "scaled by 15 %": False, "noisier states": False, "wider drift, .9 against .5": False,
     "loop of .3 in one": True, "loop of .5 in one": True,
 }  # fmt: skip
-AMOUNT, TIMING = "models differ in amount", "models differ in timing"
 MODELS: dict[str, tuple[Truth, Mapping[str, float]]] = {
     "nothing moves": ({AMOUNT: False, TIMING: False}, {}),
     "equal evolution from another start": ({AMOUNT: False, TIMING: False}, {}),
@@ -438,7 +438,7 @@ def sections(trainings: File = shuffled.FOLDER) -> dict[str, list[World]]:
     found = {
         "One run, 13 anchors": [
             *single(WORLDS),
-            World("learning rate 0", partial(at_rest, 0.0), at_zero, replicates=20),
+            World("learning rate 0", partial(at_rest, 0.0), at_zero),
             World("learning rate 0, rounding", partial(at_rest, 1e-7), at_zero),
         ],
         "Runs of one study": [
@@ -554,8 +554,9 @@ What is known not to hold, and how to read verdicts for it. *A loop under a rate
 claim about loops (H1) never finds it, for drift moves loops as well. Read H0: one run of 13 anchors finds 25 of 40, one
 of 8 or 5 anchors 40, three seeds 25, six seeds 40. *Calm* of loops is found in 25 of 40 single runs, and in all studies
 of three seeds. *A clustered base without controls*: with six seeds and rotations alone, "early" of components is
-supported in 4 of 40, and "leads" with three seeds in 4 of 60: take such a verdict as a description unless there are
-shuffled controls, with which "early" never was.
+supported in 4 of 65, and "leads" with three seeds in 4 of 80: take such a verdict as a description unless there are
+shuffled controls, with which "early" never was. *Timing of models* that differ by an early and a late loop is told by
+H0 in all of 80 studies, and by H1 in 5.
 """
 NOTES = {SHUFFLED: shuffled.NOTE}  # by section
 
@@ -626,6 +627,10 @@ def render(counts: Mapping[str, Any]) -> None:
             entry = counts.get(section, {}).get(world.name)
             if not entry:
                 continue
+            if strangers := {claim for claim in world.truth if f"{claim}, H1" not in entry["counts"]}:
+                raise ValueError(
+                    f"{section}, {world.name}: no verdict was ever given of {', '.join(strangers)}"
+                )
             for key, found in entry["counts"].items():
                 claim, homology = key.rsplit(", ", 1)
                 n_false += world.truth.get(claim) is False
