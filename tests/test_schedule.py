@@ -4,6 +4,7 @@ import dataclasses
 import math
 from itertools import accumulate, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,3 +165,13 @@ def test_twins_that_cannot_be_are_refused_by_name(name, given):
     with pytest.raises(InvalidArgument) as caught:
         given()
     assert caught.value.name == name
+
+
+def test_numpys_whole_numbers_are_whole_numbers_and_its_booleans_are_not():
+    found = Schedule(every=np.int64(4), steps=(np.int32(3),))
+    assert found == Schedule(every=4, steps=(3,))
+    assert {type(found.every), type(found.steps[0])} == {int}
+    for wrong in (True, np.bool_(True), 4.0, "4"):
+        with pytest.raises(InvalidArgument) as refused:
+            Schedule(every=wrong)
+        assert (refused.value.name, refused.value.expected) == ("every", "a whole number")

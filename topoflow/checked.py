@@ -11,6 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
@@ -22,9 +23,15 @@ from topoflow.errors import InvalidArgument, TopoflowError, UnknownKey, quoted
 T = TypeVar("T")
 
 
+def _whole_in(value: Any) -> Any:
+    """A whole number of NumPy's is one."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def _number_in(value: Any) -> Any:
     try:
-        return float(value) if isinstance(value, str) else value
+        is_number = isinstance(value, Real) and not isinstance(value, Integral)
+        return float(value) if is_number or isinstance(value, str) else _whole_in(value)
     except ValueError:
         return value
 
@@ -36,7 +43,7 @@ def _each_once(values: Sequence[Any]) -> Sequence[Any]:
 
 
 # More than anybody's study has of anything that is counted, and few enough that a slip is refused and not computed.
-Whole = Annotated[int, Strict(), Field(le=2**31 - 1)]
+Whole = Annotated[int, Strict(), Field(le=2**31 - 1), BeforeValidator(_whole_in)]
 Natural = Annotated[Whole, Field(ge=0)]  # 0 or more
 Count = Annotated[Whole, Field(ge=1)]
 # Also of text, as a Python caller or another YAML may give it.
