@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _PAUSE, _PAUSE_AFTER_A_FAILURE = 1.0, 60.0
 # MLflow takes at most this many in one request.
 _MOST_AT_ONCE = 1000
+_MOST_WAITING = 1_000_000  # some 100 MB; what is left out is elsewhere as well, as the caller's advice says
 
 
 class Sender:
@@ -52,8 +53,9 @@ class Sender:
         self._thread.start()
 
     def add(self, rows: Sequence[Any]) -> None:
-        """Have rows sent, soon."""
-        self._waiting.extend(rows)
+        """Have rows sent, soon; left out where very many wait already for a tracker that is down."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.extend(rows)
 
     def close(self, patience: float, last: Callable[[], None] | None = None) -> None:
         """Send what is left, and do what is `last`; wait for `patience` seconds at most."""
