@@ -165,6 +165,39 @@ def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead):
 
 
 @pytest.mark.slow
+def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server):
+    uri = f"http://127.0.0.1:{server.port}"
+    # one process, so that fifty imports need not fit into one machine; each run has its own thread
+    script = """
+from topoflow.tracking.live import LiveRun
+runs = [LiveRun("load") for _ in range(50)]
+for step in range(40):
+    for number, run in enumerate(runs):
+        run.log({f"m{k}": number + k for k in range(10)}, step)
+for run in runs:
+    run.end("FINISHED", 300)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri),
+        capture_output=True,
+        text=True,
+        timeout=560,
+    )
+    assert result.returncode == 0, result.stderr
+    assert notes(tmp_path) == [], result.stderr
+    client = mlflow.MlflowClient(uri)
+    loaded = [run for run in client.search_runs(["0"], max_results=500) if run.info.run_name == "load"]
+    assert len(loaded) == 50
+    for run in loaded:
+        assert run.info.status == "FINISHED"
+        assert len(run.data.metrics) == 10
+        assert len(client.get_metric_history(run.info.run_id, "m7")) == 40
+        client.delete_run(run.info.run_id)
+
+
+@pytest.mark.slow
 def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = mlflow.MlflowClient(uri)
