@@ -97,7 +97,7 @@ def checked(cls: type[T]) -> type[T]:
     def refuse_unknown(given: Any) -> Any:
         for key in given if isinstance(given, dict) else ():
             if key not in known:  # as pydantic's extra="forbid", which does not know what else there is
-                raise UnknownKey(cls.__name__, key, known)
+                raise UnknownKey("", key, known)  # `problem` knows where
         return given
 
     cls._refuse_unknown = pydantic.model_validator(mode="before")(refuse_unknown)  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def problem(error: ValidationError, value: Any, place: str = "", whole: str = "i
             place, value = f"{place}[{part}]", value[part]
     place, context = quoted(place)[1:-1], first.get("ctx", {})
     if isinstance(ours := context.get("error"), UnknownKey):
-        return UnknownKey(place or whole, ours.key, ours.known)
+        return UnknownKey(".".join(filter(None, (place, ours.section))) or whole, ours.key, ours.known)
     if isinstance(ours, TopoflowError):
         return ours.within(place)
     expected = WORDS[first["type"]].format(**context) if first["type"] in WORDS else first["msg"]

@@ -23,6 +23,7 @@ import yaml
 from support import REPOSITORY, entry_points_folder, environment, lay_down_study, path_with, small_params
 
 from topoflow import storage
+from topoflow.errors import InvalidArgument
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import RUN, SET, contents, tries
@@ -73,11 +74,11 @@ class Kills:
         self._random, self._ends = random.Random(seed), (earliest, latest)
 
     def moments(self, duration: float) -> Iterator[float]:
-        """Seconds after which to kill what takes `duration`."""
+        """Seconds after which to kill what takes `duration`, less after each that came too late."""
         while self.killed < self.wanted:
             assert self.tried < 6 * self.wanted, f"{self.killed} of {self.tried} killed"
             self.tried += 1
-            yield self._random.uniform(*self._ends) * duration
+            yield self._random.uniform(*self._ends) * duration * 0.7 ** (self.tried - 1 - self.killed)
 
     def count(self, status: int) -> None:
         self.killed += status == -signal.SIGKILL
@@ -564,8 +565,10 @@ def test_params_name_no_model_and_no_objective_that_is_a_path(name):
     for kind in ("model", "objective"):
         params = small_params()
         params[kind][name] = params[kind]["tiny" if kind == "model" else "helpful"]
-        with pytest.raises(ValueError, match=f"{kind} names "):
+        with pytest.raises(InvalidArgument) as refused:
             parse_params(params)
+        assert refused.value.name.startswith(kind)
+        assert refused.value.expected.startswith("another name" if name == "prompts" else "a name of letters")
 
 
 def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):

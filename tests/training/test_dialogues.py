@@ -169,11 +169,20 @@ def test_what_is_left_out_is_said_when_all_is_drawn_and_when_too_little_is(tmp_p
     assert f"1 {dialogues.NO_TURNS}" in caught.value.remedy
 
 
-@pytest.mark.parametrize("of", [{"a": 1e308, "b": 1e308}, {"a": 0.0}, {"a": -1.0}, {"a": float("inf")}, {}])
-def test_shares_of_a_mix_have_a_finite_sum(of):
+@pytest.mark.parametrize(
+    ("of", "name"),
+    [
+        ({"a": 1e308, "b": 1e308}, "of"),
+        ({"a": 0.0}, "of.a"),
+        ({"a": -1.0}, "of.a"),
+        ({"a": float("inf")}, "of.a"),
+        ({}, "of"),
+    ],
+)
+def test_shares_of_a_mix_have_a_finite_sum(of, name):
     with pytest.raises(InvalidArgument) as caught:
         MixedText(of)
-    assert caught.value.name == "of"
+    assert caught.value.name == name
 
 
 class TestFiles:
