@@ -10,7 +10,7 @@ from scipy import sparse
 
 from topoflow import barcode_summary, concentration, vietoris_rips_diagrams, wasserstein_distance
 from topoflow.dynamics.cells import cell_diagrams
-from topoflow.dynamics.controls import mean_distance
+from topoflow.dynamics.controls import pairwise_distances
 from topoflow.dynamics.divergence import jensen_shannon
 from topoflow.dynamics.effects import hedges_g
 from topoflow.dynamics.embedding import classical_mds
@@ -42,7 +42,7 @@ TAKES = {
     "betti_numbers": (lambda x: betti_numbers(BARS, x), np.array([1.0, 2.0])),
     "concentration": (lambda x: concentration(x, STEPS), SPEED),
     "steps": (lambda x: concentration(SPEED, x), STEPS),
-    "mean_distance": (mean_distance, CLOUD),
+    "pairwise_distances": (pairwise_distances, CLOUD),
     "jensen_shannon": (lambda x: jensen_shannon(x, np.full((2, 2), 0.5)), np.full((2, 2), 0.5)),
     "hedges_g": (lambda x: hedges_g(x, SPEED), SPEED),
     "classical_mds": (classical_mds, SQUARE),

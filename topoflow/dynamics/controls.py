@@ -84,19 +84,16 @@ def median_distance(cloud: ArrayLike) -> float:
     >>> median_distance([[0.0], [1.0], [5.0]])
     4.0
     """
-    return float(np.median(_pairwise_distances(check_cloud("cloud", cloud))))
+    return float(np.median(pairwise_distances(cloud)))
 
 
-def mean_distance(cloud: ArrayLike) -> float:
-    """Compute the mean distance between two points of a cloud; as `median_distance`.
+def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
+    """Compute the distances between any two points of a cloud, each once; as `median_distance`.
 
-    >>> mean_distance([[0.0], [1.0], [5.0]]) == 10 / 3
-    True
+    >>> pairwise_distances([[0.0], [1.0], [5.0]])
+    array([1., 5., 4.])
     """
-    return float(_pairwise_distances(check_cloud("cloud", cloud)).mean())
-
-
-def _pairwise_distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    points = check_cloud("cloud", cloud)
     if len(points) < 2:
         raise ValueError(f"cloud must hold at least two points, got {len(points)}")
     return np.asarray(distance_matrix(points)[np.triu_indices(len(points), k=1)])

@@ -22,7 +22,6 @@ from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.controls import (
     COVARIANCES,
     gaussian_cloud,
-    median_distance,
 )
 from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.features import HOMOLOGY
@@ -149,6 +148,11 @@ def follow_layer(
     -------
     LayerTrajectory
 
+    Raises
+    ------
+    InvalidArgument
+        If there are fewer than two clouds, or their shapes differ.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -158,6 +162,8 @@ def follow_layer(
     >>> bool(layer.series["h1_velocity"][0] > 0), layer.series["h1_velocity_scale_free"].round(9).tolist()
     (True, [0.0, 0.0])
     """
+    if len(cells) < 2:
+        raise InvalidArgument("clouds", "at two checkpoints or more", len(cells))
     size = np.shape(plan)[1]
     way = _way(clouds, cells, order)
     series: dict[str, Series] = {}
@@ -227,17 +233,16 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
     summaries, paired, places = [], [], set(paired_checkpoints(len(cells)).tolist())
     first = before = scaled_before = None
     for place, (states, cell) in enumerate(zip(clouds, cells, strict=True)):
-        cloud = check_cloud("cloud", states)
-        scaled = _scale_free(cell, median_distance(cloud))
+        here = Cell(check_cloud("cloud", states), cell)
+        scaled = _scale_free(cell, float(np.median(here.distances)))
         summaries.append(summarise_cell(cell))
         if place in places:
             paired.append(cell)
         if first is None or before is None:
             first = cell
-        elif cloud.shape != before.cloud.shape:
-            raise InvalidArgument(
-                "clouds", f"of one shape, that of the first, {before.cloud.shape}", cloud.shape
-            )
+        elif here.cloud.shape != before.cloud.shape:
+            expected = f"of one shape, that of the first, {before.cloud.shape}"
+            raise InvalidArgument("clouds", expected, here.cloud.shape)
         else:
             for h in (1, 0):
                 distances, alone = cell_matchings(before.diagrams, cell, h, order)
@@ -246,9 +251,9 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
                     unmatched.append(mean_known(alone))
                 moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
             for measure in listed.MEASURES:
-                measures[measure.name].append(measure.of(before, Cell(cloud, cell)))
+                measures[measure.name].append(measure.of(before, here))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
-        before, scaled_before = Cell(cloud, cell), scaled
+        before, scaled_before = here, scaled
     if np.isnan(scale_free).any():  # of a layer that is constant somewhere nothing is left
         scale_free = [math.nan] * len(scale_free)
     return _Way(

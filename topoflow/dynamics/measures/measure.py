@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from topoflow.dynamics.cells import CellDiagrams
+from topoflow.dynamics.controls import pairwise_distances
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A layer at a checkpoint: its point cloud, (n_prompts, hidden_size) in float64, and its diagrams by subsample."""
 
     cloud: NDArray[np.float64]
     diagrams: CellDiagrams
+
+    @cached_property
+    def distances(self) -> NDArray[np.float64]:
+        """Between any two prompts, each pair once: computed when a measure first asks, and kept with the cell."""
+        return pairwise_distances(self.cloud)
 
 
 @dataclass(frozen=True)
