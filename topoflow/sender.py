@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +17,15 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two requests: a trainer logs each step by itself, and what comes meanwhile goes in one.
 _PAUSE, _PAUSE_AFTER_A_FAILURE = 1.0, 60.0
+# Seconds between the last attempts: a busy server that refuses once takes the same rows soon after.
+_LAST_PAUSES = (1.0, 3.0, 9.0)
 # MLflow takes at most this many in one request.
 _MOST_AT_ONCE = 1000
 _MOST_WAITING = 1_000_000  # some 100 MB; what is left out is elsewhere as well, as the caller's advice says
 
 
 class Sender:
-    """A thread that sends rows in order; where that fails, it tries again a minute later, and once at the end.
+    """A thread that sends rows in order; where that fails, it tries again a minute later, and some times at the end.
 
     `add` never waits and never raises. One warning tells of the first failure, and none of those after it.
 
@@ -69,7 +72,10 @@ class Sender:
         pause = 0.0
         while not self._closing.wait(pause):
             pause = _PAUSE if self._succeeds(self._send_all) else _PAUSE_AFTER_A_FAILURE
-        self._succeeds(self._send_all)
+        for pause in (*_LAST_PAUSES, 0.0):
+            if self._succeeds(self._send_all):
+                break
+            time.sleep(pause)
         if self._last is not None:
             self._succeeds(self._last)
 

@@ -21,6 +21,7 @@ from support import REPOSITORY, environment
 
 from topoflow.errors import NoAnswer
 from topoflow.layout import read_table, write_table
+from topoflow.sender import Sender
 from topoflow.tracking import runs as tracking
 from topoflow.tracking.store import answering, every, experiments, log_batches, start_run, tagged
 from topoflow.tracking.unfinished import KEY_TAG, Note, end_unfinished
@@ -165,7 +166,7 @@ def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead):
 
 
 @pytest.mark.slow
-def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server):
+def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server, emptied):
     uri = f"http://127.0.0.1:{server.port}"
     # one process, so that fifty imports need not fit into one machine; each run has its own thread
     script = """
@@ -192,9 +193,8 @@ for run in runs:
     assert len(loaded) == 50
     for run in loaded:
         assert run.info.status == "FINISHED"
-        assert len(run.data.metrics) == 10
+        assert len(run.data.metrics) == 10, result.stderr
         assert len(client.get_metric_history(run.info.run_id, "m7")) == 40
-        client.delete_run(run.info.run_id)
 
 
 @pytest.mark.slow
@@ -224,6 +224,37 @@ def test_eight_processes_that_open_a_fresh_store_at_once_all_find_it(tmp_path):
         trained(training)
     assert notes(tmp_path) == []
     assert_all_is_there_once(uri, n_runs=8)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_that_is_half_made(tmp_path):
+    uri, draft = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.draft"
+    opening = "from topoflow.tracking.store import open_store; open_store()"
+    settings = environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri)
+    with subprocess.Popen([sys.executable, "-c", opening], cwd=tmp_path, env=settings) as process:
+        while process.poll() is None and not (draft.exists() and draft.stat().st_size):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    subprocess.run([sys.executable, "-c", opening], cwd=tmp_path, env=settings, check=True)
+    assert not draft.exists()
+    assert len(mlflow.MlflowClient(uri).search_experiments()) == 1
+
+
+def test_what_a_busy_server_refuses_at_the_end_is_sent_again_before_the_run_is_said_to_be_done():
+    told: list[object] = []
+
+    def send(rows: list[object]) -> None:
+        refusing = len(told) < 2
+        told.append("refused" if refusing else list(rows))
+        if refusing:
+            raise OSError("busy")
+
+    sender = Sender(send, "MLflow", "they are elsewhere")
+    sender.add([1, 2])
+    sender.close(30, lambda: told.append("done"))
+    assert told == ["refused", "refused", [1, 2], "done"]
 
 
 # --- what a note may do -------------------------------------------------------------------------
@@ -454,14 +485,20 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def faulty(server):
+def emptied(server):
+    """The server is left without runs, whatever the test has found."""
+    yield
+    client = mlflow.MlflowClient(f"http://127.0.0.1:{server.port}")
+    for run in client.search_runs(["0"]):
+        client.delete_run(run.info.run_id)
+
+
+@pytest.fixture
+def faulty(server, emptied):
     with Faulty(server.port) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         yield proxy
         proxy.shutdown()
-    client = mlflow.MlflowClient(f"http://127.0.0.1:{server.port}")
-    for run in client.search_runs(["0"]):
-        client.delete_run(run.info.run_id)
 
 
 @pytest.mark.slow
@@ -536,7 +573,9 @@ def test_track_says_that_mlflow_did_not_take_all_and_called_again_logs_the_rest_
 
 
 @pytest.mark.slow
-def test_a_server_that_is_restarted_in_the_middle_stops_nothing_and_gets_each_number_once(tmp_path, server):
+def test_a_server_that_is_restarted_in_the_middle_stops_nothing_and_gets_each_number_once(
+    tmp_path, server, emptied
+):
     uri = f"http://127.0.0.1:{server.port}"
     with train(tmp_path, uri, pause=0.1) as training:
         for _ in range(5):
@@ -546,8 +585,6 @@ def test_a_server_that_is_restarted_in_the_middle_stops_nothing_and_gets_each_nu
         trained(training)
     fill(tmp_path, uri)
     assert_all_is_there_once(uri, with_params=False)
-    client = mlflow.MlflowClient(uri)
-    client.delete_run(client.search_runs(["0"])[0].info.run_id)
 
 
 @pytest.mark.slow

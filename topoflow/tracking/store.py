@@ -78,9 +78,10 @@ def answering() -> Iterator[None]:
 
 
 def open_store() -> None:
-    """Set up a fresh SQLite store's tables, one process at a time: several at once would break it.
+    """Set up a fresh SQLite store's tables, one process at a time, and whole or not at all.
 
-    A server does so for itself. In a temporary copy of a study, see `lasting`, the store is that of the study.
+    Several at once would break it, and so would one that is killed meanwhile. A server does so for itself. In a
+    temporary copy of a study, see `lasting`, the store is that of the study.
 
     Raises
     ------
@@ -94,8 +95,9 @@ def open_store() -> None:
     if uri != given:
         mlflow.set_tracking_uri(uri)
     if uri.startswith(_SQLITE):
+        _make_where_it_lasts(uri)
         with _alone_with(uri):
-            _make_where_it_lasts(uri)
+            _make_whole(_database(uri))
             mlflow.search_experiments(max_results=1)
 
 
@@ -110,11 +112,31 @@ def _make_where_it_lasts(uri: str) -> None:
     if (study := lasting(here)) == here:
         return
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "Default"
-    if not Path(uri.removeprefix(_SQLITE).partition("?")[0]).is_file() or not mlflow.get_experiment_by_name(
-        name
-    ):
-        code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment(sys.argv[2])"
+    if not _database(uri).is_file() or not mlflow.get_experiment_by_name(name):
+        code = """
+import sys, mlflow
+from topoflow.tracking.store import open_store
+mlflow.set_tracking_uri(sys.argv[1])
+open_store()
+mlflow.set_experiment(sys.argv[2])
+"""
         call([sys.executable, "-c", code, uri, name], cwd=study, stdout=subprocess.DEVNULL)
+
+
+def _make_whole(database: Path) -> None:
+    """Make a fresh database elsewhere and put it in its place: MLflow cannot go on with one that is half made."""
+    import mlflow
+
+    if not database.is_file() or not database.stat().st_size:
+        draft = database.with_name(f".{database.name}.draft")
+        with suppress(OSError):  # MLflow will say what it thinks of it
+            draft.unlink(missing_ok=True)
+            mlflow.MlflowClient(f"{_SQLITE}{draft}").search_experiments(max_results=1)
+            draft.rename(database)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
 
 
 def lasting(path: Path) -> Path:
@@ -157,8 +179,7 @@ def absolute_uri(uri: str) -> str:
 def _alone_with(uri: str) -> Iterator[None]:
     """Hold the folder of a SQLite store: itself, so that there is no file to be planted, emptied or left behind."""
     try:
-        database = Path(uri.removeprefix(_SQLITE).partition("?")[0])
-        folder = os.open(database.parent, os.O_RDONLY | os.O_DIRECTORY)
+        folder = os.open(_database(uri).parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # MLflow will say what it thinks of it
         yield
         return
