@@ -49,7 +49,7 @@ def test_checkpoints_that_are_there_cost_no_training():
     assert count(PARAMS, SIZE, TEXTS).models_opened == 1
     # each of three subsamples: three ways along the run, and the pairs of 128 checkpoints; bands and floor beside
     pairs = trajectory.MOST_PAIRED * (trajectory.MOST_PAIRED - 1) // 2
-    assert counts.h1_distances == (3 * 999 + pairs) * 3 + 999 * 20 * 8 + 64
+    assert counts.h1_distances == (3 * 999 + pairs) * 3 + 999 * 20 * 8 + 32
 
 
 def test_times_add_up_and_workers_share_cells_but_no_layer():

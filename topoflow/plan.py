@@ -26,7 +26,7 @@ _PROCESS = 800_000_000  # bytes of memory of a Python with torch and TRL, or of 
 # the allocator of a CPU may keep as much again.
 _KEPT = 18
 _LOGITS = 4.5
-_FLOOR_PAIRS = 32  # of prompts, in `sampling_floor`, two kinds of them
+_FLOOR_PAIRS = 32  # of sets of prompts, in `sampling_floor`
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
 _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
 _ROOTS = 256  # numbers of a prompt's answer, in `sketched_roots`
@@ -172,7 +172,6 @@ def count(
     if cell_bytes is None:
         cell_bytes = b * _DEFLATED * (8 * (m - 1) + 16 * _H1_BARS * m)
     bands = params.trajectory.n_replicates * _BAND_SUBSAMPLES if m < n else 0
-    floor = 2 * _FLOOR_PAIRS
     item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
     of_prompts = padded(sorted(texts.prompts), recording.batch_size)
     behaviour, roots = recording.behaviour, min(size.vocab_size, _ROOTS)
@@ -190,11 +189,11 @@ def count(
             if settings.arguments.get("packing")
             else batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
         ),
-        diagrams=(t * layers * b, t * bands + 2 * floor + 4 * b),
+        diagrams=(t * layers * b, t * bands + 2 * _FLOOR_PAIRS + 4 * b),
         matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
         summaries=t + 4,
-        h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + floor,
-        h0_distances=2 * (t - 1) * b + floor,
+        h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + _FLOOR_PAIRS,
+        h0_distances=2 * (t - 1) * b + _FLOOR_PAIRS,
         activation_bytes=t * n * (layers * size.hidden_size * item + behaviour * (2 * 8 + roots * 4)),
         diagram_bytes=round(t * layers * cell_bytes),
         weight_bytes=_FLOAT * size.n_trainable if trained else 0,

@@ -26,15 +26,7 @@ class TestSamplingFloor:
         found = sampling_floor(cloud, subsample_size=2, n_pairs=200)
         assert not found.is_approximate
         assert found.disjoint[0] == pytest.approx(np.mean(ways), rel=0.1)
-        assert found.disjoint_quantiles[1, 0] == pytest.approx(np.median(ways))
         assert found.disjoint[1] == 0
-
-    def test_sets_that_share_prompts_are_nearer_than_disjoint_ones(self):
-        found = sampling_floor(some_cloud(), subsample_size=28, n_pairs=60)
-        assert (found.resampled < found.disjoint).all()
-        for quantiles in (found.disjoint_quantiles, found.resampled_quantiles):
-            assert quantiles.shape == (3, 2)
-            assert (np.diff(quantiles, axis=0) >= 0).all()
 
     def test_a_size_that_does_not_fit_twice_is_replaced_and_said(self):
         found = sampling_floor(some_cloud(n_points=31), subsample_size=20, n_pairs=3)

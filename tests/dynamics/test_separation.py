@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from topoflow.dynamics.cells import cell_diagrams, cell_distances
 from topoflow.dynamics.separation import (
-    run_distances,
     separation,
     trajectory_distances,
 )
-from topoflow.topology.point_clouds import distance_matrix, subsample_plan
+from topoflow.topology.point_clouds import distance_matrix
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
 NINE = np.repeat(["helpful", "harmless", "mixed"], 3)
@@ -24,21 +22,6 @@ def nine_runs():
     points = rng.normal(size=(9, 4))
     points[:3] += 1
     return distance_matrix(points)
-
-
-class TestRunDistances:
-    def test_each_checkpoint_has_its_own_matrix(self):
-        rng, plan = np.random.default_rng(0), subsample_plan(25, 3, 15)
-        runs = [[cell_diagrams(rng.normal(size=(25, 3)), plan) for _ in range(2)] for _ in range(3)]
-        found = run_distances(runs)
-        assert found.shape == (2, 3, 3)
-        assert found[1, 0, 2] == cell_distances(runs[0][1], runs[2][1], 1).mean()
-        capped = run_distances(runs, dimension=0, order=1.0, n_subsamples=2)
-        assert capped[0, 0, 1] == cell_distances(runs[0][0], runs[1][0], 0, 1.0)[:2].mean()
-        with pytest.raises(ValueError, match=r"the same checkpoints, got \[2, 1\] of them"):
-            run_distances([runs[0], runs[1][:1]])
-        with pytest.raises(ValueError, match="each run a checkpoint, got none"):
-            run_distances([[], []])
 
 
 class TestTrajectoryDistances:

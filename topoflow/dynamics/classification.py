@@ -35,8 +35,6 @@ class Classification:
     ----------
     accuracy
         Share of all rows that were put right while their group was left out.
-    fold_accuracy : tuple of float
-        The same for each fold; not independent of one another.
     chance
         Share of the most common label: what needs no classifier.
     p, smallest_p, n_labelings, exact
@@ -46,7 +44,6 @@ class Classification:
     """
 
     accuracy: float
-    fold_accuracy: tuple[float, ...]
     chance: float
     p: float
     smallest_p: float
@@ -206,11 +203,8 @@ def classify_summaries(
         [_right(prepared, folds, unit_labels[places * n_labels + codes]) for unit_labels in units]
     )
     p = float(permutation_p(right.mean(axis=1), scale=1.0))
-    by_fold = tuple(float(right[0, test].mean()) for _, test in folds)
     chance = float(np.bincount(codes).max() / len(codes))
-    return Classification(
-        float(right[0].mean()), by_fold, chance, p, 1 / len(units), len(units), exact, left_out
-    )
+    return Classification(float(right[0].mean()), chance, p, 1 / len(units), len(units), exact, left_out)
 
 
 def _prepare(

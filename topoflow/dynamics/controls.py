@@ -59,20 +59,8 @@ def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic
     return np.asarray(mean + drawn * (wanted / size if size > 0 else 0.0))
 
 
-def median_distance(cloud: ArrayLike) -> float:
-    """Compute the median distance between two points of a cloud.
-
-    A diagram divided by it is the diagram of the cloud at unit scale: Vietoris-Rips diagrams scale with the
-    cloud, and so the velocities of such diagrams do not see a mere growth.
-
-    Parameters
-    ----------
-    cloud : array_like, shape (n_points, n_coordinates)
-
-    Returns
-    -------
-    float
-        In filtration distance; 0 where more than half of all pairs coincide, and no scale is to be had.
+def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
+    """Compute the distances between any two points of a cloud, each once, as SciPy's pdist orders them.
 
     Raises
     ------
@@ -81,15 +69,6 @@ def median_distance(cloud: ArrayLike) -> float:
 
     Examples
     --------
-    >>> median_distance([[0.0], [1.0], [5.0]])
-    4.0
-    """
-    return float(np.median(pairwise_distances(cloud)))
-
-
-def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
-    """Compute the distances between any two points of a cloud, each once; as `median_distance`.
-
     >>> pairwise_distances([[0.0], [1.0], [5.0]])
     array([1., 5., 4.])
     """

@@ -22,8 +22,6 @@ from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number, distance_matrix
 
-QUANTILES = (0.05, 0.5, 0.95)
-
 
 @dataclass(frozen=True)
 class SamplingFloor:
@@ -36,23 +34,17 @@ class SamplingFloor:
     is_approximate
         Whether that is less than was asked for. Diagrams of fewer points have fewer and longer bars, so the
         floor then is of the right order only.
-    disjoint, resampled
-        The mean over pairs of sets that share no prompt, and of sets that are drawn independently; each of
-        shape (2,).
+    disjoint
+        The mean over pairs of sets that share no prompt, of shape (2,).
     unmatched
-        Of the disjoint pairs, the mean share of the distance to the power of its order that comes from bars without a
+        Over the same pairs, the mean share of the distance to the power of its order that comes from bars without a
         partner (`wasserstein_matchings`), of shape (2,): what such a share is where nothing of one set is followed into
         the other. NaN where all distances are 0.
-    disjoint_quantiles, resampled_quantiles
-        The quantiles `QUANTILES` over pairs, of shape (3, 2).
     """
 
     subsample_size: int
     is_approximate: bool
     disjoint: NDArray[np.float64]
-    disjoint_quantiles: NDArray[np.float64]
-    resampled: NDArray[np.float64]
-    resampled_quantiles: NDArray[np.float64]
     unmatched: NDArray[np.float64]
 
 
@@ -127,10 +119,10 @@ def sampling_floor(
     cloud : array_like, shape (n_prompts, hidden_size)
         The hidden states of one checkpoint and layer.
     subsample_size
-        Number of prompts in each set. Where two sets of this size do not fit into the cloud, both kinds of
-        pairs are of ``n_prompts // 2`` prompts.
+        Number of prompts in each set. Where two sets of this size do not fit into the cloud, they are of
+        ``n_prompts // 2`` prompts.
     n_pairs
-        Number of pairs of each kind. Pairs overlap one another, as subsamples do.
+        Number of pairs of sets. Pairs overlap one another, as subsamples do.
     seed
         A whole number, 0 or more.
     order
@@ -164,21 +156,15 @@ def sampling_floor(
         raise ValueError(f"cloud must hold at least two points, got {n_prompts}")
     size = min(asked, n_prompts // 2)
     halves = np.array([_sample(rng, n_prompts, 2 * size) for _ in range(n_pairs)])
-    drawn = [_sample(rng, n_prompts, size) for _ in range(2 * n_pairs)]
-    plan = np.concatenate([halves[:, :size], halves[:, size:], drawn])
+    plan = np.concatenate([halves[:, :size], halves[:, size:]])
     cells = subsample_diagrams(distances, plan, 1, engine)
-    first, second, third, fourth = (cells[k * n_pairs : (k + 1) * n_pairs] for k in range(4))
-    (disjoint, alone), (resampled, _) = (
-        np.stack([cell_matchings(a, b, dimension, order) for dimension in (0, 1)], axis=-1)
-        for a, b in ((first, second), (third, fourth))
+    disjoint, alone = np.stack(
+        [cell_matchings(cells[:n_pairs], cells[n_pairs:], dimension, order) for dimension in (0, 1)], axis=-1
     )
     return SamplingFloor(
         subsample_size=size,
         is_approximate=size < asked,
         disjoint=disjoint.mean(axis=0),
-        disjoint_quantiles=np.quantile(disjoint, QUANTILES, axis=0),
-        resampled=resampled.mean(axis=0),
-        resampled_quantiles=np.quantile(resampled, QUANTILES, axis=0),
         unmatched=np.array([mean_known(alone[:, dimension]) for dimension in (0, 1)]),
     )
 

@@ -15,14 +15,11 @@ cautious, not too bold: of planted studies of three equal objectives with three 
 four. Pass blocks to the tests from 4 seeds of three labels or 6 of two on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.dynamics.cells import CellDiagrams
-from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.labelings import codes_of
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.point_clouds import check_distance_matrix
@@ -53,53 +50,13 @@ class Separation:
         return np.asarray(np.divide(self.between, self.within, out=ratio, where=np.asarray(self.within > 0)))
 
 
-def run_distances(
-    runs: Sequence[Sequence[CellDiagrams]],
-    dimension: int = 1,
-    order: float = 2.0,
-    n_subsamples: int | None = None,
-) -> NDArray[np.float64]:
-    """Compute, at each checkpoint of one layer, the distances between all runs.
-
-    Parameters
-    ----------
-    runs : sequence over runs of sequences over checkpoints of cells
-        The same checkpoints of every run, all under one plan.
-    dimension, order, n_subsamples
-        As for `diagram_distance_matrix`.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_checkpoints, n_runs, n_runs)
-        In filtration distance.
-
-    Raises
-    ------
-    ValueError
-        If the runs have different numbers of checkpoints, or none, and as `diagram_distance_matrix` does.
-
-    Examples
-    --------
-    >>> first, second = [[[[0, 1]], [[1, 2]]]], [[[[0, 1]], [[1, 2.5]]]]
-    >>> run_distances([[first, first], [first, second]])[:, 0, 1]
-    array([0. , 0.5])
-    """
-    lengths = [len(run) for run in runs]
-    if not lengths or min(lengths) == 0:
-        raise ValueError("runs must hold at least one run, and each run a checkpoint, got none")
-    if len(set(lengths)) > 1:
-        raise ValueError(f"runs must all have the same checkpoints, got {lengths} of them")
-    checkpoints = zip(*runs, strict=True)
-    return np.array([diagram_distance_matrix(cells, dimension, order, n_subsamples) for cells in checkpoints])
-
-
 def trajectory_distances(distances: ArrayLike, *, equal_layers: bool = True) -> NDArray[np.float64]:
     """Average distances between runs over checkpoints and layers: the distance of whole trajectories.
 
     Parameters
     ----------
     distances : array_like, shape (n_layers, n_checkpoints, n_runs, n_runs)
-        `run_distances` of each layer.
+        At each checkpoint of each layer, of the runs from one another, as `diagram_distance_matrix` gives them.
     equal_layers
         Divide each layer by its own mean distance first. Hidden states grow with depth, and the last layer
         would decide alone. As the mean takes no notice of labels, a permutation test stays exact. A layer
@@ -146,7 +103,7 @@ def separation(distances: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None
     Parameters
     ----------
     distances : array_like, shape (..., n_runs, n_runs)
-        Such as `run_distances` gives.
+        In filtration distance.
     labels : array_like, shape (n_runs,)
     blocks : array_like, shape (n_runs,), optional
         The seeds, where they are shared (see the head of this module).
