@@ -1,12 +1,14 @@
 """Imports flow one way, and `import topoflow` costs nothing."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import REPOSITORY
 
 import topoflow
 
@@ -30,59 +32,50 @@ def modules_after(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "topoflow.topology.point_clouds",
-        "topoflow.topology.persistence",
-        "topoflow.topology.betti",
-        "topoflow.topology.summaries",
-        "topoflow.topology.distances",
-        "topoflow.dynamics.velocity",
-        "topoflow.dynamics.behaviour",
-        "topoflow.dynamics.cells",
-        "topoflow.dynamics.permutation",
-        "topoflow.dynamics.twins",
-        "topoflow.dynamics.features",
-        "topoflow.dynamics.movement",
-        "topoflow.dynamics.surrogates",
-        "topoflow.dynamics.following",
-        "topoflow.dynamics.comparing",
-        "topoflow.dynamics.claims.objectives",
-        "topoflow.dynamics.claims.models",
-        "topoflow.dynamics.controls",
-        "topoflow.dynamics.measures.listed",
-        "topoflow.dynamics.nulls",
-        "topoflow.dynamics.power",
-        "topoflow.dynamics.prompts",
-        "topoflow.dynamics.labelings",
-        "topoflow.dynamics.effects",
-        "topoflow.dynamics.energy",
-        "topoflow.dynamics.embedding",
-        "topoflow.dynamics.separation",
-        "topoflow.dynamics.classification",
-        "topoflow.dynamics.divergence",
-        "topoflow.dynamics.trajectory",
-    ],
+PURE = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for part in ("topology", "dynamics")
+    for path in (REPOSITORY / "topoflow" / part).rglob("*.py")
+    if path.stem != "__init__"
 )
-def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
-    found = modules_after(f"import {module}")
+ABOVE = {
+    "stages",
+    "cli",
+    "config",
+    "files",
+    "storage",
+    "layout",
+    "recording",
+    "training",
+    "tracking",
+    "study",
+}
+
+# Each module in a process of its own, which has begun with the libraries that pure modules may import.
+EACH_ALONE = """
+import json, os, sys
+import numba, numpy, scipy.optimize, scipy.spatial.distance, scipy.stats, sklearn.decomposition
+for module in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        __import__(module)
+        print(json.dumps([module, list(sys.modules)]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, module
+"""
+
+
+@pytest.fixture(scope="module")
+def after_import():
+    command = [sys.executable, "-c", EACH_ALONE, *PURE]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {module: set(found) for module, found in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module, after_import):
+    found = after_import[module]
     assert not found & {"torch", "transformers", "mlflow", "trl", "datasets"}
-    package = module.split(".")[1]
-    above = {
-        "stages",
-        "cli",
-        "config",
-        "files",
-        "storage",
-        "layout",
-        "recording",
-        "training",
-        "tracking",
-        "study",
-    }
-    if package == "topology":
-        above |= {"dynamics"}
+    above = ABOVE | ({"dynamics"} if module.startswith("topoflow.topology") else set())
     assert not {name.split(".")[1] for name in found if name.startswith("topoflow.")} & above
 
 
@@ -90,6 +83,7 @@ def test_the_pure_layer_imports_no_framework_and_nothing_above_it(module):
 ORDER = [
     *(
         "errors",
+        "names",
         "checked",
         "files",
         "schemas",

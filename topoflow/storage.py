@@ -34,6 +34,7 @@ from topoflow.files import WORK_FOLDER as WORK_FOLDER
 from topoflow.files import check_no_link, locked, make_folder, open_regular, read_bytes, remove
 from topoflow.files import sha256_of_file as sha256_of_file
 from topoflow.files import write_file as write_file
+from topoflow.names import layer_name
 
 MANIFEST = "manifest.json"
 ACTIVATIONS = "topoflow.activations/1"
@@ -188,15 +189,6 @@ def cell_name(step: int, layer: int) -> str:
     'step_000016/layer_03'
     """
     return f"step_{step:06d}/{layer_name(layer)}"
-
-
-def layer_name(layer: int) -> str:
-    """What a layer is called in files, tables and metrics.
-
-    >>> layer_name(3)
-    'layer_03'
-    """
-    return f"layer_{layer:02d}"
 
 
 def behaviour_name(step: int) -> str:

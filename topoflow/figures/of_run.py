@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from topoflow import layout, storage
 from topoflow.files import check_no_link, read_bytes, remove
 from topoflow.layout import Run
+from topoflow.names import layer_of
 from topoflow.topology.betti import mean_betti_numbers
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _velocities(
     steps, speeds = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
     low, high = column("h1_velocity_low"), column("h1_velocity_high")
     floors = {
-        int(key.removeprefix("layer_")): float(numbers["h1_sampling_floor"])
+        layer_of(key): float(numbers["h1_sampling_floor"])
         for key, numbers in facts["layers"].items()
         if numbers["h1_sampling_floor"] is not None
     }

@@ -20,6 +20,7 @@ from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.files import read_bytes
+from topoflow.names import metric_name
 from topoflow.recording.behaviour import Answered, Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
@@ -46,7 +47,6 @@ from topoflow.storage import (
     behaviour_name,
     cell_name,
     json_bytes,
-    layer_name,
     recorded_names,
     roots_name,
     sha256,
@@ -429,7 +429,9 @@ class TopologyCallback(TrainerCallback):
         """Count the checkpoints in a row at which no layer has moved by as much as its floor."""
         if not self.floors:
             self.floors = live.sampling_floors(clouds)
-            found = {f"topology/h1_sampling_floor/{layer_name(k)}": floor for k, floor in self.floors.items()}
+            found = {
+                metric_name("topology", "h1_sampling_floor", k): floor for k, floor in self.floors.items()
+            }
             self.metrics[step].update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
         still = all(live.h1_velocities.get(layer, np.inf) < floor for layer, floor in self.floors.items())

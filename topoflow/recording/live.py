@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.prompts import sampling_floor
-from topoflow.storage import layer_name
+from topoflow.names import metric_name
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES
 
@@ -85,7 +85,7 @@ class LiveTopology:
                 self.h1_velocities[layer] = found["h1_velocity"]
             self._first.setdefault(layer, cell)
             self._last[layer] = cell
-            metrics.update({f"topology/{name}/{layer_name(layer)}": value for name, value in found.items()})
+            metrics.update({metric_name("topology", name, layer): value for name, value in found.items()})
         return {key: value for key, value in metrics.items() if np.isfinite(value)}
 
     def sampling_floors(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[int, float]:

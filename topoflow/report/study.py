@@ -29,6 +29,7 @@ from topoflow.finished import (
     read_findings,
 )
 from topoflow.layout import Run
+from topoflow.names import layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
 from topoflow.tracking.note import (
@@ -239,8 +240,7 @@ def _what_ran(study: _Study) -> str:
     steps = np.unique(summaries["step"]).astype(int).tolist()
     at = ", ".join(map(str, steps)) if len(steps) <= _MOST_NAMED else f"{steps[0]} to {steps[-1]}"
     layers = {
-        one.run.model: ", ".join(str(int(key.removeprefix("layer_"))) for key in one.findings["layers"])
-        for one in study.runs
+        one.run.model: ", ".join(str(layer_of(key)) for key in one.findings["layers"]) for one in study.runs
     }
     of = len(params.runs())
     counted = str(of) if len(study.runs) == of else f"{len(study.runs)} of {of}; see what is missing"

@@ -17,6 +17,7 @@ from topoflow.config import Params
 from topoflow.errors import InvalidFile
 from topoflow.finished import followed, open_activations, open_diagrams
 from topoflow.layout import Run
+from topoflow.names import layer_name
 from topoflow.stages.provenance import code_sha256, versions
 
 
@@ -182,9 +183,7 @@ def trajectory(params: Params, run: Run) -> None:
         "order": settings.order,
         "ground_metric": "euclidean",
         "level": params.claims.level,
-        "layers": dict(
-            zip(map(storage.layer_name, names), describe_run(layers, steps, params.seed), strict=True)
-        ),
+        "layers": dict(zip(map(layer_name, names), describe_run(layers, steps, params.seed), strict=True)),
         "pooled": {**pooled, **describe_movement(whole)},
         "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
         "declared": declared,

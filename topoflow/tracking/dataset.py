@@ -27,6 +27,7 @@ from mlflow.data.dataset_source import DatasetSource
 from topoflow import storage
 from topoflow.errors import InvalidFile, said
 from topoflow.files import read_bytes, read_text
+from topoflow.names import layer_name
 from topoflow.tracking.store import lasting, without_password
 
 _SCHEME = "dvc+"
@@ -156,7 +157,7 @@ class ActivationsDataset(Dataset):
         from mlflow.types.schema import ColSpec, DataType, Schema
 
         kind = DataType.double if self._manifest["dtype"] == "float64" else DataType.float
-        return Schema([ColSpec(kind, storage.layer_name(layer)) for layer in self._manifest["layers"]])
+        return Schema([ColSpec(kind, layer_name(layer)) for layer in self._manifest["layers"]])
 
     def to_dict(self) -> dict[str, str]:
         return {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.storage import layer_name
+from topoflow.names import layer_name, metric_name
 from topoflow.topology.arrays import as_array
 
 MODEL_TYPE = "topology"
@@ -120,7 +120,7 @@ class TopologyEvaluator:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         table = _summaries(cells)
         metrics = {
-            f"topology/{name}/{layer}": value
+            metric_name("topology", name, layer): value
             for layer, summary in table.items()
             for name, value in summary.items()
             if np.isfinite(value)

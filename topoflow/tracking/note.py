@@ -13,6 +13,7 @@ from urllib.parse import quote
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
+from topoflow.names import layer_of
 
 # Beside every number that a run holds: what it is, with its unit.
 _DEFINITIONS = {
@@ -182,7 +183,7 @@ def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
     """One layer's numbers under `LAYER_COLUMNS`, from what trajectory.json holds of it."""
     moved = found["h1_peak_step"] is not None
     return [
-        str(int(name.removeprefix("layer_"))),
+        str(layer_of(name)),
         _number(found["h1_peak_step"], "d"),
         _number(found["h1_peak_velocity"], ".4g"),
         _number(found["h1_peak_over_sampling_floor"], ".2f"),

@@ -26,6 +26,7 @@ from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
 from topoflow.layout import Run
+from topoflow.names import metric_name
 from topoflow.tracking.note import Page, definitions, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
@@ -343,18 +344,18 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:
             for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
-                yield f"{section}/{name}/{storage.layer_name(int(layer))}", float(value), int(step)
+                yield metric_name(section, name, int(layer)), float(value), int(step)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     for name in _OF_A_LAYER:
         for layer, findings in facts["layers"].items():
             if findings[name] is not None:
-                yield f"trajectory/{name}/{layer}", findings[name], 0
+                yield metric_name("trajectory", name, layer), findings[name], 0
     if (far := facts["pooled"].get("far_prompts")) is not None:
-        yield "trajectory/far_prompts", far, 0
+        yield metric_name("trajectory", "far_prompts"), far, 0
     yield from _claim_metrics("claims", facts["claims"])
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):
-            yield f"behaviour/{name}", row[name], int(row["step"])
+            yield metric_name("behaviour", name), row[name], int(row["step"])
 
 
 def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iterator[_Metric]:
@@ -362,7 +363,7 @@ def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iter
     for name in ("value", "p"):
         for claim, found in claims.items():
             if found[name] is not None:
-                yield f"{prefix}/{name}/{claim}", found[name], 0
+                yield metric_name(prefix, name, claim), found[name], 0
 
 
 def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
