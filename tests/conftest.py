@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,19 @@ def model(tokenizer: Any) -> Any:
     from support import llama
 
     return llama(len(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of programs that begin without seconds of imports; see warm.py."""
+    from support import environment
+    from warm import start
+
+    folder = tmp_path_factory.mktemp("warm") / "bin"
+    process = start(folder, environment())
+    yield folder
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,8 @@ def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
     (folder / "topoflow").symlink_to(REPOSITORY / "topoflow")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     call(folder, "git", "init", "--quiet")
-    call(folder, sys.executable, "-m", "dvc", "init", "--quiet")
+    (folder / ".dvc").mkdir()  # as `dvc init` leaves it
+    (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
     shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc" / "config")
     call(folder, "git", "add", "--all")
     call(
@@ -104,17 +105,20 @@ def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
     )
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """The environment of a user who has activated the environment that runs these tests."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def environment(programs: Path | None = None, **changes: str) -> dict[str, str]:
+    """The environment of a user who has activated the environment that runs these tests, or the folder `programs`."""
+    path = os.pathsep.join([str(programs or Path(sys.executable).parent), os.environ["PATH"]])
     servers = "MLFLOW_SERVER_"  # set in conftest.py
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") or k.startswith(servers)}
     return {**kept, "PATH": path, **changes}
 
 
-def call(folder: Path, *command: str, check: bool = True, **changes: str) -> subprocess.CompletedProcess[str]:
+def call(
+    folder: Path, *command: str, check: bool = True, programs: Path | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder as a user types it; its output comes with the error when it fails."""
-    result = subprocess.run(command, cwd=folder, env=environment(**changes), capture_output=True, text=True)
+    env = environment(programs, **changes)
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     if check and result.returncode:
         raise AssertionError(
             f"{' '.join(command)} exited {result.returncode}\n{result.stdout}\n{result.stderr}"
@@ -125,11 +129,12 @@ def call(folder: Path, *command: str, check: bool = True, **changes: str) -> sub
 class Study:
     """A folder, the commands typed in it, and what MLflow then holds."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+    def __init__(self, folder: Path, cache: Path, programs: Path | None = None) -> None:
+        self.folder, self.cache, self.programs = folder, cache, programs
 
     def __call__(self, *command: str, check: bool = True, **changes: str) -> str:
-        result = call(self.folder, *command, check=check, TOPOFLOW_CACHE=str(self.cache), **changes)
+        changes["TOPOFLOW_CACHE"] = str(self.cache)
+        result = call(self.folder, *command, check=check, programs=self.programs, **changes)
         return result.stdout + result.stderr
 
     def mlflow_run(self, entry_point: str = "main", check: bool = True, **parameters: str) -> str:

@@ -204,7 +204,7 @@ def test_a_project_that_runs_something_else_is_refused(study, called):
 
 @pytest.mark.slow
 def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_is_the_jobs(
-    tmp_path, model_cache
+    tmp_path, model_cache, warm
 ):
     study = tmp_path / "study"
     lay_down_study(study, small_params())
@@ -212,7 +212,7 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
 
     def typed(*arguments: str):
         return call(
-            tmp_path, "mlflow", "run", "study", "-b", "topoflow", *arguments, check=False,
+            tmp_path, "mlflow", "run", "study", "-b", "topoflow", *arguments, check=False, programs=warm,
             PYTHONPATH=plugins, TOPOFLOW_CACHE=str(model_cache), MLFLOW_TRACKING_URI="sqlite:///mlflow.db",
         )  # fmt: skip
 

@@ -25,10 +25,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, script: str, model: Path, *arguments: str) -> str:
-    path = [sys.executable, *arguments, str(REPOSITORY / "examples" / f"{script}.py"), str(model)]
+def run(folder: Path, warm: Path, script: str, model: Path, *arguments: str) -> str:
+    path = ["python", *arguments, str(REPOSITORY / "examples" / f"{script}.py"), str(model)]
     return call(
-        folder, *path, "--max-steps", "2", PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES="",
+        folder, *path, "--max-steps", "2", programs=warm, PYTHONPATH=str(REPOSITORY), CUDA_VISIBLE_DEVICES="",
         MLFLOW_TRACKING_URI="sqlite:///mlflow.db", HF_HUB_OFFLINE="1",
     ).stdout  # fmt: skip
 
@@ -42,9 +42,9 @@ def run(folder: Path, script: str, model: Path, *arguments: str) -> str:
     ],
 )
 def test_the_run_holds_the_trainers_metrics_and_parameters_and_the_topology(
-    tmp_path, saved, script, own_metric, own_parameter
+    tmp_path, warm, saved, script, own_metric, own_parameter
 ):
-    run(tmp_path, script, saved)
+    run(tmp_path, warm, script, saved)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from support import call
 
 from topoflow import repair as module
 from topoflow import storage
@@ -18,21 +18,21 @@ from topoflow.repair import repair
 MAKE = "mkdir -p sets/one/inner && cat source > sets/one/a && cat source source > sets/one/inner/b"
 
 
-def dvc(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+def dvc(warm: Path, *arguments: str) -> None:
+    call(Path.cwd(), "dvc", *arguments, programs=warm)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, warm):
     folder = tmp_path_factory.mktemp("made")
     (folder / "source").write_text("made from this")
     stage = {"cmd": MAKE, "deps": ["source"], "outs": ["sets/one"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        dvc("init", "--no-scm", "--quiet")
-        dvc("config", "cache.type", "hardlink,copy")
-        dvc("repro", "--quiet")
+        dvc(warm, "init", "--no-scm", "--quiet")
+        dvc(warm, "config", "cache.type", "hardlink,copy")
+        dvc(warm, "repro", "--quiet")
     return folder
 
 

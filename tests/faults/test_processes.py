@@ -20,7 +20,15 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from support import REPOSITORY, entry_points_folder, environment, lay_down_study, path_with, small_params
+from support import (
+    REPOSITORY,
+    call,
+    entry_points_folder,
+    environment,
+    lay_down_study,
+    path_with,
+    small_params,
+)
 
 from topoflow import storage
 from topoflow.errors import InvalidArgument
@@ -137,10 +145,6 @@ def test_killed_at_a_random_moment_track_logs_nothing_twice(study):
     kills = Kills(9, tries(), 0.3, 0.9)
     for moment in kills.moments(study.seconds):
         (study.folder / "mlflow.db").unlink()
-        # MLflow's making of its own tables cannot bear a kill (docs/RELIABILITY.md): they are there before
-        make = "import mlflow; mlflow.search_experiments()"
-        store = environment(MLFLOW_TRACKING_URI=f"sqlite:///{study.folder}/mlflow.db")
-        subprocess.run([sys.executable, "-c", make], env=store, check=True)
         kills.count(study("track", *RUN, after=moment))
         assert study("track", *RUN) == 0, study.output
         (run,) = runs(study.folder)  # that of the call that was killed, if it had begun one
@@ -234,7 +238,9 @@ def test_diagrams_in_processes_of_their_own_stop_with_them_and_go_on_where_they_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(tmp_path, model_cache, number):
+def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(
+    tmp_path, model_cache, warm, number
+):
     folder = tmp_path / "study"
     params = small_params()
     params["finetune"]["max_steps"] = 300  # seconds after the first, so that it is stopped at work
@@ -245,14 +251,10 @@ def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(t
     stopped(folder, model_cache, command, recorded, number)
     assert [run.info.status for run in runs(folder)] == ["FAILED"]
     assert not list(folder.glob("activations/*/*/*"))
-    again = subprocess.run(
-        [sys.executable, "-m", "topoflow", *command],
-        cwd=folder,
-        env=environment(TOPOFLOW_CACHE=str(model_cache), MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"),
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stderr
+    again = call(
+        folder, "topoflow", *command, programs=warm,
+        TOPOFLOW_CACHE=str(model_cache), MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
+    )  # fmt: skip
     assert "Running stage 'prompts'" not in again.stderr  # what was finished
     assert "Running stage 'finetune@tiny-helpful-0'" in again.stderr
     assert sorted(run.info.status for run in runs(folder)) == ["FAILED", "FINISHED"]
@@ -267,7 +269,9 @@ def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(t
     ],
     ids=["topoflow run", "mlflow run"],
 )
-def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_command(tmp_path, model_cache, command):
+def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_command(
+    tmp_path, model_cache, warm, command
+):
     folder = tmp_path / "study"
     params = small_params()
     params["finetune"]["max_steps"] = 3000  # not done before it is killed
@@ -295,12 +299,10 @@ def test_the_run_of_a_command_that_was_killed_is_ended_by_the_next_command(tmp_p
         psutil.wait_procs(children, timeout=10)
         killed += process.returncode == -signal.SIGKILL
         left = [run for run in runs(folder) if run.info.status == "RUNNING"]
-        subprocess.run(
-            [sys.executable, "-m", "topoflow", "model", "--model", "tiny"],
-            cwd=folder,
-            env=settings,
-            check=True,
-        )
+        call(
+            folder, "topoflow", "model", "--model", "tiny", programs=warm,
+            TOPOFLOW_CACHE=str(model_cache), MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db",
+        )  # fmt: skip
         print(f"{len(left)} left RUNNING")
         assert {run.info.status for run in runs(folder)} <= {"KILLED"}
     print(f"{command[0]} run: {killed} killed, {len(runs(folder))} runs")

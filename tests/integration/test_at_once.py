@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Path) -> Study:
     """A cold study of two objectives; the prompts and the rows of one are files of the user's own."""
     folder = tmp_path_factory.mktemp("it's #1, 50% é") / "study"
     params = small_params()
@@ -25,7 +25,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
     lay_down_study(folder, params)
     for name, rows in (("mine", mine), ("asked", asked)):
         (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return Study(folder, model_cache)
+    return Study(folder, model_cache, warm)
 
 
 def test_three_runs_begun_together_in_a_cold_study_all_end_well(study):
@@ -34,7 +34,7 @@ def test_three_runs_begun_together_in_a_cold_study_all_end_well(study):
         subprocess.Popen(
             ["topoflow", "run", "--objective", objective],
             cwd=study.folder,
-            env=environment(TOPOFLOW_CACHE=str(study.cache)),
+            env=environment(study.programs, TOPOFLOW_CACHE=str(study.cache)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

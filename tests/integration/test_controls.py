@@ -18,7 +18,9 @@ def manifest(study: Study, objective: str) -> dict[str, object]:
     return dict(json.loads(study.read(f"{folder}/manifest.json")))
 
 
-def test_controls_are_trained_and_a_changed_variant_is_trained_again(tmp_path: Path, model_cache: Path):
+def test_controls_are_trained_and_a_changed_variant_is_trained_again(
+    tmp_path: Path, model_cache: Path, warm: Path
+):
     params = small_params()
     constant = {"lr_scheduler_type": "constant"}
     params["finetune"]["max_steps"] = 8
@@ -27,7 +29,7 @@ def test_controls_are_trained_and_a_changed_variant_is_trained_again(tmp_path: P
     params["objective"]["shuffled_harmless"] = {"source": "shuffled", "of": "harmless"}
     params["objective"]["constant"] = {"source": "variant", "of": "harmless", "finetune": constant}
     lay_down_study(tmp_path, params)
-    study = Study(tmp_path, model_cache)
+    study = Study(tmp_path, model_cache, warm)
 
     study("topoflow", "run", "--objective", "shuffled_harmless")
     (run,) = study.runs()

@@ -13,11 +13,11 @@ TRACK = "track@tiny-helpful-0"
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Path) -> Study:
     """A study that is committed and has computed nothing yet."""
     folder = tmp_path_factory.mktemp("experiments") / "study"
     lay_down_study(folder, {**small_params(), "objectives": ["helpful"]})
-    return Study(folder, model_cache)
+    return Study(folder, model_cache, warm)
 
 
 def check_that_all_is_there(study: Study, run: object) -> None:

@@ -64,10 +64,10 @@ def train(base: Path, folder: Path, max_steps: int, lora: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Path) -> Path:
     """The user's folders beside their studies: `base`, and a training of adapters for it that saved steps 2, 4, 6."""
     home = tmp_path_factory.mktemp("home")
-    made = Study(home / "made", model_cache)
+    made = Study(home / "made", model_cache, warm)
     lay_down_study(made.folder, small_params())
     made("dvc", "repro", "model@tiny")
     described = layout.read_json(made.folder / layout.model_file("tiny"))
@@ -79,9 +79,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(home: Path, model_cache: Path) -> Study:
+def study(home: Path, model_cache: Path, warm: Path) -> Study:
     lay_down_study(home / "study", small_params())
-    return Study(home / "study", model_cache)
+    return Study(home / "study", model_cache, warm)
 
 
 def recorded(study: Study) -> storage.StoredSet:
@@ -150,9 +150,11 @@ def test_typed_again_it_computes_nothing_and_fills_a_run_of_its_own(study):
     assert steps_of(study, newest.info.run_id, "loss") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_kill_between_two_checkpoints_costs_those_that_were_not_whole(study, home, model_cache, tmp_path):
+def test_a_kill_between_two_checkpoints_costs_those_that_were_not_whole(
+    study, home, model_cache, tmp_path, warm
+):
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    other = Study(home / "other", model_cache)
+    other = Study(home / "other", model_cache, warm)
     lay_down_study(other.folder, small_params())
     noted = {"PYTHONPATH": path_with(tmp_path), "NAMES_WRITTEN": str(tmp_path / "written")}
     files = ("layer_01.npy", "layer_02.npy", "behaviour.npy", "roots.npy")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Path) -> Study:
     folder = tmp_path_factory.mktemp("study")
     params = small_params()
     params["objective"]["tale"] = {"source": "samples", "name": "helpful"}
@@ -26,11 +26,12 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Study:
     params["model"]["mine"] = {"source": "folder", "path": "weights"}
     params["model"]["second"] = {**params["model"]["tiny"], "hidden_size": 24}
     lay_down_study(folder, params)
-    return Study(folder, model_cache)
+    return Study(folder, model_cache, warm)
 
 
 def test_mlflow_run_leaves_one_finished_run_with_training_and_topology(study):
-    output = study.mlflow_run(objective="helpful")
+    real = Study(study.folder, study.cache)  # each command a Python of its own from the first byte on
+    output = real.mlflow_run(objective="helpful")
     assert output.count("Running stage 'finetune@tiny-helpful-0'") == 1
     assert re.search(
         r"^step 1 of 4: loss \d.*, 24 prompts and their answers recorded at layers 1, 2", output, re.M

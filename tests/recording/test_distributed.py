@@ -55,21 +55,21 @@ for kind in TRAINERS:
 """
 
 
-def launch(folder, engine, *scenarios, seconds=300):
+def launch(warm, folder, engine, *scenarios, seconds=300):
     """Two ranks, as `accelerate launch` starts them; it ends the other when one dies."""
     # `accelerate launch`; the defaults of its flags depend on what stands in the user's home, so they are given
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = ["python", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0"]
     changes = {"PYTHONPATH": path_with(), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
         [*command, str(SCRIPT), str(folder), engine, *scenarios],
-        env=environment(**changes), capture_output=True, text=True, timeout=seconds,
+        env=environment(warm, **changes), capture_output=True, text=True, timeout=seconds,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp2"])
-def ranks(request, tmp_path_factory):
+def ranks(request, tmp_path_factory, warm):
     """(folder, engine, what rank 0 saw, what rank 1 saw), of all scenarios that end well."""
     engine, folder = request.param, tmp_path_factory.mktemp(request.param)
     scenarios = [
@@ -83,7 +83,7 @@ def ranks(request, tmp_path_factory):
         "still",
     ]
     scenarios += ["tracked", "fails"] if engine == "ddp" else []
-    result = launch(folder, engine, *scenarios)
+    result = launch(warm, folder, engine, *scenarios)
     assert result.returncode == 0, result.stderr[-5000:]
     return folder, engine, *(json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2))
 
@@ -233,8 +233,8 @@ def test_one_rank_logs_and_an_error_of_one_is_raised_on_both(ranks):
 
 
 @slow
-def test_an_error_in_a_pass_of_one_rank_under_fsdp_ends_both(tmp_path):
-    result = launch(tmp_path, "fsdp2", "fails", seconds=120)
+def test_an_error_in_a_pass_of_one_rank_under_fsdp_ends_both(tmp_path, warm):
+    result = launch(warm, tmp_path, "fsdp2", "fails", seconds=120)
     assert result.returncode != 0
     assert "ValueError: broken" in result.stderr
     assert not list(tmp_path.glob("rank_*.json"))

@@ -21,7 +21,6 @@ from topoflow import storage
 from topoflow.errors import InvalidFile
 from topoflow.tracking.dataset import ActivationsSource, from_activations, md5_in_lock
 
-DVC = (sys.executable, "-m", "dvc")
 PLACE = "activations/tiny/helpful/seed_0"
 
 
@@ -68,20 +67,21 @@ def registered():
 
 
 @pytest.fixture
-def repository(tmp_path):
+def repository(tmp_path, warm):
     """A study whose pipeline has made a set, pushed to a remote and committed."""
     folder, remote = tmp_path / "study", tmp_path / "remote"
     folder.mkdir()
     call(folder, "git", "init", "--quiet", "--initial-branch", "main")
-    call(folder, *DVC, "init", "--quiet")
-    call(folder, *DVC, "remote", "add", "--default", "--quiet", "storage", str(remote))
+    dvc = partial(call, folder, "dvc", programs=warm)
+    dvc("init", "--quiet")
+    dvc("remote", "add", "--default", "--quiet", "storage", str(remote))
     write_set(tmp_path / "made")
     make = f"{sys.executable} -c \"import shutil; shutil.copytree('{tmp_path}/made', '{PLACE}')\""
     pipeline = {"stages": {"finetune": {"cmd": make, "outs": [PLACE]}}}
     (folder / "dvc.yaml").write_text(json.dumps(pipeline))
     (folder / "activations").mkdir()
-    call(folder, *DVC, "repro", "--quiet")
-    call(folder, *DVC, "push", "--quiet")
+    dvc("repro", "--quiet")
+    dvc("push", "--quiet")
     call(folder, "git", "add", "--all")
     call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "one")
     return folder
@@ -232,7 +232,7 @@ def web(tmp_path):
 
 @pytest.mark.slow
 def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, store, registered, web):
-    call(repository, *DVC, "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
+    call(repository, "dvc", "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
     call(
         repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two"
     )
