@@ -143,7 +143,7 @@ def test_a_dep_that_is_code_is_there_and_of_a_folder_its_sources_alone_count() -
 
 
 @pytest.mark.parametrize(
-    "preset", sorted((REPOSITORY / "presets").glob("*.yaml")), ids=lambda path: path.stem
+    "preset", sorted((REPOSITORY / "topoflow" / "presets").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_a_preset_has_every_section_that_a_stage_names(preset: Path) -> None:
     """DVC refuses a stage whose parameters are not in params.yaml, though topoflow has defaults for them."""

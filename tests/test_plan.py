@@ -120,7 +120,7 @@ THEIR_TEXTS = Texts([150] * 750, [300] * 8000, assumed=True)
 
 
 def test_a_thousand_checkpoints_of_seven_billion_parameters_by_hand():
-    preset = load_params(REPOSITORY / "presets" / "hh_rlhf_7b.yaml")
+    preset = load_params(REPOSITORY / "topoflow" / "presets" / "hh_rlhf_7b.yaml")
     counts = count(preset, SEVEN_BILLION, THEIR_TEXTS, steps=range(1000))
     assert counts.activation_bytes == 1000 * 750 * (5 * 4096 * 4 + 2 * 8 + 256 * 4)  # 62 GB
     seconds = estimate(counts, Rates.assumed(SEVEN_BILLION, preset, flops=8 * 2e14), n_workers=64)
@@ -133,7 +133,7 @@ def test_the_table_in_the_documentation_is_what_the_formulas_give():
     page = (REPOSITORY / "docs/how-to/cost.md").read_text(encoding="utf-8")
     table = page.partition("<!-- the formulas of topoflow.plan -->\n\n")[2].partition("\n\n")[0]
     _, _, *rows = table.splitlines()
-    preset = load_params(REPOSITORY / "presets" / "hh_rlhf_7b.yaml")
+    preset = load_params(REPOSITORY / "topoflow" / "presets" / "hh_rlhf_7b.yaml")
     columns = []
     for flops, steps in ((2e14, None), (8 * 2e14, None), (3e13, range(1000))):
         counts = count(preset, SEVEN_BILLION, THEIR_TEXTS, steps)

@@ -14,8 +14,10 @@ from support import REPOSITORY, call
 
 import topoflow
 from topoflow.cli import main
+from topoflow.config import load_params
+from topoflow.errors import InvalidArgument
 from topoflow.pins import STUDY_FILES
-from topoflow.scaffold import check_version, lay_down, study_texts
+from topoflow.scaffold import check_version, lay_down, params_text, presets, study_texts
 
 REFUSED = {*STUDY_FILES, "requirements.txt"}
 WRITTEN = {*REFUSED, "README.md"}
@@ -28,7 +30,7 @@ def of_root(name: str) -> str:
 
 def test_stages_depend_on_requirements_in_place_of_code_and_are_else_those_of_the_repository():
     ours = yaml.safe_load(of_root("dvc.yaml"))["stages"]
-    theirs = yaml.safe_load(study_texts(PINS)["dvc.yaml"])["stages"]
+    theirs = yaml.safe_load(study_texts(PINS, of_root("params.yaml"))["dvc.yaml"])["stages"]
     assert list(theirs) == list(ours)
     for name, stage in ours.items():
         deps = stage.pop("deps", [])
@@ -40,7 +42,7 @@ def test_stages_depend_on_requirements_in_place_of_code_and_are_else_those_of_th
 
 
 def test_the_other_files_name_nothing_that_only_a_clone_has():
-    texts = study_texts(PINS)
+    texts = study_texts(PINS, of_root("params.yaml"))
     assert set(texts) == WRITTEN
     assert {name: texts[name] for name in ("MLproject", "params.yaml", ".dvcignore")} == {
         name: of_root(name) for name in ("MLproject", "params.yaml", ".dvcignore")
@@ -63,6 +65,35 @@ def test_a_new_folder_becomes_a_git_and_dvc_repository(tmp_path):
     config = call(folder, sys.executable, "-m", "dvc", "config", "--list").stdout
     assert "core.analytics=False" in config
     assert "cache.type=['hardlink', 'copy']" in config
+
+
+def test_a_preset_is_the_params_of_the_study_and_what_to_type_first_fits_it(tmp_path):
+    folder = tmp_path / "study"
+    result = CliRunner().invoke(main, ["init", str(folder), "--preset", "hh_rlhf_7b"])
+    assert result.exit_code == 0, result.output
+    text = (REPOSITORY / "topoflow/presets/hh_rlhf_7b.yaml").read_text(encoding="utf-8")
+    assert (folder / "params.yaml").read_text(encoding="utf-8") == text
+    command = "topoflow run --objective helpful --model pythia"
+    assert result.output.endswith(f"Next: cd {folder}; {command}\n")
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"\n{command} " in readme
+    assert "`mlflow run . -P objective=helpful -P model=pythia`" in readme
+
+
+@pytest.mark.parametrize("name", presets())
+def test_each_preset_is_a_study_that_can_be_read(name, tmp_path):
+    (tmp_path / "params.yaml").write_text(params_text(name), encoding="utf-8")
+    params = load_params(tmp_path / "params.yaml")
+    assert params.models
+    assert params.objectives
+
+
+def test_a_preset_that_there_is_not_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InvalidArgument) as refused:
+        lay_down(tmp_path / "study", "hh_rlhf_70b")
+    assert (refused.value.name, refused.value.got) == ("preset", "hh_rlhf_70b")
+    assert "hh_rlhf_7b" in refused.value.expected
+    assert not (tmp_path / "study").exists()
 
 
 def test_what_is_laid_down_is_the_first_commit_also_where_git_knows_nobody(tmp_path, monkeypatch):

@@ -147,18 +147,21 @@ def _command(function: Callable[..., Any]) -> click.Command:
 
 @main.command(cls=_Command)
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--preset", metavar="NAME", help=f"Another study's params.yaml: {', '.join(scaffold.presets())}."
+)
 @_guarded
-def init(folder: Path) -> None:
+def init(folder: Path, preset: str | None) -> None:
     """Make FOLDER a study of your own: params.yaml, dvc.yaml and MLproject in a git and DVC repository.
 
     Nothing is overwritten. requirements.txt pins what runs now. A git repository that is made gets a first commit.
     """
-    names, committed = scaffold.lay_down(folder)
+    names, committed = scaffold.lay_down(folder, preset)
     for name in names:
         click.echo(f"wrote {folder / name}")
     if not committed:
         click.echo("Nothing was committed, since no git repository was made here.")
-    click.echo(f"Next: cd {folder}; topoflow run --objective helpful")
+    click.echo(f"Next: cd {folder}; {scaffold.first_command(scaffold.params_text(preset))}")
 
 
 @_command

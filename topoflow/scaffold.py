@@ -15,10 +15,11 @@ import subprocess
 from pathlib import Path
 
 from topoflow import __version__
-from topoflow.errors import said
+from topoflow.errors import InvalidArgument, said
 from topoflow.files import check_place, read_text
 from topoflow.pins import STUDY_FILES, TEMPLATE, requirements
 
+PRESETS = Path(__file__).parent / "presets"
 REQUIREMENTS = "requirements.txt"
 README = "README.md"
 
@@ -32,11 +33,11 @@ choices, `dvc.yaml` its stages, and `requirements.txt` the exact versions that i
 
 ```sh
 pip install -r requirements.txt            # here, in a new environment of Python {python}
-topoflow run --objective helpful           # one objective, into one MLflow run
+{command:<42} # one objective, into one MLflow run
 dvc repro                                  # the whole study and its comparison; nothing is computed twice
 ```
 
-`mlflow run . -P objective=helpful` makes the environment first; MLflow needs pyenv for that.
+`mlflow run . {parameters}` makes the environment first; MLflow needs pyenv for that.
 
 ## Read
 
@@ -54,7 +55,7 @@ _DVC_HEADER = """\
 """
 
 
-def lay_down(folder: Path) -> tuple[list[str], bool]:
+def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
     """Make a folder a study: the files that DVC and MLflow read, in a git and DVC repository.
 
     A git repository that holds the folder is used, and so is a DVC repository; where there is none, one is made. Where
@@ -65,6 +66,8 @@ def lay_down(folder: Path) -> tuple[list[str], bool]:
     ----------
     folder : Path
         New, empty, or without any of the files.
+    preset : str, optional
+        Of `presets`: whose params.yaml the study gets; else that of topoflow's own study.
 
     Returns
     -------
@@ -75,6 +78,8 @@ def lay_down(folder: Path) -> tuple[list[str], bool]:
 
     Raises
     ------
+    InvalidArgument
+        When there is no such preset.
     ValueError
         When one of the other files is there: nothing is overwritten, and then nothing is written.
     """
@@ -88,8 +93,9 @@ def lay_down(folder: Path) -> tuple[list[str], bool]:
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder must be a folder or not exist, and {folder} is a file")
+    params = params_text(preset)
     pins, wheel = requirements()
-    files = {name: text.encode() for name, text in study_texts(pins).items()} | wheel
+    files = {name: text.encode() for name, text in study_texts(pins, params).items()} | wheel
     if (folder / README).exists():
         del files[README]
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,18 +109,52 @@ def lay_down(folder: Path) -> tuple[list[str], bool]:
     return list(files), git is not None
 
 
-def study_texts(pins: str) -> dict[str, str]:
-    """The text files of a study outside a clone, by name; `pins` is what its requirements.txt holds."""
+def presets() -> list[str]:
+    """The names of other studies whose params.yaml comes with topoflow."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def params_text(preset: str | None = None) -> str:
+    """The params.yaml of a preset, or of topoflow's own study."""
+    if preset is None:
+        return _template("params.yaml")
+    if preset not in presets():
+        raise InvalidArgument("preset", f"one of {', '.join(presets())}", preset)
+    return (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+
+
+def first_command(params: str) -> str:
+    """What to type first in a study: its first objective, and its first model where that is not the default one."""
+    from topoflow.config.mappings import read_yaml
+
+    found = read_yaml(params)
+    model = "" if found["models"][0] == "tiny" else f" --model {found['models'][0]}"
+    return f"topoflow run --objective {found['objectives'][0]}{model}"
+
+
+def _template(name: str) -> str:
     home = Path(__file__).parent
     source = home / TEMPLATE if (home / TEMPLATE).is_dir() else home.parent
-    texts = {name: (source / name).read_text(encoding="utf-8") for name in STUDY_FILES}
+    return (source / name).read_text(encoding="utf-8")
+
+
+def study_texts(pins: str, params: str) -> dict[str, str]:
+    """The text files of a study outside a clone, by name: `pins` is its requirements.txt, `params` its params.yaml."""
+    texts = {name: _template(name) for name in STUDY_FILES} | {"params.yaml": params}
+    command = first_command(params)
+    options = re.findall(r"--(\w+) (\S+)", command)
     return {
         **texts,
         "dvc.yaml": _DVC_HEADER + _without_code(texts["dvc.yaml"][texts["dvc.yaml"].index("stages:") :]),
         "python_env.yaml": _environment(texts["python_env.yaml"]),
         ".gitignore": texts[".gitignore"].split("# of topoflow's own repository")[0],
         REQUIREMENTS: pins,
-        README: _README_TEXT.format(python=platform.python_version(), version=__version__),
+        README: _README_TEXT.format(
+            python=platform.python_version(),
+            version=__version__,
+            command=command,
+            parameters=" ".join(f"-P {name}={value}" for name, value in options),
+        ),
     }
 
 

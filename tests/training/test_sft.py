@@ -59,7 +59,7 @@ def test_adapters_are_where_they_are_wanted(model, tokenizer, tmp_path, targets,
 
 
 def test_the_preset_of_hh_rlhf_can_be_trained_with(model, tokenizer, tmp_path):
-    params = load_params(REPOSITORY / "presets" / "hh_rlhf_7b.yaml")
+    params = load_params(REPOSITORY / "topoflow" / "presets" / "hh_rlhf_7b.yaml")
     assert {source.id for source in params.objective.values() if hasattr(source, "id")} == {
         "Anthropic/hh-rlhf"
     }
