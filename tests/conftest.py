@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,30 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an MLflow store in which nothing is yet; MLflow takes seconds to make one."""
+    import mlflow
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def fresh_store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
+    """Where MLflow tracks to during a test: a store in the test's folder, its files in `mlruns` there."""
+    import mlflow
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", [f"{tmp_path}/mlruns/0"])
+    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="session")

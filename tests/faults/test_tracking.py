@@ -261,9 +261,8 @@ def test_what_a_busy_server_refuses_at_the_end_is_sent_again_before_the_run_is_s
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, fresh_store):
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return mlflow.MlflowClient()
 
 

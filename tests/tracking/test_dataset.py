@@ -45,14 +45,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def store(tmp_path):
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    yield
-    mlflow.set_tracking_uri(before)
-
-
-@pytest.fixture
 def registered():
     """The source as MLflow registers it by its entry point."""
     from mlflow.data.dataset_source_registry import _dataset_source_registry
@@ -66,25 +58,39 @@ def registered():
     _dataset_source_registry.sources[:] = before
 
 
-@pytest.fixture
-def repository(tmp_path, warm):
-    """A study whose pipeline has made a set, pushed to a remote and committed."""
-    folder, remote = tmp_path / "study", tmp_path / "remote"
+def commit(folder: Path) -> None:
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "one")
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory, warm):
+    """A folder with a study, whose pipeline has made a set, and the remote that it was pushed to."""
+    home = tmp_path_factory.mktemp("pushed")
+    folder = home / "study"
     folder.mkdir()
     call(folder, "git", "init", "--quiet", "--initial-branch", "main")
     dvc = partial(call, folder, "dvc", programs=warm)
     dvc("init", "--quiet")
-    dvc("remote", "add", "--default", "--quiet", "storage", str(remote))
-    write_set(tmp_path / "made")
-    make = f"{sys.executable} -c \"import shutil; shutil.copytree('{tmp_path}/made', '{PLACE}')\""
+    dvc("remote", "add", "--default", "--quiet", "storage", str(home / "remote"))
+    write_set(home / "made")
+    make = f"{sys.executable} -c \"import shutil; shutil.copytree('{home}/made', '{PLACE}')\""
     pipeline = {"stages": {"finetune": {"cmd": make, "outs": [PLACE]}}}
     (folder / "dvc.yaml").write_text(json.dumps(pipeline))
     (folder / "activations").mkdir()
     dvc("repro", "--quiet")
     dvc("push", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "one")
-    return folder
+    return home
+
+
+@pytest.fixture
+def repository(pushed, tmp_path):
+    """That study in the test's folder, committed, with a remote of its own there."""
+    shutil.copytree(pushed, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "study/.dvc/config"
+    config.write_text(config.read_text().replace(str(pushed), str(tmp_path)))
+    commit(tmp_path / "study")
+    return tmp_path / "study"
 
 
 def logged(dataset) -> mlflow.entities.Dataset:
@@ -96,7 +102,7 @@ def logged(dataset) -> mlflow.entities.Dataset:
     return used.dataset
 
 
-def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, store, registered):
+def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, fresh_store, registered):
     write_set(tmp_path / "set")
     found = logged(from_activations(tmp_path / "set"))
     digest = storage.sha256_of_file(tmp_path / "set" / "manifest.json")
@@ -114,7 +120,7 @@ def test_a_folder_is_logged_with_its_profile_and_found_again(tmp_path, store, re
     assert stored.point_cloud(4, 5).shape == (6, 8)
 
 
-def test_a_name_and_a_digest_may_be_given(tmp_path, store):
+def test_a_name_and_a_digest_may_be_given(tmp_path, fresh_store):
     write_set(tmp_path / "set")
     found = logged(from_activations(str(tmp_path / "set"), name="mine", digest="abc"))
     assert (found.name, found.digest) == ("mine", "abc")
@@ -154,7 +160,7 @@ def test_mlflow_can_tell_an_activation_set_from_other_sources(tmp_path, register
 
 @pytest.mark.slow
 def test_a_set_that_is_gone_comes_back_from_dvcs_cache_and_from_its_remote(
-    tmp_path, repository, store, registered
+    tmp_path, repository, fresh_store, registered
 ):
     found = logged(from_activations(repository / PLACE))
     lock = (repository / "dvc.lock").read_text()
@@ -179,7 +185,7 @@ def test_a_set_that_is_gone_comes_back_from_dvcs_cache_and_from_its_remote(
 
 @pytest.mark.slow
 def test_a_dvc_url_names_a_set_at_a_revision_and_its_bytes_come_from_the_remote(
-    tmp_path, repository, store, registered
+    tmp_path, repository, fresh_store, registered
 ):
     shutil.rmtree(repository / PLACE)
     shutil.rmtree(repository / ".dvc" / "cache")
@@ -231,7 +237,7 @@ def web(tmp_path):
 
 
 @pytest.mark.slow
-def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, store, registered, web):
+def test_git_and_dvc_may_both_be_reached_over_http_only(tmp_path, repository, fresh_store, registered, web):
     call(repository, "dvc", "remote", "modify", "--quiet", "storage", "url", f"{web}/remote")
     call(
         repository, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-am", "two"

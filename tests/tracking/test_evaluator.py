@@ -20,14 +20,10 @@ PROMPTS = [f"Prompt number {i * i}: {'why ' * (i % 4)}" for i in range(14)]
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, fresh_store):
     """A real store, and the evaluator as MLflow registers it by its entry point."""
-    before = mlflow.get_tracking_uri()
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     _model_evaluation_registry.register("topoflow", TopologyEvaluator)
-    yield
-    mlflow.set_tracking_uri(before)
 
 
 def evaluate(model, data=PROMPTS, **config):

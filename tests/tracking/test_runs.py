@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import mlflow
-import pytest
 
 from topoflow.tracking.runs import where_to_look
 
 
-def test_who_ran_something_is_told_where_to_look(tmp_path):
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        client = mlflow.MlflowClient()
-        experiment = client.create_experiment("mine", artifact_location=str(tmp_path / "files"))
-        run_id = client.create_run(experiment).info.run_id
-        page = f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
-        assert where_to_look(run_id) == f"mlflow ui, then open http://127.0.0.1:5000/{page}"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("topoflow.tracking.runs.server", lambda: "http://host:1")
-            assert where_to_look(run_id) == f"http://host:1/{page}"
-    finally:
-        mlflow.set_tracking_uri(before)
+def test_who_ran_something_is_told_where_to_look(tmp_path, fresh_store, monkeypatch):
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("mine", artifact_location=str(tmp_path / "files"))
+    run_id = client.create_run(experiment).info.run_id
+    page = f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    assert where_to_look(run_id) == f"mlflow ui, then open http://127.0.0.1:5000/{page}"
+    monkeypatch.setattr("topoflow.tracking.runs.server", lambda: "http://host:1")
+    assert where_to_look(run_id) == f"http://host:1/{page}"
