@@ -16,7 +16,7 @@ FILE = {"source": "file", "path": "rows.jsonl"}
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
+def asked(tmp_path, monkeypatch, fresh_store):
     """A study in the current folder, and what is asked of DVC: (folder, arguments) each."""
     asked = []
     params = small_params()
@@ -26,13 +26,12 @@ def asked(tmp_path, monkeypatch):
     params["objective"]["blend"] = {"source": "mix", "of": {"helpful": 0.5, "rows": 0.5}}
     lay_down_study(tmp_path, params)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh_store)
     monkeypatch.setattr(stages, "track", lambda *_: None)
     monkeypatch.setattr(study, "_reproduce", lambda _, *arguments: asked.append((Path.cwd(), arguments)))
     monkeypatch.setattr(study, "_out_of_date", lambda _: [])
     monkeypatch.setattr(stages, "writes_something_else", lambda *_: True)
-    yield asked
-    mlflow.set_tracking_uri(None)
+    return asked
 
 
 def change_params(**sections):
@@ -114,7 +113,7 @@ def test_stages_that_read_a_local_file_are_run_when_it_has_changed(asked, model,
 
 
 def test_a_server_that_is_down_stops_a_run_at_once_in_one_line_without_its_password(asked, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    mlflow.set_tracking_uri("http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(NoAnswer) as caught:
         study.run("tiny", "helpful")

@@ -172,7 +172,7 @@ def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server
     script = """
 from topoflow.tracking.live import LiveRun
 runs = [LiveRun("load") for _ in range(50)]
-for step in range(40):
+for step in range(12):
     for number, run in enumerate(runs):
         run.log({f"m{k}": number + k for k in range(10)}, step)
 for run in runs:
@@ -194,7 +194,7 @@ for run in runs:
     for run in loaded:
         assert run.info.status == "FINISHED"
         assert len(run.data.metrics) == 10, result.stderr
-        assert len(client.get_metric_history(run.info.run_id, "m7")) == 40
+        assert len(client.get_metric_history(run.info.run_id, "m7")) == 12
 
 
 @pytest.mark.slow

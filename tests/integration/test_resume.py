@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -80,7 +79,7 @@ def losses(run_id: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, monkeypatch, model_cache):
+def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, monkeypatch, model_cache, warm):
     monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     before = mlflow.get_tracking_uri()
@@ -99,8 +98,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, monkeypatc
                     ("sealing", 10, [8]),
                     ("renaming", 10, []),
                 ):
-                    command = [sys.executable, "-c", KILLED, moment, str(step)]
-                    settings = environment(PYTHONPATH=path_with(), TOPOFLOW_CACHE=str(model_cache))
+                    command = ["python", "-c", KILLED, moment, str(step)]
+                    settings = environment(warm, PYTHONPATH=path_with(), TOPOFLOW_CACHE=str(model_cache))
                     done = subprocess.run(command, env=settings, capture_output=True, text=True)
                     assert done.returncode == -9, done.stderr
                     assert not RUN.folder("activations").exists()
