@@ -127,12 +127,14 @@ def _make_whole(database: Path) -> None:
     """Make a fresh database elsewhere and put it in its place: MLflow cannot go on with one that is half made."""
     import mlflow
 
-    if not database.is_file() or not database.stat().st_size:
-        draft = database.with_name(f".{database.name}.draft")
-        with suppress(OSError):  # MLflow will say what it thinks of it
-            draft.unlink(missing_ok=True)
-            mlflow.MlflowClient(f"{_SQLITE}{draft}").search_experiments(max_results=1)
-            draft.rename(database)
+    if database.exists():
+        return
+    draft = database.with_name(f".{database.name}.draft")
+    with suppress(OSError):  # where it cannot be, MLflow makes one in place, or says what it thinks of that
+        draft.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"{_SQLITE}{draft}").search_experiments(max_results=1)
+        os.link(draft, database)  # and nothing where another, such as `mlflow ui`, has made one meanwhile
+    draft.unlink(missing_ok=True)
 
 
 def _database(uri: str) -> Path:
