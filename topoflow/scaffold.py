@@ -120,7 +120,7 @@ def params_text(preset: str | None = None) -> str:
         return _template("params.yaml")
     if preset not in presets():
         raise InvalidArgument("preset", f"one of {', '.join(presets())}", preset)
-    return (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+    return read_text(PRESETS / f"{preset}.yaml")
 
 
 def first_command(params: str) -> str:
