@@ -192,10 +192,13 @@ def test_an_installed_topoflow_makes_a_study_whose_stages_run_without_the_source
 
 
 @pytest.mark.slow
-def test_an_installed_topoflow_runs_an_objective_end_to_end(installed, study):
+def test_an_installed_topoflow_runs_an_objective_end_to_end_and_its_variant_aside(installed, study):
     said = installed(study, "topoflow", "run", "--objective", "helpful")
     assert "holds the training and its topology" in said.stdout
     assert (study / "results/tiny/helpful/seed_0/trajectory.json").is_file()
+    said = installed(study, "topoflow", "run", "--objective", "helpful", "--set", "topology.n_subsamples=2")
+    assert "Running stage 'diagrams@tiny-helpful-0'" in said.stderr
+    assert "Running stage 'finetune" not in said.stderr  # restored from the cache that both share
 
 
 @pytest.mark.slow
@@ -210,7 +213,7 @@ def test_another_version_in_requirements_is_refused_and_is_a_reason_to_compute_a
 
 
 @pytest.mark.slow
-def test_a_stage_of_a_cloned_study_runs_in_the_environment_that_mlflow_makes_by_default(
+def test_a_clone_of_a_study_runs_through_the_environment_that_mlflow_makes_by_default(
     built, study, tmp_path, model_cache
 ):
     """pip resolves every pin and installs the wheel that lies beside the study, from the clone alone.
@@ -230,9 +233,9 @@ def test_a_stage_of_a_cloned_study_runs_in_the_environment_that_mlflow_makes_by_
     assert named[0] == named[1]
     sites = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     call(
-        tmp_path / "clone", sys.executable, "-m", "mlflow", "run", ".", "-e", "prompts",
+        tmp_path / "clone", sys.executable, "-m", "mlflow", "run", ".", "-P", "objective=helpful",
         MLFLOW_ENV_ROOT=str(tmp_path / "envs"), PYTHONPATH=os.pathsep.join(sites), TOPOFLOW_CACHE=str(model_cache),
     )  # fmt: skip
     (home,) = (tmp_path / "envs").rglob("site-packages/topoflow")
     assert (home / "study_template").is_dir()  # the wheel, and not the clone
-    assert (tmp_path / "clone/data/prompts.jsonl").is_file()
+    assert (tmp_path / "clone/results/tiny/helpful/seed_0/trajectory.json").is_file()

@@ -28,7 +28,7 @@ from typing import Any
 MODULES = ("topoflow", "dvc", "mlflow")
 # Stands in for python: it hands over what it was given, and ends as the fork ends. Light, as it starts each time.
 CLIENT = """#!{python} -ISE
-import array, json, os, signal, socket, sys
+import json, os, signal, socket, sys
 name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 if name != "python":
     arguments = ["-m", name, *arguments]
@@ -42,8 +42,7 @@ asked = dict(arguments=arguments, folder=os.getcwd(), group=os.getpgid(0), place
 data = json.dumps(asked).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(place + "/socket")
-    handed = array.array("i", [0, 1, 2])
-    socket.send_fds(server, [b"%010d" % len(data)], handed)
+    socket.send_fds(server, [b"%010d" % len(data)], [0, 1, 2])
     server.sendall(data)
     answers = server.makefile("r")
     pid = int(answers.readline())

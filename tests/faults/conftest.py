@@ -19,7 +19,7 @@ RUN = ("--model", "tiny", "--objective", "helpful")
 SET = "tiny/helpful/seed_0"
 
 # A process that has imported all once, and runs each command in a fork of itself: as real as one from a shell, and as
-# mortal, without seconds of imports.
+# mortal, without seconds of imports. Unlike that of warm.py it has imported topoflow too: so a kill falls into work.
 FORKS = """
 import glob, json, os, signal, sys, time, traceback
 import mlflow, numba, scipy.stats, sklearn.manifold, joblib, matplotlib

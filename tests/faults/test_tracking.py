@@ -23,6 +23,7 @@ from topoflow.errors import NoAnswer
 from topoflow.layout import read_table, write_table
 from topoflow.sender import Sender
 from topoflow.tracking import runs as tracking
+from topoflow.tracking import store as store_module
 from topoflow.tracking.store import answering, every, experiments, log_batches, start_run, tagged
 from topoflow.tracking.unfinished import KEY_TAG, Note, end_unfinished
 
@@ -172,7 +173,7 @@ def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server
     script = """
 from topoflow.tracking.live import LiveRun
 runs = [LiveRun("load") for _ in range(50)]
-for step in range(12):
+for step in range(40):
     for number, run in enumerate(runs):
         run.log({f"m{k}": number + k for k in range(10)}, step)
 for run in runs:
@@ -194,7 +195,7 @@ for run in runs:
     for run in loaded:
         assert run.info.status == "FINISHED"
         assert len(run.data.metrics) == 10, result.stderr
-        assert len(client.get_metric_history(run.info.run_id, "m7")) == 12
+        assert len(client.get_metric_history(run.info.run_id, "m7")) == 40
 
 
 @pytest.mark.slow
@@ -240,6 +241,22 @@ def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_tha
     subprocess.run([sys.executable, "-c", opening], cwd=tmp_path, env=settings, check=True)
     assert not draft.exists()
     assert len(mlflow.MlflowClient(uri).search_experiments()) == 1
+
+
+def test_a_store_that_another_program_makes_meanwhile_stays(tmp_path, monkeypatch):
+    database = tmp_path / "mlflow.db"
+
+    class Slow:
+        def __init__(self, uri: str) -> None:
+            Path(uri.removeprefix("sqlite:///")).write_bytes(b"ours")
+
+        def search_experiments(self, max_results: int) -> None:
+            database.write_bytes(b"theirs")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", Slow)
+    store_module._make_whole(database)
+    assert database.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [database]
 
 
 def test_what_a_busy_server_refuses_at_the_end_is_sent_again_before_the_run_is_said_to_be_done():
