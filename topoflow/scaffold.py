@@ -124,12 +124,17 @@ def params_text(preset: str | None = None) -> str:
 
 
 def first_command(params: str) -> str:
-    """What to type first in a study: its first objective, and its first model where that is not the default one."""
+    """What to type first in a study with this params.yaml."""
+    return " ".join(["topoflow run", *(f"--{name} {value}" for name, value in _first_run(params).items())])
+
+
+def _first_run(params: str) -> dict[str, str]:
+    """The first objective of a study, and its first model where that is not the default one."""
     from topoflow.config.mappings import read_yaml
 
     found = read_yaml(params)
-    model = "" if found["models"][0] == "tiny" else f" --model {found['models'][0]}"
-    return f"topoflow run --objective {found['objectives'][0]}{model}"
+    model = found["models"][0]
+    return {"objective": found["objectives"][0]} | ({} if model == "tiny" else {"model": model})
 
 
 def _template(name: str) -> str:
@@ -141,8 +146,6 @@ def _template(name: str) -> str:
 def study_texts(pins: str, params: str) -> dict[str, str]:
     """The text files of a study outside a clone, by name: `pins` is its requirements.txt, `params` its params.yaml."""
     texts = {name: _template(name) for name in STUDY_FILES} | {"params.yaml": params}
-    command = first_command(params)
-    options = re.findall(r"--(\w+) (\S+)", command)
     return {
         **texts,
         "dvc.yaml": _DVC_HEADER + _without_code(texts["dvc.yaml"][texts["dvc.yaml"].index("stages:") :]),
@@ -152,8 +155,8 @@ def study_texts(pins: str, params: str) -> dict[str, str]:
         README: _README_TEXT.format(
             python=platform.python_version(),
             version=__version__,
-            command=command,
-            parameters=" ".join(f"-P {name}={value}" for name, value in options),
+            command=first_command(params),
+            parameters=" ".join(f"-P {name}={value}" for name, value in _first_run(params).items()),
         ),
     }
 

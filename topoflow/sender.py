@@ -25,7 +25,7 @@ _MOST_WAITING = 1_000_000  # some 100 MB; what is left out is elsewhere as well,
 
 
 class Sender:
-    """A thread that sends rows in order; where that fails, it tries again a minute later, and some times at the end.
+    """A thread that sends rows in order; where that fails, it tries again a minute later, and four times at the end.
 
     `add` never waits and never raises. One warning tells of the first failure, and none of those after it.
 
