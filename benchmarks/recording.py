@@ -39,7 +39,7 @@ def smollm2(dtype: str = "float32") -> tuple[Any, Any]:
     from topoflow.training.models import describe, load
 
     source = load_params(HERE.parent / "params.yaml").model_source("smollm2")
-    model, tokenizer = load(describe("smollm2", source, 0), source, 0)
+    model, tokenizer = load(describe("smollm2", source), source)
     return model.to(dtype=dtype_of(dtype)), tokenizer
 
 

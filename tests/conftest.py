@@ -26,7 +26,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    from topoflow.training.embedded import byte_tokenizer
+    from topoflow.embedded.recipe import byte_tokenizer
 
     return byte_tokenizer()
 

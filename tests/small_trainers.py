@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from support import llama
 
-from topoflow.training.embedded import byte_tokenizer
+from topoflow.embedded.recipe import byte_tokenizer
 
 TRAINERS = ("Trainer", "SFT", "DPO", "GRPO", "Reward")
 PROMPTS = [f"Prompt {i} {'x' * (7 * i % 11)}" for i in range(9)]  # no multiple of 2 ranks, nor of batches

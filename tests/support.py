@@ -19,16 +19,7 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # A study in miniature: every stage for real, each as small as it can be.
 SMALL = {
     "seeds": [0],
-    "model.tiny": {
-        "source": "embedded",
-        "vocab_size": 300,
-        "hidden_size": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "intermediate_size": 32,
-        "pretrain_steps": 2,
-        "pretrain_batch_size": 2,
-    },
+    "model.tiny": {"source": "embedded", "name": "mini"},
     "prompts.n_prompts": 24,
     "prepare.n_rows": 16,
     "finetune.max_steps": 4,

@@ -160,7 +160,7 @@ class TestUnknownKeys:
         ("path", "label", "nearest"),
         [
             ("finetun", "params.yaml", "finetune"),
-            ("model.tiny.hiden_size", "model.tiny", "hidden_size"),
+            ("model.tiny.nam", "model.tiny", "name"),
             ("model.package.requirements", "model.package", "requirement"),
             ("model.hub.revison", "model.hub", "revision"),
             ("model.folder.pth", "model.folder", "path"),
@@ -269,12 +269,6 @@ class TestRanges:
     @pytest.mark.parametrize(
         ("path", "least"),
         [
-            ("model.tiny.hidden_size", 1),
-            ("model.tiny.n_layers", 1),
-            ("model.tiny.n_heads", 1),
-            ("model.tiny.intermediate_size", 1),
-            ("model.tiny.pretrain_steps", 0),
-            ("model.tiny.pretrain_batch_size", 1),
             ("prompts.n_prompts", 2),
             ("prepare.n_rows", 1),
             ("finetune.max_steps", 1),
@@ -296,10 +290,8 @@ class TestRanges:
     )
     def test_a_number_below_its_least_is_refused_and_the_least_is_not(self, path, least):
         refused(with_value(path, least - 1), path, f"at least {least}", least - 1)
-        # other rules may bind: 2 is a hidden size that 1 head can have, 2 prompts carry a subsample of 2
+        # other rules may bind: 2 prompts carry a subsample of 2
         fitting = with_value("topology.subsample_size", 2, with_value("recording.layers", 1))
-        if path == "model.tiny.hidden_size":
-            fitting, least = with_value("model.tiny.n_heads", 1, fitting), 2
         section = parse_params(with_value(path, least, fitting))
         for name in path.split("."):
             section = section[name] if isinstance(section, dict) else getattr(section, name)
@@ -308,11 +300,9 @@ class TestRanges:
     @pytest.mark.parametrize(
         ("path", "expected", "values"),
         [
-            ("model.tiny.hidden_size", "a multiple of 2 n_heads", [36]),
             ("recording.dtype", "'float16', 'float32' or 'float64'", ["int8"]),
             ("topology.maxdim", "1", [2]),
             ("trajectory.order", "at least 1", [0.5]),
-            ("model.tiny.pretrain_learning_rate", "more than 0", [0.0, -1e-3]),
             ("finetune.learning_rate", "at least 0", [-1e-3]),
             ("finetune.lora.dropout", "at least 0", [-0.1]),
             ("finetune.lora.dropout", "less than 1", [1.0]),
@@ -324,7 +314,6 @@ class TestRanges:
                 (path, "a finite number", [math.inf, -math.inf, math.nan])
                 for path in (
                     "trajectory.order",
-                    "model.tiny.pretrain_learning_rate",
                     "finetune.learning_rate",
                     "finetune.lora.dropout",
                 )
@@ -338,12 +327,6 @@ class TestRanges:
     @pytest.mark.parametrize("path", ["recording.schedule.steps", "recording.layers"])
     def test_steps_and_layers_are_counted_from_0(self, path):
         refused(with_value(path, [3, -1]), f"{path}[1]", "at least 0", -1)
-
-    @pytest.mark.parametrize("layers", [6, [0, 6]])
-    def test_layers_are_at_most_those_of_an_embedded_model_of_the_study(self, layers):
-        mapping = with_value("recording.layers", layers)
-        refused(mapping, "recording.layers", "at most model.tiny.n_layers (5)", layers)
-        assert parse_params({**mapping, "models": ["hub"]})  # the depth of others is not known here
 
     def test_a_checkpoint_stands_within_the_training(self):
         mapping = with_value("recording.schedule", {"steps": [3, 48]})
@@ -421,7 +404,7 @@ class TestNames:
 
     @pytest.mark.parametrize("path", ["objective.helpful.name", "prompts.name"])
     def test_samples_are_those_that_come_with_topoflow(self, path):
-        refused(with_value(path, "honest"), path, "one of harmless, helpful, prompts", "honest")
+        refused(with_value(path, "honest"), path, "one of everyday, harmless, helpful, prompts", "honest")
 
     def test_the_bundled_prompts_are_no_objective_since_they_have_no_answers(self):
         mapping = with_value("objective.helpful.name", "prompts")
@@ -764,7 +747,7 @@ def test_a_number_that_nothing_could_hold_is_refused_before_anything_is_computed
         ("trajectory", "order"),
     }
     found = set(_whole_numbers(whole)) - harmless
-    assert len(found) > 25
+    assert len(found) > 20
     for path in found:
         mapping = copy.deepcopy(whole)
         section = mapping

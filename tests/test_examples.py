@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two blocks whose tokenizer has no chat template, as a folder."""
-    from topoflow.training.embedded import byte_tokenizer
+    from topoflow.embedded.recipe import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None

@@ -93,6 +93,7 @@ ORDER = [
         "kept",
         "layout",
         "samples",
+        "embedded",
         "config",
         "processes",
         "sender",

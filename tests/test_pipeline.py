@@ -27,7 +27,6 @@ DECIDES = (
 
 # Imports that a stage's own calls never reach: stage -> (who imports, what) -> why the stage does without.
 ONLY_REFUSES = "check_whole_number refuses and decides nothing"
-VERIFIED = "the weights are verified against models/NAME.json, whoever built them"
 UNREACHED = {
     "prompts": {
         ("training/objectives.py", "training/models.py"): "the words for what a Hub answers",
@@ -35,13 +34,11 @@ UNREACHED = {
     "prepare": {
         ("training/checkpoints.py", "recording/callback.py"): "checkpoints are listed, and not recorded yet",
         ("training/checkpoints.py", "recording/hidden_states.py"): "checkpoints are listed, and not recorded yet",
-        ("training/models.py", "training/embedded.py"): "no model is built here",
     },
     "finetune": {
         ("recording/callback.py", "recording/live.py"): "no stage asks for topology while it trains",
         ("recording/callback.py", "topology/point_clouds.py"): ONLY_REFUSES,
         ("recording/hidden_states.py", "topology/point_clouds.py"): ONLY_REFUSES,
-        ("training/models.py", "training/embedded.py"): VERIFIED,
     },
     "diagrams": {
         ("dynamics/cells.py", "topology/distances.py"): "diagrams are computed, and not compared yet",

@@ -162,7 +162,9 @@ def test_rows_go_prompt_by_prompt_and_completions_rotate_with_prompt_and_item() 
 
 @pytest.mark.parametrize("name", ["helpfull", "", "Helpful", "../secrets"])
 def test_an_unknown_set_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"name: expected one of helpful, harmless, prompts, got '{name}'"):
+    with pytest.raises(
+        ValueError, match=f"name: expected one of helpful, harmless, prompts, everyday, got '{name}'"
+    ):
         load_samples(name)
 
 

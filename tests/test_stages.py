@@ -399,7 +399,7 @@ def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
         {"prompts": replace(params.prompts, n_prompts=25)},
         {"prepare": Prepare(17)},
         {"objective": {**params.objective, "helpful": SampleText("harmless")}},
-        {"model": {**params.model, "tiny": replace(params.model["tiny"], pretrain_steps=1)}},
+        {"model": {**params.model, "tiny": replace(params.model["tiny"], name="tiny")}},
         {"topology": replace(params.topology, engine="ripser")},
         {"trajectory": Trajectory(order=1)},
     ]
@@ -488,7 +488,7 @@ def test_the_trained_weights_are_kept_without_a_path_of_this_machine(study):
     tuned = folder / "tuned/tiny/helpful/seed_0"
     assert (tuned / "adapter_model.safetensors").stat().st_size > 0
     adapter = json.loads((tuned / "adapter_config.json").read_text())
-    assert adapter["base_model_name_or_path"] == f"embedded (seed {load_params().seed})"
+    assert adapter["base_model_name_or_path"] == "embedded mini"
 
 
 def test_an_altered_activation_is_refused_before_any_diagram(study):

@@ -102,7 +102,6 @@ class Rates:
     h0_distance: float
     start: float = 12.0
     cell_bytes: float | None = None  # where none was written
-    pretraining: float | None = None  # of an embedded model, all of it, where it was timed
 
     @classmethod
     def assumed(cls, size: Size, params: Params, flops: float, bytes_per_second: float = 1e9) -> Rates:
@@ -226,7 +225,7 @@ def padded(lengths: Sequence[int], batch_size: int) -> int:
     return sum(len(batch) * max(batch) for batch in batches)
 
 
-def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: int = 0) -> dict[str, float]:
+def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
     """Seconds of each stage; a layer's trajectory is one task, so more workers than layers do not help there."""
     layer = (
         counts.matrices[1] * rates.matrix
@@ -237,9 +236,8 @@ def estimate(counts: Counts, rates: Rates, n_workers: int, pretraining_tokens: i
     )
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
     recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
-    made = pretraining_tokens * rates.training_token if rates.pretraining is None else rates.pretraining
     begin, pictures = _BEGIN * rates.start, _PICTURES * rates.start
-    parts = {"model": rates.start + made}
+    parts = {"model": rates.start}
     parts["finetune"] = rates.start + counts.models_opened * rates.open_model
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
     parts["diagrams"] = begin + cells / min(n_workers, counts.cells)

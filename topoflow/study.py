@@ -221,7 +221,7 @@ def cost(
         counts = count(rates.cell_bytes)
     else:
         rates = planning.Rates.assumed(found.size, params, flops or 1e10)
-    seconds = planning.estimate(counts, rates, n_workers, found.pretraining_tokens)
+    seconds = planning.estimate(counts, rates, n_workers)
     text = f"{planning.table(counts, found.texts, seconds)}\n{'disk free':<20}{planning.readable(free)}"
     text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
     log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))

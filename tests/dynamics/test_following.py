@@ -219,7 +219,7 @@ def test_objectives_need_six_seeds_and_then_are_told_apart():
     apart = topoflow.compare({"a": group(early, 6, 0), "b": group(lambda s: 0.4 * early(s), 6, 1)}).verdicts
     assert apart[0].p == 1 / 32
     assert said(apart)["objectives", "H1"] == "supported"
-    assert re.fullmatch(r"both labels spread alike between seeds: p = [01]\.?\d*", apart[0].beside)
+    assert re.fullmatch(r"test of equal spread between seeds: p = [01]\.?\d*", apart[0].beside)
     alike = topoflow.compare({"a": group(early, 6, 0), "b": group(early, 6, 1)}).verdicts
     assert "supported" not in said(alike).values()
 

@@ -288,8 +288,8 @@ def test_verdicts_are_words_in_colour_with_value_interval_and_p() -> None:
 
 
 def test_what_to_read_with_a_number_stands_beneath_its_statistic() -> None:
-    figure = verdicts([claim("supported", beside="both labels spread alike: p = 0.4")])
-    assert "a mean (a share); both labels spread alike: p = 0.4" in texts(figure).replace("\n", " ")
+    figure = verdicts([claim("supported", beside="test of equal spread: p = 0.4")])
+    assert "a mean (a share); test of equal spread: p = 0.4" in texts(figure).replace("\n", " ")
 
 
 def test_missing_numbers_of_a_claim_are_dashes() -> None:

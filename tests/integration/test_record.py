@@ -16,7 +16,7 @@ import torch
 from support import Study, lay_down_study, path_with, small_params
 
 from topoflow import layout, storage
-from topoflow.training.models import embedded_folder
+from topoflow.embedded import embedded_folder
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +67,7 @@ def train(base: Path, folder: Path, max_steps: int, lora: bool) -> None:
 def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Path) -> Path:
     """The user's folders beside their studies: `base`, and a training of adapters for it that saved steps 2, 4, 6."""
     home = tmp_path_factory.mktemp("home")
-    made = Study(home / "made", model_cache, warm)
-    lay_down_study(made.folder, small_params())
-    made("dvc", "repro", "model@tiny")
-    described = layout.read_json(made.folder / layout.model_file("tiny"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPOFLOW_CACHE", str(model_cache))
-        shutil.copytree(embedded_folder(described), home / "base")
+    shutil.copytree(embedded_folder("mini"), home / "base")
     train(home / "base", home / "adapters", 6, lora=True)
     return home
 

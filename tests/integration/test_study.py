@@ -14,6 +14,8 @@ import pytest
 import yaml
 from support import Study, lay_down_study, small_params
 
+from topoflow.embedded import embedded_folder
+
 pytestmark = pytest.mark.slow
 
 
@@ -162,8 +164,7 @@ def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_train
         rows = [json.dumps({"prompt": f"Question {i}?", "completion": f"{answer} {i}."}) for i in range(20)]
         (study.folder / "rows.jsonl").write_text("\n".join(rows))
 
-    study("dvc", "repro", "model@tiny")
-    weights = shutil.copytree(min((study.cache / "embedded").iterdir()), study.folder / "weights")
+    weights = shutil.copytree(embedded_folder("mini"), study.folder / "weights")
     write_rows("Before")
     assert "Running stage 'finetune@mine-rows-0'" in run()
     assert "Running stage 'finetune@mine-rows-0'" not in run()

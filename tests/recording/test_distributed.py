@@ -28,7 +28,7 @@ import torch
 from small_trainers import PROMPTS, TRAINERS, build
 from topoflow.recording.callback import TopologyCallback
 from topoflow.config.schedule import Schedule
-from topoflow.training.embedded import byte_tokenizer
+from topoflow.embedded.recipe import byte_tokenizer
 
 stage = int(sys.argv[1])
 config = {

@@ -10,8 +10,8 @@ from small_trainers import PROMPTS, TRAINERS, build
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
+from topoflow.embedded.recipe import byte_tokenizer
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
-from topoflow.training.embedded import byte_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -29,8 +29,8 @@ from support import llama
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
+from topoflow.embedded.recipe import byte_tokenizer
 from topoflow.recording.callback import TopologyCallback
-from topoflow.training.embedded import byte_tokenizer
 
 MANY = [f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(59)]
 ROWS = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]

@@ -493,7 +493,7 @@ def test_claims_stand_in_the_order_of_reading_each_with_the_rung_that_decided_an
 def test_what_to_read_with_a_number_stands_in_its_row_and_nothing_where_there_is_none() -> None:
     row = {**dict.fromkeys(("value", "low", "high", "p")), "claim": "objectives", "homology": "H1", "steps": [],
            "statement": "a and b differ", "statistic": "so", "rule": "if p", "verdict": "supported"}  # fmt: skip
-    beside = "both labels spread alike between seeds: p = 0.4"
+    beside = "test of equal spread between seeds: p = 0.4"
     with_it, without = (page.claims_table([{**row, **more}]) for more in ({"beside": beside}, {}))
     assert f"a and b differ<div>{beside}</div>" in with_it
     assert (

@@ -49,7 +49,7 @@ def recorded(base: Path, home: Path, out: Path, steps: tuple[int, ...]) -> np.nd
     source = CheckpointFolder(path=str(home), steps=steps)
     model = FolderModel(path=str(base))
     lines = checkpoints.list_checkpoints(source, RUN)
-    series = checkpoints.Series(RUN, lines, source, models.describe("base", model, 0), model, 0)
+    series = checkpoints.Series(RUN, lines, source, models.describe("base", model), model)
     callback = TopologyCallback(PROMPTS, [2], Schedule(every=1), folder=out)
     checkpoints.record(series, callback, [2])
     return np.load(out / f"step_{steps[-1]:06d}" / "layer_02.npy")
@@ -264,7 +264,7 @@ def test_a_log_that_cannot_be_read_is_missing_with_a_warning(base, tmp_path, cap
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(text)
     source, model = CheckpointFolder(path=str(tmp_path)), FolderModel(path=str(base))
     lines = checkpoints.list_checkpoints(source, RUN)
-    series = checkpoints.Series(RUN, lines, source, models.describe("base", model, 0), model, 0)
+    series = checkpoints.Series(RUN, lines, source, models.describe("base", model), model)
     assert checkpoints.training_log(series) == []
     assert "trainer_state.json" in caplog.text
 

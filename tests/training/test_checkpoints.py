@@ -250,7 +250,7 @@ def test_checkpoints_that_do_not_belong_together_are_refused(copied, study):
         ValueError, match=r"must be of the size of model 'tiny' \(n_layers 2\), got 7 of checkpoint-2"
     ):
         checkpoints.Series(
-            Run("tiny", "x", 0), [line], study.objective["models"], described, study.model["tiny"], 0
+            Run("tiny", "x", 0), [line], study.objective["models"], described, study.model["tiny"]
         )
 
 

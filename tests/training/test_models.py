@@ -1,6 +1,7 @@
 """A model's name -> exactly these weights, and no others; without the network."""
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -15,22 +16,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import llama
 
+import topoflow.embedded
 from topoflow import storage
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, PackageModel
+from topoflow.embedded import EMBEDDED, embedded_folder, recipe
+from topoflow.embedded.recipe import END, PAD, START, byte_tokenizer
 from topoflow.errors import InvalidFile
-from topoflow.training import embedded
-from topoflow.training.embedded import END, PAD, START, _dialogues, byte_tokenizer
+from topoflow.samples import SAMPLE_NAMES, load_families, load_samples
+from topoflow.training import models
 from topoflow.training.models import cache_folder, describe, load
 
-SMALL = EmbeddedModel(
-    vocab_size=300,
-    hidden_size=16,
-    n_layers=2,
-    n_heads=2,
-    intermediate_size=32,
-    pretrain_steps=2,
-    pretrain_batch_size=2,
-)
+TINY = EmbeddedModel()
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 def repair(name):
@@ -88,141 +91,123 @@ def same_weights(one, other):
 
 
 class TestEmbedded:
-    def test_it_is_the_same_one_whenever_and_wherever_it_is_described(self, tmp_path, monkeypatch):
-        first = describe("tiny", SMALL, 3)
-        torch.manual_seed(99)  # what ran before has no say
-        monkeypatch.setenv("TOPOFLOW_CACHE", str(tmp_path / "another"))
-        assert describe("tiny", SMALL, 3) == first
-
-    def test_it_is_made_on_one_thread_however_many_there_are(self, monkeypatch):
-        # a larger model's bytes would depend on their number; a small one's do not
-        seen = []
-        monkeypatch.setattr(embedded, "_pretrain", lambda *_: seen.append(torch.get_num_threads()))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(2)
-        try:
-            describe("tiny", SMALL, 3)
-            assert seen == [1]
-            assert torch.get_num_threads() == 2
-        finally:
-            torch.set_num_threads(threads)
-
-    def test_making_it_leaves_the_random_numbers_of_others_alone(self):
-        torch.manual_seed(5)
-        expected = torch.rand(3)
-        torch.manual_seed(5)
-        describe("tiny", SMALL, 3)
-        assert torch.equal(torch.rand(3), expected)
-
-    def test_another_seed_or_recipe_makes_another_model(self):
-        recipes = [
-            (SMALL, 3),
-            (SMALL, 4),
-            (EmbeddedModel(**{**vars(SMALL), "pretrain_steps": 1}), 3),
-            (EmbeddedModel(**{**vars(SMALL), "pretrain_learning_rate": 1e-4}), 3),
-        ]
-        assert len({describe("tiny", source, seed)["sha256"] for source, seed in recipes}) == 4
-
-    def test_its_description_is_what_it_is_and_names_no_path_of_this_machine(self, tmp_path, cache):
-        description = describe("tiny", SMALL, 3)
-        network, _ = load(description, SMALL, 3)
+    def test_its_description_is_what_it_is_and_names_no_path_of_this_machine(self):
+        description = describe("tiny", TINY)
+        network, _ = load(description, TINY)
         assert description["name"] == "tiny"
-        assert (description["source"], description["revision"]) == ("embedded", "seed 3")
-        assert (description["architecture"], description["n_layers"]) == ("llama", 2)
-        assert description["hidden_size"] == 16
+        assert (description["source"], description["revision"]) == ("embedded tiny", None)
+        assert (description["architecture"], description["n_layers"]) == ("llama", 5)
+        assert description["hidden_size"] == 128
         assert description["n_parameters"] == network.num_parameters()
         assert description["chat_template"] is True
-        (folder,) = (cache / "embedded").iterdir()
+        folder = embedded_folder("tiny")
         assert description["files"] == {p.name: storage.sha256_of_file(p) for p in folder.iterdir()}
-        assert str(tmp_path) not in storage.json_bytes(description).decode()
+        assert description["files"]["model.safetensors"] == EMBEDDED["tiny"]
+        assert str(folder.parent) not in storage.json_bytes(description).decode()
 
     def test_it_loads_in_float32_ready_to_be_recorded(self):
-        description = describe("tiny", SMALL, 3)
-        network, tokenizer = load(description, SMALL, 3)
+        network, tokenizer = load(describe("tiny", TINY), TINY)
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         assert not any(module.training for module in network.modules())
         assert (tokenizer.pad_token, tokenizer.eos_token) == (PAD, END)
-        assert network.config.vocab_size == len(tokenizer) == 300
-        assert network.config.num_hidden_layers == 2
+        assert network.config.vocab_size == len(tokenizer) == 1024
 
-    def test_it_was_pretrained(self):
-        (before, _), (after, tokenizer) = (
-            load(describe("tiny", source, 3), source, 3)
-            for source in (
-                EmbeddedModel(**{**vars(SMALL), "pretrain_steps": 0}),
-                EmbeddedModel(**{**vars(SMALL), "pretrain_steps": 12}),
-            )
-        )
-        ids = torch.tensor([tokenizer("How do I cook rice so that it turns out well?")["input_ids"]])
-        with torch.no_grad():
-            assert after(input_ids=ids, labels=ids).loss < before(input_ids=ids, labels=ids).loss - 0.2
+    def test_it_takes_little_room(self):
+        assert (embedded_folder("tiny") / "model.safetensors").stat().st_size < 4e6
 
-    def test_the_tokenizer_loaded_from_disk_is_the_one_that_was_saved(self):
-        _, loaded = load(describe("tiny", SMALL, 3), SMALL, 3)
-        made = byte_tokenizer(_dialogues(), 300)
-        messages = [{"role": "user", "content": "Grüße,\n\t 日本 <|im_end|>  x"}]
-        text = made.apply_chat_template(messages, tokenize=False)
-        assert loaded.apply_chat_template(messages, tokenize=False) == text
-        assert loaded(text)["input_ids"] == made(text)["input_ids"]
-
-    def test_an_emptied_cache_is_filled_again_with_the_same_model(self, cache):
-        description = describe("tiny", SMALL, 3)
-        before, _ = load(description, SMALL, 3)
-        shutil.rmtree(cache)
-        after, _ = load(description, SMALL, 3)
-        assert same_weights(before, after)
-
-    def test_one_that_cannot_be_made_again_is_refused(self, cache):
-        # as with another release of a library, here by another seed
-        description = describe("tiny", SMALL, 3)
-        shutil.rmtree(cache)
-        message = f"model 'tiny' came out with other weights .* {repair('tiny')}$"
-        with pytest.raises(ValueError, match=message):
-            load(description, SMALL, 4)
-
-    def test_an_altered_cache_is_refused_and_the_command_that_the_error_names_repairs_it(self, cache):
-        description = describe("tiny", SMALL, 3)
-        (folder,) = (cache / "embedded").iterdir()
-        alter_weight(folder)
-        altered = dict(description["files"])
-        altered["model.safetensors"] = storage.sha256_of_file(folder / "model.safetensors")
-        found = storage.sha256(storage.json_bytes(altered))
-        with pytest.raises(ValueError, match="must be the one described") as caught:
-            load(description, SMALL, 3)
-        for part in (
-            description["sha256"][:12],
-            found[:12],
-            "'tiny'",
-            repair("tiny"),
-        ):
-            assert part in str(caught.value)
-        assert describe("tiny", SMALL, 3) == description  # what that command runs
-        load(description, SMALL, 3)
-
-    @pytest.mark.parametrize("change", ["a file is gone", "a file was added"])
-    def test_a_cache_with_other_files_is_refused_and_repaired_as_well(self, cache, change):
-        description = describe("tiny", SMALL, 3)
-        (folder,) = (cache / "embedded").iterdir()
-        if change == "a file is gone":
-            (folder / "generation_config.json").unlink()
+    @pytest.mark.parametrize("change", ["altered", "gone"])
+    def test_other_weights_are_refused_and_the_error_says_what_to_do(self, tmp_path, monkeypatch, change):
+        description = describe("tiny", TINY)
+        folder = shutil.copytree(embedded_folder("tiny"), tmp_path / "tiny")
+        monkeypatch.setattr(topoflow.embedded, "__file__", str(tmp_path / "__init__.py"))
+        if change == "altered":
+            alter_weight(folder)
         else:
-            (folder / "adapter_config.json").write_text("{}")
-        with pytest.raises(ValueError, match="must be the one described"):
-            load(description, SMALL, 3)
-        assert describe("tiny", SMALL, 3) == description
-        load(description, SMALL, 3)
+            (folder / "model.safetensors").unlink()
+        for refused in (lambda: describe("tiny", TINY), lambda: load(description, TINY)):
+            with pytest.raises(InvalidFile) as caught:
+                refused()
+            assert caught.value.path == folder / "model.safetensors"
+            assert "install topoflow again" in str(caught.value)
 
-    def test_what_is_described_is_kept_once_and_leaves_no_scraps(self, cache):
-        for _ in range(2):
-            describe("tiny", SMALL, 3)
-        assert len(list(cache.iterdir())) == len(list((cache / "embedded").iterdir())) == 1
+    def test_it_answers_in_simple_english_and_reads_what_it_was_not_pretrained_on(self):
+        network, tokenizer = load(describe("tiny", TINY), TINY)
+        _, held = recipe.texts()
+        assert (
+            recipe.loss(network, tokenizer, held[::10]) < 3.0
+        )  # nats a token; of all of it: benchmarks/tiny.md
+        asked = [{"role": "user", "content": "What is a dog?"}]
+        ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+        ids = getattr(ids, "input_ids", ids)
+        told = network.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :].tolist()
+        assert told[-1] == tokenizer.eos_token_id  # it comes to an end
+        words = set(re.findall("[a-z]+", tokenizer.decode(told, skip_special_tokens=True).lower()))
+        assert len(words) > 5
+        assert words <= set(re.findall("[a-z]+", " ".join(recipe.texts()[0]).lower()))
+
+
+class TestRecipe:
+    @pytest.fixture
+    def made(self, tmp_path):
+        recipe.make(tmp_path / "made", steps=3, **SIZES)
+        return tmp_path / "made"
+
+    def test_it_makes_the_same_bytes_again_and_leaves_threads_and_random_numbers_alone(self, made, tmp_path):
+        torch.manual_seed(5)
+        expected, threads = torch.rand(3), torch.get_num_threads()
+        torch.manual_seed(5)
+        recipe.make(tmp_path / "again", steps=3, **SIZES)
+        assert torch.equal(torch.rand(3), expected)
+        assert torch.get_num_threads() == threads
+        assert models.identity(tmp_path / "again") == models.identity(made)
+
+    def test_its_steps_make_the_text_likelier(self, made, tmp_path):
+        recipe.make(tmp_path / "further", steps=40, **SIZES)
+        _, held = recipe.texts()
+        few, more = (
+            recipe.loss(models.open_model(folder), models.open_tokenizer(folder), held[:20])
+            for folder in (made, tmp_path / "further")
+        )
+        assert more < few - 0.3
+
+    def test_what_is_said_of_held_out_items_alone_is_hardly_ever_said_elsewhere(self):
+        kept, held = recipe.texts()
+        assert not set(kept) & set(held)
+        read, found, again = "\n".join(kept), 0, 0
+        for family in itertools.chain.from_iterable(map(load_families, ("everyday", "helpful", "harmless"))):
+            *others, last = family["items"]
+            alone = {value for key, value in last.items() if not any(other[key] == value for other in others)}
+            sentences = [value for value in alone if value.endswith(".")]
+            found += len(sentences)
+            again += sum(sentence in read for sentence in sentences)
+        assert found > 60
+        assert again < found / 20
+
+    def test_evaluation_prompts_are_not_among_what_is_read_and_objectives_are_plain_text_alone(self):
+        kept = recipe.texts()[0]
+        asked = {name: {row["prompt"] for row in load_samples(name)} for name in SAMPLE_NAMES}
+        in_template = {
+            text.partition(END)[0].removeprefix(f"{START}user\n") for text in kept if START in text
+        }
+        as_plain = {text.partition("\n")[0] for text in kept if START not in text}
+        assert in_template <= asked["everyday"]
+        assert not as_plain & asked["prompts"]
+
+    def test_the_tokenizer_loaded_from_disk_is_the_one_that_was_saved(self, made):
+        kept, _ = recipe.texts()
+        tokenizer = recipe.byte_tokenizer(recipe.plain(kept), 300)
+        messages = [{"role": "user", "content": "Gr\u00fc\u00dfe,\n\t \u65e5\u672c <|im_end|>  x"}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        loaded = models.open_tokenizer(made)
+        assert loaded.apply_chat_template(messages, tokenize=False) == text
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 class TestFolder:
     def test_it_is_described_and_loaded_as_it_is(self, model_folder, tokenizer):
         source = FolderModel(str(model_folder))
-        description = describe("mine", source, 0)
-        network, loaded = load(description, source, 0)
+        description = describe("mine", source)
+        network, loaded = load(description, source)
         assert same_weights(network, small_llama(len(tokenizer)))
         assert (description["revision"], description["source"]) == (None, "folder model")
         assert (description["n_layers"], description["hidden_size"]) == (2, 16)
@@ -232,23 +217,23 @@ class TestFolder:
 
     def test_its_weights_are_told_apart_by_what_they_are_and_not_by_their_path(self, model_folder, tmp_path):
         shutil.copytree(model_folder, tmp_path / "copy")
-        one, copied = (describe("m", FolderModel(str(tmp_path / name)), 0) for name in ("model", "copy"))
+        one, copied = (describe("m", FolderModel(str(tmp_path / name))) for name in ("model", "copy"))
         assert one == {**copied, "source": "folder model"}
         assert str(tmp_path) not in storage.json_bytes(one).decode()
         alter_weight(tmp_path / "copy")
-        assert describe("m", FolderModel(str(tmp_path / "copy")), 0)["sha256"] != one["sha256"]
+        assert describe("m", FolderModel(str(tmp_path / "copy")))["sha256"] != one["sha256"]
 
     def test_weights_changed_after_it_was_described_are_refused(self, model_folder):
         source = FolderModel(str(model_folder))
-        description = describe("mine", source, 0)
+        description = describe("mine", source)
         alter_weight(model_folder)
         message = (
             rf"model 'mine' must be the one described \(SHA-256 {description['sha256'][:12]}\), "
             f"and the files there now are [0-9a-f]{{12}}; to accept them: {repair('mine')}$"
         )
         with pytest.raises(ValueError, match=message):
-            load(description, source, 0)
-        load(describe("mine", source, 0), source, 0)
+            load(description, source)
+        load(describe("mine", source), source)
 
     @pytest.mark.parametrize(
         "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "code.py"]
@@ -256,31 +241,31 @@ class TestFolder:
     def test_so_is_a_change_of_anything_else_that_decides_the_hidden_states(self, model_folder, name):
         (model_folder / "code.py").write_text("")  # of a model that brings its own
         source = FolderModel(str(model_folder))
-        description = describe("mine", source, 0)
+        description = describe("mine", source)
         with open(model_folder / name, "a") as file:
             file.write("\n")
         with pytest.raises(ValueError, match="must be the one described"):
-            load(description, source, 0)
+            load(description, source)
 
     def test_a_file_that_decides_nothing_may_change(self, model_folder):
         source = FolderModel(str(model_folder))
-        description = describe("mine", source, 0)
+        description = describe("mine", source)
         (model_folder / "README.md").write_text("new")
         (model_folder / "pytorch_model.bin").write_bytes(b"a pickle, which is never read")
-        load(description, source, 0)
+        load(description, source)
 
     def test_weights_in_half_precision_are_loaded_in_float32(self, tmp_path, tokenizer):
         folder = tmp_path / "half"
         small_llama(len(tokenizer)).half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        network, _ = load(describe("half", FolderModel(str(folder)), 0), FolderModel(str(folder)), 0)
+        network, _ = load(describe("half", FolderModel(str(folder))), FolderModel(str(folder)))
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
     def test_a_tokenizer_without_a_padding_token_pads_with_the_end(self, tmp_path, tokenizer):
         bare = copy.deepcopy(tokenizer)
         bare.pad_token = None
         source = FolderModel(str(save(tmp_path / "bare", bare)))
-        _, loaded = load(describe("bare", source, 0), source, 0)
+        _, loaded = load(describe("bare", source), source)
         assert loaded.pad_token == loaded.eos_token == END
 
     def test_a_missing_chat_template_is_told(self, tmp_path, tokenizer):
@@ -292,18 +277,18 @@ class TestFolder:
         source = FolderModel(str(tmp_path / "nowhere"))
         message = f"^path must be a folder with a model as save_pretrained writes it, got {source.path}$"
         with pytest.raises(ValueError, match=message):
-            describe("mine", source, 0)
+            describe("mine", source)
 
     def test_a_folder_that_is_gone_when_it_is_loaded_is_refused(self, model_folder):
-        description = describe("mine", FolderModel(str(model_folder)), 0)
+        description = describe("mine", FolderModel(str(model_folder)))
         shutil.rmtree(model_folder)
         with pytest.raises(ValueError, match=r"^path must be a folder with a model"):
-            load(description, FolderModel(str(model_folder)), 0)
+            load(description, FolderModel(str(model_folder)))
 
     def test_pickled_weights_are_refused(self, model_folder):
         (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
         with pytest.raises(InvalidFile) as caught:
-            describe("mine", FolderModel(str(model_folder)), 0)
+            describe("mine", FolderModel(str(model_folder)))
         assert caught.value.path == model_folder
 
 
@@ -327,30 +312,30 @@ class TestHub:
 
     def test_a_branch_is_resolved_to_its_commit_and_loads(self, hub, tokenizer):
         source = HubModel("owner/name")
-        description = describe("theirs", source, 0)
+        description = describe("theirs", source)
         assert (description["source"], description["revision"]) == ("hub owner/name", self.COMMITS[0])
-        network, _ = load(description, source, 0)
+        network, _ = load(description, source)
         assert same_weights(network, small_llama(len(tokenizer)))
 
     def test_a_branch_that_moved_on_does_not_change_what_is_loaded(self, hub, tokenizer):
         source = HubModel("owner/name", "main")
-        description = describe("theirs", source, 0)
+        description = describe("theirs", source)
         (hub / "refs" / "main").write_text(self.COMMITS[1])
-        network, _ = load(description, source, 0)
+        network, _ = load(description, source)
         assert same_weights(network, small_llama(len(tokenizer)))
-        moved = describe("theirs", source, 0)
+        moved = describe("theirs", source)
         assert moved["revision"] == self.COMMITS[1]
         assert moved["sha256"] != description["sha256"]
 
     def test_a_commit_may_be_asked_for(self, hub):
-        assert describe("m", HubModel("owner/name", self.COMMITS[1]), 0)["revision"] == self.COMMITS[1]
+        assert describe("m", HubModel("owner/name", self.COMMITS[1]))["revision"] == self.COMMITS[1]
 
     def test_files_altered_in_the_cache_are_refused(self, hub):
         source = HubModel("owner/name")
-        description = describe("theirs", source, 0)
+        description = describe("theirs", source)
         alter_weight(hub / "snapshots" / self.COMMITS[0])
         with pytest.raises(ValueError, match="model 'theirs' must be the one described"):
-            load(description, source, 0)
+            load(description, source)
 
     @pytest.mark.parametrize(
         ("source", "wanted"),
@@ -362,7 +347,7 @@ class TestHub:
     def test_what_the_cache_does_not_have_is_refused_by_its_id(self, hub, source, wanted):
         message = f"^id must be a model that the Hub or its local cache has, got {wanted}: "
         with pytest.raises(ValueError, match=message):
-            describe("theirs", source, 0)
+            describe("theirs", source)
 
 
 def write_gguf(path, tokenizer, **changes):
@@ -444,11 +429,11 @@ class TestPackage:
     def test_weights_in_a_wheel_are_unpacked_described_and_loaded(self, wheel, cache, tokenizer):
         path, original = wheel
         source = self.source(path)
-        description = describe("packed", source, 0)
+        description = describe("packed", source)
         assert (description["source"], description["revision"]) == ("package tinymodel==1.0", source.sha256)
         assert (description["n_layers"], description["chat_template"]) == (2, True)
         path.unlink()  # from here on the cache must do
-        network, loaded = load(description, source, 0)
+        network, loaded = load(description, source)
         assert same_weights(network, original)
         assert "quantization_config" not in network.config.to_dict()
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -459,22 +444,22 @@ class TestPackage:
 
     def test_unpacking_it_again_gives_the_same_description(self, wheel, cache):
         source = self.source(wheel[0])
-        description = describe("packed", source, 0)
+        description = describe("packed", source)
         shutil.rmtree(cache)
-        assert describe("packed", source, 0) == description
+        assert describe("packed", source) == description
 
     def test_another_wheel_than_the_one_pinned_is_refused(self, wheel, cache):
         source = self.source(wheel[0], sha256="0" * 64)
         message = r"requirement must be a package that pip can download, got .tinymodel==1\.0.; "
         with pytest.raises(ValueError, match=message) as caught:
-            describe("packed", source, 0)
+            describe("packed", source)
         assert "HASH" in str(caught.value).upper()
         assert not cache.exists()
 
     def test_a_package_that_is_not_in_the_index_is_refused(self, wheel):
         source = self.source(wheel[0], requirement="tinymodel==2.0")
         with pytest.raises(ValueError, match=r"^requirement must be .* got .tinymodel==2\.0.; "):
-            describe("packed", source, 0)
+            describe("packed", source)
 
     def test_two_models_of_one_wheel_are_two(self, wheel, tmp_path, tokenizer):
         path, _ = wheel
@@ -482,7 +467,7 @@ class TestPackage:
         with zipfile.ZipFile(path, "a") as archive:
             archive.write(tmp_path / "other.gguf", "tinymodel/other.gguf")
         one, other = (
-            describe("packed", self.source(path, file=f"tinymodel/{name}.gguf"), 0)
+            describe("packed", self.source(path, file=f"tinymodel/{name}.gguf"))
             for name in ("model", "other")
         )
         assert one["sha256"] != other["sha256"]
@@ -492,7 +477,7 @@ class TestPackage:
         source = self.source(wheel[0], file="tinymodel/other.gguf")
         message = "file must be in the wheel of tinymodel==1.0, got 'tinymodel/other.gguf'"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            describe("packed", source, 0)
+            describe("packed", source)
 
 
 class TestCacheFolder:

@@ -25,7 +25,6 @@ from topoflow.config.sources import (
     TEXT_SOURCES,
     CheckpointFolder,
     CheckpointSource,
-    EmbeddedModel,
     HubCheckpoints,
     Key,
     MixedText,
@@ -277,7 +276,6 @@ class Params:
             )
         for name in self.objectives:
             self._check_schedule(name)
-        self._check_layers()
 
     def _check_schedule(self, objective: str) -> None:
         schedule, most = self.recording.schedule, self.finetune_of(objective).max_steps
@@ -308,18 +306,6 @@ class Params:
                 raise InvalidArgument(f"objective.{name}.of", expected, part)
         if self._variant(name):
             self.finetune_of(name)  # refused here
-
-    def _check_layers(self) -> None:
-        """Of other models than embedded ones, the depth is known when they are opened."""
-        layers = self.recording.layers
-        deepest = layers if isinstance(layers, int) else max(layers)
-        for name in self.models:
-            source = self.model[name]
-            if isinstance(source, EmbeddedModel) and deepest > source.n_layers:
-                got = layers if isinstance(layers, int) else list(layers)
-                raise InvalidArgument(
-                    "recording.layers", f"at most model.{name}.n_layers ({source.n_layers})", got
-                )
 
     def runs(self) -> list[Run]:
         """The runs of a bare `dvc repro`: every model with every objective and every seed."""

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from topoflow.checked import Count, Flag, Natural, Number, adapter, checked, each_once, look_up
+from topoflow.checked import Flag, Natural, Number, adapter, checked, each_once, look_up
+from topoflow.embedded import EMBEDDED
 from topoflow.errors import InvalidArgument
 from topoflow.samples import SAMPLE_NAMES
 
 Key = Annotated[str, Field(coerce_numbers_to_str=True)]  # a key, which YAML may read as a number
-_Vocabulary = Annotated[Count, Field(ge=259)]
 
 
 def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
@@ -34,20 +34,12 @@ def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
 
 @checked
 class EmbeddedModel:
-    """A small Llama with a byte-level tokenizer, made from the seed and pretrained on the bundled text."""
+    """A model whose weights come with topoflow: `tiny`, or `mini`, which says nothing and is for trying things out."""
 
-    vocab_size: _Vocabulary = 1024  # of the tokenizer: 256 bytes, 3 special tokens, and merged pairs
-    hidden_size: Count = 128
-    n_layers: Count = 5
-    n_heads: Count = 4
-    intermediate_size: Count = 352
-    pretrain_steps: Natural = 150
-    pretrain_batch_size: Count = 16
-    pretrain_learning_rate: Annotated[Number, Field(gt=0)] = 5e-3
+    name: str = "tiny"
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.n_heads):  # rotary embeddings turn pairs of coordinates
-            raise InvalidArgument("hidden_size", "a multiple of 2 n_heads", self.hidden_size)
+        look_up(self.name, EMBEDDED, "name")
 
 
 @checked
@@ -87,7 +79,7 @@ MODEL_SOURCES: dict[str, type[Any]] = {
 
 @checked
 class SampleText:
-    """Text bundled with topoflow: `helpful`, `harmless` or `prompts` (these have no answers)."""
+    """Text bundled with topoflow: `helpful`, `harmless`, `everyday` or `prompts` (these have no answers)."""
 
     name: str
 

@@ -71,7 +71,8 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
     rows = 2 if any(frame.crushed for frame in frames) else 1
     column = max(WIDTH / len(named), 2.2)
     title += _axes_apart(frames)
-    figure = new_figure(1.4 + (min(column, 3.5) + 0.1) + 2.4 * (rows - 1), title, width=column * len(named))
+    side = min(column, 3.5) - 0.6  # of a panel, without its labels
+    figure = new_figure(1.55 + side + 2.4 * (rows - 1), title, width=column * len(named))
     grid = figure.subplots(rows, len(named), squeeze=False)
     for index, ((name, pair), frame) in enumerate(zip(named, frames, strict=True)):
         _diagram_panel(grid[0, index], pair, frame.low, frame.high)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-SAMPLE_NAMES = ("helpful", "harmless", "prompts")
+SAMPLE_NAMES = ("helpful", "harmless", "prompts", "everyday")
 
 
 def load_samples(name: str) -> list[dict[str, str]]:
@@ -17,8 +17,9 @@ def load_samples(name: str) -> list[dict[str, str]]:
 
     Parameters
     ----------
-    name : {"helpful", "harmless", "prompts"}
-        Which set to load. ``"prompts"`` is for evaluation only and shares no prompt with the other two.
+    name : {"helpful", "harmless", "prompts", "everyday"}
+        Which set to load. ``"prompts"`` is for evaluation only; ``"everyday"`` is what the embedded model was
+        pretrained on. No prompt is in two sets.
 
     Returns
     -------
@@ -39,12 +40,18 @@ def load_samples(name: str) -> list[dict[str, str]]:
     >>> sorted(rows[0])
     ['completion', 'prompt']
     """
+    return expand_families(load_families(name), answered=name != "prompts")
+
+
+def load_families(name: str) -> list[dict[str, Any]]:
+    """The families of one bundled set, as its file has them; ValueError if `name` is unknown."""
     if name not in SAMPLE_NAMES:
         raise ValueError(f"name: expected one of {', '.join(SAMPLE_NAMES)}, got {name!r}")
     text = (resources.files("topoflow") / "samples" / f"{name}.yaml").read_text(encoding="utf-8")
     # libyaml is some ten times faster, but PyYAML may have been built without it; both loaders are safe.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return expand_families(yaml.load(text, Loader=loader), answered=name != "prompts")  # noqa: S506
+    families: list[dict[str, Any]] = yaml.load(text, Loader=loader)  # noqa: S506
+    return families
 
 
 def expand_families(families: Any, answered: bool = True) -> list[dict[str, str]]:

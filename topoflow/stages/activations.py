@@ -78,7 +78,7 @@ def _train(
 
     assert recording.folder is not None
     trainer = recording.folder / "trainer"
-    network, tokenizer = models.load(description, params.model_source(run.model), params.seed)
+    network, tokenizer = models.load(description, params.model_source(run.model))
     rows = layout.read_training_rows(run.objective)
     trained, log = sft.finetune(
         network,
@@ -109,7 +109,7 @@ def _record(
     source = params.checkpoints(run.objective)
     assert source is not None
     lines = _checkpoints_of(run)
-    series = checkpoints.Series(run, lines, source, description, params.model_source(run.model), params.seed)
+    series = checkpoints.Series(run, lines, source, description, params.model_source(run.model))
     recording.on_record = telling.of_finished(recording, [line["step"] for line in lines])
     n_threads = params.finetune_of(run.objective).n_threads
     checkpoints.record(series, recording, params.recording.layers, n_threads)
@@ -209,7 +209,8 @@ def _save_weights(trained: Any, description: Mapping[str, Any], work: Path) -> N
     adapter = work / "adapter_config.json"
     if adapter.exists():
         config = json.loads(read_bytes(adapter))
-        config["base_model_name_or_path"] = f"{description['source']} ({description['revision']})"
+        revision = description["revision"]
+        config["base_model_name_or_path"] = description["source"] + (f" ({revision})" if revision else "")
         if isinstance(config["target_modules"], list):
             config["target_modules"].sort()  # PEFT writes a set, in random order
         storage.write_file(adapter, storage.json_bytes(config))

@@ -46,7 +46,7 @@ def writes_something_else(params: Params, stage: str) -> bool:
 def _description(params: Params, model: str) -> bytes:
     from topoflow.training.models import describe
 
-    return storage.json_bytes(describe(model, params.model_source(model), params.seed))
+    return storage.json_bytes(describe(model, params.model_source(model)))
 
 
 def _prompts(params: Params) -> bytes:

@@ -14,9 +14,10 @@ import numpy as np
 
 from topoflow import layout
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
+from topoflow.embedded import embedded_folder
 from topoflow.layout import Run
 from topoflow.plan import Rates, Size, Texts, padded
-from topoflow.training import embedded, models
+from topoflow.training import models
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ class Found:
     folder: Path | None  # with its weights, where they are here
     rows: Sequence[Any]
     prompts: Sequence[Any]
-    pretraining_tokens: int
     trust_remote_code: bool  # as the model's source says
 
 
@@ -55,43 +55,37 @@ def look(params: Params, run: Run) -> Found:
     source = params.model_source(run.model)
     folder = _folder(params, run, source)
     trust = getattr(source, "trust_remote_code", False)
-    pretraining = 0
-    if folder is None and isinstance(source, EmbeddedModel):
-        network, tokenizer = embedded.untrained(source)
-        pretraining = embedded.pretraining_tokens(source)
-    else:
-        place: dict[str, Any] = {"pretrained_model_name_or_path": folder}
-        if folder is None:
-            if not isinstance(source, HubModel):
-                raise ValueError(
-                    f"model {run.model!r} must be made first, with: topoflow model --model {run.model}"
-                )
-            place = {"pretrained_model_name_or_path": source.id, "revision": source.revision}
-        with models.readable_hub_errors("model", str(place["pretrained_model_name_or_path"]), "its revision"):
-            config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)
-            tokenizer = _tokenizer(place, trust)
-        with torch.device("meta"):  # shapes without memory
-            network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
+    place: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+    if folder is None:
+        if not isinstance(source, HubModel):
+            raise ValueError(
+                f"model {run.model!r} must be made first, with: topoflow model --model {run.model}"
+            )
+        place = {"pretrained_model_name_or_path": source.id, "revision": source.revision}
+    with models.readable_hub_errors("model", str(place["pretrained_model_name_or_path"]), "its revision"):
+        config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)
+        tokenizer = _tokenizer(place, trust)
+    with torch.device("meta"):  # shapes without memory
+        network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
     prompts, rows, assumed = _texts(params, run)
     lengths = Texts(*_lengths(params, tokenizer, prompts, rows), assumed)
     size = _size(network, params)
-    return Found(size, lengths, network, tokenizer, folder, rows, prompts, pretraining, trust)
+    return Found(size, lengths, network, tokenizer, folder, rows, prompts, trust)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
     """Where the model's weights are on this machine, if they are."""
     if isinstance(source, FolderModel):
         return Path(source.path)
+    if isinstance(source, EmbeddedModel):
+        return embedded_folder(source.name)
     described = layout.model_file(run.model)
-    if isinstance(source, EmbeddedModel) and described.is_file():
-        folder = models.embedded_folder(layout.read_model(described))
-        return folder if folder.is_dir() else None
     if isinstance(source, HubModel):
         try:
             return models.download(source.id, source.revision, cached=True)
         except ValueError:
             return None
-    return models.locate(layout.read_model(described), source, params.seed) if described.is_file() else None
+    return models.locate(layout.read_model(described), source) if described.is_file() else None
 
 
 def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
@@ -202,7 +196,6 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
         / padded(sorted(prompt_tokens), params.recording.batch_size),
         open_model=opened,
         start=start,
-        pretraining=_pretraining(params.model_source(run.model), found),
         **_topology_rates(params, cells if found.folder else [], found.size.hidden_size),
     )
 
@@ -247,12 +240,6 @@ def _stopwatch(params: Params, prompts: Sequence[Any], marks: list[tuple[str, fl
         prompts, recording.layers, Schedule(), batch_size=recording.batch_size, max_length=recording.max_length,
         behaviour=recording.behaviour,
     )  # fmt: skip
-
-
-def _pretraining(source: ModelSource, found: Found) -> float | None:
-    if isinstance(source, EmbeddedModel) and found.pretraining_tokens:  # it is still to be made
-        return embedded.pretraining_seconds(source)
-    return None
 
 
 def _some(found: Found, params: Params) -> Sequence[Any]:

@@ -313,7 +313,6 @@ class Series:
     source: CheckpointSource
     description: Mapping[str, Any]  # of the run's model
     model_source: ModelSource
-    seed: int  # of the study
 
     def __post_init__(self) -> None:
         if not self.lines:
@@ -415,7 +414,7 @@ def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tupl
     """
     home = None
     if any(line["kind"] != _MODEL for line in lines):
-        home = models.locate(series.description, series.model_source, series.seed)
+        home = models.locate(series.description, series.model_source)
     for line in lines:
         folder, downloaded = (home, False) if line["kind"] == _BASE else _fetch(series, line)
         assert folder is not None
@@ -445,7 +444,7 @@ def _tokenizer(series: Series) -> Any:
     for line in series.lines:
         if line["tokenizer"]:
             return models.open_tokenizer(_fetch(series, line)[0], series.trust)
-    folder = models.locate(series.description, series.model_source, series.seed)
+    folder = models.locate(series.description, series.model_source)
     return models.open_tokenizer(folder, series.trust)
 
 

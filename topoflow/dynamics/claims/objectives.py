@@ -183,7 +183,7 @@ def _pair(
         distance = math.sqrt(max(location_test(a, b).value, 0.0))
         apart = distance / (max(mean_spread(a), mean_spread(b)) or 1e-300)
         p = dispersion_test(a, b, both[0].recorded.seed)
-        beside = f"both labels spread alike between seeds: p = {p:.2g}"
+        beside = f"test of equal spread between seeds: p = {p:.2g}"
     rungs = [
         moves.rung(both, homology, claims.moves_level),
         *(
