@@ -86,10 +86,9 @@ def main() -> None:
     description = models.describe(MODEL, source)
     base, tokenizer = models.load(description, source)
     size = (embedded_folder(MODEL) / "model.safetensors").stat().st_size
-    held = {name: recipe.texts(name)[1] for name in recipe.TEXTS}
     rows = [
-        f"| `{name}`, dialogues as in pretraining ({len(held[name]):,}) | {recipe.loss(base, tokenizer, held[name]):.2f} | |"
-        for name in held
+        f"| `{name}` as in pretraining ({len(held):,} dialogues) | {recipe.loss(base, tokenizer, held):.2f} | |"
+        for name, held in ((name, recipe.texts(name)[1]) for name in recipe.TEXTS)
     ]
     answers = {"before": [answer(base, tokenizer, asked) for asked in QUESTIONS]}
     for objective in OBJECTIVES:

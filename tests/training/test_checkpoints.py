@@ -34,7 +34,7 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
 
     description = layout.read_json(layout.model_file("tiny"))
     set_seed(0)
-    network, tokenizer = models.load(description, params.model_source("tiny"), params.seed)
+    network, tokenizer = models.load(description, params.model_source("tiny"))
     if kind == "adapters":
         network = get_peft_model(
             network, LoraConfig(r=width, target_modules="all-linear", task_type="CAUSAL_LM")

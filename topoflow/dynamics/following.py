@@ -331,14 +331,17 @@ def _turned(
     """Scale-free vectors by homology and layer, after the prompts were turned as a law and a seed say."""
     turn = None if law is None else law.draw(np.random.default_rng(seed))
     layers: dict[str, list[Matrix]] = {h: [] for h in HOMOLOGY}
-    pairs = np.triu_indices(plan.shape[1], 1)
     used, places = np.unique(plan, return_inverse=True)  # no other prompt is turned
     places = places.reshape(plan.shape)
+    chosen = None if turn is None else turn[used]
+    one, other = np.triu_indices(plan.shape[1], 1)
+    # of a subsample's prompts, in the matrix of distances as it is read row by row
+    pairs = places[:, one] * len(used) + places[:, other]
     for layer in clouds:
         rows = []
         for points in layer:
-            distances = distance_matrix(points[used] if turn is None else turn[used] @ points)
-            unit = float(np.median([distances[np.ix_(some, some)][pairs] for some in places]))
+            distances = distance_matrix(points[used] if chosen is None else chosen @ points)
+            unit = float(np.median(distances.take(pairs)))
             cell = subsample_diagrams(distances, places, 1, engine)
             rows.append(cell_vectors(cell, plan.shape[1], unit))
         for h in HOMOLOGY:
