@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from topoflow.dynamics.following import follow
     from topoflow.dynamics.velocity import concentration
     from topoflow.recording.callback import TopologyCallback
+    from topoflow.recording.quantities import Quantity, held_out_loss
     from topoflow.topology.distances import wasserstein_distance
     from topoflow.topology.persistence import vietoris_rips_diagrams
     from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Claims": "topoflow.dynamics.claims.margins",
+    "Quantity": "topoflow.recording.quantities",
     "SUMMARY_NAMES": "topoflow.topology.summaries",
     "Schedule": "topoflow.config.schedule",
     "Topology": "topoflow.config",
@@ -36,12 +38,14 @@ _HOME = {
     "compare": "topoflow.dynamics.comparing",
     "concentration": "topoflow.dynamics.velocity",
     "follow": "topoflow.dynamics.following",
+    "held_out_loss": "topoflow.recording.quantities",
     "vietoris_rips_diagrams": "topoflow.topology.persistence",
     "wasserstein_distance": "topoflow.topology.distances",
 }
 __all__ = [
     "SUMMARY_NAMES",
     "Claims",
+    "Quantity",
     "Schedule",
     "Topology",
     "TopologyCallback",
@@ -49,6 +53,7 @@ __all__ = [
     "compare",
     "concentration",
     "follow",
+    "held_out_loss",
     "vietoris_rips_diagrams",
     "wasserstein_distance",
 ]

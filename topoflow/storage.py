@@ -201,14 +201,20 @@ def roots_name(step: int) -> str:
     return f"step_{step:06d}/roots.npy"
 
 
-def recorded_names(step: int, layers: Iterable[int], behaviour: bool) -> list[str]:
+def quantities_name(step: int) -> str:
+    """The path of the numbers that were measured at a checkpoint, beside its recorded states."""
+    return f"step_{step:06d}/quantities.json"
+
+
+def recorded_names(step: int, layers: Iterable[int], behaviour: bool, quantities: bool = False) -> list[str]:
     """The paths of all that is recorded at a checkpoint.
 
     >>> recorded_names(8, [3], behaviour=True)
     ['step_000008/layer_03.npy', 'step_000008/behaviour.npy', 'step_000008/roots.npy']
     """
-    clouds = [f"{cell_name(step, layer)}.npy" for layer in layers]
-    return [*clouds, behaviour_name(step), roots_name(step)] if behaviour else clouds
+    names = [f"{cell_name(step, layer)}.npy" for layer in layers]
+    names += [behaviour_name(step), roots_name(step)] * behaviour
+    return [*names, quantities_name(step)] if quantities else names
 
 
 def array_bytes(array: npt.NDArray[Any]) -> bytes:

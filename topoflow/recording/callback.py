@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile, said
 from topoflow.files import read_bytes
 from topoflow.names import metric_name
 from topoflow.recording.behaviour import Answered, Answers, Behaviour
@@ -47,12 +47,16 @@ from topoflow.storage import (
     behaviour_name,
     cell_name,
     json_bytes,
+    quantities_name,
     recorded_names,
     roots_name,
     sha256,
     write_file,
 )
 from topoflow.topology.point_clouds import check_whole_number
+
+if TYPE_CHECKING:
+    from topoflow.recording.quantities import Quantity
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +135,9 @@ class TopologyCallback(TrainerCallback):
         Where a layer has no H1 bars its floor is 0, and training goes on.
     on_record : callable, optional
         Called with the step after each recording.
+    quantities : sequence of Quantity
+        Numbers to measure of the model at each checkpoint beside its states, such as `topoflow.held_out_loss`; they go
+        to the MLflow run that is active, as `topology` says.
 
     Attributes
     ----------
@@ -152,6 +159,8 @@ class TopologyCallback(TrainerCallback):
     metrics : dict
         step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
         distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
+    measured : dict
+        step -> name in MLflow -> value, of `quantities` (with a folder in `step_000016/quantities.json` as well).
     floors : dict
         layer -> the floor of `stop_when_stable`, in filtration distance, when that is asked for; in `metrics` of the
         first step.
@@ -185,11 +194,15 @@ class TopologyCallback(TrainerCallback):
         seed: int = 0,
         stop_when_stable: int | None = None,
         on_record: Callable[[int], None] | None = None,
+        quantities: Sequence[Quantity] = (),
     ) -> None:
         if isinstance(prompts, str) or len(prompts) < 2:
             raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
         batch_size = check_whole_number("batch_size", batch_size, at_least=1)
         max_length = check_whole_number("max_length", max_length, at_least=1)
+        names = [quantity.name for quantity in quantities]
+        if len(set(names)) < len(names):
+            raise InvalidArgument("quantities", "such that each has a name of its own", names)
         if dtype not in DTYPES:
             raise InvalidArgument("dtype", f"one of {', '.join(DTYPES)}", dtype)
         if stop_when_stable is not None:
@@ -210,6 +223,8 @@ class TopologyCallback(TrainerCallback):
         self.divergences: dict[int, npt.NDArray[np.float64]] = {}
         self.roots: dict[int, npt.NDArray[np.float32]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
+        self.measured: dict[int, dict[str, float]] = {}
+        self.quantities = tuple(quantities)
         self.stop_when_stable = stop_when_stable
         self.floors: dict[int, float] = {}
         self.stopped_at: int | None = None
@@ -225,6 +240,7 @@ class TopologyCallback(TrainerCallback):
         self._batches: list[npt.NDArray[np.int64]] = []
         self._sender: Sender | None = None  # to the MLflow run in which the training runs
         self._due: frozenset[int] = frozenset()
+        self._processing_class: Any = None
         self._found: list[int] = []  # checkpoints of the interrupted part of a training that is resumed
         self._computed_before: dict[str, str | None] = {}  # and how that part was computed
 
@@ -270,6 +286,8 @@ class TopologyCallback(TrainerCallback):
         check_parallelism(model)
         self._end_logging()  # of a training that ended in an error, perhaps of another MLflow run
         self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
+        self.measured = {}
+        self._processing_class = tokenizer
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
         self._computed_before = {}
         self._behaviour = None
@@ -280,7 +298,7 @@ class TopologyCallback(TrainerCallback):
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
         self._pad_token_id = (
-            getattr(_tokenizer_in(tokenizer), "pad_token_id", None) or 0
+            getattr(tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
         self._batches = self._own_batches()
 
@@ -314,7 +332,7 @@ class TopologyCallback(TrainerCallback):
             return []
         found = []
         for earlier in sorted(int(path.name[len("step_") :]) for path in self.folder.glob("step_[0-9]*")):
-            names = recorded_names(earlier, self.layers, self.behaviour)
+            names = recorded_names(earlier, self.layers, self.behaviour, bool(self.quantities))
             if earlier <= step and all((self.folder / name).is_file() for name in names):
                 found.append(earlier)
         if found:
@@ -348,6 +366,8 @@ class TopologyCallback(TrainerCallback):
 
     def _go_on(self, folder: Path, found: Sequence[int], step: int) -> None:
         """Give what compares checkpoints the first one and the last one before `step`."""
+        if self.quantities:
+            self.measured = {earlier: _read_measured(folder, earlier) for earlier in found}
         first, before = found[0], max((earlier for earlier in found if earlier < step), default=found[0])
         if self._behaviour is not None:
             self._behaviour.resume(first, before)
@@ -368,8 +388,9 @@ class TopologyCallback(TrainerCallback):
         parts = gathered(part)
         if answers is not None:
             self._hand_over(answers)
+        measured = self._measure(model)
         self.steps.append(step)
-        self._n_stable = on_first(lambda: self._take(step, parts))
+        self._n_stable = on_first(lambda: self._take(step, parts, measured))
 
     def _part(self, model: Any) -> tuple[_Part, Answers | None]:
         """What this rank records of a checkpoint, and the answers that rank 0 is still to be given."""
@@ -389,6 +410,15 @@ class TopologyCallback(TrainerCallback):
         self.computed_as = {key: _and(before.get(key, value), value) for key, value in computed.items()}
         return (prompts, states), answers
 
+    def _measure(self, model: Any) -> dict[str, float]:
+        """All quantities of the model; each rank measures, since each must take part in the passes of a sharded one."""
+
+        def found() -> dict[str, float]:
+            ours = [quantity.of(model, self._processing_class) for quantity in self.quantities]
+            return {name: value for one in ours for name, value in one.items()}
+
+        return found() if sharded_modules(model) else on_each(found)
+
     def _hand_over(self, answers: Answers) -> None:
         """Let rank 0 compare the answers of all ranks, a piece at a time."""
         numbers = gathered(len(answers))
@@ -401,27 +431,27 @@ class TopologyCallback(TrainerCallback):
         for prompts, log_probabilities in pieces:
             self._behaviour.add(prompts, log_probabilities)
 
-    def _take(self, step: int, parts: Sequence[_Part]) -> int:
+    def _take(self, step: int, parts: Sequence[_Part], measured: dict[str, float]) -> int:
         """On rank 0: put the parts together, keep them, look at them; how many checkpoints in a row were stable."""
         order = np.concatenate([prompts for prompts, _ in parts])
         clouds = {layer: in_order(order, [states[layer] for _, states in parts]) for layer in self.layers}
-        self._keep(step, clouds, None if self._behaviour is None else self._behaviour.finish(step))
+        self._keep(step, clouds, None if self._behaviour is None else self._behaviour.finish(step), measured)
         if self._live is not None:
             self.metrics[step] = self._live.update(clouds)
             if self.stop_when_stable:
                 self._compare_with_floor(step, clouds, self._live)
-            self._log(step)
+        self._log(step, self.metrics.get(step, {}) | measured)
         if self.on_record is not None:
             self.on_record(step)
         return self._n_stable
 
-    def _log(self, step: int) -> None:
+    def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand a checkpoint's metrics to a thread that logs them: no server stops or slows the training."""
-        if self._sender is None:
+        if self._sender is None and metrics:
             self._sender = _sender_to_active_run()
         if self._sender is not None:
             now = int(time.time() * 1000)
-            self._sender.add([(name, value, now, step) for name, value in self.metrics[step].items()])
+            self._sender.add([(name, value, now, step) for name, value in metrics.items()])
 
     def _compare_with_floor(
         self, step: int, clouds: Mapping[int, npt.NDArray[Any]], live: LiveTopology
@@ -442,7 +472,10 @@ class TopologyCallback(TrainerCallback):
         step: int,
         clouds: dict[int, npt.NDArray[Any]],
         answered: Answered | None,
+        measured: dict[str, float],
     ) -> None:
+        if self.quantities:
+            self.measured[step] = measured
         if self.folder is None:
             self.clouds[step] = clouds
             if answered is not None:
@@ -456,6 +489,20 @@ class TopologyCallback(TrainerCallback):
         if answered is not None:
             write_file(self.folder / behaviour_name(step), array_bytes(answered.divergences))
             write_file(self.folder / roots_name(step), array_bytes(answered.roots))
+        if self.quantities:
+            # JSON has no NaN, which is the loss of a training that has diverged
+            known = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+            write_file(self.folder / quantities_name(step), json_bytes(known))
+
+
+def _read_measured(folder: Path, step: int) -> dict[str, float]:
+    """What was measured at a checkpoint of the interrupted part of a training."""
+    path = folder / quantities_name(step)
+    try:
+        found = json.loads(read_bytes(path)).items()
+        return {str(name): math.nan if value is None else float(value) for name, value in found}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidFile(path, f"must hold numbers by name, and does not ({said(error)})") from None
 
 
 def _and(before: str | None, now: str | None) -> str | None:
@@ -509,7 +556,7 @@ def tokenize_prompts(
     from jinja2 import TemplateError
 
     max_length = check_whole_number("max_length", max_length, at_least=1)
-    tokenizer, processor = _tokenizer_in(tokenizer), tokenizer
+    tokenizer, processor = tokenizer_in(tokenizer), tokenizer
     own = getattr(tokenizer, "chat_template", None)
     template = own or getattr(processor, "chat_template", None)
     token_ids: list[list[int]] = []
@@ -538,7 +585,7 @@ def tokenize_prompts(
     return token_ids
 
 
-def _tokenizer_in(processing_class: Any) -> Any:
+def tokenizer_in(processing_class: Any) -> Any:
     """The tokenizer that a Trainer was given, or that of the processor that it was given."""
     from transformers import ProcessorMixin
 

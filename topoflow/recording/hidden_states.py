@@ -282,16 +282,16 @@ def record_batches(
     shorter, until it fits: the next checkpoint begins with the smaller ones. An error of one prompt alone passes; and
     so does any where FSDP has sharded the model, since the other ranks are in the midst of the same pass.
     """
-    device = _input_device(model)
+    device = input_device(model)
     rows: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
     overflowed: set[int] = set()
     done = 0
-    with _undisturbed(model):
+    with undisturbed(model):
         while done < len(batches):
             chosen = batches[done]
-            padded = _pad([token_ids[i] for i in chosen], pad_token_id, device)
+            filled = padded([token_ids[i] for i in chosen], pad_token_id, device)
             try:
-                found, log_probabilities = _forward(model, *padded, layers, behaviour is not None)
+                found, log_probabilities = _forward(model, *filled, layers, behaviour is not None)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or len(chosen) == 1 or sharded_modules(model):
                     raise
@@ -360,7 +360,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def _input_device(model: nn.Module) -> torch.device:
+def input_device(model: nn.Module) -> torch.device:
     """Where the model reads token ids: on its embedding's device, or the one on which offloading runs that.
 
     Raises
@@ -402,9 +402,10 @@ def _halve(batches: list[npt.NDArray[np.int64]], start: int) -> None:
     logger.warning("out of memory: from here on, %d prompts a forward pass are recorded", size)
 
 
-def _pad(
+def padded(
     sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids as one batch, filled up on the right, and the mask of what is not filling."""
     length = max(map(len, sequences))
     input_ids = torch.full((len(sequences), length), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
@@ -415,7 +416,7 @@ def _pad(
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` without leaving a trace: a hook must not change the training it watches."""
     training = [module for module in model.modules() if module.training]
     # an LM may draw random numbers even in eval mode (a router's jitter, say)
