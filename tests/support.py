@@ -22,6 +22,7 @@ SMALL = {
     "model.tiny": {"source": "embedded", "name": "mini"},
     "prompts.n_prompts": 24,
     "prepare.n_rows": 16,
+    "prepare.held_out": 4,
     "finetune.max_steps": 4,
     "finetune.per_device_train_batch_size": 2,
     "finetune.lora.r": 2,

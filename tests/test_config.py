@@ -74,9 +74,9 @@ class TestReading:
         assert params.model["smollm2"].sha256 == written["model"]["smollm2"]["sha256"]
         assert params.objective["mixed"] == config.MixedText({"helpful": 0.5, "harmless": 0.5})
         assert params.prompts == config.Prompts(config.SampleText("prompts"), written["prompts"]["n_prompts"])
-        for section in ("prepare", "topology", "trajectory", "compute"):
+        for section in ("topology", "trajectory", "compute"):
             assert dataclasses.asdict(getattr(params, section)) == written[section], section
-        for section in ("finetune", "track"):
+        for section in ("prepare", "finetune", "track"):
             found = dataclasses.asdict(getattr(params, section))
             assert {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} == written[section]
         schedule = written["recording"]["schedule"]
@@ -189,7 +189,10 @@ class TestUnknownKeys:
 
     @pytest.mark.parametrize(
         ("section", "key", "known"),
-        [("compute", "zzz", {"address", "backend", "n_jobs", "save_steps"}), ("prepare", 7, {"n_rows"})],
+        [
+            ("compute", "zzz", {"address", "backend", "n_jobs", "save_steps"}),
+            ("prepare", 7, {"held_out", "held_out_of", "n_rows"}),
+        ],
     )
     def test_one_that_is_near_to_none_or_no_text_is_answered_with_all_there_are(self, section, key, known):
         with pytest.raises(UnknownKey) as caught:
@@ -271,6 +274,7 @@ class TestRanges:
         [
             ("prompts.n_prompts", 2),
             ("prepare.n_rows", 1),
+            ("prepare.held_out", 0),
             ("finetune.max_steps", 1),
             ("finetune.per_device_train_batch_size", 1),
             ("finetune.gradient_accumulation_steps", 1),

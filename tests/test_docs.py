@@ -267,7 +267,7 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
             assert f"| `{field.name}` |" in page, f"{section.__name__}.{field.name}"
     assert "| `max_steps` | whole number | `48` |" in page
     assert "tokens kept of a prompt, its end" in page  # a comment of params.yaml
-    assert "of the tokenizer: 256 bytes" in page  # a comment of the class
+    assert "the GGUF file inside the wheel" in page  # a comment of the class
     assert "Record each multiple of" in page  # a docstring
 
 

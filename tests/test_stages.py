@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from peft import PeftModel
 from support import small_params
 
 from topoflow import layout, stages, storage
@@ -23,12 +24,14 @@ from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import NAMES
 from topoflow.layout import Run
+from topoflow.recording.quantities import held_out_loss
 from topoflow.stages.activations import schedule_of
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
 from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
+from topoflow.training import models
 from topoflow.training.sft import learning_rates
 
 RUN = Run("tiny", "helpful", 0)
@@ -203,6 +206,24 @@ def test_behaviour_is_tabled_and_logged_in_nats(study):
     assert history(run_id, "behaviour/velocity") == [(int(row["step"]), row["velocity"]) for row in rows]
 
 
+def test_the_loss_on_held_out_rows_is_that_of_the_trained_weights_tabled_charted_and_in_the_note(study):
+    folder, params, run_id = study
+    held = layout.read_held_out_rows("helpful")
+    assert {name: len(rows) for name, rows in held.items()} == {"helpful": 4, "harmless": 4}
+    assert not [row for row in held["helpful"] if row in layout.read_training_rows("helpful")]
+    rows = layout.read_table(folder / "results/tiny/helpful/seed_0/quantities.csv")
+    assert [int(row["step"]) for row in rows] == [0, 1, 2, 4]
+    base, tokenizer = models.load(layout.read_model(layout.model_file("tiny")), params.model_source("tiny"))
+    trained = PeftModel.from_pretrained(base, folder / "tuned/tiny/helpful/seed_0").eval()
+    told = held_out_loss(held).of(trained, tokenizer)
+    assert set(told) == {"held_out_loss/helpful", "held_out_loss/harmless"}
+    note = mlflow.artifacts.load_text(f"{mlflow.get_run(run_id).info.artifact_uri}/topology/note.md")
+    for name, value in told.items():
+        assert rows[-1][name] == pytest.approx(value, rel=1e-5)
+        assert history(run_id, name) == [(int(row["step"]), row[name]) for row in rows]
+        assert f"{name} {rows[0][name]:.4g} and {rows[-1][name]:.4g}" in note
+
+
 def test_every_claim_has_its_verdict_in_the_note_a_tag_the_metrics_and_the_table(study):
     folder, _, run_id = study
     claims = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())["claims"]
@@ -332,6 +353,7 @@ def test_pictures_tables_and_note_are_artifacts(study):
         "controls.csv",
         "distances.csv",
         "movement.csv",
+        "quantities.csv",
         "verdicts.csv",
         "loss.csv",
         "trajectory.json",

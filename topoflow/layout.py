@@ -22,6 +22,9 @@ from topoflow.files import open_text, read_text, sha256_of_file, write_file
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
 VARIANT = "finetune"  # the key of the first line of a variant's rows
+HELD_OUT = (
+    "held_out"  # the key of lines after the training rows, which are not trained on: whose rows they are
+)
 COMPARISON_FOLDER = Path("comparison")
 LOSS_FILE = "loss.csv"
 VELOCITY_FILE = "velocity.csv"
@@ -32,6 +35,7 @@ DISTANCES_FILE = "distances.csv"
 CONTROLS_FILE = "controls.csv"
 BEHAVIOUR_FILE = "behaviour.csv"
 MOVEMENT_FILE = "movement.csv"
+QUANTITIES_FILE = "quantities.csv"  # likewise vouched for, where there is one: older runs have none
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (
@@ -136,8 +140,17 @@ def read_training_rows(objective: str) -> list[Any]:
 
     Of a variant the first line is none: it says what is other in its training, so that DVC knows when that changes.
     """
-    lines = read_json_lines(rows_file(objective))
+    lines = [line for line in read_json_lines(rows_file(objective)) if HELD_OUT not in line]
     return lines[1:] if lines and VARIANT in lines[0] else lines
+
+
+def read_held_out_rows(objective: str) -> dict[str, list[Any]]:
+    """The rows on which the loss of a training is measured, by the objective that they are of."""
+    found: dict[str, list[Any]] = {}
+    for line in read_json_lines(rows_file(objective)):
+        if name := line.pop(HELD_OUT, None):
+            found.setdefault(name, []).append(line)
+    return found
 
 
 def read_checkpoints(objective: str) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ def check(
     Parameters
     ----------
     kind : str
-        "trajectory", "comparison", "activations", "diagrams", "model", "checkpoint" (a line) or "prompt" (a line).
+        "trajectory", "comparison", "activations", "diagrams", "model", "checkpoint" (a line), "prompt" (a line) or
+        "quantities".
     path : path
         The file, for the message.
     value : object
@@ -160,5 +161,6 @@ def _adapters() -> dict[str, Any]:
     kinds = {
         "trajectory": trajectory, "comparison": comparison, "activations": activations, "diagrams": diagrams,
         "model": described, "checkpoint": checkpoint, "prompt": Annotated[list[message], Field(min_length=1)],
+        "quantities": dict[text, maybe],
     }  # fmt: skip
     return {name: TypeAdapter(kind) for name, kind in kinds.items()}

@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.errors import InvalidFile, quoted
+from topoflow import schemas
+from topoflow.errors import InvalidFile, quoted, said
 from topoflow.files import WORK_FOLDER as WORK_FOLDER
 from topoflow.files import check_no_link, locked, make_folder, open_regular, read_bytes, remove
 from topoflow.files import sha256_of_file as sha256_of_file
@@ -149,6 +150,11 @@ class StoredSet:
         """
         return self._of_behaviour(roots_name(step), "float32", (self.manifest.get("n_prompts"), None))
 
+    def measured(self, step: int) -> dict[str, float | None]:
+        """The numbers that were measured of the model at a checkpoint, by their names in MLflow; None for a NaN."""
+        name = quantities_name(step)
+        return read_quantities(self.folder / name) if name in self.manifest["files"] else {}
+
     def _of_behaviour(self, name: str, dtype: str, shape: tuple[Any, Any]) -> npt.NDArray[Any] | None:
         if name not in self.manifest["files"]:
             return None
@@ -204,6 +210,15 @@ def roots_name(step: int) -> str:
 def quantities_name(step: int) -> str:
     """The path of the numbers that were measured at a checkpoint, beside its recorded states."""
     return f"step_{step:06d}/quantities.json"
+
+
+def read_quantities(path: Path) -> dict[str, float | None]:
+    """The numbers that were measured at a checkpoint, by name; InvalidFile where the file does not hold such."""
+    try:
+        found = json.loads(read_bytes(path, MANIFEST_LIMIT))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidFile(path, f"must be JSON, and cannot be read ({said(error)})") from None
+    return dict(schemas.check("quantities", path, found, "record it again with: dvc repro --force"))
 
 
 def recorded_names(step: int, layers: Iterable[int], behaviour: bool, quantities: bool = False) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -64,6 +64,13 @@ def write_trajectory(
         ["previous_step", "step", "velocity", "displacement"],
         ([*move, *values] for move, values in zip(pairwise(steps), behaviour, strict=False)),
     )
+
+
+def write_quantities(folder: Path, measured: Mapping[int, Mapping[str, float | None]]) -> None:
+    """Write what was measured of the model at checkpoints: a row a step, a column a number, as MLflow names it."""
+    names = list(dict.fromkeys(name for found in measured.values() for name in found))
+    rows = ([step, *(found.get(name) for name in names)] for step, found in measured.items())
+    write_table(folder / layout.QUANTITIES_FILE, ["step", *names], rows)
 
 
 def write_movement(folder: Path, run: Trajectory) -> None:

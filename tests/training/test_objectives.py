@@ -18,8 +18,14 @@ from support import SHARED_DATA
 from topoflow import layout, stages
 from topoflow.config import parse_params
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.training.dialogues import parse_dialogue, parse_rows
-from topoflow.training.objectives import evaluation_prompts, jsonl_bytes, read_jsonl, training_rows
+from topoflow.training.dialogues import identity, parse_dialogue, parse_rows
+from topoflow.training.objectives import (
+    evaluation_prompts,
+    held_out_rows,
+    jsonl_bytes,
+    read_jsonl,
+    training_rows,
+)
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 
@@ -735,3 +741,76 @@ def test_a_broken_archive_is_named(tmp_path, data):
     with pytest.raises(InvalidFile) as caught:
         list(read_jsonl(tmp_path / "rows.jsonl.gz"))
     assert caught.value.path == tmp_path / "rows.jsonl.gz"
+
+
+class TestHeldOut:
+    def made(self, objectives=None, **prepare):
+        sources = {
+            "helpful": {"source": "samples", "name": "helpful"},
+            "harmless": {"source": "samples", "name": "harmless"},
+            "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
+            "shuffled": {"source": "shuffled", "of": "mixed"},
+        }
+        mapping = {"models": ["tiny"], "objectives": ["helpful"], "model": {"tiny": {"source": "embedded"}}}
+        mapping |= {
+            "objective": objectives or sources,
+            "prepare": prepare,
+            "prompts": {"source": "samples", "name": "prompts"},
+        }
+        return parse_params(mapping)
+
+    def test_they_are_further_rows_that_ask_nothing_that_is_trained_on(self):
+        params = self.made(n_rows=600, held_out=64)
+        prompts = evaluation_prompts(params)
+        held = held_out_rows(params, "helpful", prompts)
+        asked = {identity(row["prompt"]) for row in training_rows(params, "helpful", prompts)}
+        assert {name: len(rows) for name, rows in held.items()} == {"helpful": 64}
+        assert not asked & {identity(row["prompt"]) for row in held["helpful"]}
+        assert not {identity(row["prompt"]) for row in held["helpful"]} & set(map(identity, prompts))
+        assert held == held_out_rows(params, "helpful", prompts)
+
+    @pytest.mark.parametrize(
+        ("objective", "of", "names"),
+        [
+            ("helpful", [], ["helpful"]),
+            ("helpful", ["harmless"], ["helpful", "harmless"]),
+            ("mixed", [], ["helpful", "harmless"]),
+            ("shuffled", ["helpful"], ["helpful", "harmless"]),
+        ],
+    )
+    def test_they_are_of_the_objective_or_what_it_is_made_of_and_of_those_that_are_named(
+        self, objective, of, names
+    ):
+        params = self.made(n_rows=600, held_out=5, held_out_of=of)
+        assert list(held_out_rows(params, objective, evaluation_prompts(params))) == names
+        alone = held_out_rows(params, "helpful", evaluation_prompts(params))["helpful"]
+        if "helpful" in names:  # a mix and its parts are held against the same rows
+            assert held_out_rows(params, objective, evaluation_prompts(params))["helpful"] == alone
+
+    def test_where_too_few_are_left_they_are_fewer_and_none_is_no_error(self, tmp_path):
+        rows = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(10)]
+        rows += [{"prompt": "Question 0?", "completion": "Another answer."}]
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        few = {
+            "mine": {"source": "file", "path": str(path)},
+            "helpful": {"source": "samples", "name": "helpful"},
+        }
+        counts = []
+        for n_rows in (4, 8, 11):
+            params = self.made(few, n_rows=n_rows, held_out=5)
+            held = held_out_rows(params, "mine", evaluation_prompts(params)).get("mine", [])
+            trained = training_rows(params, "mine", evaluation_prompts(params))
+            counts.append(len(held))
+            assert not {identity(r["prompt"]) for r in held} & {identity(r["prompt"]) for r in trained}
+        assert counts[0] == 5
+        assert counts[1] in (2, 3)  # both answers to one question may be among those that are left
+        assert counts[2] == 0
+
+    def test_none_are_held_out_where_none_are_asked_for_and_the_manifest_is_as_before(self):
+        params = self.made(n_rows=600)
+        assert held_out_rows(params, "mixed", evaluation_prompts(params)) == {}
+        assert params.sources("tiny", "helpful")["prepare"] == {"n_rows": 600}
+        with pytest.raises(InvalidArgument) as caught:
+            self.made(n_rows=600, held_out=5, held_out_of=["helpfull"])
+        assert caught.value.name == "prepare.held_out_of"

@@ -89,9 +89,15 @@ class Prompts:
 
 @checked
 class Prepare:
-    """The training rows of an objective; `n_rows` are drawn, none of a dialogue with an evaluation prompt in it."""
+    """The training rows of an objective; `n_rows` are drawn, none of a dialogue with an evaluation prompt in it.
+
+    On `held_out` further rows the loss is measured at each checkpoint: of the objective itself, or of what it is made
+    of, and of the objectives `held_out_of`, which says what a training forgets. Where fewer are left, on those.
+    """
 
     n_rows: Count = 600
+    held_out: Natural = 0
+    held_out_of: tuple[str, ...] = ()
 
 
 @checked
@@ -261,6 +267,8 @@ class Params:
         ):
             for name in listed:
                 look_up(name, known, kind)
+        for name in self.prepare.held_out_of:
+            look_up(name, self.objective, "prepare.held_out_of")
         for name, text in self.objective.items():
             if text == SampleText("prompts"):
                 raise InvalidArgument(
@@ -384,6 +392,18 @@ class Params:
                 return [objective, *self.made_of(part)]
         return [objective]
 
+    def _prepared(self) -> dict[str, Any]:
+        chosen = dataclasses.asdict(self.prepare)
+        if not self.prepare.held_out:  # as manifests from before rows were held out say it
+            del chosen["held_out"], chosen["held_out_of"]
+        return chosen
+
+    def held_out(self, objective: str) -> list[str]:
+        """The objectives on whose held-out rows a training's loss is measured: those that have text of their own."""
+        names = dict.fromkeys([*self.made_of(objective), *self.prepare.held_out_of])
+        found = [name for name in names if isinstance(self.objective_source(name), PlainText)]
+        return found if self.prepare.held_out and not self.checkpoints(objective) else []
+
     def sources(self, model: str, objective: str) -> dict[str, Any]:
         """What a run's model and text are made from, as written here; of a local path its last name alone.
 
@@ -393,7 +413,7 @@ class Params:
             "model": dataclasses.asdict(self.model_source(model)),
             "text": {name: dataclasses.asdict(self.objective[name]) for name in self.made_of(objective)},
             "prompts": dataclasses.asdict(self.prompts),
-            "prepare": dataclasses.asdict(self.prepare),
+            "prepare": self._prepared(),
         }
         for source in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
             if "path" in source:

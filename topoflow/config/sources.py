@@ -48,7 +48,7 @@ class PackageModel:
 
     requirement: str
     sha256: str
-    file: str
+    file: str  # the GGUF file inside the wheel
 
 
 @checked

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile, said
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.files import read_bytes
 from topoflow.names import metric_name
 from topoflow.recording.behaviour import Answered, Answers, Behaviour
@@ -48,6 +48,7 @@ from topoflow.storage import (
     cell_name,
     json_bytes,
     quantities_name,
+    read_quantities,
     recorded_names,
     roots_name,
     sha256,
@@ -367,7 +368,9 @@ class TopologyCallback(TrainerCallback):
     def _go_on(self, folder: Path, found: Sequence[int], step: int) -> None:
         """Give what compares checkpoints the first one and the last one before `step`."""
         if self.quantities:
-            self.measured = {earlier: _read_measured(folder, earlier) for earlier in found}
+            for earlier in found:
+                numbers = read_quantities(folder / quantities_name(earlier)).items()
+                self.measured[earlier] = {name: math.nan if n is None else n for name, n in numbers}
         first, before = found[0], max((earlier for earlier in found if earlier < step), default=found[0])
         if self._behaviour is not None:
             self._behaviour.resume(first, before)
@@ -493,16 +496,6 @@ class TopologyCallback(TrainerCallback):
             # JSON has no NaN, which is the loss of a training that has diverged
             known = {name: value if math.isfinite(value) else None for name, value in measured.items()}
             write_file(self.folder / quantities_name(step), json_bytes(known))
-
-
-def _read_measured(folder: Path, step: int) -> dict[str, float]:
-    """What was measured at a checkpoint of the interrupted part of a training."""
-    path = folder / quantities_name(step)
-    try:
-        found = json.loads(read_bytes(path)).items()
-        return {str(name): math.nan if value is None else float(value) for name, value in found}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InvalidFile(path, f"must hold numbers by name, and does not ({said(error)})") from None
 
 
 def _and(before: str | None, now: str | None) -> str | None:

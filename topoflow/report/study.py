@@ -39,6 +39,7 @@ from topoflow.tracking.note import (
     definitions,
     floor_caveat,
     layer_cells,
+    measured,
     rivals,
 )
 
@@ -432,7 +433,7 @@ def _one_run(study: _Study, one: _Found) -> str:
             list(map(escape, LAYER_COLUMNS)),
             [list(map(escape, layer_cells(layer, found))) for layer, found in findings["layers"].items()],
         ),
-        *(f"<p>{prose(line)}</p>" for line in rivals(findings)),
+        *(f"<p>{prose(line)}</p>" for line in (*measured(findings), *rivals(findings))),
     ]
     if one.diagrams is not None:
         of_all, made = caveats([]), one.diagrams.manifest

@@ -178,8 +178,11 @@ def schedule_of(params: Params, objective: str) -> Schedule:
 
 def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder: Path) -> TopologyCallback:
     from topoflow.recording.callback import TopologyCallback
+    from topoflow.recording.quantities import held_out_loss
 
-    recording = params.recording
+    recording, trained = params.recording, params.finetune_of(objective)
+    held_out = {} if params.checkpoints(objective) else layout.read_held_out_rows(objective)
+    sizes = {"batch_size": trained.per_device_train_batch_size, "max_length": trained.max_length}
     return TopologyCallback(
         evaluation,
         recording.layers,
@@ -190,13 +193,15 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         dtype=recording.dtype,
         behaviour=recording.behaviour,
         seed=params.seed,
+        quantities=[held_out_loss(held_out, **sizes)] if held_out else [],
     )
 
 
 def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
     """Make a working folder with every checkpoint in it an activation set."""
     steps, layers = callback.steps, callback.layers
-    names = [name for step in steps for name in storage.recorded_names(step, layers, callback.behaviour)]
+    kinds = callback.behaviour, bool(callback.quantities)
+    names = [name for step in steps for name in storage.recorded_names(step, layers, *kinds)]
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
     facts["learning_rates"] = callback.learning_rates or None  # nothing is known of a finished training's
     storage.seal(work, facts, names)

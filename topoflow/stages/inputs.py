@@ -57,7 +57,7 @@ def _prompts(params: Params) -> bytes:
 
 def _rows(params: Params, objective: str) -> tuple[bytes, str]:
     """What `prepare` writes, and what it says."""
-    from topoflow.training.objectives import counted, jsonl_bytes, training_rows
+    from topoflow.training.objectives import counted, held_out_rows, jsonl_bytes, training_rows
 
     if source := params.checkpoints(objective):
         from topoflow.training.checkpoints import list_checkpoints
@@ -70,8 +70,12 @@ def _rows(params: Params, objective: str) -> tuple[bytes, str]:
         told = f"found {len(rows):,} checkpoints of {objective}"
     else:
         left_out: Counter[str] = Counter()
-        rows = training_rows(params, objective, layout.read_prompts(), left_out)
+        prompts = layout.read_prompts()
+        rows = training_rows(params, objective, prompts, left_out)
+        held = held_out_rows(params, objective, prompts)
         told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
+        told += "".join(f"; {len(some)} rows of {name} are held out" for name, some in held.items())
         if isinstance(variant := params.objective_source(objective), Variant):
             rows = [{layout.VARIANT: variant.finetune}, *rows]
+        rows += [{layout.HELD_OUT: name, **row} for name, some in held.items() for row in some]
     return jsonl_bytes(rows), told

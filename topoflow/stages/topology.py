@@ -145,7 +145,7 @@ def _diagram_bytes(
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
-    from topoflow.tables import write_movement, write_trajectory
+    from topoflow.tables import write_movement, write_quantities, write_trajectory
 
     activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)
@@ -178,6 +178,8 @@ def trajectory(params: Params, run: Run) -> None:
     usable = len(behaviour) and np.isfinite(behaviour).all()
     pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
     declared = asdict(params.claims)
+    measured = {step: activations.measured(step) for step in activations.steps}
+    first, last = measured[activations.steps[0]], measured[activations.steps[-1]]
     facts = {
         "diagrams": stored.sha256,
         "order": settings.order,
@@ -187,6 +189,7 @@ def trajectory(params: Params, run: Run) -> None:
         "pooled": {**pooled, **describe_movement(whole)},
         "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
         "declared": declared,
+        "quantities": {name: [first[name], last.get(name)] for name in first},  # at both ends
         # margins that were chosen when the states were recorded already
         "exploratory": activations.manifest.get("claims") != declared,
     }
@@ -194,5 +197,7 @@ def trajectory(params: Params, run: Run) -> None:
     with storage.sole_writer(results):
         write_trajectory(results, names, steps, layers, behaviour)
         write_movement(results, whole)
-        files = {**layout.hashes(results, layout.RUN_TABLES), layout.LOSS_FILE: losses}
+        write_quantities(results, measured)
+        tables = (*layout.RUN_TABLES, layout.QUANTITIES_FILE)
+        files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))

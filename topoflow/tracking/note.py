@@ -45,6 +45,8 @@ _DEFINITIONS = {
     "far_prompts": "share that the 5 % of prompts that go farthest make of the squared movement of the states "
     "themselves, from one anchor to the next and with jitter; layers weigh alike; 0.05 where all prompts move alike",
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
+    "held_out_loss": "mean cross-entropy of the answers of rows that are not trained on, by the objective they are of; "
+    "nats a token",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
 
@@ -118,7 +120,14 @@ def write_note(
         f"|{'---|' * len(LAYER_COLUMNS)}",
     ]
     lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
-    lines += ["", *rivals(findings), "", *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ()))]
+    lines += [
+        "",
+        *measured(findings),
+        "",
+        *rivals(findings),
+        "",
+        *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
+    ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return "\n".join(lines) + "\n"
 
@@ -145,6 +154,27 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
     ]
+
+
+def measured(findings: Mapping[str, Any]) -> list[str]:
+    """What was measured of the model beside its states, at both ends of a run, as a sentence; none where nothing was.
+
+    >>> measured({"quantities": {"held_out_loss/helpful": [4.9871, 3.6334]}})[0].split(";")[0]
+    'At the first and the last checkpoint: held_out_loss/helpful 4.987 and 3.633'
+    """
+    found = findings.get("quantities", {})
+    if not found:
+        return []
+    said = ", ".join(
+        f"{name} {_or_none(first)} and {_or_none(last)}" for name, (first, last) in found.items()
+    )
+    sections = dict.fromkeys(name.partition("/")[0] for name in found)
+    known = "; ".join(f"{name}: {_DEFINITIONS[name]}" for name in sections if name in _DEFINITIONS)
+    return [f"At the first and the last checkpoint: {said}{'; ' * bool(known)}{known}."]
+
+
+def _or_none(value: float | None) -> str:
+    return "no number" if value is None else format(value, ".4g")
 
 
 def rivals(findings: Mapping[str, Any]) -> list[str]:

@@ -356,6 +356,9 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):
             yield metric_name("behaviour", name), row[name], int(row["step"])
+    if (quantities := results / layout.QUANTITIES_FILE).is_file():
+        for row in layout.read_table(quantities, ["step"]):
+            yield from ((name, value, int(row["step"])) for name, value in row.items() if name != "step")
 
 
 def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iterator[_Metric]:

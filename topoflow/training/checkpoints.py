@@ -384,7 +384,7 @@ def _is_recorded(step: int, series: Series, callback: TopologyCallback, layers: 
     """Whether the callback's folder holds a checkpoint whole."""
     n_layers = series.description["n_layers"]
     chosen = evenly_spaced_layers(n_layers, layers) if isinstance(layers, int) else layers
-    names = recorded_names(step, chosen, callback.behaviour)
+    names = recorded_names(step, chosen, callback.behaviour, bool(callback.quantities))
     return all(Path(callback.folder or "", name).is_file() for name in names)
 
 

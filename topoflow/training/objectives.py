@@ -101,32 +101,57 @@ def training_rows(
         return training_rows(params, source.of, prompts, left_out)
     if isinstance(source, ShuffledText):
         return _shuffled(params, objective, training_rows(params, source.of, prompts, left_out))
-    held_out = {identity(without_system(prompt)) for prompt in prompts}
-    beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
     rows: list[Row] = []
     if not isinstance(source, TextSource):
         raise InvalidArgument("objective", "text to train on and not checkpoints", objective)
     for name, text, count in _parts(params, objective, source, params.prepare.n_rows):
         reasons: Counter[str] = Counter()
-        distinct: dict[str, Row] = {}
-        for row in _source_rows(text, reasons):
-            dialogue = [*row["prompt"], *row["completion"]]
-            if not row["completion"]:
-                reasons[UNANSWERED] += 1
-            elif (
-                not held_out.isdisjoint(_beginnings(row["prompt"]))
-                or identity(without_system(dialogue)) in beginnings
-            ):
-                reasons[HELD_OUT] += 1
-            else:
-                reasons[REPEATED] += identity(dialogue) in distinct
-                distinct[identity(dialogue)] = row
-        _check_enough("prepare.n_rows", name, len(distinct), count, reasons)
+        pool = _in_drawn_order(params, name, text, prompts, reasons)
+        _check_enough("prepare.n_rows", name, len(pool), count, reasons)
         if left_out is not None:
             left_out.update(reasons)
-        pool = list(distinct.values())
-        rows += [pool[i] for i in _generator(params.seed, name).permutation(len(pool))[:count]]
+        rows += pool[:count]
     return [rows[i] for i in _generator(params.seed, f"order of {objective}").permutation(len(rows))]
+
+
+def held_out_rows(params: Params, objective: str, prompts: Sequence[list[Message]]) -> dict[str, list[Row]]:
+    """Rows that no training of the study reads, by the objective that they are of; as `Prepare` says.
+
+    They come after the rows that are drawn for training, in the same order, and none asks what one of those asks.
+    """
+    found = {}
+    for name in params.held_out(objective):
+        text = params.objective_source(name)
+        assert isinstance(text, PlainText)
+        pool = _in_drawn_order(params, name, text, prompts, Counter())
+        trained, rest = pool[: params.prepare.n_rows], pool[params.prepare.n_rows :]
+        asked = {identity(without_system(row["prompt"])) for row in trained}
+        new = [row for row in rest if identity(without_system(row["prompt"])) not in asked]
+        found[name] = new[: params.prepare.held_out]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _in_drawn_order(
+    params: Params, name: str, text: PlainText, prompts: Sequence[list[Message]], reasons: Counter[str]
+) -> list[Row]:
+    """All distinct rows of a source that can be drawn, in the order in which they are; why others cannot is counted."""
+    held_out = {identity(without_system(prompt)) for prompt in prompts}
+    beginnings = {start for prompt in prompts for start in _beginnings(prompt)}
+    distinct: dict[str, Row] = {}
+    for row in _source_rows(text, reasons):
+        dialogue = [*row["prompt"], *row["completion"]]
+        if not row["completion"]:
+            reasons[UNANSWERED] += 1
+        elif (
+            not held_out.isdisjoint(_beginnings(row["prompt"]))
+            or identity(without_system(dialogue)) in beginnings
+        ):
+            reasons[HELD_OUT] += 1
+        else:
+            reasons[REPEATED] += identity(dialogue) in distinct
+            distinct[identity(dialogue)] = row
+    pool = list(distinct.values())
+    return [pool[i] for i in _generator(params.seed, name).permutation(len(pool))]
 
 
 def _shuffled(params: Params, objective: str, rows: Sequence[Row]) -> list[Row]:
