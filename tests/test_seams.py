@@ -18,7 +18,9 @@ from topoflow.dynamics.claims import Verdict, listed
 from topoflow.dynamics.measures import listed as measures
 from topoflow.dynamics.measures.measure import Cell, Measure
 from topoflow.layout import Run
+from topoflow.recording.quantities import Quantity
 from topoflow.report.study import report
+from topoflow.stages import activations
 
 RUN = Run("tiny", "helpful", 0)
 STEPS = (0, 1, 2, 4)
@@ -102,3 +104,35 @@ def test_a_measure_is_one_line_in_the_list_of_measures(planted):
     said = "longest way of one prompt since the checkpoint before"
     assert said in (tables / "definitions.json").read_text(encoding="utf-8")
     assert said in page
+
+
+def test_a_recorded_quantity_is_one_line_in_the_list_of_quantities(
+    tmp_path, monkeypatch, fresh_store, model_cache
+):
+    heads = Quantity(
+        "head_norm",
+        "L2 norm of the head's weights",
+        lambda model, _: {"all": float(model.lm_head.weight.norm())},
+    )
+    monkeypatch.setattr(activations, "QUANTITIES", (*activations.QUANTITIES, lambda params, objective: heads))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
+    params = parse_params({**small_params(), "objectives": ["helpful"]})
+    stages.model(params, RUN.model)
+    stages.prompts(params)
+    stages.prepare(params, RUN.objective)
+    for stage in (stages.finetune, stages.diagrams, stages.trajectory):
+        stage(params, RUN)
+    run_id = stages.track(params, RUN)
+    logged = mlflow.get_run(run_id).data
+    tables = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology"))
+    rows = layout.read_table(
+        tables / layout.QUANTITIES_FILE, ["step", "head_norm/all", "held_out_loss/helpful"]
+    )
+    assert [int(row["step"]) for row in rows] == [0, 1, 2, 4]
+    assert logged.metrics["head_norm/all"] == rows[-1]["head_norm/all"] > 0
+    said = "head_norm: L2 norm of the head's weights"
+    page = html.unescape(report(params)[0].decode())
+    assert said in logged.tags["mlflow.note.content"]
+    assert said in page
+    assert layout.read_json(tables / "definitions.json")["head_norm"] == heads.definition

@@ -142,7 +142,7 @@ def _adapters() -> dict[str, Any]:
     every |= {"n_prompts": whole, "prompts_sha256": text, "versions": (dict[text, text], {})}
     activations = model(
         "Activations", **every, weights_sha256=(text | None, None), loss_sha256=(sha256 | None, None),
-        learning_rates=(list[number] | None, None),
+        learning_rates=(list[number] | None, None), quantities=(dict[text, text], {}),
         hidden_size=(whole | None, None), dtype=(text | None, None), device=(text | None, None),
         compute_dtype=(text | None, None), autocast=(text | None, None),
     )  # fmt: skip

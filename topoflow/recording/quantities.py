@@ -112,7 +112,9 @@ def held_out_loss(
         return {name: _loss(model, some, batch_size) for name, some in encoded(tokenizer).items()}
 
     return Quantity(
-        "held_out_loss", "mean cross-entropy of answers that are not trained on, nats a token", measure
+        "held_out_loss",
+        "mean cross-entropy of the answers of rows that are not trained on, by whose rows they are; nats a token",
+        measure,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from topoflow.recording.callback import TopologyCallback
+    from topoflow.recording.quantities import Quantity
 
 
 def finetune(params: Params, run: Run) -> None:
@@ -178,11 +179,9 @@ def schedule_of(params: Params, objective: str) -> Schedule:
 
 def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder: Path) -> TopologyCallback:
     from topoflow.recording.callback import TopologyCallback
-    from topoflow.recording.quantities import held_out_loss
 
-    recording, trained = params.recording, params.finetune_of(objective)
-    held_out = {} if params.checkpoints(objective) else layout.read_held_out_rows(objective)
-    sizes = {"batch_size": trained.per_device_train_batch_size, "max_length": trained.max_length}
+    recording = params.recording
+    measured = [quantity(params, objective) for quantity in QUANTITIES]
     return TopologyCallback(
         evaluation,
         recording.layers,
@@ -193,8 +192,21 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         dtype=recording.dtype,
         behaviour=recording.behaviour,
         seed=params.seed,
-        quantities=[held_out_loss(held_out, **sizes)] if held_out else [],
+        quantities=[quantity for quantity in measured if quantity is not None],
     )
+
+
+def _held_out_loss(params: Params, objective: str) -> Quantity | None:
+    from topoflow.recording.quantities import held_out_loss
+
+    rows = {} if params.checkpoints(objective) else layout.read_held_out_rows(objective)
+    trained = params.finetune_of(objective)
+    size = trained.per_device_train_batch_size  # which fits into memory
+    return held_out_loss(rows, batch_size=size, max_length=trained.max_length) if rows else None
+
+
+# What a study measures of the model at each checkpoint: what makes each of parameters and an objective, or None.
+QUANTITIES: tuple[Callable[[Params, str], Quantity | None], ...] = (_held_out_loss,)
 
 
 def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
@@ -203,6 +215,8 @@ def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: Topolo
     kinds = callback.behaviour, bool(callback.quantities)
     names = [name for step in steps for name in storage.recorded_names(step, layers, *kinds)]
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
+    if callback.quantities:
+        facts["quantities"] = {quantity.name: quantity.definition for quantity in callback.quantities}
     facts["learning_rates"] = callback.learning_rates or None  # nothing is known of a finished training's
     storage.seal(work, facts, names)
 

@@ -190,6 +190,7 @@ def trajectory(params: Params, run: Run) -> None:
         "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
         "declared": declared,
         "quantities": {name: [first[name], last.get(name)] for name in first},  # at both ends
+        "quantities_are": activations.manifest.get("quantities", {}),
         # margins that were chosen when the states were recorded already
         "exploratory": activations.manifest.get("claims") != declared,
     }

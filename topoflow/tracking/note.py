@@ -45,8 +45,6 @@ _DEFINITIONS = {
     "far_prompts": "share that the 5 % of prompts that go farthest make of the squared movement of the states "
     "themselves, from one anchor to the next and with jitter; layers weigh alike; 0.05 where all prompts move alike",
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
-    "held_out_loss": "mean cross-entropy of the answers of rows that are not trained on, by the objective they are of; "
-    "nats a token",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
 
@@ -159,8 +157,9 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
 def measured(findings: Mapping[str, Any]) -> list[str]:
     """What was measured of the model beside its states, at both ends of a run, as a sentence; none where nothing was.
 
-    >>> measured({"quantities": {"held_out_loss/helpful": [4.9871, 3.6334]}})[0].split(";")[0]
-    'At the first and the last checkpoint: held_out_loss/helpful 4.987 and 3.633'
+    >>> found = {"quantities": {"held_out_loss/helpful": [4.9871, 3.6334]}}
+    >>> measured({**found, "quantities_are": {"held_out_loss": "nats a token"}})[0]
+    'At the first and the last checkpoint: held_out_loss/helpful 4.987 and 3.633 (held_out_loss: nats a token).'
     """
     found = findings.get("quantities", {})
     if not found:
@@ -168,9 +167,8 @@ def measured(findings: Mapping[str, Any]) -> list[str]:
     said = ", ".join(
         f"{name} {_or_none(first)} and {_or_none(last)}" for name, (first, last) in found.items()
     )
-    sections = dict.fromkeys(name.partition("/")[0] for name in found)
-    known = "; ".join(f"{name}: {_DEFINITIONS[name]}" for name in sections if name in _DEFINITIONS)
-    return [f"At the first and the last checkpoint: {said}{'; ' * bool(known)}{known}."]
+    known = "; ".join(f"{name}: {definition}" for name, definition in findings["quantities_are"].items())
+    return [f"At the first and the last checkpoint: {_text(said)} ({_text(known)})."]
 
 
 def _or_none(value: float | None) -> str:

@@ -418,7 +418,9 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
         shutil.copyfile(done.results / name, folder / name)
     for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
-    (folder / "definitions.json").write_bytes(storage.json_bytes(definitions()))
+    (folder / "definitions.json").write_bytes(
+        storage.json_bytes({**definitions(), **done.facts.get("quantities_are", {})})
+    )
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
     note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page)
