@@ -116,7 +116,7 @@ def main() -> None:
 
 `tiny` is a Llama of {description["n_parameters"]:,} parameters: 5 layers of 128, a byte-level vocabulary of 1,024. Its
 weights are in the package, in bfloat16 ({size / 1e6:.1f} MB, SHA-256
-`{EMBEDDED[MODEL]}`). `python -m topoflow.embedded.recipe FOLDER`
+`{EMBEDDED[MODEL].sha256}`). `python -m topoflow.embedded.recipe FOLDER`
 made them: {recipe.STEPS:,} steps of {recipe.BATCH} x {recipe.WINDOW} tokens on the bundled text `everyday`, dialogues
 in simple English, half of them in the chat template, and on what the objectives `helpful` and `harmless` say, as plain
 text. It has read no evaluation prompt. This page is made by `python benchmarks/tiny.py`.

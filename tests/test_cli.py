@@ -86,7 +86,7 @@ def test_the_group_lists_every_command(invoke):
         ),
         (
             ["--objective", "helpful", "--set", "recording.layers=[1, 9]"],
-            "recording.layers must be at most model.tiny.n_layers (5), got [1, 9]",
+            "recording.layers must be at most 5, the layers of model 'tiny', got [1, 9]",
         ),
         (
             ["--objective", "helpful", "--set", "finetune.lr_scheduler_type=cosinus"],

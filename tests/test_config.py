@@ -332,6 +332,12 @@ class TestRanges:
     def test_steps_and_layers_are_counted_from_0(self, path):
         refused(with_value(path, [3, -1]), f"{path}[1]", "at least 0", -1)
 
+    @pytest.mark.parametrize("layers", [6, [0, 6]])
+    def test_layers_are_at_most_those_of_an_embedded_model_of_the_study(self, layers):
+        mapping = with_value("recording.layers", layers)
+        refused(mapping, "recording.layers", "at most 5, the layers of model 'tiny'", layers)
+        assert parse_params({**mapping, "models": ["hub"]})  # the depth of others is not known here
+
     def test_a_checkpoint_stands_within_the_training(self):
         mapping = with_value("recording.schedule", {"steps": [3, 48]})
         assert parse_params(mapping).recording.schedule.steps == (3, 48)

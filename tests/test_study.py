@@ -134,7 +134,7 @@ def test_so_are_the_prompts_if_they_come_from_one(asked, source):
 def test_layers_may_be_chosen_that_models_of_the_study_lack_if_the_run_s_model_has_them(asked):
     layers = ["recording.layers=[9]"]
     study.run("mine", "helpful", layers)
-    with pytest.raises(ValueError, match=r"recording\.layers must be at most model\.tiny\.n_layers \(2\)"):
+    with pytest.raises(ValueError, match=r"recording\.layers must be at most 2, the layers of model 'tiny'"):
         study.run("tiny", "helpful", layers)
 
 

@@ -26,7 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Pat
     params["objective"]["tale"] = {"source": "samples", "name": "helpful"}
     params["objective"]["rows"] = {"source": "file", "path": "rows.jsonl"}
     params["model"]["mine"] = {"source": "folder", "path": "weights"}
-    params["model"]["second"] = {**params["model"]["tiny"], "hidden_size": 24}
+    params["model"]["second"] = {"source": "embedded", "name": "tiny"}
     lay_down_study(folder, params)
     return Study(folder, model_cache, warm)
 
@@ -151,7 +151,7 @@ def test_a_model_and_an_objective_that_the_study_does_not_list_can_be_run(study)
     study("topoflow", "run", "--model", "second", "--objective", "tale", "--set", "recording.layers='[1]'")
     newest = study.runs()[0]
     assert newest.info.run_name == "second-tale-0"
-    assert newest.data.params["model_source.hidden_size"] == "24"
+    assert newest.data.params["model_source.name"] == "tiny"
     assert "topology/h1_velocity/layer_01" in newest.data.metrics
     assert "topology/h1_velocity/layer_02" not in newest.data.metrics
 

@@ -102,7 +102,7 @@ class TestEmbedded:
         assert description["chat_template"] is True
         folder = embedded_folder("tiny")
         assert description["files"] == {p.name: storage.sha256_of_file(p) for p in folder.iterdir()}
-        assert description["files"]["model.safetensors"] == EMBEDDED["tiny"]
+        assert description["files"]["model.safetensors"] == EMBEDDED["tiny"].sha256
         assert str(folder.parent) not in storage.json_bytes(description).decode()
 
     def test_it_loads_in_float32_ready_to_be_recorded(self):

@@ -25,6 +25,7 @@ from topoflow.config.sources import (
     TEXT_SOURCES,
     CheckpointFolder,
     CheckpointSource,
+    EmbeddedModel,
     HubCheckpoints,
     Key,
     MixedText,
@@ -38,6 +39,7 @@ from topoflow.config.sources import (
     by_source,
 )
 from topoflow.dynamics.claims.margins import Claims
+from topoflow.embedded import EMBEDDED
 from topoflow.errors import InvalidArgument
 from topoflow.layout import Run
 
@@ -284,6 +286,7 @@ class Params:
             )
         for name in self.objectives:
             self._check_schedule(name)
+        self._check_layers()
 
     def _check_schedule(self, objective: str) -> None:
         schedule, most = self.recording.schedule, self.finetune_of(objective).max_steps
@@ -314,6 +317,18 @@ class Params:
                 raise InvalidArgument(f"objective.{name}.of", expected, part)
         if self._variant(name):
             self.finetune_of(name)  # refused here
+
+    def _check_layers(self) -> None:
+        """Of other models than embedded ones, the depth is known when they are opened."""
+        layers = self.recording.layers
+        deepest = layers if isinstance(layers, int) else max(layers)
+        for name in self.models:
+            source = self.model[name]
+            if isinstance(source, EmbeddedModel) and deepest > (there := EMBEDDED[source.name].n_layers):
+                got = layers if isinstance(layers, int) else list(layers)
+                raise InvalidArgument(
+                    "recording.layers", f"at most {there}, the layers of model {name!r}", got
+                )
 
     def runs(self) -> list[Run]:
         """The runs of a bare `dvc repro`: every model with every objective and every seed."""
