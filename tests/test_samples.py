@@ -40,7 +40,8 @@ def tea_family(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "families"), [("helpful", 700, 25), ("harmless", 700, 25), ("prompts", 1000, 40)]
+    ("name", "rows", "families"),
+    [("helpful", 700, 25), ("harmless", 700, 25), ("prompts", 1000, 40), ("everyday", 4000, 40)],
 )
 def test_each_set_has_enough_rows_from_enough_families(name: str, rows: int, families: int) -> None:
     assert len(load_samples(name)) >= rows
@@ -55,6 +56,11 @@ def test_no_two_prompts_of_a_set_are_alike_after_folding(name: str) -> None:
 
 def test_the_two_training_sets_share_no_prompt() -> None:
     assert set(map(folded, prompts_of("helpful"))).isdisjoint(map(folded, prompts_of("harmless")))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_the_embedded_model_is_pretrained_on_shares_no_prompt_with_other_sets(name: str) -> None:
+    assert set(map(folded, prompts_of("everyday"))).isdisjoint(map(folded, prompts_of(name)))
 
 
 @pytest.mark.parametrize("name", TRAINING)
