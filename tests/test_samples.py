@@ -11,7 +11,8 @@ import yaml
 from topoflow.samples import expand_families, load_samples
 
 TRAINING = ("helpful", "harmless")
-EVERY = (*TRAINING, "prompts")
+EVERY = (*TRAINING, "prompts")  # of objectives, and what they are held against
+ALL = (*EVERY, "everyday")
 SLOT = re.compile(r"\{\w+\}")
 
 
@@ -48,7 +49,7 @@ def test_each_set_has_enough_rows_from_enough_families(name: str, rows: int, fam
     assert len({family["name"] for family in parsed_families(name)}) >= families
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_no_two_prompts_of_a_set_are_alike_after_folding(name: str) -> None:
     repeated = [prompt for prompt, n in Counter(map(folded, prompts_of(name))).items() if n > 1]
     assert repeated == []
@@ -79,20 +80,20 @@ def test_no_evaluation_template_is_a_training_template_with_other_slots() -> Non
     assert blanked("prompts").isdisjoint(blanked("helpful") | blanked("harmless"))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_texts_have_no_braces_no_double_spaces_and_no_loose_ends(name: str) -> None:
     texts = [text for row in load_samples(name) for text in row.values()]
     assert [text for text in texts if re.search(r"[{}]|\s\s|\n|^\s|\s$| [,.?!;]", text)] == []
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_every_text_ends_with_punctuation_and_starts_with_no_small_letter(name: str) -> None:
     texts = [text for row in load_samples(name) for text in row.values()]
     assert [text for text in texts if not re.search(r"[.?!][\"']?$", text)] == []
     assert [text for text in texts if text[0].islower()] == []
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ALL)
 def test_an_article_fits_the_sound_of_the_word_after_it(name: str) -> None:
     # Spelling is a good guide except for these words, whose first sound and first letter differ.
     vowel_sound, consonant_sound = r"(?:hour|honest|heir|honou?r)", r"(?:uni|use|usu|eu|one\b|once)"
