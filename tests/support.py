@@ -23,6 +23,7 @@ SMALL = {
     "prompts.n_prompts": 24,
     "prepare.n_rows": 16,
     "prepare.held_out": 4,
+    "prepare.held_out_of": [],
     "finetune.max_steps": 4,
     "finetune.per_device_train_batch_size": 2,
     "finetune.lora.r": 2,

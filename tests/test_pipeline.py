@@ -39,7 +39,6 @@ UNREACHED = {
         ("recording/callback.py", "recording/live.py"): "no stage asks for topology while it trains",
         ("recording/callback.py", "topology/point_clouds.py"): ONLY_REFUSES,
         ("recording/hidden_states.py", "topology/point_clouds.py"): ONLY_REFUSES,
-        ("recording/quantities.py", "topology/point_clouds.py"): ONLY_REFUSES,
     },
     "diagrams": {
         ("dynamics/cells.py", "topology/distances.py"): "diagrams are computed, and not compared yet",

@@ -43,6 +43,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Any:
     folder = tmp_path_factory.mktemp("study")
     params = small_params()
     params["recording"]["layers"] = [0, 1, 2]
+    params["prepare"]["held_out_of"] = ["harmless"]
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
