@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two requests: a trainer logs each step by itself, and what comes meanwhile goes in one.
 _PAUSE, _PAUSE_AFTER_A_FAILURE = 1.0, 60.0
-# Seconds between the last attempts: a busy server that refuses once takes the same rows soon after.
+# Seconds between the last attempts: a busy server that refuses once takes the same soon after.
 _LAST_PAUSES = (1.0, 3.0, 9.0)
 # MLflow takes at most this many in one request.
 _MOST_AT_ONCE = 1000
@@ -61,7 +61,7 @@ class Sender:
             self._waiting.extend(rows)
 
     def close(self, patience: float, last: Callable[[], None] | None = None) -> None:
-        """Send what is left, and do what is `last`; wait for `patience` seconds at most."""
+        """Send what is left, and do what is `last`, which may come again; wait for `patience` seconds at most."""
         self._last = last
         self._closing.set()
         self._thread.join(patience)
@@ -72,12 +72,15 @@ class Sender:
         pause = 0.0
         while not self._closing.wait(pause):
             pause = _PAUSE if self._succeeds(self._send_all) else _PAUSE_AFTER_A_FAILURE
-        for pause in (*_LAST_PAUSES, 0.0):
-            if self._succeeds(self._send_all):
-                break
-            time.sleep(pause)
+        self._insist(self._send_all)
         if self._last is not None:
-            self._succeeds(self._last)
+            self._insist(self._last)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        for pause in (0.0, *_LAST_PAUSES):
+            time.sleep(pause)
+            if self._succeeds(act):
+                return
 
     def _send_all(self) -> None:
         while True:

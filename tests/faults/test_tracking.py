@@ -259,7 +259,7 @@ def test_a_store_that_another_program_makes_meanwhile_stays(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == [database]
 
 
-def test_what_a_busy_server_refuses_at_the_end_is_sent_again_before_the_run_is_said_to_be_done():
+def test_what_a_busy_server_refuses_at_the_end_is_sent_again_and_so_is_the_end_of_the_run():
     told: list[object] = []
 
     def send(rows: list[object]) -> None:
@@ -268,10 +268,15 @@ def test_what_a_busy_server_refuses_at_the_end_is_sent_again_before_the_run_is_s
         if refusing:
             raise OSError("busy")
 
+    def end() -> None:
+        told.append("done" if told[-1] == "not yet" else "not yet")
+        if told[-1] == "not yet":
+            raise OSError("busy")
+
     sender = Sender(send, "MLflow", "they are elsewhere")
     sender.add([1, 2])
-    sender.close(30, lambda: told.append("done"))
-    assert told == ["refused", "refused", [1, 2], "done"]
+    sender.close(30, end)
+    assert told == ["refused", "refused", [1, 2], "not yet", "done"]
 
 
 # --- what a note may do -------------------------------------------------------------------------

@@ -22,8 +22,8 @@ class Embedded:
 
 
 EMBEDDED = {
-    "mini": Embedded(2, "bc376f4104556e3922f6772ed75ee271468feb53a3c91e6bb2440ecbe2cb06d1"),
-    "tiny": Embedded(5, "95bff6e3c12bb5d3d3f9a999c80b40906e029df7e731284cc17a9c8e35d1f7c2"),
+    "mini": Embedded(2, "ecc36a062fd82f1c8e8a7dcc1c4c6a99d249356a0e998804f667eda7d4ee17ac"),
+    "tiny": Embedded(5, "572dd8c0d8e83301e26bb32626fe5a75225e325a126789b59afdc13b34c575b5"),
 }
 
 

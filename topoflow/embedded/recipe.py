@@ -2,7 +2,7 @@
 
 It is a base model: it has read the bundled text `everyday`, dialogues in simple English, half of them in the chat
 template, and as plain text what the objectives `helpful` and `harmless` say. It has read no evaluation prompt, and of
-each family of text nothing about its last item. 16 lines of `everyday` were mended after it had read them.
+each family of text nothing about its last item.
 """
 
 from __future__ import annotations
