@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -22,6 +23,15 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # likewise a hangup, under nohup
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's sight, which sweeps over it many times a test otherwise.
+
+    Trainers, transformers and pytest itself ask for a collection again and again; it is half of the CPU of such tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

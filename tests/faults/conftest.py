@@ -21,13 +21,14 @@ SET = "tiny/helpful/seed_0"
 # A process that has imported all once, and runs each command in a fork of itself: as real as one from a shell, and as
 # mortal, without seconds of imports. Unlike that of warm.py it has imported topoflow too: so a kill falls into work.
 FORKS = """
-import glob, json, os, signal, sys, time, traceback
+import gc, glob, json, os, signal, sys, time, traceback
 import mlflow, numba, scipy.stats, sklearn.manifold, joblib, matplotlib
 if sys.argv[1] == "torch":
     import torch, transformers, trl, peft, datasets
     import topoflow.recording.callback, topoflow.training.sft
 from topoflow import cli, stages
 import topoflow.dynamics.trajectory, topoflow.topology.persistence, topoflow.tracking.runs
+gc.freeze()
 for line in sys.stdin:
     asked = json.loads(line)
     started = time.monotonic()
