@@ -97,7 +97,7 @@ def _say(text: str, err: bool = False) -> None:
 
 
 class _Command(click.Command):
-    """Answers an unknown option with those there are: `mlflow run` hands on any -P as one."""
+    """A command that lists its options when it is given an unknown one, as `mlflow run` makes one of every -P."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -197,7 +197,7 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     "--revisions",
     metavar="NAME,...",
     callback=_given,
-    help="Of it: step0,step512 or main=1000 (revision=step).",
+    help="Which revisions of --hub to record: step0,step512, or main=1000 where the name does not say the step.",
 )
 @click.option(
     "--remove-downloads",

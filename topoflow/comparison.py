@@ -157,7 +157,7 @@ def _label(claim: str, member: FinishedRun) -> str:
 
 
 def _groups(members: Sequence[FinishedRun]) -> list[str]:
-    """What runs are called that differ in their seed only: by what differs between runs beside it."""
+    """The name of each run's group of seeds: its objective, its model, or both, whichever differ."""
     models, objectives = (
         {getattr(member.run, axis) for member in members} for axis in ("model", "objective")
     )

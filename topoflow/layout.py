@@ -70,6 +70,14 @@ class Run:
         """Where outs of the run stand: kind is activations, tuned, diagrams or results."""
         return Path(kind) / self.model / self.objective / f"seed_{self.seed}"
 
+    def without_seed(self, several_models: bool) -> str:
+        """The name that it shares with the runs of other seeds: its objective, after its model where there are several.
+
+        >>> Run("tiny", "helpful", 0).without_seed(True)
+        'tiny, helpful'
+        """
+        return f"{self.model}, {self.objective}" if several_models else self.objective
+
 
 def rows_file(objective: str) -> Path:
     return PROMPTS_FILE.with_name(f"{objective}.jsonl")

@@ -17,7 +17,8 @@ _FLOAT = 4  # bytes: weights, gradients and moments are float32
 # What is written of a diagram, where none has been: of what it holds as float64 (H0 bars are born at 0), deflated.
 _DEFLATED = 0.8
 _H1_BARS = 0.36  # a point of a subsample, in language models' states
-# Of what a stage that trains takes to begin: what one that does not takes, and what `track` draws and logs.
+# Seconds, as shares of the start of a stage that trains: the start of any other stage, and the pictures and logging of
+# `track`.
 _BEGIN = 0.25
 _PICTURES = 1.2
 _PROCESS = 800_000_000  # bytes of memory of a Python with torch and TRL, or of a GPU's context

@@ -55,7 +55,9 @@ def test_the_hook_does_not_change_the_training_by_a_bit(tokenizer, tmp_path, lor
     ids=lambda changes: " and ".join(changes),
 )
 @pytest.mark.parametrize("behaviour", [False, True])
-def test_nor_that_of_mixed_precision_or_activation_checkpointing(tokenizer, tmp_path, changes, behaviour):
+def test_the_hook_does_not_change_a_training_in_mixed_precision_or_with_activation_checkpointing(
+    tokenizer, tmp_path, changes, behaviour
+):
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
 

@@ -77,7 +77,7 @@ def _problem(error: BaseException) -> str:
 
 
 def _check_size(mapping: Any, path: str | Path) -> None:
-    """Refuse what is small in a file and boundless in memory: aliases of aliases, or one inside itself."""
+    """Refuse a small file that grows without bound in memory, by aliases of aliases or an alias inside itself."""
     count, left = 0, [mapping]
     while left:
         value = left.pop()

@@ -48,7 +48,7 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
     """
     order = float(facts["order"])
     several = len({member.run.model for member in members}) > 1
-    groups = {str(m.run): _group(m.run.model, m.run.objective, several) for m in members}
+    groups = {str(m.run): m.run.without_seed(several) for m in members}
     curves = {
         str(m.run): layout.read_velocity(m.results / layout.VELOCITY_FILE, "h1_velocity") for m in members
     }
@@ -85,11 +85,6 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
     return {name: png_bytes(figure) for name, figure in drawn.items()}
 
 
-def _group(model: str, objective: str, several: bool) -> str:
-    """What runs are called that differ in their seed only."""
-    return f"{model}, {objective}" if several else objective
-
-
 _CLAIM_COLUMNS = (
     "claim", "homology", "statement", "statistic", "value", "low", "high", "p", "verdict", "steps", "rule"
 )  # fmt: skip
@@ -117,7 +112,8 @@ def _paths(rows: Sequence[Row], several: bool) -> dict[int, tuple[float, Paths]]
     found: dict[int, tuple[float, dict[str, dict[str, list[list[float]]]]]] = {}
     for row in rows:
         layer = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
-        runs = layer[1].setdefault(_group(row["model"], row["objective"], several), {})
+        run = layout.Run(row["model"], row["objective"], int(row["seed"]))
+        runs = layer[1].setdefault(run.without_seed(several), {})
         runs.setdefault(row["seed"], []).append([number(row[name]) for name in ("step", "x", "y")])
     paths: dict[int, tuple[float, Paths]] = {}
     for layer_name, (shown, groups) in found.items():

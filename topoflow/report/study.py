@@ -329,8 +329,7 @@ def _number(value: float | None, spec: str) -> str:
 
 
 def _group(study: _Study, run: Run) -> str:
-    """What runs are called that differ in their seed only."""
-    return f"{run.model}, {run.objective}" if len(study.params.models) > 1 else run.objective
+    return run.without_seed(len(study.params.models) > 1)
 
 
 def _name(study: _Study, run: Run) -> str:
