@@ -2,6 +2,8 @@
 
 import re
 
+from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+
 from topoflow.stages import reporting
 from topoflow.tracking.note import Page, plain_table, rivals, verdict_table, write_comparison_note, write_note
 
@@ -110,6 +112,27 @@ def test_the_first_line_of_a_comparison_names_the_labels_of_each_verdict() -> No
     facts = {"claims": claims, "runs": ["x", "y"], "order": 2.0, "n_subsamples": 4}
     line = write_comparison_note(facts, {}, PAGE, with_report=False).split("\n")[0]
     assert line == "**early: H1 supported**; objectives of &lt;a&gt; and b: H1 cannot tell."
+
+
+def test_a_note_that_mlflow_would_cut_ends_with_a_whole_line_that_says_so() -> None:
+    claims = named(*(claim("objectives", "H1", RATE, f"a{number}", "b") for number in range(60)))
+    facts = {"runs": [], "order": 2.0, "n_subsamples": 4, "claims": claims}
+    note = write_comparison_note(facts, {}, PAGE, with_report=False)
+    assert len(note) <= MAX_TAG_VAL_LENGTH
+    assert note.endswith("\n\nThis note is too long for MLflow; the rest is among the artifacts.\n")
+    assert note.splitlines()[-3].endswith(" |")
+
+
+def test_a_comparison_of_very_many_runs_names_them_without_links() -> None:
+    def note(n_runs: int) -> str:
+        runs = [f"tiny-helpful-{seed}" for seed in range(n_runs)]
+        facts = {"runs": runs, "order": 2.0, "n_subsamples": 4, "claims": CLAIMS}
+        return write_comparison_note(facts, dict.fromkeys(runs, PAGE), PAGE, with_report=False)
+
+    assert f"[tiny-helpful-3]({PAGE.url})" in note(4)
+    assert "`tiny-helpful-35`" in note(36)
+    assert PAGE.url not in note(36)
+    assert "comparison/velocity.png" in note(36)
 
 
 def test_what_to_read_with_a_number_stands_beside_it() -> None:

@@ -127,7 +127,23 @@ def write_note(
         *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
-    return "\n".join(lines) + "\n"
+    return _fitting(lines)
+
+
+_LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
+
+
+def _fitting(lines: Sequence[str]) -> str:
+    """As many of the lines as MLflow keeps, and where that is not all, a last one that says so.
+
+    >>> _fitting(["short"]), len(_fitting(["x" * 999] * 9)) < 8000
+    ('short\\n', True)
+    """
+    text = "\n".join(lines) + "\n"
+    if len(text) <= _LONGEST:
+        return text
+    last = "\n\nThis note is too long for MLflow; the rest is among the artifacts.\n"
+    return text[: text.rindex("\n", 0, _LONGEST - len(last))] + last
 
 
 LAYER_COLUMNS = (
@@ -383,7 +399,9 @@ def write_comparison_note(
     with_report : bool
         Whether `report.html` is there as well.
     """
-    names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
+    names = [f"`{name}`" for name in facts["runs"]]
+    if len(names) <= _MOST_LINKED:
+        names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
     report = (
         f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
     )
@@ -401,4 +419,7 @@ def write_comparison_note(
         page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
     ]
-    return "\n".join(lines) + "\n"
+    return _fitting(lines)
+
+
+_MOST_LINKED = 12  # runs; more links leave no room for the verdicts, and the report has them
