@@ -26,6 +26,7 @@ SMALL = {
     "prepare.held_out_of": [],
     "finetune.max_steps": 4,
     "finetune.per_device_train_batch_size": 2,
+    "finetune.n_threads": 1,  # two would wait for one another beside the other tests
     "finetune.lora.r": 2,
     "recording.layers": 2,
     "recording.schedule": {"every": 2, "dense_until": 1},

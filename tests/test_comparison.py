@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,10 @@ from topoflow import layout, stages, storage
 from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
-from topoflow.finished import FinishedRun
+from topoflow.finished import FinishedRun, read_findings
 from topoflow.layout import Run
+from topoflow.report.study import _claims
+from topoflow.tracking.note import Page, write_comparison_note
 
 STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90
 
@@ -93,13 +96,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for run in params.runs():
-            _record(run)
+            _record(run, asdict(params.claims))
             stages.diagrams(params, run)
             stages.trajectory(params, run)
         yield params, [FinishedRun.open(run) for run in params.runs()]
 
 
-def _record(run: Run) -> None:
+def _record(run: Run, declared: dict[str, Any]) -> None:
     rng = np.random.default_rng([run.seed, len(run.model)])
     angle = np.linspace(0, 2 * np.pi, N_PROMPTS, endpoint=False)
     clouds = {}
@@ -113,7 +116,7 @@ def _record(run: Run) -> None:
                 [np.cos(angle), np.sin(angle)]
             )
         clouds[step, layer] = cloud.astype(np.float32)
-    plant_states(run, clouds)
+    plant_states(run, clouds, claims=declared)
 
 
 def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
@@ -135,6 +138,29 @@ def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
     effects = [row.split(",")[2:4] for row in (tmp_path / "effects.csv").read_text().splitlines()[1:]]
     assert ["concentration", "Hedges' g"] in effects
     assert ["summaries at the end", "energy distance"] in effects
+
+
+def test_margins_that_were_changed_after_recording_are_called_exploratory_wherever_verdicts_are_read(
+    study, tmp_path, monkeypatch, capsys
+):
+    params, members = study
+    other = replace(params, claims=replace(params.claims, early_margin=0.2))
+    assert not compare_runs(params, members, tmp_path)["exploratory"]
+    facts = compare_runs(other, members, tmp_path)
+    assert facts["exploratory"]
+    assert (
+        "*Exploratory*"
+        in write_comparison_note(facts, {}, Page("0", "ab"), with_report=False).splitlines()[0]
+    )
+    stages.reporting._say_what_was_found("4 runs", facts)
+    assert "Exploratory: these margins" in capsys.readouterr().out
+    assert "Exploratory: these margins" in _claims(facts)
+    run = members[0].run
+    shutil.copytree(members[0].results.parents[3].resolve(), tmp_path / "study")
+    monkeypatch.chdir(tmp_path / "study")
+    assert not read_findings(run)["exploratory"]
+    stages.trajectory(other, run)
+    assert read_findings(run)["exploratory"]
 
 
 def test_the_same_input_gives_the_same_bytes(study, tmp_path):

@@ -94,7 +94,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             )
             if compared is not None:
                 found[name] = compared
-    claims = _claims(params, members)
+    claims, declared = _claims(params, members), asdict(params.claims)
     _write_runs(folder, members)
     _write_distances(folder, shown, layers, steps, matrices, found)
     _write_effects(folder, shown, seed)
@@ -107,6 +107,8 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "n_subsamples": n_subsamples,
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": claims,
+        # margins that were chosen when some run's states were recorded already
+        "exploratory": any(member.activations.manifest.get("claims") != declared for member in members),
     }
 
 

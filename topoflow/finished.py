@@ -126,6 +126,7 @@ def followed(
         cloud=activations.point_cloud,
         plan=plan,
         learning_rate=None if rates is None else np.array(rates),
+        rates_known=rates is not None,
         cell=diagrams.diagrams,
         roots=activations.roots,
         engine=made["engine"],

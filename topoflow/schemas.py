@@ -126,7 +126,8 @@ def _adapters() -> dict[str, Any]:
         claims=claims, declared=dict[text, number], exploratory=bool, files=files,
     )  # fmt: skip
     comparison = model(
-        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, files=files,
+        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, exploratory=(bool, False),
+        files=files,
     )  # fmt: skip
 
     numbers = Annotated[list[whole], Field(min_length=1)]

@@ -78,17 +78,19 @@ def write_movement(folder: Path, run: Trajectory) -> None:
 
     Squared movement and its jitter floor (a standard deviation) have no unit: clouds count in median distances. Of
     scale-free clouds `rotated_*` are the movement under rotations of the prompts on the same few subsamples as
-    `unrotated`: mean and 95 % band of those that were drawn, empty where none were.
+    `unrotated`: mean and 95 % band of those that were drawn, empty where none were. The clock is the cumulative
+    learning rate, and empty where that is not known.
     """
     rows = []
     if not run.why_no_twins:
+        clock = [None] * len(run.anchors) if run.why_no_rates else run.rate_clock
         for kind in (RAW, SCALE_FREE):
             for homology, moved in run.movement(kind).items():
                 compared = _rotations(run, homology) if kind == SCALE_FREE else None
                 for at, (before, step) in enumerate(pairwise(run.anchors)):
                     rows.append(
                         [
-                            kind, homology, before, step, *run.rate_clock[at : at + 2], moved.squared[at],
+                            kind, homology, before, step, *clock[at : at + 2], moved.squared[at],
                             moved.jitter_floor[at], *([None] * 4 if compared is None else compared[:, at]),
                         ]
                     )  # fmt: skip

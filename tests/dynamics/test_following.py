@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import topoflow
 from topoflow.dynamics.claims.listed import gated
 from topoflow.dynamics.claims.verdict import Verdict
-from topoflow.dynamics.following import RAW, SCALE_FREE
+from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.errors import InvalidArgument
 
 STEPS = [step + twin for step in range(0, 48, 4) for twin in (0, 1)]
@@ -75,19 +76,53 @@ def test_early_growth_is_explained_by_scale():
     assert said(found.verdicts)["early", "H0"] == "explained by scale"
 
 
-def test_a_loop_that_forms_as_fast_as_the_learning_rate_falls_is_explained_by_it():
-    rates = 0.5 * (1 + np.cos(np.pi * np.arange(48) / 48))
+@pytest.fixture(scope="module")
+def as_fast_as_the_rate():
+    """A ring that forms as fast as a falling learning rate: clouds by step, and the rates."""
+    rates = np.exp(-np.arange(48) / 8)
     done = np.concatenate([[0], np.cumsum(rates)]) / rates.sum()
     base, rng = np.random.default_rng(0).normal(size=(80, 8)), np.random.default_rng(5)
-    clouds = {s: {1: ring(base, done[s]) + 0.02 * rng.normal(size=base.shape)} for s in STEPS}
+    return {s: {1: ring(base, done[s]) + 0.02 * rng.normal(size=base.shape)} for s in STEPS}, rates
+
+
+def test_a_loop_that_forms_as_fast_as_the_learning_rate_falls_is_explained_by_it(as_fast_as_the_rate):
+    clouds, rates = as_fast_as_the_rate
     in_steps = topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+    assert said(in_steps.verdicts)["early", "H1"] == said(in_steps.verdicts)["early", "H0"] == "supported"
     in_rates = topoflow.follow(clouds, rates, topology=TOPOLOGY, claims=CLAIMS)
-    values = [
-        next(v.value for v in t.verdicts if (v.claim, v.homology) == ("early", "H1"))
-        for t in (in_steps, in_rates)
+    assert said(in_rates.verdicts)["early", "H1"] == "explained by the learning rate"
+
+
+def test_where_the_learning_rates_are_not_known_nothing_in_their_time_can_be_told(as_fast_as_the_rate):
+    clouds, _ = as_fast_as_the_rate
+    known = topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+
+    def unknown():
+        return Trajectory(replace(known.recorded, rates_known=False), CLAIMS)
+
+    one = unknown().verdicts
+    over = [
+        *topoflow.compare({"a": [unknown(), unknown()]}, kind="runs").verdicts,
+        *topoflow.compare({"a": [unknown(), unknown()], "b": [unknown(), unknown()]}, kind="models").verdicts,
     ]
-    assert values[0] > values[1] + 0.1
-    assert said(in_rates.verdicts)["early", "H1"] != "supported"
+    controlled = topoflow.compare({"a": [known] * 2}, kind="runs", controls={"a": [unknown()] * 2}).verdicts
+    assert {v.rung for v in controlled if v.claim in ("early", "calm")} == {"the learning rate"}
+    for verdict in (*one, *over):
+        if verdict.claim not in ("moves", "amount"):
+            assert verdict.verdict == "cannot tell", verdict
+        if verdict.claim in ("early", "timing"):
+            assert verdict.rule.endswith("needs the learning rate of every optimiser step")
+            assert verdict.value is None
+    assert said(one)["moves", "H1"] == "supported"
+
+
+def test_a_run_without_a_burst_in_its_first_half_is_said_to_have_none():
+    late = [run(lambda step: 1 / (1 + np.exp(-(step - 38) / 2)), seed) for seed in range(3)]
+    calm = [v for v in topoflow.compare({"ring": late}, kind="runs").verdicts if v.claim == "calm"]
+    assert {v.verdict for v in calm} <= {"cannot tell", "shown absent"}
+    for verdict in calm:
+        assert "nothing moves" not in verdict.rule
+        assert verdict.verdict == "shown absent" or "needs a burst in the first half" in verdict.rule
 
 
 def test_without_twins_nothing_can_be_told_and_the_reason_is_said():

@@ -126,15 +126,21 @@ class TestAStudy:
 
     def test_every_claim_has_a_line_and_what_is_missing_is_said(self):
         found = by_claim(of_study(Design(TWINS, has_behaviour=False)))
-        assert len(found) == 5
+        assert len(found) == 6
         assert found["objectives"].why == "needs 2 objectives, and has 1"
         assert found["early"].why == "needs 2 seeds, and has 1"
         two = by_claim(of_study(Design(TWINS, n_seeds=2, n_objectives=4, n_models=2, has_behaviour=False)))
         assert {name for name, one in two.items() if one.can_decide} == {
-            "early", "calm", models.TIMING,
+            "early", "calm", models.AMOUNT, models.TIMING,
         }  # fmt: skip
         assert two["objectives"].why == "needs 8 seeds, and has 2"
         assert two["objectives"].smallest_p == 1
+
+    def test_a_gate_that_no_movement_can_open_is_said_beforehand(self):
+        found = by_claim(of_run(Design(TWINS), Claims(moves_level=0.001)))
+        assert not any(one.can_decide for one in found.values())
+        assert "moves_level is 0.001" in found["early"].why
+        assert by_claim(of_run(Design(TWINS)))["moves"].smallest_p == 0.002
 
     def test_power_is_that_of_one_of_two_homologies_and_smaller_against_controls(self):
         plain = by_claim(of_study(Design(TWINS, n_seeds=4)))["early"].power

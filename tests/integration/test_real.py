@@ -30,7 +30,7 @@ def study(tmp_path_factory, model_cache):
     }
     params.update(models=["smollm2"], objectives=["hh_harmless", "alpaca"])
     params["prompts"] = {"source": "mix", "of": {"hh_harmless": 1, "alpaca": 1}, "n_prompts": 24}
-    params["finetune"].update(max_steps=2, max_length=256, learning_rate=5e-4, n_threads=2)
+    params["finetune"].update(max_steps=2, max_length=256, learning_rate=5e-4)
     params["recording"].update(layers=5, max_length=128, batch_size=8, schedule={"every": 1})
     lay_down_study(folder, params)
     for objective in ("hh_harmless", "alpaca"):

@@ -99,7 +99,7 @@ def test_checkpoints_give_the_bytes_that_the_training_gave_when_it_was_watched(s
     stages.finetune(study, run)
     stored = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
     assert stored.steps == (0, 2, 4)
-    assert stored.manifest["learning_rates"] is None
+    assert stored.manifest["learning_rates"] == [0.01, 0.0075, 0.005, 0.0025]  # all in its log
     seen = bytes_of(home / kind / "seen")
     recorded = bytes_of(run.folder("activations"))
     assert {name for name in recorded if name.endswith(".npy")} == {n for n in seen if n.endswith(".npy")}

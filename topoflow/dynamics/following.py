@@ -76,6 +76,8 @@ class Recorded:
     plan : ndarray of int, shape (n_subsamples, subsample_size)
     learning_rate : ndarray or None
         Rates of optimiser steps 1, 2 and so on; None for a constant one.
+    rates_known : bool
+        False where nobody knows whether the rate was constant. No claim then gets beyond the rung "the learning rate".
     cell : callable, optional
         The diagrams at (step, layer), where they are known.
     roots : callable, optional
@@ -90,6 +92,7 @@ class Recorded:
     cloud: Callable[[int, int], Matrix]
     plan: NDArray[np.int64]
     learning_rate: Matrix | None = None
+    rates_known: bool = True
     cell: Callable[[int, int], CellDiagrams] | None = None
     roots: Callable[[int], NDArray[np.floating[Any]] | None] | None = None
     engine: str = "auto"
@@ -128,6 +131,11 @@ class Trajectory:
         clock = cumulative_rate(self.recorded.steps, self.recorded.learning_rate)
         return why_no_twins(self.recorded.steps, clock)
 
+    @property
+    def why_no_rates(self) -> str | None:
+        """Why nothing can be told in the time of the learning rate; None if it can."""
+        return None if self.recorded.rates_known else "needs the learning rate of every optimiser step"
+
     @cached_property
     def step_clock(self) -> Matrix:
         """Optimiser steps of the anchors, shape (K + 1,)."""
@@ -135,7 +143,7 @@ class Trajectory:
 
     @cached_property
     def rate_clock(self) -> Matrix:
-        """Cumulative learning rate at the anchors, shape (K + 1,)."""
+        """Cumulative learning rate at the anchors, shape (K + 1,); optimiser steps where `why_no_rates`."""
         return cumulative_rate(self.anchors, self.recorded.learning_rate)
 
     @property

@@ -23,6 +23,7 @@ Series = NDArray[np.float64]
 _SHARED = 1.5  # variance of a sum of movements over that of independent ones: neighbours share a checkpoint
 _TINY = 1e-300
 _N_JITTERS = 999  # simulated runs in which nothing moves
+SMALLEST_MOVES_P = 2 / (1 + _N_JITTERS)  # of `moves_test`, whatever moves
 _CUT = 4.0  # jitter floors that an interval counts at most, where intervals weigh alike
 
 

@@ -18,7 +18,7 @@ from scipy import stats
 from topoflow.dynamics.claims import Claims, calm, early, leads, models, moves, objectives
 from topoflow.dynamics.claims.rungs import LEAST_SPREAD, rotations_needed
 from topoflow.dynamics.features import HOMOLOGY
-from topoflow.dynamics.movement import Movement, windows
+from topoflow.dynamics.movement import SMALLEST_MOVES_P, Movement, windows
 from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 
@@ -282,10 +282,11 @@ def of_run(design: Design, claims: Claims | None = None) -> list[Decidable]:
     claims = claims or Claims()
     smallest = _after_rotations(claims)
     rotations = _why_no_rotations(claims)
-    twins, halves = design.why_no_twins, design.why_no_halves
+    gate = _why_no_moves(claims)
+    twins, halves = design.why_no_twins or gate, design.why_no_halves or gate
     enough = _joined(_enough_twins(design), _enough_rotations(claims))
     return [
-        Decidable(moves.CLAIM, ONE_RUN, 0.0, claims.moves_level, _enough_twins(design), twins),
+        Decidable(moves.CLAIM, ONE_RUN, SMALLEST_MOVES_P, claims.moves_level, _enough_twins(design), twins),
         Decidable(early.CLAIM, ONE_RUN, smallest, claims.level, enough, twins or rotations),
         Decidable(calm.CLAIM, ONE_RUN, smallest, claims.level, enough, halves or rotations),
         Decidable(
@@ -312,7 +313,7 @@ def of_study(
     --------
     >>> twins = [t + twin for t in range(0, 48, 4) for twin in (0, 1)]
     >>> three, six = (of_study(Design(twins, n_seeds=n, n_objectives=3)) for n in (3, 6))
-    >>> three[-2].claim, three[-2].why, six[-2].can_decide
+    >>> three[3].claim, three[3].why, six[3].can_decide
     ('objectives', 'needs 6 seeds, and has 3', True)
     """
     claims = claims or Claims()
@@ -349,7 +350,7 @@ def of_study(
             _powers(assumed, n, claims.lead_margin, one),
         ),
         _of_objectives(design, claims),
-        _of_models(design, claims, spreads),
+        *_of_models(design, claims, spreads),
     ]  # fmt: skip
 
 
@@ -372,7 +373,7 @@ def _of_objectives(design: Design, claims: Claims) -> Decidable:
     )
 
 
-def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> Decidable:
+def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> list[Decidable]:
     n_models, n = design.n_models, design.n_seeds
     why = design.why_no_twins
     if n_models < 2:
@@ -385,17 +386,28 @@ def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> Deci
         both_sides = 1 - (1 - ENOUGH) / 2  # of each, so that both reject with the power that is enough
         return seeds_for_absence(spread * _OF_A_DIFFERENCE, claims.timing_margin, claims.level, both_sides)
 
-    return Decidable(
-        models.TIMING, MODELS, 0.0, claims.level,
-        _joined(_enough_twins(design), _enough_seeds(spreads, claims.timing_margin, side, _OF_A_DIFFERENCE, absent)),
-        why,
-        _powers(spreads, n, claims.timing_margin, side, _OF_A_DIFFERENCE),
-    )  # fmt: skip
+    twins = _enough_twins(design)
+    return [
+        Decidable(models.AMOUNT, MODELS, 0.0, claims.level, _joined(twins, "2 seeds or more"), why),
+        Decidable(
+            models.TIMING, MODELS, 0.0, claims.level,
+            _joined(twins, _enough_seeds(spreads, claims.timing_margin, side, _OF_A_DIFFERENCE, absent)),
+            why,
+            _powers(spreads, n, claims.timing_margin, side, _OF_A_DIFFERENCE),
+        ),
+    ]  # fmt: skip
 
 
 def _after_rotations(claims: Claims) -> float:
     """The smallest p-value against rotations, corrected for H0 and H1 (Holm)."""
     return min(1.0, len(HOMOLOGY) * smallest_rotation_p(claims.n_rotations))
+
+
+def _why_no_moves(claims: Claims) -> str:
+    """Why the gate of every other claim stays shut, whatever moves."""
+    if claims.moves_level >= SMALLEST_MOVES_P:
+        return ""
+    return f"claims.moves_level is {claims.moves_level:g}, and no p-value of it is below {SMALLEST_MOVES_P:g}"
 
 
 def _enough_twins(design: Design) -> str:

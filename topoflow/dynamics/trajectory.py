@@ -477,7 +477,7 @@ def describe_movement(run: Trajectory) -> dict[str, Number]:
         share = total = jitter = math.nan
         if not run.why_no_twins:
             moved = run.movement(SCALE_FREE)[homology]
-            share = early_share(moved, run.rate_clock)
+            share = math.nan if run.why_no_rates else early_share(moved, run.rate_clock)
             total, jitter = moved.total, moved.total_jitter
         for name, value in (("early_share", share), ("moved", total), ("jitter", jitter)):
             numbers[f"{name}_{homology.lower()}"] = known(value)

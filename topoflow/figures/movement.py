@@ -71,7 +71,7 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
     steps : ndarray, shape (K + 1,)
         Anchors, in optimiser steps.
     clock : ndarray, shape (K + 1,)
-        Cumulative learning rate at the anchors.
+        Cumulative learning rate at the anchors; NaN where it is not known, and then optimiser steps are the time.
     moved : mapping of str to Moved
         By homology, from top to bottom; none of them: there are no twins, which the picture says.
     title : str
@@ -83,6 +83,9 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
     """
     if not moved:
         return blank(title, NO_TWINS)
+    time, unit = "cumulative learning rate", "unit of learning rate"
+    if np.isnan(clock).any():
+        clock, time, unit = steps, "optimiser step, as the learning rates are not known", "step"
     if not clock[-1] > clock[0]:
         return blank(title, "the learning rate is 0 throughout: no time passes on this clock")
     figure = new_figure(2.1 + 2.2 * len(moved), title)
@@ -94,9 +97,9 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
     ):
         axes.axvspan(clock[0], third, color=SHADE, linewidth=0, zorder=0)
         _panel(axes, clock, one, length, colour, marker)
-        axes.set_ylabel(f"{homology}: squared movement\nper unit of learning rate\n(scale-free)")
+        axes.set_ylabel(f"{homology}: squared movement\nper {unit}\n(scale-free)")
     panels[-1].set_xlabel(
-        "cumulative learning rate (shaded: its first third)\nvertical axes: linear near 0, logarithmic beyond"
+        f"{time} (shaded: its first third)\nvertical axes: linear near 0, logarithmic beyond"
     )
     panels[-1].set_xlim(clock[0], clock[-1])
     _steps_on_top(panels[0], steps, clock)

@@ -37,6 +37,7 @@ from topoflow.tracking.note import (
     Page,
     caveats,
     definitions,
+    exploratory,
     floor_caveat,
     layer_cells,
     measured,
@@ -276,7 +277,7 @@ def _verdicts(study: _Study) -> Iterator[str]:
         )
         if len(study.runs) == 1:
             yield f"<p>A comparison of runs {why}. This is what may be said of the one run.</p>"
-            yield page.claims_table(study.runs[0].findings["claims"].values())
+            yield _claims(study.runs[0].findings)
             return
         yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
         return
@@ -285,7 +286,13 @@ def _verdicts(study: _Study) -> Iterator[str]:
         "climbs a ladder of rival explanations and is supported where it passes all; else the rung that it failed "
         "at says why. “Not supported” is no proof of the opposite; “shown absent” is.</p>"
     )
-    yield page.claims_table(facts["claims"].values())
+    yield _claims(facts)
+
+
+def _claims(findings: Mapping[str, Any]) -> str:
+    """The table of claims, under a warning where margins came after the states."""
+    warning = exploratory(findings)
+    return (f"<p>{warning}</p>" if warning else "") + page.claims_table(findings["claims"].values())
 
 
 def _glance(study: _Study) -> str:
@@ -419,7 +426,7 @@ def _one_run(study: _Study, one: _Found) -> str:
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
     parts = [
         *_in_mlflow(study, one.run),
-        "" if alone else page.claims_table(findings["claims"].values()),
+        "" if alone else _claims(findings),
         page.chart(
             charts.velocity_chart(
                 steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,6 +57,7 @@ def finetune(params: Params, run: Run) -> None:
                         "claims": asdict(params.claims),  # as declared before anything was seen
                     },
                     recording,
+                    recording.learning_rates or _logged_rates(log, recording.steps[-1]),
                 )
             for leftover in ("trainer", "behaviour"):
                 remove(work / leftover)
@@ -209,7 +211,22 @@ def _held_out_loss(params: Params, objective: str) -> Quantity | None:
 QUANTITIES: tuple[Callable[[Params, str], Quantity | None], ...] = (_held_out_loss,)
 
 
-def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
+def _logged_rates(log: _Log, last: int) -> list[float] | None:
+    """The learning rate of every optimiser step up to the last, where the log of a finished training has them all.
+
+    >>> _logged_rates([{"step": 1, "learning_rate": 0.2}, {"step": 2, "learning_rate": 0.1}], 2)
+    [0.2, 0.1]
+    >>> _logged_rates([{"step": 2, "learning_rate": 0.1}], 2) is None
+    True
+    """
+    logged = {entry["step"]: entry["learning_rate"] for entry in log if "learning_rate" in entry}
+    rates = [logged.get(step, math.nan) for step in range(1, last + 1)]
+    return rates if rates and all(0 <= rate < math.inf for rate in rates) else None
+
+
+def _seal_activations(
+    work: Path, made_from: Mapping[str, Any], callback: TopologyCallback, rates: Sequence[float] | None
+) -> None:
     """Make a working folder with every checkpoint in it an activation set."""
     steps, layers = callback.steps, callback.layers
     kinds = callback.behaviour, bool(callback.quantities)
@@ -217,7 +234,7 @@ def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: Topolo
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
     if callback.quantities:
         facts["quantities"] = {quantity.name: quantity.definition for quantity in callback.quantities}
-    facts["learning_rates"] = callback.learning_rates or None  # nothing is known of a finished training's
+    facts["learning_rates"] = rates or None
     storage.seal(work, facts, names)
 
 

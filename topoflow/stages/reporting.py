@@ -24,11 +24,10 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 
 def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
-    from topoflow.tracking.note import plain_table
+    from topoflow.tracking.note import exploratory, plain_table
 
-    print(
-        printable(f"\nWhat may be said of {whose}:\n\n{plain_table(findings['claims'].values())}"), flush=True
-    )
+    said = [f"What may be said of {whose}:", plain_table(findings["claims"].values()), exploratory(findings)]
+    print(printable("\n" + "\n\n".join(filter(None, said))), flush=True)
 
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:

@@ -99,7 +99,7 @@ def write_note(
     steps = activations["steps"]
     lines = [
         # MLflow folds a note after a few lines
-        f"{in_short(findings['claims'].values())}{_exploratory(findings)} "
+        f"{in_short(findings['claims'].values())} {_emphasised(findings)}"
         f"All [pictures and tables]({page.artifact('topology')}).",
         "",
         f"`{activations['model']}` fine-tuned on `{activations['objective']}`, seed {activations['seed']}: "
@@ -300,17 +300,24 @@ def _plain_cell(claim: Mapping[str, Any] | None, column: int) -> list[str]:
     if claim is None:
         return []
     numbers = [f"{name} {claim[name]:.3g}" for name in ("value", "p") if claim[name] is not None]
-    said = [claim["verdict"], f"rung: {claim['rung']}" * bool(claim["rung"]), ", ".join(numbers)]
+    rung = f"rung: {claim['rung']}" if claim["rung"] else ""
+    said = [claim["verdict"], rung, ", ".join(numbers), claim.get("beside", "")]
     return [line for text in said for line in textwrap.wrap(text, column)]
 
 
-def _exploratory(findings: Mapping[str, Any]) -> str:
-    """A warning where margins were chosen after the states were recorded."""
-    return (
-        " *Exploratory*: these margins are not those declared before the run."
-        if findings["exploratory"]
-        else ""
-    )
+def exploratory(findings: Mapping[str, Any]) -> str:
+    """A warning where margins were chosen after the states were recorded, of a run or of one that is compared.
+
+    >>> exploratory({"exploratory": True}), exploratory({})
+    ('Exploratory: these margins are not those declared before the run.', '')
+    """
+    if not findings.get("exploratory"):
+        return ""
+    return "Exploratory: these margins are not those declared before the run."
+
+
+def _emphasised(findings: Mapping[str, Any]) -> str:
+    return exploratory(findings).replace("Exploratory:", "*Exploratory*:") + " " * bool(exploratory(findings))
 
 
 def in_short(claims: Iterable[Mapping[str, Any]]) -> str:
@@ -406,7 +413,7 @@ def write_comparison_note(
         f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
     )
     lines = [
-        f"{in_short(facts['claims'].values())}{report}",
+        f"{in_short(facts['claims'].values())} {_emphasised(facts)}".rstrip() + report,
         "",
         f"{len(names)} runs side by side: {', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "

@@ -11,7 +11,15 @@ from scipy import stats
 
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.margins import Claims
-from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.rungs import (
+    CONTROL,
+    FEW,
+    RATE,
+    in_rate_time,
+    margin_test,
+    over_seeds,
+    rotation_rungs,
+)
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
@@ -23,6 +31,7 @@ STATISTIC = (
     "speed of the second half of the cumulative learning rate over that of the fastest two intervals of the first "
     "(scale-free; below {third:.2g} counts as calm)"
 )
+_NO_HALVES = "needs two intervals between twin checkpoints in each half of the training"
 
 
 def of_run(run: Trajectory) -> list[Verdict]:
@@ -40,7 +49,7 @@ def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
 
     return [
         moves.rung([run], homology, claims.moves_level),
-        Rung(RATE, lambda: window(SCALE_FREE), claims.level, explains=False),
+        Rung(RATE, in_rate_time([run], lambda: window(SCALE_FREE)), claims.level, explains=False),
         Rung(FEW, lambda: window(WITHOUT_FAR), claims.level),
         *rotation_rungs([run], homology, burst, claims.level),
     ]
@@ -65,7 +74,7 @@ def calm_test(moved: Moved, clock: Series, third: float) -> Test | str:
     """
     found = windows(moved, clock)
     if found is None:
-        return "needs two intervals between twin checkpoints in each half of the training"
+        return _NO_HALVES
     peak, late = found.peak, float(found.rate[found.second].max())
     value = math.sqrt(max(late, 0.0) / peak) if peak > 0 else math.nan
 
@@ -148,7 +157,12 @@ def _rungs_over_runs(
         return over_seeds(groups, lambda run: log_ratio(run.movement(kind)[homology], run.rate_clock))
 
     def slower(kind: str) -> Test | str:
-        test = margin_test([-log for log in logs(labels, kind)], -math.log(claims.calm_ratio))
+        if any(windows(run.movement(kind)[homology], run.rate_clock) is None for run in runs):
+            return _NO_HALVES
+        found = logs(labels, kind)
+        if without := sum(map(math.isnan, found)):
+            return f"needs a burst in the first half, and {without} of {len(found)} seeds have none"
+        test = margin_test([-log for log in found], -math.log(claims.calm_ratio))
         if isinstance(test, str):
             return test
         tail_moves = _tails_move(runs, homology, kind) <= claims.moves_level
@@ -162,9 +176,10 @@ def _rungs_over_runs(
         of_controls = np.nan_to_num(np.array(logs(controls, SCALE_FREE)), nan=0.0)
         return margin_test(of_controls - np.array(logs(labels, SCALE_FREE)), 0.0)
 
+    asked = [*runs, *(run for one in controls or () for run in one)]
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
-        Rung(RATE, lambda: slower(SCALE_FREE), claims.level, explains=False),
+        Rung(RATE, in_rate_time(asked, lambda: slower(SCALE_FREE)), claims.level, explains=False),
         Rung(FEW, lambda: slower(WITHOUT_FAR), claims.level),
     ]
     if controls:

@@ -11,7 +11,15 @@ import numpy as np
 from scipy import stats
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.rungs import CONTROL, FEW, RATE, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.rungs import (
+    CONTROL,
+    FEW,
+    RATE,
+    in_rate_time,
+    margin_test,
+    over_seeds,
+    rotation_rungs,
+)
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
@@ -45,7 +53,7 @@ def of_run(run: Trajectory) -> list[Verdict]:
 def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
     claims = run.claims
     value = math.nan
-    if not run.why_no_twins:
+    if not (run.why_no_twins or run.why_no_rates):
         value = early_share(run.movement(SCALE_FREE)[homology], run.rate_clock)
     rule = (
         f"supported if every rung rejects at {claims.level:g}: early speed more than {claims.ratio:g} times the late "
@@ -83,7 +91,7 @@ def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
         moves.rung([run], homology, claims.moves_level),
         Rung(_RAW, lambda: ratio(RAW, in_steps=True), claims.level, explains=False),
         Rung(_SCALE, scale, claims.level),
-        Rung(RATE, lambda: ratio(SCALE_FREE, in_steps=False), claims.level),
+        Rung(RATE, in_rate_time([run], lambda: ratio(SCALE_FREE, in_steps=False)), claims.level),
         Rung(FEW, few, claims.level),
         *rotation_rungs([run], homology, early_contrast, claims.level),
     ]
@@ -148,7 +156,7 @@ def share(run: Trajectory, homology: str, kind: str = SCALE_FREE, in_steps: bool
 def _mean(labels: Sequence[Sequence[Trajectory]], homology: str) -> Test | None:
     """The number alone, of a claim that stopped before its rung."""
     runs = [run for runs in labels for run in runs]
-    if any(run.why_no_twins for run in runs):
+    if any(run.why_no_twins or run.why_no_rates for run in runs):
         return None
     return Test(float(np.mean([share(run, homology) for run in runs])), math.nan)
 
@@ -186,11 +194,12 @@ def _rungs_over_runs(
         ]
         return margin_test(differences, claims.early_margin)
 
+    asked = [*runs, *(run for one in controls or () for run in one)]
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
         Rung(_RAW, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
         Rung(_SCALE, scale, claims.level),
-        Rung(RATE, lambda: shares(SCALE_FREE), claims.level),
+        Rung(RATE, in_rate_time(asked, lambda: shares(SCALE_FREE)), claims.level),
         Rung(FEW, lambda: shares(WITHOUT_FAR), claims.level),
     ]
     if controls:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.rungs import SEEDS, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.rungs import SEEDS, in_rate_time, margin_test, over_seeds, rotation_rungs
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
@@ -33,13 +33,19 @@ def lead(run: Trajectory, moved: Moved) -> float:
 
 def of_run(run: Trajectory) -> list[Verdict]:
     """What one run says of topology and behaviour: a difference, and no error bar."""
-    why = run.why_no_twins or (
-        _NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs"
+    why = (
+        run.why_no_twins
+        or run.why_no_rates
+        or (_NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs")
     )
     climbed = Climb(CANNOT_TELL, SEEDS, math.nan, (), ())  # it gets to no rung
     found = []
     for homology in HOMOLOGY:
-        value = math.nan if run.why_no_twins else lead(run, run.movement(SCALE_FREE)[homology])
+        value = (
+            math.nan
+            if run.why_no_twins or run.why_no_rates
+            else lead(run, run.movement(SCALE_FREE)[homology])
+        )
         number = Test(value, math.nan)
         found.append(climbed.told(CLAIM, homology, number, STATEMENT, STATISTIC, f"{CANNOT_TELL}: {why}"))
     return found
@@ -76,7 +82,7 @@ def over_runs(
             [
                 moves.rung(runs, homology, claims.moves_level),
                 Rung("both move", all_move, claims.level, explains=False, gate=True),
-                Rung(SEEDS, leads, claims.level, explains=False),
+                Rung(SEEDS, in_rate_time(runs, leads), claims.level, explains=False),
                 *rotation_rungs(runs, homology, lead, claims.level),
             ]
         )

@@ -11,7 +11,7 @@ from scipy import stats
 
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.early import share
-from topoflow.dynamics.claims.rungs import LEAST_SPREAD, SEEDS
+from topoflow.dynamics.claims.rungs import LEAST_SPREAD, SEEDS, in_rate_time
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
@@ -97,7 +97,12 @@ def _verdict(
     climbed = climb(
         [
             Rung(moves.CLAIM, either_moves, claims.moves_level, explains=False, gate=True),
-            Rung(SEEDS, differ, claims.level, explains=False),
+            Rung(
+                SEEDS,
+                in_rate_time([*a, *b], differ) if claim == TIMING else differ,
+                claims.level,
+                explains=False,
+            ),
         ]
     )
     rule = f"{rule} (t test over seeds, half of {claims.level:g} each side); shown absent if it is shown to lie within"

@@ -71,6 +71,12 @@ def _against_rotations(
     return Test(observed, monte_carlo_p(observed, null), p_absent, 1 / (1 + most))
 
 
+def in_rate_time(runs: Sequence[Trajectory], test: Callable[[], Test | str]) -> Callable[[], Test | str]:
+    """A test in the time of the learning rate, for a rung; where some run's rates are not known, why there is none."""
+    why = next((run.why_no_rates for run in runs if run.why_no_rates), None)
+    return test if why is None else lambda: why
+
+
 def margin_test(values: ArrayLike, margin: float) -> Test | str:
     """Test over seeds whether a mean is above a margin (Student's t), with its 95 % interval.
 
