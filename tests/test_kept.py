@@ -140,7 +140,7 @@ def record(run: Run) -> None:
         cloud[:, :2] = (1 - share) * cloud[:, :2] + share * circle
         cloud[:, 2:] *= 1 - 0.7 * share
         clouds[step, 1] = cloud + 0.05 * rng.normal(size=cloud.shape)
-    plant_states(run, clouds, hidden_size=8)
+    plant_states(run, clouds, hidden_size=8, learning_rates=[1.0] * STEPS[-1])
 
 
 def results(run: Run) -> dict[str, bytes]:
