@@ -241,6 +241,7 @@ def test_every_claim_has_its_verdict_in_the_note_a_tag_the_metrics_and_the_table
     assert len(Path(path).read_text().splitlines()) == 1 + len(claims)
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_refused(study, tmp_path):
     _folder, params, run_id = study
     with pytest.raises(ValueError, match=r"runs must be two or more, .* got \['tiny-helpful-0'\]"):

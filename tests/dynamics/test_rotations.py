@@ -151,6 +151,7 @@ def of_many_prompts() -> tuple[Any, list[bytes]]:
         return many, [bits(run.unrotated), *(bits(run.rotated(kind, 9)) for kind in KINDS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rotations_are_the_same_bits_wherever_they_are_drawn(of_many_prompts, backend):
     many, values = of_many_prompts

@@ -375,6 +375,7 @@ except KeyboardInterrupt as error:
     )
 
 
+@pytest.mark.slow
 def test_a_child_that_will_not_hear_is_killed(tmp_path):
     script = CHILDREN.replace("import subprocess, sys, time;", "import signal, subprocess, sys, time; "
                               "signal.signal(2, signal.SIG_IGN); signal.signal(15, signal.SIG_IGN);")  # fmt: skip

@@ -125,6 +125,7 @@ def notes(folder: Path) -> list[Path]:
     return list((folder / ".topoflow/runs").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_store_that_answers_has_all_when_the_training_ends(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with train(tmp_path, uri, DISABLE_MLFLOW_INTEGRATION="TRUE") as training:
@@ -135,6 +136,7 @@ def test_a_store_that_answers_has_all_when_the_training_ends(tmp_path):
     assert_all_is_there_once(uri)
 
 
+@pytest.mark.slow
 def test_a_locked_sqlite_store_stops_nothing_and_gets_each_number_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.MlflowClient(uri).search_experiments()
@@ -151,6 +153,7 @@ def test_a_locked_sqlite_store_stops_nothing_and_gets_each_number_once(tmp_path)
         assert_all_is_there_once(uri, with_params=False)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead):
     with train(tmp_path, dead, patience=0.1) as training:
         said = trained(training)

@@ -118,6 +118,7 @@ def test_summaries_that_are_missing_or_zero_are_drawn_without_a_logarithm() -> N
         summaries_figure(STEPS, {"h1_count": {1: [1, 2]}}, title="a run")
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_and_many_layers_or_few_checkpoints_a_picture() -> None:
     def both(n_layers: int, steps: list[int]) -> list[bytes]:
         curves = {layer: (DISTANCES, numbers(layer)[: len(steps)]) for layer in range(n_layers)}

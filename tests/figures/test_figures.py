@@ -121,6 +121,7 @@ def test_the_same_figure_gives_the_same_bytes(name: str) -> None:
     assert style.png_bytes(drawn(name)) == first
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
     here = [hashlib.sha256(expected_bytes(name)).hexdigest() for name in EVERY]
     assert drawn_by_another_process(Path(__file__)) == [*here, "False"]

@@ -120,6 +120,7 @@ def texts(figure: Figure) -> str:
 # --- every picture ---
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
     here = [hashlib.sha256(style.png_bytes(drawn(name))).hexdigest() for name in EVERY]
     assert drawn_by_another_process(Path(__file__)) == [*here, "False"]

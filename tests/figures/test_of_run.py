@@ -79,6 +79,7 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
     return SimpleNamespace(run=Run("tiny", "helpful", 0), results=results, diagrams=stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_run_has_its_pictures_which_repeat_whatever_is_missing(tmp_path: Path, whole: bool) -> None:
     done: Any = lay_down(tmp_path, whole)

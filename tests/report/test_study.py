@@ -310,6 +310,7 @@ def test_results_that_params_do_not_describe_are_left_out(study: Study) -> None:
         make(parse_params(mapping))
 
 
+@pytest.mark.slow
 def test_one_run_is_a_report_with_its_real_pictures_and_no_comparison(here: Path) -> None:
     study = Study(here, objectives=["helpful"], seeds=[0])
     html, missing = make(study.params)

@@ -25,6 +25,7 @@ def study(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.slow
 def test_the_files_of_a_new_experiment_lie_in_the_study_and_not_in_its_copy(study, monkeypatch):
     for name in ("of a fresh store", "of a store that is there"):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)

@@ -146,6 +146,7 @@ class TestEmbedded:
         assert words <= set(re.findall("[a-z]+", " ".join(recipe.texts()[0]).lower()))
 
 
+@pytest.mark.slow
 class TestRecipe:
     @pytest.fixture
     def made(self, tmp_path):
