@@ -32,7 +32,6 @@ SEED = 20260619
 PATIENCE = 240  # seconds; a mutation that hangs is found
 # `X | None` in type hints means nothing when the code runs, and no number of the code is joined by |
 LEFT_OUT = "BitOr"
-EXPLAINED = HERE / "mutants_explained.md"  # why survivors may live; by hand
 
 
 def places(path: Path) -> Iterator[tuple[str, int]]:
@@ -124,8 +123,7 @@ left out, which type hints are full of.
 ## What survived
 
 """
-    explained = EXPLAINED.read_text(encoding="utf-8") if EXPLAINED.exists() else ""
-    (HERE / "mutants.md").write_text(text + explained + "\n".join(survivors), encoding="utf-8")
+    (HERE / "mutants.md").write_text(text + "\n".join(survivors), encoding="utf-8")
 
 
 if __name__ == "__main__":

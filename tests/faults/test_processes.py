@@ -237,7 +237,10 @@ def test_diagrams_in_processes_of_their_own_stop_with_them_and_go_on_where_they_
 
 
 @pytest.mark.slow
-def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(tmp_path, model_cache, warm):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(
+    tmp_path, model_cache, warm, number
+):
     folder = tmp_path / "study"
     params = small_params()
     params["finetune"]["max_steps"] = 300  # seconds after the first, so that it is stopped at work
@@ -245,7 +248,7 @@ def test_a_whole_run_that_is_stopped_takes_dvc_and_its_stage_along_and_goes_on(t
     lay_down_study(folder, params)
     recorded = ".topoflow/writing/activations*-*/step_000001/*.npy"
     command = ["run", "--objective", "helpful"]
-    stopped(folder, model_cache, command, recorded, signal.SIGTERM)  # of a terminal's Ctrl-C they all hear
+    stopped(folder, model_cache, command, recorded, number)
     assert [run.info.status for run in runs(folder)] == ["FAILED"]
     assert not list(folder.glob("activations/*/*/*"))
     again = call(

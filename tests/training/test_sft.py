@@ -27,6 +27,16 @@ def tuned(model, tokenizer, folder, settings):
     return trained
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_training_computes_on_as_many_threads_as_it_is_told(
+    model, tokenizer, tmp_path, monkeypatch, n_threads
+):
+    told = []
+    monkeypatch.setattr(sft.torch, "set_num_threads", told.append)
+    tuned(model, tokenizer, tmp_path, replace(SMALL, n_threads=n_threads))
+    assert told == [n_threads]
+
+
 def test_an_argument_that_sft_config_does_not_have_is_named_with_the_nearest():
     settings = replace(SMALL, sft_config={"weight_dekay": 0.1})
     with pytest.raises(ValueError, match=r"got 'weight_dekay'; did you mean 'weight_decay'\?"):

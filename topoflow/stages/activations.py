@@ -55,9 +55,9 @@ def finetune(params: Params, run: Run) -> None:
                         **made_from,
                         "loss_sha256": storage.sha256_of_file(losses),
                         "claims": asdict(params.claims),  # as declared before anything was seen
+                        "learning_rates": recording.learning_rates or _logged_rates(log, recording.steps[-1]),
                     },
                     recording,
-                    recording.learning_rates or _logged_rates(log, recording.steps[-1]),
                 )
             for leftover in ("trainer", "behaviour"):
                 remove(work / leftover)
@@ -219,14 +219,13 @@ def _logged_rates(log: _Log, last: int) -> list[float] | None:
     >>> _logged_rates([{"step": 2, "learning_rate": 0.1}], 2) is None
     True
     """
-    logged = {entry["step"]: entry["learning_rate"] for entry in log if "learning_rate" in entry}
-    rates = [logged.get(step, math.nan) for step in range(1, last + 1)]
+    from topoflow.recording.learning_rates import rates_so_far
+
+    rates = rates_so_far(log, None, last)
     return rates if rates and all(0 <= rate < math.inf for rate in rates) else None
 
 
-def _seal_activations(
-    work: Path, made_from: Mapping[str, Any], callback: TopologyCallback, rates: Sequence[float] | None
-) -> None:
+def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: TopologyCallback) -> None:
     """Make a working folder with every checkpoint in it an activation set."""
     steps, layers = callback.steps, callback.layers
     kinds = callback.behaviour, bool(callback.quantities)
@@ -234,7 +233,6 @@ def _seal_activations(
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
     if callback.quantities:
         facts["quantities"] = {quantity.name: quantity.definition for quantity in callback.quantities}
-    facts["learning_rates"] = rates or None
     storage.seal(work, facts, names)
 
 

@@ -15,6 +15,8 @@ from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
 from topoflow.names import layer_of
 
+_LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
+_MOST_LINKED = 12  # runs of a comparison; more links leave no room for the verdicts, and the report has them
 # Beside every number that a run holds: what it is, with its unit.
 _DEFINITIONS = {
     "velocity": "Wasserstein distance of the given order, Euclidean ground metric, between the diagrams of the "
@@ -99,8 +101,7 @@ def write_note(
     steps = activations["steps"]
     lines = [
         # MLflow folds a note after a few lines
-        f"{in_short(findings['claims'].values())} {_emphasised(findings)}"
-        f"All [pictures and tables]({page.artifact('topology')}).",
+        _first_line(findings, f"All [pictures and tables]({page.artifact('topology')})."),
         "",
         f"`{activations['model']}` fine-tuned on `{activations['objective']}`, seed {activations['seed']}: "
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
@@ -128,9 +129,6 @@ def write_note(
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return _fitting(lines)
-
-
-_LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
 
 
 def _fitting(lines: Sequence[str]) -> str:
@@ -316,8 +314,9 @@ def exploratory(findings: Mapping[str, Any]) -> str:
     return "Exploratory: these margins are not those declared before the run."
 
 
-def _emphasised(findings: Mapping[str, Any]) -> str:
-    return exploratory(findings).replace("Exploratory:", "*Exploratory*:") + " " * bool(exploratory(findings))
+def _first_line(findings: Mapping[str, Any], last: str) -> str:
+    warning = exploratory(findings).replace("Exploratory", "*Exploratory*")
+    return " ".join(filter(None, (in_short(findings["claims"].values()), warning, last)))
 
 
 def in_short(claims: Iterable[Mapping[str, Any]]) -> str:
@@ -406,14 +405,13 @@ def write_comparison_note(
     with_report : bool
         Whether `report.html` is there as well.
     """
-    names = [f"`{name}`" for name in facts["runs"]]
-    if len(names) <= _MOST_LINKED:
-        names = [f"[{name}]({pages[name].url})" if name in pages else f"`{name}`" for name in facts["runs"]]
+    linked = pages if len(facts["runs"]) <= _MOST_LINKED else {}
+    names = [f"[{name}]({linked[name].url})" if name in linked else f"`{name}`" for name in facts["runs"]]
     report = (
-        f" The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
+        f"The whole study on one page: [report.html]({page.artifact('report.html')})." if with_report else ""
     )
     lines = [
-        f"{in_short(facts['claims'].values())} {_emphasised(facts)}".rstrip() + report,
+        _first_line(facts, report),
         "",
         f"{len(names)} runs side by side: {', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
@@ -427,6 +425,3 @@ def write_comparison_note(
         "",
     ]
     return _fitting(lines)
-
-
-_MOST_LINKED = 12  # runs; more links leave no room for the verdicts, and the report has them
