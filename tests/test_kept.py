@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from support import plant_states, small_params
 
-from topoflow import stages, storage
+from topoflow import layout, stages, storage
 from topoflow.comparison import compare_runs
 from topoflow.config import parse_params
 from topoflow.dynamics import following
 from topoflow.errors import InvalidFile
-from topoflow.finished import FinishedRun
+from topoflow.finished import FinishedRun, read_findings
 from topoflow.kept import Kept
 from topoflow.layout import Run
 
@@ -125,12 +125,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     params = parse_params(mapping)
     monkeypatch.chdir(tmp_path)
     for run in params.runs():
-        record(run)
+        plant_states(run, planted(run), hidden_size=8, learning_rates=[1.0] * STEPS[-1])
         stages.diagrams(params, run)
     return params
 
 
-def record(run: Run) -> None:
+def planted(run: Run) -> dict[tuple[int, int], Any]:
     base, rng = np.random.default_rng(0).normal(size=(N_PROMPTS, 8)), np.random.default_rng([run.seed, 0, 1])
     angle = np.arctan2(base[:, 1], base[:, 0])
     clouds = {}
@@ -140,7 +140,7 @@ def record(run: Run) -> None:
         cloud[:, :2] = (1 - share) * cloud[:, :2] + share * circle
         cloud[:, 2:] *= 1 - 0.7 * share
         clouds[step, 1] = cloud + 0.05 * rng.normal(size=cloud.shape)
-    plant_states(run, clouds, hidden_size=8, learning_rates=[1.0] * STEPS[-1])
+    return clouds
 
 
 def results(run: Run) -> dict[str, bytes]:
@@ -167,6 +167,23 @@ class Draws:
         before = len(self.seeds)
         function(*arguments)
         return self.seeds[before:]
+
+
+def test_a_training_whose_rates_are_not_known_has_no_clock_in_its_table_and_draws_no_rotation(
+    study, monkeypatch
+):
+    draws, first = Draws(monkeypatch), study.runs()[0]
+    plant_states(first, planted(first), hidden_size=8)
+    stages.diagrams(study, first)
+    assert draws.of(stages.trajectory, study, first) == []
+    rows = layout.read_rows(
+        first.folder("results") / layout.MOVEMENT_FILE, ("previous_clock", "clock", "squared")
+    )
+    assert {row["clock"] for row in rows} == {row["previous_clock"] for row in rows} == {""}
+    assert all(float(row["squared"]) for row in rows)
+    facts = read_findings(first)
+    assert facts["claims"]["early_h1"]["verdict"] == "cannot tell"
+    assert facts["pooled"]["early_share_h1"] is None
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from topoflow.dynamics.comparison import (
 from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
-from topoflow.finished import FinishedRun
+from topoflow.finished import FinishedRun, is_exploratory
 from topoflow.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
@@ -94,7 +94,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             )
             if compared is not None:
                 found[name] = compared
-    claims, declared = _claims(params, members), asdict(params.claims)
+    claims = _claims(params, members)
     _write_runs(folder, members)
     _write_distances(folder, shown, layers, steps, matrices, found)
     _write_effects(folder, shown, seed)
@@ -107,8 +107,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "n_subsamples": n_subsamples,
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": claims,
-        # margins that were chosen when some run's states were recorded already
-        "exploratory": any(member.activations.manifest.get("claims") != declared for member in members),
+        "exploratory": any(is_exploratory(member.activations, params.claims) for member in members),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from topoflow import layout, schemas, storage
-from topoflow.config import Params
+from topoflow.config import Claims, Params
 from topoflow.errors import InvalidFile, quoted
 from topoflow.files import read_bytes
 from topoflow.kept import Kept
@@ -105,6 +105,11 @@ class FinishedRun:
                     f"params.yaml says {key} = {value}, and the results of {self.run} were "
                     f"made with {quoted(made.get(key))}; bring them up to date with: dvc repro"
                 )
+
+
+def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:
+    """Whether margins are others than those that held when the states were recorded."""
+    return bool(activations.manifest.get("claims") != asdict(claims))
 
 
 def followed(

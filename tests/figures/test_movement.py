@@ -100,3 +100,12 @@ def test_without_twins_or_learning_rate_the_picture_says_so() -> None:
     # a learning rate of 0 in some intervals only
     clock = np.array([0, 0, 1, 2, 3, 4, 4, 4.0])
     assert movement_figure(STEPS, clock, still, title="movement").axes
+
+
+def test_where_learning_rates_are_not_known_the_time_is_optimiser_steps_and_the_axes_say_so() -> None:
+    moved = {"H1": Moved(np.arange(1.0, 8.0), np.full(7, 0.1))}
+    figure = movement_figure(STEPS, np.full(8, np.nan), moved, title="a finished training")
+    assert marked(figure) == pytest.approx(np.arange(1.0, 8.0) / np.diff(STEPS))
+    assert figure.axes[0].get_xlim() == (STEPS[0], STEPS[-1])
+    assert "optimiser step, as the learning rates are not known" in figure.axes[0].get_xlabel()
+    assert "per step" in figure.axes[0].get_ylabel()

@@ -77,7 +77,7 @@ class Recorded:
     learning_rate : ndarray or None
         Rates of optimiser steps 1, 2 and so on; None for a constant one.
     rates_known : bool
-        False where nobody knows whether the rate was constant. No claim then gets beyond the rung "the learning rate".
+        False where nobody knows whether the rate was constant. No claim that is told in its time can then be supported.
     cell : callable, optional
         The diagrams at (step, layer), where they are known.
     roots : callable, optional
@@ -133,8 +133,9 @@ class Trajectory:
 
     @property
     def why_no_rates(self) -> str | None:
-        """Why nothing can be told in the time of the learning rate; None if it can."""
-        return None if self.recorded.rates_known else "needs the learning rate of every optimiser step"
+        """Why nothing can be told in the time of the learning rate, for want of twins or of rates; None if it can."""
+        unknown = None if self.recorded.rates_known else "needs the learning rate of every optimiser step"
+        return self.why_no_twins or unknown
 
     @cached_property
     def step_clock(self) -> Matrix:

@@ -15,7 +15,7 @@ from topoflow import layout, storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidFile
-from topoflow.finished import followed, open_activations, open_diagrams
+from topoflow.finished import followed, is_exploratory, open_activations, open_diagrams
 from topoflow.layout import Run
 from topoflow.names import layer_name
 from topoflow.stages.provenance import code_sha256, versions
@@ -177,7 +177,6 @@ def trajectory(params: Params, run: Run) -> None:
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
     usable = len(behaviour) and np.isfinite(behaviour).all()
     pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
-    declared = asdict(params.claims)
     measured = {step: activations.measured(step) for step in activations.steps}
     first, last = measured[activations.steps[0]], measured[activations.steps[-1]]
     facts = {
@@ -188,11 +187,10 @@ def trajectory(params: Params, run: Run) -> None:
         "layers": dict(zip(map(layer_name, names), describe_run(layers, steps, params.seed), strict=True)),
         "pooled": {**pooled, **describe_movement(whole)},
         "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
-        "declared": declared,
+        "declared": asdict(params.claims),
         "quantities": {name: [first[name], last.get(name)] for name in first},  # at both ends
         "quantities_are": activations.manifest.get("quantities", {}),
-        # margins that were chosen when the states were recorded already
-        "exploratory": activations.manifest.get("claims") != declared,
+        "exploratory": is_exploratory(activations, params.claims),
     }
     results = run.folder("results")
     with storage.sole_writer(results):

@@ -170,16 +170,15 @@ def _rungs_over_runs(
         return Test(value, test.p, test.p_absent if tail_moves else math.nan, 0.0, low, high)
 
     def slower_than(controls: Sequence[Sequence[Trajectory]]) -> Test | str:
-        if why := next((c.why_no_twins for one in controls for c in one if c.why_no_twins), None):
+        if why := next((c.why_no_rates for one in controls for c in one if c.why_no_rates), None):
             return f"its control {why}"
         # a control in which nothing moves has no calm to speak of, and explains nothing
         of_controls = np.nan_to_num(np.array(logs(controls, SCALE_FREE)), nan=0.0)
         return margin_test(of_controls - np.array(logs(labels, SCALE_FREE)), 0.0)
 
-    asked = [*runs, *(run for one in controls or () for run in one)]
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
-        Rung(RATE, in_rate_time(asked, lambda: slower(SCALE_FREE)), claims.level, explains=False),
+        Rung(RATE, in_rate_time(runs, lambda: slower(SCALE_FREE)), claims.level, explains=False),
         Rung(FEW, lambda: slower(WITHOUT_FAR), claims.level),
     ]
     if controls:

@@ -53,7 +53,7 @@ def of_run(run: Trajectory) -> list[Verdict]:
 def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
     claims = run.claims
     value = math.nan
-    if not (run.why_no_twins or run.why_no_rates):
+    if not run.why_no_rates:
         value = early_share(run.movement(SCALE_FREE)[homology], run.rate_clock)
     rule = (
         f"supported if every rung rejects at {claims.level:g}: early speed more than {claims.ratio:g} times the late "
@@ -156,7 +156,7 @@ def share(run: Trajectory, homology: str, kind: str = SCALE_FREE, in_steps: bool
 def _mean(labels: Sequence[Sequence[Trajectory]], homology: str) -> Test | None:
     """The number alone, of a claim that stopped before its rung."""
     runs = [run for runs in labels for run in runs]
-    if any(run.why_no_twins or run.why_no_rates for run in runs):
+    if any(run.why_no_rates for run in runs):
         return None
     return Test(float(np.mean([share(run, homology) for run in runs])), math.nan)
 
@@ -184,7 +184,7 @@ def _rungs_over_runs(
     def against_controls() -> Test | str:
         assert controls is not None
         pairs = [list(zip(*both, strict=True)) for both in zip(labels, controls, strict=True)]
-        if why := next((c.why_no_twins for one in controls for c in one if c.why_no_twins), None):
+        if why := next((c.why_no_rates for one in controls for c in one if c.why_no_rates), None):
             return f"its control {why}"
         differences = [
             float(
@@ -194,12 +194,11 @@ def _rungs_over_runs(
         ]
         return margin_test(differences, claims.early_margin)
 
-    asked = [*runs, *(run for one in controls or () for run in one)]
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
         Rung(_RAW, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
         Rung(_SCALE, scale, claims.level),
-        Rung(RATE, in_rate_time(asked, lambda: shares(SCALE_FREE)), claims.level),
+        Rung(RATE, in_rate_time(runs, lambda: shares(SCALE_FREE)), claims.level),
         Rung(FEW, lambda: shares(WITHOUT_FAR), claims.level),
     ]
     if controls:

@@ -33,19 +33,13 @@ def lead(run: Trajectory, moved: Moved) -> float:
 
 def of_run(run: Trajectory) -> list[Verdict]:
     """What one run says of topology and behaviour: a difference, and no error bar."""
-    why = (
-        run.why_no_twins
-        or run.why_no_rates
-        or (_NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs")
+    why = run.why_no_rates or (
+        _NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs"
     )
     climbed = Climb(CANNOT_TELL, SEEDS, math.nan, (), ())  # it gets to no rung
     found = []
     for homology in HOMOLOGY:
-        value = (
-            math.nan
-            if run.why_no_twins or run.why_no_rates
-            else lead(run, run.movement(SCALE_FREE)[homology])
-        )
+        value = math.nan if run.why_no_rates else lead(run, run.movement(SCALE_FREE)[homology])
         number = Test(value, math.nan)
         found.append(climbed.told(CLAIM, homology, number, STATEMENT, STATISTIC, f"{CANNOT_TELL}: {why}"))
     return found
