@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import topoflow
 from topoflow import storage
 from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.movement import Movement, moves_test
@@ -77,6 +78,33 @@ def test_topology_does_not_lead_where_all_prompts_translate_alike():
         assert found[f"leads, {n} seeds", homology, "cannot tell"] == 3  # topology does not move at all
 
 
+def test_what_leads_in_controls_as_well_is_not_said_of_the_objective_and_controls_at_rest_explain_nothing():
+    name = "cosine and an early loop"
+    loop, drift = verdicts.STUDIES[name][0], verdicts.CONTROLS[name]
+    start = worlds.base(np.random.default_rng(SEED), "gauss", verdicts.N, verdicts.SIZE)
+
+    def runs(how, number):
+        rngs = (np.random.default_rng([SEED, number, run]) for run in range(6))
+        return {"a": [verdicts.recorded(how(rng, start), rng, 0) for rng in rngs]}
+
+    leading = runs(loop, 0)
+    said = {
+        what: {
+            v.homology: v for v in topoflow.compare(leading, "runs", controls).verdicts if v.claim == "leads"
+        }
+        for what, controls in {
+            "none": None,
+            "alike": runs(loop, 1),
+            "drift": runs(drift, 2),
+            "rest": runs(worlds.WORLDS["jitter"][0], 3),
+        }.items()
+    }
+    assert {what: of_both["H0"].verdict for what, of_both in said.items()} == {
+        "none": "supported", "alike": "not supported beyond the control", "drift": "supported", "rest": "supported",
+    }  # fmt: skip
+    assert [rung for rung, _ in said["drift"]["H0"].steps][-3:] == ["the control", "covariance", "the start"]
+
+
 @pytest.mark.parametrize("name", ["scaled by 15 %", "noisier states"])
 def test_labels_that_differ_in_scale_or_spread_alone_are_not_told_apart(name):
     found = counts("Objectives, six seeds", name, 8)
@@ -89,6 +117,17 @@ def test_a_millionth_in_each_of_nine_runs_is_nothing_and_a_run_that_rests_is_not
         assert decide(margin_test(tiny, margin=0.1), 0.05) == "shown absent"
         assert decide(margin_test(tiny, margin=0.0), 0.05) == "not supported"
     assert margin_test([0.4, np.nan, 0.5], margin=0.1) == "nothing moves at seed number 2 of 3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["walk", "drift, cosine", "30 % slower later"])
+def test_runs_that_share_a_base_and_prompts_are_not_taken_for_more_than_they_are(name):
+    """As independent runs, two of fifteen such studies would be "early" by chance."""
+    found = counts("Runs of one study", name, 40)
+    for homology, n, held in itertools.product(("H1", "H0"), (3, 6), ("", " and controls")):
+        assert (
+            found[f"early, {n} seeds{held}", homology, "supported"] <= 4
+        )  # of 40; 5 % gives more once in 20
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from topoflow.dynamics.claims.rungs import (
     CONTROL,
     FEW,
     RATE,
+    controls_without_rates,
     in_rate_time,
     margin_test,
     over_seeds,
@@ -153,16 +154,16 @@ def _rungs_over_runs(
     runs = [run for one in labels for run in one]
     claims = runs[0].claims
 
-    def logs(groups: Sequence[Sequence[Trajectory]], kind: str) -> list[float]:
-        return over_seeds(groups, lambda run: log_ratio(run.movement(kind)[homology], run.rate_clock))
+    def log(run: Trajectory, kind: str = SCALE_FREE) -> float:
+        return log_ratio(run.movement(kind)[homology], run.rate_clock)
 
     def slower(kind: str) -> Test | str:
         if any(windows(run.movement(kind)[homology], run.rate_clock) is None for run in runs):
             return _NO_HALVES
-        found = logs(labels, kind)
+        found = over_seeds(labels, lambda run: log(run, kind))
         if without := sum(map(math.isnan, found)):
             return f"needs a burst in the first half, and {without} of {len(found)} seeds have none"
-        test = margin_test([-log for log in found], -math.log(claims.calm_ratio))
+        test = margin_test([-one for one in found], -math.log(claims.calm_ratio))
         if isinstance(test, str):
             return test
         tail_moves = _tails_move(runs, homology, kind) <= claims.moves_level
@@ -170,11 +171,11 @@ def _rungs_over_runs(
         return Test(value, test.p, test.p_absent if tail_moves else math.nan, 0.0, low, high)
 
     def slower_than(controls: Sequence[Sequence[Trajectory]]) -> Test | str:
-        if why := next((c.why_no_rates for one in controls for c in one if c.why_no_rates), None):
-            return f"its control {why}"
+        if why := controls_without_rates(controls):
+            return why
         # a control in which nothing moves has no calm to speak of, and explains nothing
-        of_controls = np.nan_to_num(np.array(logs(controls, SCALE_FREE)), nan=0.0)
-        return margin_test(of_controls - np.array(logs(labels, SCALE_FREE)), 0.0)
+        of_controls = over_seeds(controls, lambda run: np.nan_to_num(log(run), nan=0.0))
+        return margin_test(np.array(of_controls) - np.array(over_seeds(labels, log)), 0.0)
 
     rungs = [
         moves.rung(runs, homology, claims.moves_level),

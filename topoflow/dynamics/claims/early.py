@@ -15,6 +15,7 @@ from topoflow.dynamics.claims.rungs import (
     CONTROL,
     FEW,
     RATE,
+    controls_without_rates,
     in_rate_time,
     margin_test,
     over_seeds,
@@ -184,8 +185,8 @@ def _rungs_over_runs(
     def against_controls() -> Test | str:
         assert controls is not None
         pairs = [list(zip(*both, strict=True)) for both in zip(labels, controls, strict=True)]
-        if why := next((c.why_no_rates for one in controls for c in one if c.why_no_rates), None):
-            return f"its control {why}"
+        if why := controls_without_rates(controls):
+            return why
         differences = [
             float(
                 np.mean([share(run, homology) - _explained(run, control, homology) for run, control in seed])

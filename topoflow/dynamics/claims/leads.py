@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from topoflow.dynamics.claims import moves
-from topoflow.dynamics.claims.rungs import SEEDS, in_rate_time, margin_test, over_seeds, rotation_rungs
+from topoflow.dynamics.claims.rungs import (
+    CONTROL,
+    SEEDS,
+    controls_without_rates,
+    in_rate_time,
+    margin_test,
+    over_seeds,
+    rotation_rungs,
+)
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
@@ -45,46 +55,25 @@ def of_run(run: Trajectory) -> list[Verdict]:
     return found
 
 
+def _both_move(run: Trajectory, homology: str) -> Test:
+    """The less sure of two movements, topology's and behaviour's; without both there is no lead to speak of."""
+    moved = (run.movement(SCALE_FREE)[homology], run.behaviour)
+    return max((moves_test(one) for one in moved if one is not None), key=lambda test: test.p)
+
+
 def over_runs(
     labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None
 ) -> list[Verdict]:
     """Whether topology moves before behaviour on average over seeds, for this base and these prompts."""
-    runs = [run for one in labels for run in one]
-    claims = runs[0].claims
+    claims = labels[0][0].claims
+    rule = (
+        f"supported if the mean lead is more than {claims.lead_margin:.2g} over seeds (t test at {claims.level:g}, "
+        f"every run moving in both), more than {'that of its controls, and more than ' if controls else ''}under "
+        "rotations of the prompts; explained by covariance or the start means that plain geometry leads as much"
+    )
     found = []
     for homology in HOMOLOGY:
-
-        def all_move(homology: str = homology) -> Test | str:
-            """The least sure of all movements: every run must move in both."""
-            if any(run.behaviour is None for run in runs):
-                return _NO_BEHAVIOUR
-            tests = [
-                moves_test(moved)
-                for run in runs
-                for moved in (run.movement(SCALE_FREE)[homology], run.behaviour)
-                if moved is not None
-            ]
-            return max(tests, key=lambda test: test.p)
-
-        def leads(homology: str = homology) -> Test | str:
-            return margin_test(
-                over_seeds(labels, lambda run: lead(run, run.movement(SCALE_FREE)[homology])),
-                claims.lead_margin,
-            )
-
-        climbed = climb(
-            [
-                moves.rung(runs, homology, claims.moves_level),
-                Rung("both move", all_move, claims.level, explains=False, gate=True),
-                Rung(SEEDS, in_rate_time(runs, leads), claims.level, explains=False),
-                *rotation_rungs(runs, homology, lead, claims.level),
-            ]
-        )
-        rule = (
-            f"supported if the mean lead is more than {claims.lead_margin:.2g} over seeds (t test at {claims.level:g}, "
-            "every run moving in both) and more than under rotations of the prompts; explained by covariance or the "
-            "start means that plain geometry leads as much"
-        )
+        climbed = climb(_rungs_over_runs(labels, controls, homology))
         found.append(
             climbed.told(
                 CLAIM,
@@ -96,3 +85,46 @@ def over_runs(
             )
         )
     return adjust(found, claims.level)
+
+
+def _rungs_over_runs(
+    labels: Sequence[Sequence[Trajectory]], controls: Sequence[Sequence[Trajectory]] | None, homology: str
+) -> list[Rung]:
+    """Controls are one more rung, and rotations stay: a control has other answers, rotations keep the geometry, and
+    either may lead as much.
+    """
+    runs = [run for one in labels for run in one]
+    claims = runs[0].claims
+
+    def all_move() -> Test | str:
+        """The least sure of all movements: every run must move in both."""
+        if any(run.behaviour is None for run in runs):
+            return _NO_BEHAVIOUR
+        return max((_both_move(run, homology) for run in runs), key=lambda test: test.p)
+
+    def by(run: Trajectory) -> float:
+        return lead(run, run.movement(SCALE_FREE)[homology])
+
+    def against_controls() -> Test | str:
+        assert controls is not None
+        if why := controls_without_rates(controls):
+            return why
+        if any(run.behaviour is None for one in controls for run in one):
+            return f"its control {_NO_BEHAVIOUR}"
+        of_controls = over_seeds(
+            controls, lambda run: by(run) if _both_move(run, homology).p <= claims.moves_level else 0.0
+        )
+        return margin_test(np.array(over_seeds(labels, by)) - np.array(of_controls), 0.0)
+
+    return [
+        moves.rung(runs, homology, claims.moves_level),
+        Rung("both move", all_move, claims.level, explains=False, gate=True),
+        Rung(
+            SEEDS,
+            in_rate_time(runs, lambda: margin_test(over_seeds(labels, by), claims.lead_margin)),
+            claims.level,
+            explains=False,
+        ),
+        *([Rung(CONTROL, against_controls, claims.level)] if controls else []),
+        *rotation_rungs(runs, homology, lead, claims.level),
+    ]

@@ -77,6 +77,12 @@ def in_rate_time(runs: Sequence[Trajectory], test: Callable[[], Test | str]) -> 
     return test if why is None else lambda: why
 
 
+def controls_without_rates(controls: Sequence[Sequence[Trajectory]]) -> str | None:
+    """Why runs cannot be held against their controls in the time of the learning rate; None where they can be."""
+    why = next((run.why_no_rates for runs in controls for run in runs if run.why_no_rates), None)
+    return why and f"its control {why}"
+
+
 def margin_test(values: ArrayLike, margin: float) -> Test | str:
     """Test over seeds whether a mean is above a margin (Student's t), with its 95 % interval.
 
