@@ -22,6 +22,7 @@ schedules = st.builds(
     dense_every=st.integers(1, 10),
     steps=st.lists(st.integers(0, 150), max_size=5).map(tuple),
     log=st.booleans(),
+    twins=st.just(0),
 )
 
 
@@ -54,8 +55,8 @@ def test_a_longer_training_has_the_checkpoints_of_a_shorter_one_except_its_end(s
 
 
 def test_without_rules_only_the_first_and_the_last_step_are_recorded():
-    assert Schedule().checkpoints(100) == (0, 100)
-    assert Schedule().checkpoints(0) == (0,)
+    assert Schedule(twins=0).checkpoints(100) == (0, 100)
+    assert Schedule(twins=0).checkpoints(0) == (0,)
 
 
 def test_steps_after_the_last_are_not_recorded():
@@ -89,6 +90,15 @@ def test_a_schedule_cannot_be_changed():
 
 
 # --- twins --------------------------------------------------------------------------------------
+
+
+def test_twins_are_recorded_unless_something_else_is_asked_for():
+    assert Schedule() == Schedule(twins=13) == Schedule(clock="learning_rate")
+    assert Schedule(triplets=True).twins == 13
+    for other in ({"every": 8}, {"dense_until": 4}, {"steps": (0,)}, {"log": True}, {"twins": 0}):
+        assert Schedule(**other).twins == 0, other
+        assert Schedule(**{**other, "twins": 13}).twins == 13
+
 
 RATES = {
     "constant": [0.002] * 48,

@@ -127,7 +127,9 @@ def each(engine: str, folder: Path, **changes: Any) -> dict[str, Any]:
     """Every kind of Trainer with LoRA; the weights and the states of the last step go into its folder."""
     found = {}
     for kind in TRAINERS:
-        callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), batch_size=4, behaviour=kind != "Reward")
+        callback = TopologyCallback(
+            PROMPTS, [2, 4], Schedule(twins=0), batch_size=4, behaviour=kind != "Reward"
+        )
         made = shard(build(kind, folder / kind, callback, lora=True, **changes), engine, "bf16" in changes)
         made.train()
         trained = weights(made)

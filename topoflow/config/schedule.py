@@ -11,15 +11,18 @@ from typing import Literal
 from topoflow.checked import Count, Flag, Natural, checked
 from topoflow.errors import InvalidArgument
 
+USUAL_TWINS = 13  # anchors: the first third of a training has five of them
+
 
 @checked
 class Schedule:
-    """The optimiser steps at which hidden states are recorded.
+    """The optimiser steps at which hidden states are recorded: by default twins at 13 anchors.
 
-    Step 0 (before the first update) and the last step of training are always recorded; the fields
-    add to these, each on its own. Twins are what the verdicts need: two checkpoints one step apart say how
-    much of a change is jitter, and anchors that are even in learning rate keep a decaying rate from looking
-    like topology that settles. The other fields serve pictures, and recordings that are compared with older ones.
+    Step 0 (before the first update) and the last step of training are always recorded. The fields add to these, each on
+    its own; where any other is given, there are twins only if you ask for them as well. Twins are what the verdicts
+    need: two checkpoints one step apart say how much of a change is jitter, and anchors that are even in learning rate
+    keep a decaying rate from looking like topology that settles. The other fields serve pictures, and recordings that
+    are compared with older ones.
 
     Parameters
     ----------
@@ -31,9 +34,10 @@ class Schedule:
         Further steps, by number.
     log : bool
         Record the powers of two as well.
-    twins : int
-        Number of anchors t, each recorded at t and at t + 1; 0 for none. The first anchor is step 0, and the last
-        one's twin is the last step. A training too short for so many has as many as fit.
+    twins : int, optional
+        Number of anchors t, each recorded at t and at t + 1; 0 for none. By default 13 where no other field asks for
+        checkpoints, else none. The first anchor is step 0, and the last one's twin is the last step. A training too
+        short for so many has as many as fit.
     clock : str
         Anchors are evenly spaced in "learning_rate", summed over the steps, or in "steps".
     triplets : bool
@@ -50,6 +54,8 @@ class Schedule:
     --------
     >>> Schedule(twins=4).checkpoints(10)
     (0, 1, 3, 4, 6, 7, 9, 10)
+    >>> Schedule() == Schedule(twins=13), Schedule(twins=0).checkpoints(10)
+    (True, (0, 10))
     >>> Schedule(every=8, dense_until=4).checkpoints(20)
     (0, 1, 2, 3, 4, 8, 16, 20)
     >>> Schedule(log=True).checkpoints(20)
@@ -63,11 +69,14 @@ class Schedule:
     dense_every: Count = 1
     steps: tuple[Natural, ...] = ()
     log: Flag = False
-    twins: Natural = 0
+    twins: Natural | None = None  # never None once made
     clock: Literal["learning_rate", "steps"] = "learning_rate"
     triplets: Flag = False
 
     def __post_init__(self) -> None:
+        if self.twins is None:
+            asked = self.every or self.dense_until or self.steps or self.log
+            object.__setattr__(self, "twins", 0 if asked else USUAL_TWINS)
         if self.twins == 1:
             raise InvalidArgument("twins", "at least 2 (movement lies between anchors), or 0 for none", 1)
         if self.triplets and not self.twins:
@@ -76,7 +85,7 @@ class Schedule:
     @property
     def needs_learning_rates(self) -> bool:
         """Whether the checkpoints depend on the learning rates."""
-        return self.twins > 0 and self.clock == "learning_rate"
+        return bool(self.twins) and self.clock == "learning_rate"
 
     def checkpoints(self, max_steps: int, learning_rates: Sequence[float] | None = None) -> tuple[int, ...]:
         """All checkpoints of a training of `max_steps` optimiser steps, increasing.
@@ -117,7 +126,7 @@ class Schedule:
         ((39, 43, 47), (0, 2, 5))
         """
         last = max_steps + 1 - self._together
-        n = min(self.twins, last // self._together + 1)
+        n = min(self.twins or 0, last // self._together + 1)
         if n < 2:
             return (0,) * n
         elapsed = self._elapsed(max_steps, learning_rates)

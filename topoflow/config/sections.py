@@ -170,7 +170,7 @@ class Recording:
     """
 
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
-    schedule: Schedule = field(default_factory=lambda: Schedule(twins=13))
+    schedule: Schedule = field(default_factory=Schedule)
     batch_size: Count = 64
     max_length: Count = 512
     dtype: Literal["float16", "float32", "float64"] = "float32"

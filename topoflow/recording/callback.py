@@ -184,7 +184,7 @@ class TopologyCallback(TrainerCallback):
         self,
         prompts: Sequence[str] | Sequence[Messages],
         layers: int | Sequence[int] = 5,
-        schedule: Schedule = Schedule(twins=13),  # noqa: B008 (frozen)
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
         *,
         folder: str | Path | None = None,
         batch_size: int = 64,

@@ -237,7 +237,7 @@ def _stopwatch(params: Params, prompts: Sequence[Any], marks: list[tuple[str, fl
 
     recording = params.recording
     return Stopwatch(
-        prompts, recording.layers, Schedule(), batch_size=recording.batch_size, max_length=recording.max_length,
+        prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size, max_length=recording.max_length,
         behaviour=recording.behaviour,
     )  # fmt: skip
 
