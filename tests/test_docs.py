@@ -25,7 +25,7 @@ import pytest
 import yaml
 from support import REPOSITORY, llama
 
-from topoflow.dynamics.claims.reading import in_order
+from topoflow.dynamics.claims.reading import in_order, rungs
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -303,7 +303,8 @@ def test_a_page_that_loads_from_the_network_is_refused(hooks, tmp_path):
 
 
 def verdict_table(path: Path) -> list[str]:
-    """The claims of a file of results as a table of the pages: a row a claim, a column a homology."""
+    """The claims of a file of results as a table of the pages: a row a claim, a column a homology, and in each cell the
+    verdict and the rungs that were climbed."""
     if path.suffix == ".csv":
         claims = list(csv.DictReader(path.open(encoding="utf-8")))
     else:
@@ -313,7 +314,11 @@ def verdict_table(path: Path) -> list[str]:
         numbers = [
             f"{name} {float(claim[name]):.3g}" for name in ("value", "p") if claim[name] not in (None, "")
         ]
-        said = claim["verdict"] + (f" ({', '.join(numbers)})" if numbers else "")
+        steps = claim["steps"]
+        if isinstance(steps, str):  # as a row of a CSV file has them
+            steps = [step.rsplit(": ", 1) for step in steps.split("; ") if step]
+        said = f"**{claim['verdict']}**" + (f" ({', '.join(numbers)})" if numbers else "")
+        said = "<br>".join(filter(None, (said, " → ".join(rungs(steps)))))
         cells.setdefault(claim["statement"], {})[claim["homology"]] = said
     rows = [f"| {statement} | {of['H1']} | {of['H0']} |" for statement, of in cells.items()]
     return ["| claim | loops (H1) | components (H0) |", "|---|---|---|", *rows]
