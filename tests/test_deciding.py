@@ -115,8 +115,24 @@ def test_a_pilot_says_the_spread(plan, tmp_path):
     said = plan("--pilot", str(tmp_path), "--set", change, seeds=[0, 1, 2])
     assert said.exit_code == 0, said.output
     powers = said.output.partition("power to")[2].splitlines()
-    spreads = [line[36:50].strip() for line in powers if line.startswith("early")]
-    assert spreads == ["0.12"]  # deviations of -0.1, 0, 0.1 and -0.1, 0.1, three degrees of freedom
+    place = next(n for n, line in enumerate(powers) if line.startswith("early, over seeds"))
+    # deviations of -0.1, 0, 0.1 and -0.1, 0.1, three degrees of freedom
+    assert powers[place + 1].split()[:2] == [
+        "spread",
+        "0.12",
+    ]
+
+
+def test_a_pilot_says_how_much_jitter_a_run_has(plan, tmp_path):
+    pilot(tmp_path, helpful=[0.1, 0.2, 0.3])
+    for path, moved in zip(sorted(tmp_path.rglob("trajectory.json")), (1.0, 2.0, -1.0), strict=True):
+        facts = json.loads(path.read_text())
+        facts["pooled"] |= {"moved_h1": moved, "jitter_h1": 0.3, "moved_h0": None, "jitter_h0": None}
+        path.write_text(json.dumps(facts))
+    assert finished.read_jitters(tmp_path) == [pytest.approx(0.225)]  # nothing moves in the third
+    change = "finetune.max_steps=48 recording.schedule={twins: 13}"
+    said = plan("--pilot", str(tmp_path), "--set", change, seeds=[0, 1, 2]).output
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("    jitter")] == ["0.22"] * 2
 
 
 def test_a_pilot_of_two_runs_says_nothing(plan, tmp_path):

@@ -15,11 +15,16 @@ from topoflow.dynamics.twins import find_twins
 def run_decides(params: Params, design: Design) -> str:
     """What one run, recorded as `design` says, can decide: lines to read."""
     head = f"What this run can decide: {_of_twins(design)}"
-    return "\n".join([head, *_lines(power.of_run(design, params.claims))])
+    found = power.of_run(design, params.claims)
+    return "\n".join([head, *_lines(found), *_powers(found, "assumed")])
 
 
 def study_decides(
-    params: Params, designs: Mapping[str, Design], pilot: float | None = None, source: str = "assumed"
+    params: Params,
+    designs: Mapping[str, Design],
+    pilot: float | None = None,
+    source: str = "assumed",
+    jitters: Sequence[float] = (),
 ) -> str:
     """What a study can decide: lines to read.
 
@@ -32,6 +37,8 @@ def study_decides(
         Standard deviation of early shares between seeds, where it is known.
     source : str
         Where that is from.
+    jitters : sequence of float, optional
+        What jitter makes of the movement of single runs, where it is known.
     """
     controls = params.controls()
     names = [name for name in designs if not params.is_control(name)]
@@ -62,8 +69,12 @@ def study_decides(
         )
     spreads = power.SPREADS if pilot is None else [pilot]
     found = power.of_study(study, params.claims, spreads, pilot is not None)
-    alone = [one for one in power.of_run(worst, params.claims) if one.claim != leads.CLAIM]
-    return "\n".join([*lines, *_lines([*alone, *found]), *_powers(found, source)])
+    alone = [
+        one
+        for one in power.of_run(worst, params.claims, jitters or power.JITTERS)
+        if one.claim != leads.CLAIM
+    ]
+    return "\n".join([*lines, *_lines([*alone, *found]), *_powers([*alone, *found], source)])
 
 
 def never(params: Params, design: Design) -> str:
@@ -96,18 +107,22 @@ def _lines(found: Sequence[Decidable]) -> list[str]:
 
 
 def _powers(found: Sequence[Decidable], source: str) -> list[str]:
-    """A line a claim and spread."""
-    lines = [
-        f"{'power to find an effect of':<36}{'spread':<12}{'':<2}"
-        + "".join(f"{e:<8.2f}" for e in power.EFFECTS)
-    ]
+    """Of each claim a line with the effects, and one a spread with the power to find them."""
+    lines = ["power to find"]
     for one in found:
-        for spread, powers in one.power.items():
+        for place, (spread, powers) in enumerate(one.power.items()):
+            if not place:
+                effects = "".join(f"{effect:<8.4g}" for effect in powers)
+                lines.append(f"{f'{one.claim}, {one.unit}: {one.effect}':<72}{effects}")
             cells = "".join(f"{f'{100 * value:.0f} %':<8}" for value in powers.values())
-            lines.append(f"{f'{one.claim}, {one.unit}':<36}{spread:<14.2g}{cells}")
+            lines.append(f"{f'    {one.spread} {spread:.2g}':<72}{cells}")
+    if len(lines) == 1:
+        return []
     return [
         *lines,
-        "Effects are shares of the speed (early, models) or of the clock (leads), above those of a constant speed.",
-        f"Spread is their standard deviation between seeds ({source}). A verdict climbs further rungs: its own power "
-        "is at most this.",
+        "Shares are of the speed, above what it has at constant speed (early, timing), or of the peak's (calm); leads",
+        "are shares of the clock. Spread: standard deviation between seeds, of labels that of same-seed differences,",
+        f"all in one direction; that of early shares is {source}, others are assumed.",
+        "Jitter: the standard error that it gives to the squared movement of a run, as a share of it.",
+        "A verdict climbs further rungs: its own power is at most that of the test told of here.",
     ]

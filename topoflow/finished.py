@@ -230,6 +230,22 @@ def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def read_jitters(folder: Path) -> list[float]:
+    """What jitter makes of the movement of a typical finished run below a folder, for H1 and for H0.
+
+    The standard error that jitter gives to the squared movement of a run, as a share of it; the median over runs in
+    which something moves, and nothing for a homology that none moves in.
+    """
+    found: dict[str, list[float]] = {}
+    for path in sorted(folder.rglob(layout.TRAJECTORY_FILE)):
+        pooled = layout.read_json(path)["pooled"]
+        for homology in ("h1", "h0"):
+            moved, jitter = (pooled.get(f"{name}_{homology}") for name in ("moved", "jitter"))
+            if moved and jitter and moved > 0:
+                found.setdefault(homology, []).append(jitter / moved)
+    return [float(np.median(shares)) for shares in found.values()]
+
+
 def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any]:
     """What comparison.json says; such of its tables and pictures as are there are proved to be those it names.
 

@@ -236,7 +236,8 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     overrides
         As for `run`.
     pilot : Path, optional
-        A study, or a folder of results, whose finished runs say how far early shares lie apart.
+        A study, or a folder of results, whose finished runs say how far early shares lie apart, and how much
+        jitter there is.
 
     Raises
     ------
@@ -257,7 +258,8 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     if not spreads:
         source = f"assumed: {pilot} has fewer than 3 runs in which something moves"
         return deciding.study_decides(params, designs, None, source)
-    return deciding.study_decides(params, designs, max(spreads), f"of {pilot}, H1 or H0, the larger")
+    source = f"of {pilot}, H1 or H0, the larger"
+    return deciding.study_decides(params, designs, max(spreads), source, finished.read_jitters(pilot))
 
 
 def _design(params: Params, run: Run, rates: bool = True) -> Design:

@@ -8,12 +8,15 @@ from scipy import stats
 
 from topoflow.dynamics.claims import Claims, models, objectives
 from topoflow.dynamics.claims.rungs import margin_test
+from topoflow.dynamics.movement import ratio_test
 from topoflow.dynamics.permutation import monte_carlo_p
 from topoflow.dynamics.power import (
     Design,
     of_run,
     of_study,
     pilot_spread,
+    power_of_a_pair,
+    power_of_a_run,
     power_over_seeds,
     seeds_for_absence,
     seeds_for_pairs,
@@ -72,6 +75,15 @@ def test_the_smallest_p_of_rotations_is_that_of_a_statistic_which_none_of_them_r
     assert monte_carlo_p(1.0, np.zeros(199)) == smallest_rotation_p(199)
 
 
+@pytest.mark.parametrize(("effect", "n_seeds"), [(0.5, 6), (1.0, 7), (2.0, 6), (0.0, 8)])
+def test_the_power_of_a_pair_is_how_often_the_test_of_a_pair_rejects_in_one_direction(effect, n_seeds):
+    rng = np.random.default_rng(1)
+    studies = rng.normal(effect, 1, size=(400, n_seeds, 1))
+    rejected = [objectives.location_test(one, np.zeros((n_seeds, 1))).p <= 0.05 for one in studies]
+    assert abs(np.mean(rejected) - power_of_a_pair(effect, n_seeds)) < 0.12  # four standard errors of both
+    assert power_of_a_pair(effect, n_seeds) <= power_of_a_pair(effect + 1, n_seeds)
+
+
 def test_seeds_for_pairs_reach_the_level_and_one_fewer_does_not():
     for n_labels, n_pvalues in ((2, 1), (3, 1), (4, 6), (5, 10)):
         needed = seeds_for_pairs(n_labels)
@@ -108,6 +120,23 @@ class TestOneRun:
         found = by_claim(of_run(Design(TWINS), Claims(n_rotations=38)))
         assert (found["moves"].can_decide, found["early"].can_decide) == (True, False)
         assert by_claim(of_run(Design(TWINS), Claims(n_rotations=39)))["early"].can_decide
+
+    def test_power_grows_with_the_effect_and_falls_with_jitter_and_is_the_level_at_the_margin(self):
+        found = by_claim(of_run(Design(TWINS)))
+        for claim in ("early", "calm"):
+            powers = np.array([list(of_effect.values()) for of_effect in found[claim].power.values()])
+            assert (np.diff(powers, axis=0) <= 0).all()
+            assert (np.diff(powers, axis=1) * (1 if claim == "early" else -1) >= 0).all()
+        design, early = Design(TWINS), np.arange(12) < 4
+
+        def power(ratio):
+            def is_early(moved):
+                return ratio_test(moved, design.clock, 1.5).p <= 0.05
+
+            return power_of_a_run(np.where(early, ratio, 1.0), design.clock, 0.1, is_early)
+
+        assert power(1.5) < 0.08  # it is the margin
+        assert power(4.0) > 0.9
 
     def test_calm_needs_a_window_in_each_half(self):
         steps = [0, 1, 4, 5, 8, 9, 12, 13, 48, 49]  # no anchor between 12 and 48

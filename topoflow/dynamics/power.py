@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,7 @@ from scipy import stats
 from topoflow.dynamics.claims import Claims, calm, early, leads, models, moves, objectives
 from topoflow.dynamics.claims.rungs import LEAST_SPREAD, rotations_needed
 from topoflow.dynamics.features import HOMOLOGY
-from topoflow.dynamics.movement import SMALLEST_MOVES_P, Movement, windows
+from topoflow.dynamics.movement import SMALLEST_MOVES_P, Amounts, Moved, Movement, ratio_test, windows
 from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
 
@@ -28,9 +29,19 @@ SPREADS = (
     0.10,
     0.15,
 )  # between seeds, where no pilot says it: those of planted worlds are 0.04 to 0.15
+# Of what has another unit: likewise from planted worlds, and from trainings of the embedded model.
+LOG_SPREADS = (0.2, 0.3, 0.5)  # between seeds, of the log of a ratio of speeds or of distances
+JITTERS = (0.05, 0.10, 0.20)  # of one run: standard error that jitter gives to its whole squared movement
+SLOWER, AMOUNTS, APART = (0.05, 0.10, 0.20), (1.75, 2.0, 3.0), (0.5, 1.0, 2.0)
 ENOUGH = 0.8  # power that counts as enough
 ONE_RUN, SEEDS, PAIRS, MODELS = "one run", "over seeds", "each pair", "each pair of models"
+BETWEEN_SEEDS, LOG_BETWEEN_SEEDS, OF_JITTER = "spread", "spread of the log", "jitter"
+SHARE, SLOWED, LEAD = "an early share of", "a second half that slows to a share of", "a lead of"
+FARTHER, LATER = "farther by a factor of", "shares that differ by"
+PARTED = "labels apart by so many spreads"
 _MOST_SEEDS = 64
+_MOST_SWAPPED = 12  # seeds up to which all 2^(n-1) ways to swap labels are counted
+_N_SIMULATED = 400  # runs, or studies: 5 % is then the error of a power at most
 # A run less its control, and a run less another model's of the same seed, have the variances of both.
 _OF_A_DIFFERENCE = math.sqrt(2)
 
@@ -129,6 +140,65 @@ def _corrected_for(n_labels: int) -> int:
     return math.comb(n_labels, 2) if n_labels > 3 else 1
 
 
+def power_of_a_pair(effect: float, n_seeds: int, level: float = 0.05) -> float:
+    """Compute the power of the test by which two labels are told apart, as if seeds differed in one direction only.
+
+    Where they differ in many, as trajectories do, it is larger.
+
+    Parameters
+    ----------
+    effect
+        Distance between the means of the labels, in standard deviations of same-seed differences.
+    n_seeds
+    level
+        Of the test; 0 is the power where no p-value of so few seeds reaches it.
+
+    Examples
+    --------
+    >>> power_of_a_pair(2.0, 5), power_of_a_pair(2.0, 6) > 0.8
+    (0.0, True)
+    """
+    if smallest_paired_p(n_seeds) > level:
+        return 0.0
+    if n_seeds > _MOST_SWAPPED:
+        return power_over_seeds(effect, 1.0, n_seeds, 0.0, level / 2)
+    signs = np.array([(1, *rest) for rest in product((1, -1), repeat=n_seeds - 1)])
+    drawn = np.random.default_rng(0).normal(effect, 1.0, size=(n_seeds, _N_SIMULATED))
+    sums = abs(signs @ drawn)
+    return float(((sums >= sums[0] * (1 - 1e-9)).mean(axis=0) <= level).mean())
+
+
+def power_of_a_run(
+    speed: ArrayLike, clock: ArrayLike, jitter: float, rejects: Callable[[Moved], bool]
+) -> float:
+    """Simulate runs that move at given speeds, and return the share of them in which a test rejects.
+
+    Parameters
+    ----------
+    speed : array_like, shape (K,)
+        In each interval between anchors, in any unit.
+    clock : array_like, shape (K + 1,)
+        At the anchors.
+    jitter
+        Standard error that jitter gives to the squared movement of the whole run, as a share of it.
+    rejects
+        The test.
+
+    Examples
+    --------
+    >>> power_of_a_run([2, 2, 1, 1, 1, 1], range(7), 0.01, lambda moved: moved.squared[0] > moved.squared[-1])
+    1.0
+    """
+    gap = np.diff(np.asarray(clock, dtype=np.float64))
+    squared = np.asarray(speed, dtype=np.float64) ** 2 * gap
+    squared = squared / squared.sum()
+    floor = np.full(len(squared), jitter)
+    floor *= jitter / Amounts(squared, floor).total_jitter
+    error = np.hypot(floor, np.sqrt(2 * squared * floor))
+    drawn = np.random.default_rng(0).normal(squared, error, size=(_N_SIMULATED, len(squared)))
+    return float(np.mean([rejects(Amounts(one, floor)) for one in drawn]))
+
+
 def smallest_rotation_p(n_rotations: int) -> float:
     """Return the smallest p-value against so many rotations of the prompts.
 
@@ -221,6 +291,25 @@ class Design:
         is_early = early_intervals(self.clock)
         return int(is_early.sum()), int((~is_early).sum())
 
+    def early_speed(self, share: float) -> NDArray[np.float64]:
+        """A speed of each interval with which a run has this early share, as `early_share` has it.
+
+        >>> Design([t + twin for t in range(0, 60, 10) for twin in (0, 1)]).early_speed(0.2).round(2).tolist()
+        [1.5, 1.5, 0.67, 0.67, 0.67]
+        """
+        is_early, gap = early_intervals(self.clock), np.diff(self.clock)
+        of_clock = gap[is_early].sum() / gap.sum()
+        of_run = min(of_clock + share, 1.0)
+        return np.asarray(np.where(is_early, of_run / of_clock, (1 - of_run) / (1 - of_clock)))
+
+    def calm_speed(self, ratio: float) -> NDArray[np.float64]:
+        """A speed of each interval with which a run slows to this share of its first two intervals.
+
+        >>> Design([t + twin for t in range(0, 60, 10) for twin in (0, 1)]).calm_speed(0.2).tolist()
+        [1.0, 1.0, 0.2, 0.2, 0.2]
+        """
+        return np.where(np.arange(len(self.clock) - 1) < 2, 1.0, ratio)
+
     @property
     def why_no_twins(self) -> str:
         """Why nothing can be told beyond jitter; empty if it can."""
@@ -237,6 +326,9 @@ class Design:
         return ""
 
 
+_Powers = Mapping[float, Mapping[float, float]]  # by spread and effect
+
+
 @dataclass(frozen=True)
 class Decidable:
     """What a design can decide of one claim.
@@ -250,7 +342,9 @@ class Decidable:
     level
         Which it must reach.
     power
-        By spread between seeds and effect; empty where the effect has no unit in which it could be said beforehand.
+        By spread and effect.
+    effect, spread
+        What those are, in words.
     enough
         What would be enough: of seeds, with power 0.8, and of what is not there yet.
     why
@@ -263,7 +357,9 @@ class Decidable:
     level: float
     enough: str = ""
     why: str = ""
-    power: Mapping[float, Mapping[float, float]] = field(default_factory=dict)
+    power: _Powers = field(default_factory=dict)
+    effect: str = ""
+    spread: str = BETWEEN_SEEDS
 
     @property
     def can_decide(self) -> bool:
@@ -271,8 +367,17 @@ class Decidable:
         return not self.why
 
 
-def of_run(design: Design, claims: Claims | None = None) -> list[Decidable]:
-    """Say of each claim about one run whether it can be decided.
+def of_run(
+    design: Design, claims: Claims | None = None, jitters: Sequence[float] = JITTERS
+) -> list[Decidable]:
+    """Say of each claim about one run whether it can be decided, and with what power.
+
+    Parameters
+    ----------
+    design : Design
+    claims : Claims, optional
+    jitters
+        Standard errors that jitter gives to the squared movement of a whole run, as shares of it.
 
     Examples
     --------
@@ -285,10 +390,39 @@ def of_run(design: Design, claims: Claims | None = None) -> list[Decidable]:
     gate = _why_no_moves(claims)
     twins, halves = design.why_no_twins or gate, design.why_no_halves or gate
     enough = _joined(_enough_twins(design), _enough_rotations(claims))
+    no_early, no_calm = twins or rotations, halves or rotations
+    one = claims.level / len(HOMOLOGY)
+
+    def is_early(moved: Moved) -> bool:
+        return ratio_test(moved, design.clock, claims.ratio).p <= one
+
+    def is_calm(moved: Moved) -> bool:
+        found = windows(moved, design.clock)
+        return found is not None and calm.is_calm(found, claims.calm_ratio, one)
+
+    def powers(
+        why: str,
+        effects: Sequence[float],
+        speed: Callable[[float], ArrayLike],
+        rejects: Callable[[Moved], bool],
+    ) -> _Powers:
+        if why:
+            return {}
+        return {
+            jitter: {e: power_of_a_run(speed(e), design.clock, jitter, rejects) for e in effects}
+            for jitter in jitters
+        }
+
     return [
         Decidable(moves.CLAIM, ONE_RUN, SMALLEST_MOVES_P, claims.moves_level, _enough_twins(design), twins),
-        Decidable(early.CLAIM, ONE_RUN, smallest, claims.level, enough, twins or rotations),
-        Decidable(calm.CLAIM, ONE_RUN, smallest, claims.level, enough, halves or rotations),
+        Decidable(
+            early.CLAIM, ONE_RUN, smallest, claims.level, enough, no_early,
+            powers(no_early, EFFECTS, design.early_speed, is_early), SHARE, OF_JITTER,
+        ),
+        Decidable(
+            calm.CLAIM, ONE_RUN, smallest, claims.level, enough, no_calm,
+            powers(no_calm, SLOWER, design.calm_speed, is_calm), SLOWED, OF_JITTER,
+        ),
         Decidable(
             leads.CLAIM, ONE_RUN, 1.0, claims.level, "2 seeds or more", "one run has no error bar"
         ),
@@ -307,7 +441,8 @@ def of_study(
     spreads
         Standard deviations of early shares between seeds.
     pilot
-        Whether those are a pilot's. Of leads a pilot says nothing, and the usual spreads are taken.
+        Whether those are a pilot's. Of leads a pilot says nothing, and the usual spreads are taken; so are those of
+        logs of ratios.
 
     Examples
     --------
@@ -325,29 +460,40 @@ def of_study(
     rotations = "" if design.has_controls else _enough_rotations(claims)
     behaviour = "" if design.has_behaviour else "needs next-token probabilities (recording.behaviour)"
     wider = _OF_A_DIFFERENCE if design.has_controls else 1.0
-    assumed = SPREADS if pilot else spreads
-    # shown before any control is asked, and not corrected
-    early_absent = partial(seeds_for_absence, margin=claims.early_margin, level=level)
-    leads_absent = partial(seeds_for_absence, margin=claims.lead_margin, level=level)
+    # absence is shown before any control is asked, and not corrected
+    share = _Test(
+        claims.early_margin,
+        one,
+        spreads,
+        wider,
+        absence=partial(seeds_for_absence, margin=claims.early_margin, level=level),
+    )
+    speed = _Test(
+        -math.log(claims.calm_ratio),
+        one,
+        LOG_SPREADS,
+        value=lambda ratio: -math.log(ratio),
+        absence=partial(seeds_for_absence, margin=-math.log(claims.calm_ratio), level=level),
+    )
+    lead = _Test(
+        claims.lead_margin,
+        one,
+        SPREADS if pilot else spreads,
+        absence=partial(seeds_for_absence, margin=claims.lead_margin, level=level),
+    )
     return [
         Decidable(
-            early.CLAIM, SEEDS, smallest, level,
-            _joined(twins, rotations, _enough_seeds(spreads, claims.early_margin, one, wider, early_absent)),
-            design.why_no_twins or seeds or nulls,
-            _powers(spreads, n, claims.early_margin, one, wider),
+            early.CLAIM, SEEDS, smallest, level, _joined(twins, rotations, share.enough()),
+            design.why_no_twins or seeds or nulls, share.powers(n), SHARE,
         ),
         Decidable(
-            calm.CLAIM, SEEDS, smallest, level,
-            _joined(twins, rotations, "2 seeds or more, and 'early' supported"), design.why_no_halves or seeds or nulls,
+            calm.CLAIM, SEEDS, smallest, level, _joined(twins, rotations, speed.enough(), "'early' supported"),
+            design.why_no_halves or seeds or nulls, speed.powers(n), SLOWED, LOG_BETWEEN_SEEDS,
         ),
         Decidable(
             leads.CLAIM, SEEDS, _after_rotations(claims), level,
-            _joined(
-                twins, _enough_rotations(claims),
-                _enough_seeds(assumed, claims.lead_margin, one, 1.0, leads_absent),
-            ),
-            design.why_no_twins or seeds or behaviour or _why_no_rotations(claims),
-            _powers(assumed, n, claims.lead_margin, one),
+            _joined(twins, _enough_rotations(claims), lead.enough()),
+            design.why_no_twins or seeds or behaviour or _why_no_rotations(claims), lead.powers(n), LEAD,
         ),
         _of_objectives(design, claims),
         *_of_models(design, claims, spreads),
@@ -362,14 +508,17 @@ def _of_objectives(design: Design, claims: Claims) -> Decidable:
         why = f"needs 2 objectives, and has {n_labels}"
     elif n < needed:
         why = f"needs {needed} seeds, and has {n}"
-    smallest = min(1.0, smallest_paired_p(n) * _corrected_for(n_labels))
+    corrected = _corrected_for(n_labels)
+    powers = {1.0: {effect: power_of_a_pair(effect, n, claims.level / corrected) for effect in APART}}
     return Decidable(
         objectives.CLAIM,
         PAIRS,
-        smallest,
+        min(1.0, smallest_paired_p(n) * corrected),
         claims.level,
         _joined(_enough_twins(design), f"{needed} seeds"),
         why,
+        powers if n_labels > 1 else {},
+        PARTED,
     )
 
 
@@ -382,20 +531,79 @@ def _of_models(design: Design, claims: Claims, spreads: Sequence[float]) -> list
         why = f"needs 2 seeds, and has {n}"
     side = claims.level / len(HOMOLOGY) / 2  # of two sides
 
-    def absent(spread: float) -> int | None:
+    def absent(spread: float, margin: float) -> int | None:
         both_sides = 1 - (1 - ENOUGH) / 2  # of each, so that both reject with the power that is enough
-        return seeds_for_absence(spread * _OF_A_DIFFERENCE, claims.timing_margin, claims.level, both_sides)
+        return seeds_for_absence(spread * _OF_A_DIFFERENCE, margin, claims.level, both_sides)
 
+    far = _Test(
+        math.log(claims.amount_ratio),
+        side,
+        LOG_SPREADS,
+        _OF_A_DIFFERENCE,
+        AMOUNTS,
+        math.log,
+        partial(absent, margin=math.log(claims.amount_ratio)),
+    )
+    late = _Test(
+        claims.timing_margin,
+        side,
+        spreads,
+        _OF_A_DIFFERENCE,
+        absence=partial(absent, margin=claims.timing_margin),
+    )
+    n = n if n_models > 1 else 0
     twins = _enough_twins(design)
     return [
-        Decidable(models.AMOUNT, MODELS, 0.0, claims.level, _joined(twins, "2 seeds or more"), why),
         Decidable(
-            models.TIMING, MODELS, 0.0, claims.level,
-            _joined(twins, _enough_seeds(spreads, claims.timing_margin, side, _OF_A_DIFFERENCE, absent)),
-            why,
-            _powers(spreads, n, claims.timing_margin, side, _OF_A_DIFFERENCE),
+            models.AMOUNT, MODELS, 0.0, claims.level, _joined(twins, far.enough()), why,
+            far.powers(n), FARTHER, LOG_BETWEEN_SEEDS,
+        ),
+        Decidable(
+            models.TIMING, MODELS, 0.0, claims.level, _joined(twins, late.enough()), why, late.powers(n), LATER,
         ),
     ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A t test over seeds against a margin, at some spreads and for some effects."""
+
+    margin: float
+    level: float
+    spreads: Sequence[float]
+    wider: float = 1.0  # spread of what is tested, over that between seeds
+    effects: Sequence[float] = EFFECTS
+    value: Callable[[float], float] = float  # of an effect, in the unit of the margin
+    absence: Callable[[float], int | None] = lambda spread: None  # seeds that show it, by spread
+
+    def powers(self, n_seeds: int) -> _Powers:
+        """By spread and effect; none without a test."""
+        if n_seeds < 2:
+            return {}
+        return {
+            spread: {
+                effect: power_over_seeds(
+                    self.value(effect), spread * self.wider, n_seeds, self.margin, self.level
+                )
+                for effect in self.effects
+            }
+            for spread in self.spreads
+        }
+
+    def enough(self) -> str:
+        """Seeds for each effect and for absence, one number a spread."""
+        parts = [([self.absence(spread) for spread in self.spreads], "to show absence")]
+        for effect in reversed(self.effects):
+            needed = [
+                seeds_needed(self.value(effect), spread * self.wider, self.margin, self.level)
+                for spread in self.spreads
+            ]
+            if any(needed):
+                parts.insert(0, (needed, f"to find {effect:.2f}"))
+        said = [f"{', '.join('over 64' if n is None else str(n) for n in ns)} {what}" for ns, what in parts]
+        return (
+            f"seeds at a spread of {', '.join(f'{spread:.2g}' for spread in self.spreads)}: {'; '.join(said)}"
+        )
 
 
 def _after_rotations(claims: Claims) -> float:
@@ -424,35 +632,6 @@ def _why_no_rotations(claims: Claims) -> str:
     if claims.n_rotations >= needed:
         return ""
     return f"needs {needed} rotations, and claims.n_rotations allows {claims.n_rotations}"
-
-
-def _powers(
-    spreads: Sequence[float], n_seeds: int, margin: float, level: float, wider: float = 1.0
-) -> dict[float, dict[float, float]]:
-    return {
-        spread: {
-            effect: power_over_seeds(effect, spread * wider, n_seeds, margin, level) for effect in EFFECTS
-        }
-        for spread in spreads
-    }
-
-
-def _enough_seeds(
-    spreads: Sequence[float],
-    margin: float,
-    level: float,
-    wider: float,
-    absence: Callable[[float], int | None],
-) -> str:
-    """Seeds for each effect and for absence, one number a spread."""
-    parts = [
-        ([seeds_needed(effect, spread * wider, margin, level) for spread in spreads], f"to find {effect:.2f}")
-        for effect in EFFECTS
-        if any(seeds_needed(effect, spread * wider, margin, level) for spread in spreads)
-    ]
-    parts.append(([absence(spread) for spread in spreads], "to show absence"))
-    said = [f"{', '.join('over 64' if n is None else str(n) for n in ns)} {what}" for ns, what in parts]
-    return f"seeds at a spread of {', '.join(f'{spread:.2g}' for spread in spreads)}: {'; '.join(said)}"
 
 
 def _joined(*parts: str) -> str:
