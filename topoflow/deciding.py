@@ -122,7 +122,7 @@ def _powers(found: Sequence[Decidable], source: str) -> list[str]:
         *lines,
         "Shares are of the speed, above what it has at constant speed (early, timing), or of the peak's (calm); leads",
         "are shares of the clock. Spread: standard deviation between seeds, of labels that of same-seed differences,",
-        f"all in one direction; that of early shares is {source}, others are assumed.",
+        f"all in one direction ({source}).",
         "Jitter: the standard error that it gives to the squared movement of a run, as a share of it.",
         "A verdict climbs further rungs: its own power is at most that of the test told of here.",
     ]

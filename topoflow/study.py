@@ -258,7 +258,7 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     if not spreads:
         source = f"assumed: {pilot} has fewer than 3 runs in which something moves"
         return deciding.study_decides(params, designs, None, source)
-    source = f"of {pilot}, H1 or H0, the larger"
+    source = f"of early shares that of {pilot}, H1 or H0, the larger; of others assumed"
     return deciding.study_decides(params, designs, max(spreads), source, finished.read_jitters(pilot))
 
 
