@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))  # an isolated build does not look here
 
-from topoflow.pins import STUDY_FILES, TEMPLATE  # noqa: E402
+from topoflow.study.pins import STUDY_FILES, TEMPLATE  # noqa: E402
 
 
 class BuildWithStudy(build_py):

@@ -51,7 +51,8 @@ def small_params() -> dict[str, Any]:
 
 def plant_states(run: Any, clouds: dict[tuple[int, int], Any], **manifest: Any) -> None:
     """What `finetune` leaves of a run, from the states at each (step, layer): an activation set, a table of losses."""
-    from topoflow import layout, storage
+    from topoflow import storage
+    from topoflow.storage import layout
 
     losses = run.folder("results") / layout.LOSS_FILE
     layout.write_table(losses, ["step", "loss"], [[1, 2.0]])

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 from support import REPOSITORY
 
-from topoflow import stages
 from topoflow.cli import main
+from topoflow.study import stages
 
 FRONT_DOORS = ["init", "plan", "run", "record", "repair"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
@@ -26,7 +26,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ran: list[str] = []
     for stage in STAGES:
         monkeypatch.setattr(stages, stage, lambda *_, stage=stage, **__: ran.append(stage))
-    monkeypatch.setattr("topoflow.study._reproduce", lambda *_: ran.append("dvc"))
+    monkeypatch.setattr("topoflow.study.run._reproduce", lambda *_: ran.append("dvc"))
 
     def call(*arguments: str):
         result = CliRunner().invoke(main, arguments)
@@ -118,7 +118,7 @@ def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
 def test_set_is_split_at_spaces_but_not_in_brackets_or_quotes(invoke, monkeypatch, text, expected):
     seen = []
     monkeypatch.setattr("topoflow.tracking.runs.where_to_look", str)
-    monkeypatch.setattr("topoflow.study.run", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr("topoflow.study.run.run", lambda *arguments: seen.append(arguments))
     assert invoke("run", "--objective", "helpful", "--set", text).exit_code == 0
     assert seen == [("tiny", "helpful", expected, None)]
 
@@ -133,7 +133,7 @@ def test_a_folder_without_params_says_so(tmp_path, monkeypatch):
 def test_checkpoints_to_record_become_an_entry_of_params(invoke, monkeypatch):
     seen = []
     monkeypatch.setattr("topoflow.tracking.runs.where_to_look", str)
-    monkeypatch.setattr("topoflow.study.record", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr("topoflow.study.run.record", lambda *arguments: seen.append(arguments))
     revisions = ("record", "--hub", "owner/name", "--revisions", "step0,main=1000", "--remove-downloads")
     assert invoke(*revisions, "--set", "seed=1").exit_code == 0
     assert invoke("record", "--checkpoints", "out", "--steps", "8,16", "--model", "tiny").exit_code == 0
@@ -146,7 +146,7 @@ def test_checkpoints_to_record_become_an_entry_of_params(invoke, monkeypatch):
 def test_an_option_of_record_that_is_empty_is_one_that_was_not_given(invoke, monkeypatch):
     seen = []
     monkeypatch.setattr("topoflow.tracking.runs.where_to_look", str)
-    monkeypatch.setattr("topoflow.study.record", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr("topoflow.study.run.record", lambda *arguments: seen.append(arguments))
     options = ["--steps", "", "--hub", "", "--revisions", "", "--model", "", "--objective", "", "--set", ""]
     options += ["--remove-downloads", "false"]
     assert invoke("record", "--checkpoints", "out", *options).exit_code == 0

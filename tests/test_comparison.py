@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from support import plant_states, small_params
 
-from topoflow import layout, stages, storage
-from topoflow.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
+from topoflow import storage
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
 from topoflow.finished import FinishedRun, read_findings
-from topoflow.layout import Run
 from topoflow.report.study import _claims
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study import stages
+from topoflow.study.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
 from topoflow.tracking.note import Page, write_comparison_note
 
 STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90

@@ -17,7 +17,7 @@ from support import environment
 
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Compute
-from topoflow.stages.topology import _diagram_bytes
+from topoflow.study.stages.topology import _diagram_bytes
 from topoflow.topology.point_clouds import subsample_plan
 
 CLOUDS = [np.random.default_rng(i).standard_normal((40, 8)).astype(np.float32) for i in range(12)]

@@ -9,14 +9,16 @@ import yaml
 from click.testing import CliRunner
 from support import small_params
 
-from topoflow import deciding, finished, follow, study
+from topoflow import finished, follow
 from topoflow.cli import main
 from topoflow.config import Schedule, parse_params
 from topoflow.dynamics.claims import models
 from topoflow.dynamics.power import Design
 from topoflow.dynamics.trajectory import describe_movement
 from topoflow.errors import InvalidFile
-from topoflow.layout import Run
+from topoflow.storage.layout import Run
+from topoflow.study import power as deciding
+from topoflow.study import run as study
 
 PARAMS = parse_params(small_params())
 TWINS = Design(Schedule(twins=13).checkpoints(48))

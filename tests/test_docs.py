@@ -338,7 +338,7 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
 def messages_of_the_code() -> list[str]:
     """The strings of topoflow, with an ellipsis for what is filled in."""
     from topoflow.checked import WORDS
-    from topoflow.scaffold import REQUIREMENTS
+    from topoflow.study.scaffold import REQUIREMENTS
 
     def said(part: ast.expr) -> str:
         if isinstance(part, ast.Constant):

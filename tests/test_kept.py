@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from support import plant_states, small_params
 
-from topoflow import layout, stages, storage
-from topoflow.comparison import compare_runs
+from topoflow import storage
 from topoflow.config import parse_params
 from topoflow.dynamics import following
 from topoflow.errors import InvalidFile
 from topoflow.finished import FinishedRun, read_findings
-from topoflow.kept import Kept
-from topoflow.layout import Run
+from topoflow.storage import layout
+from topoflow.storage.kept import Kept
+from topoflow.storage.layout import Run
+from topoflow.study import stages
+from topoflow.study.comparison import compare_runs
 
 BATCH = np.arange(24.0).reshape(2, 2, 2, 3) / 7
 NAME = "the start 10"

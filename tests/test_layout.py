@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topoflow import layout
 from topoflow.errors import InvalidFile
-from topoflow.layout import read_columns, read_json_lines, read_table, read_velocity, write_table
+from topoflow.storage import layout
+from topoflow.storage.layout import read_columns, read_json_lines, read_table, read_velocity, write_table
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
 numbers = st.one_of(st.none(), st.floats(allow_nan=False), st.integers(-(2**53), 2**53))

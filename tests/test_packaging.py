@@ -23,7 +23,7 @@ from packaging.version import Version
 from support import REPOSITORY, call, small_params
 
 import topoflow
-from topoflow.pins import STUDY_FILES, requirements
+from topoflow.study.pins import STUDY_FILES, requirements
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -12,8 +12,8 @@ from packaging.version import Version
 from support import REPOSITORY
 
 import topoflow
-from topoflow import pins
 from topoflow.errors import InvalidArgument
+from topoflow.study import pins
 
 
 class Fake(Distribution):
@@ -71,7 +71,7 @@ def test_the_same_code_makes_the_same_wheel():
 )
 def test_topoflow_comes_from_where_it_came(tmp_path, monkeypatch, origin, line):
     (tmp_path / pins.TEMPLATE).mkdir()  # as in an installed topoflow
-    monkeypatch.setattr(pins, "__file__", str(tmp_path / "pins.py"))
+    monkeypatch.setattr(pins, "HOME", tmp_path)
     monkeypatch.setattr(pins, "distribution", lambda _: Fake("topoflow", topoflow.__version__, origin))
     assert pins._topoflow() == (line, {})
 

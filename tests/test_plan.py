@@ -10,12 +10,13 @@ import yaml
 from click.testing import CliRunner
 from support import REPOSITORY, small_params
 
-from topoflow import plan, stages
 from topoflow.cli import main
 from topoflow.config import load_params, parse_params
 from topoflow.dynamics import trajectory
-from topoflow.layout import Run
-from topoflow.plan import Rates, Size, Texts, count, estimate, obstacles
+from topoflow.storage.layout import Run
+from topoflow.study import cost as plan
+from topoflow.study import stages
+from topoflow.study.cost import Rates, Size, Texts, count, estimate, obstacles
 from topoflow.telling import duration
 
 PARAMS = parse_params(small_params())  # 4 steps, checkpoints 0, 1, 2, 4; 2 layers, 24 prompts
@@ -79,7 +80,7 @@ def test_the_bytes_of_activations_are_those_that_a_run_leaves(tmp_path, monkeypa
     monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(yaml.safe_dump(small_params()))
-    from topoflow.training.calibration import look
+    from topoflow.study.calibration import look
 
     run = Run("tiny", "helpful", 0)
     before = look(PARAMS, run)
@@ -130,7 +131,7 @@ def test_a_thousand_checkpoints_of_seven_billion_parameters_by_hand():
 
 def test_the_table_in_the_documentation_is_what_the_formulas_give():
     page = (REPOSITORY / "docs/how-to/cost.md").read_text(encoding="utf-8")
-    table = page.partition("<!-- the formulas of topoflow.plan -->\n\n")[2].partition("\n\n")[0]
+    table = page.partition("<!-- the formulas of topoflow.study.cost -->\n\n")[2].partition("\n\n")[0]
     _, _, *rows = table.splitlines()
     preset = load_params(REPOSITORY / "topoflow" / "presets" / "hh_rlhf_7b.yaml")
     columns = []

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from topoflow import files, storage
+from topoflow import storage
 from topoflow.config import load_params
 from topoflow.errors import InvalidFile
-from topoflow.storage import writing
+from topoflow.storage import files, writing
 
 SET = "activations/tiny/helpful/seed_0"
 KEY = "0" * 64
@@ -232,7 +232,7 @@ def test_a_set_on_a_mounted_disk_is_made_there(tmp_path, monkeypatch):
 
 HOLDER = """
 import sys
-from topoflow.files import locked
+from topoflow.storage.files import locked
 with locked(sys.argv[1], "data", shared=sys.argv[2] == "shared"):
     print("holding", flush=True)
     sys.stdin.read()
@@ -294,18 +294,18 @@ def test_those_that_share_a_lock_do_not_wait_for_one_another(held):
 OPENS = r"(^|\.)open|\.(read|write)_(text|bytes)|shutil\.(copy\w*|move|rmtree)|memmap"
 MAY = {
     "cli open": "/dev/null",
-    "pins Path(str(path.locate())).read_bytes": "files of the installed topoflow",
-    "pins installed.read_text": "metadata of an installed distribution",
-    "pins shutil.copyfile": "of the clone that runs, into a new temporary folder",
-    "pins shutil.copytree": "of the clone that runs, into a new temporary folder",
-    "pins wheels[0].read_bytes": "what was just built, in a new temporary folder",
+    "study.pins Path(str(path.locate())).read_bytes": "files of the installed topoflow",
+    "study.pins installed.read_text": "metadata of an installed distribution",
+    "study.pins shutil.copyfile": "of the clone that runs, into a new temporary folder",
+    "study.pins shutil.copytree": "of the clone that runs, into a new temporary folder",
+    "study.pins wheels[0].read_bytes": "what was just built, in a new temporary folder",
     "recording.behaviour np.memmap": "in a working folder, which is looked through first, or without a name",
     "report.page files('topoflow.report').joinpath(f'page.{kind}').read_text": "the package's own",
     "report.page Image.open": "from memory",
     "samples (resources.files('topoflow') / 'samples' / f'{name}.yaml').read_text": "the package's own",
-    "scaffold (source / name).read_text": "the package's own",
-    "stages.reporting FinishedRun.open": "which opens by topoflow.files",
-    "storage archive.open": "from memory",
+    "study.scaffold (source / name).read_text": "the package's own",
+    "study.stages.reporting FinishedRun.open": "which opens by topoflow.storage.files",
+    "storage.sets archive.open": "from memory",
     "tracking.dataset files.read_bytes": "DVC's view of a repository",
     "tracking.dataset shutil.copyfile": "refuses pipes; into an empty folder",
     "tracking.evaluator picture.write_bytes": "into a new temporary folder",
@@ -313,7 +313,7 @@ MAY = {
     "tracking.runs (folder / 'definitions.json').write_bytes": "into a new temporary folder",
     "tracking.runs (folder / 'note.md').write_text": "into a new temporary folder",
     "tracking.runs (folder / name).write_bytes": "into a new temporary folder",
-    "tracking.runs FinishedRun.open": "which opens by topoflow.files",
+    "tracking.runs FinishedRun.open": "which opens by topoflow.storage.files",
     "tracking.runs shutil.copyfile": "refuses pipes; into a new temporary folder",
     "tracking.store os.open": "a folder, and nothing in it",
     "tracking.unfinished os.open": "never through a link, and waits for no pipe",
@@ -324,12 +324,12 @@ MAY = {
 
 def test_files_are_opened_emptied_and_removed_in_one_place():
     """Elsewhere a pipe would be waited for, and a link followed: what may, says why."""
-    home = Path(files.__file__).parent
+    home = Path(files.__file__).parents[1]
     found = set()
     for path in sorted(home.rglob("*.py")):
         module = path.relative_to(home).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and module != "files":
+            if isinstance(node, ast.Call) and module != "storage.files":
                 function = ast.unparse(node.func)
                 if re.search(f"({OPENS})$", function):
                     found.add(f"{module} {function}")

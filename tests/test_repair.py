@@ -10,10 +10,10 @@ import pytest
 import yaml
 from support import call
 
-from topoflow import repair as module
 from topoflow import storage
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.repair import repair
+from topoflow.study import repair as module
+from topoflow.study.repair import repair
 
 MAKE = "mkdir -p sets/one/inner && cat source > sets/one/a && cat source source > sets/one/inner/b"
 

@@ -16,8 +16,8 @@ import topoflow
 from topoflow.cli import main
 from topoflow.config import load_params
 from topoflow.errors import InvalidArgument
-from topoflow.pins import STUDY_FILES
-from topoflow.scaffold import check_version, lay_down, params_text, presets, study_texts
+from topoflow.study.pins import STUDY_FILES
+from topoflow.study.scaffold import check_version, lay_down, params_text, presets, study_texts
 
 REFUSED = {*STUDY_FILES, "requirements.txt"}
 WRITTEN = {*REFUSED, "README.md"}
@@ -138,7 +138,7 @@ def test_a_folder_of_a_dvc_repository_stays_in_it(tmp_path):
 
 
 def test_without_git_dvc_is_told_to_do_without(tmp_path, monkeypatch):
-    monkeypatch.setattr("topoflow.scaffold.shutil.which", lambda _: None)
+    monkeypatch.setattr("topoflow.study.scaffold.shutil.which", lambda _: None)
     lay_down(tmp_path / "study")
     assert "no_scm = True" in (tmp_path / "study/.dvc/config").read_text(encoding="utf-8")
     assert not (tmp_path / "study/.git").exists()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support import REPOSITORY
 
-from topoflow import layout, schemas
 from topoflow.errors import InvalidFile
+from topoflow.storage import layout, schemas
 
 RESULTS = REPOSITORY / "results/tiny/helpful/seed_0/trajectory.json"
 DEEP: Any = json.loads("[" * 900 + "]" * 900)

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from support import plant_states, small_params
 
-from topoflow import layout, stages
 from topoflow.config import parse_params
 from topoflow.dynamics.claims import Verdict, listed
 from topoflow.dynamics.measures import listed as measures
 from topoflow.dynamics.measures.measure import Cell, Measure
-from topoflow.layout import Run
 from topoflow.recording.quantities import Quantity
 from topoflow.report.study import report
-from topoflow.stages import activations
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study import stages
+from topoflow.study.stages import activations
 
 RUN = Run("tiny", "helpful", 0)
 STEPS = (0, 1, 2, 4)

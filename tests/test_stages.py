@@ -18,14 +18,16 @@ import yaml
 from peft import PeftModel
 from support import small_params
 
-from topoflow import layout, stages, storage
+from topoflow import storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import NAMES
-from topoflow.layout import Run
 from topoflow.recording.quantities import held_out_loss
-from topoflow.stages.activations import schedule_of
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study import stages
+from topoflow.study.stages.activations import schedule_of
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from support import lay_down_study, small_params
 
-from topoflow import stages, study
 from topoflow.config import Claims, load_params
 from topoflow.errors import InvalidFile, NoAnswer
+from topoflow.study import run as study
+from topoflow.study import stages
 
 FILE = {"source": "file", "path": "rows.jsonl"}
 

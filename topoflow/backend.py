@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topoflow.scaffold import check_version
+from topoflow.study.scaffold import check_version
 from topoflow.tracking.live import handed_on
 from topoflow.tracking.store import answering
 from topoflow.tracking.unfinished import Note, end_unfinished
@@ -161,8 +161,9 @@ def _check(arguments: list[str]) -> None:
     """Refuse what the command would refuse when it begins; the current folder is the study's."""
     import click
 
-    from topoflow import cli, study
+    from topoflow import cli
     from topoflow.config import load_params, split_overrides
+    from topoflow.study import run as study
 
     command = cli.main.commands.get(arguments[0]) if arguments else None
     if command is None:

@@ -18,11 +18,11 @@ from typing import Any
 
 import click
 
-from topoflow import scaffold, stages
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
 from topoflow.errors import printable
-from topoflow.layout import Run
 from topoflow.processes import Stopped, stop_when_told
+from topoflow.storage.layout import Run
+from topoflow.study import scaffold, stages
 from topoflow.telling import name_stage
 from topoflow.tracking.unfinished import end_unfinished
 from topoflow.training.devices import check_single_process
@@ -171,7 +171,7 @@ def init(folder: Path, preset: str | None) -> None:
 @_overrides
 def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
     """Run one objective end to end through DVC, into one MLflow run."""
-    from topoflow import study
+    from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
 
     run_id = study.run(model, objective, split_overrides(overrides), seed)
@@ -238,7 +238,7 @@ def record(
     Nothing is trained: hidden states are recorded from each checkpoint, and the rest is as in `run`. To keep them in
     a study, write them under `objective` in params.yaml (source: checkpoints, or revisions).
     """
-    from topoflow import study
+    from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
 
     source = checkpoint_source(checkpoints, steps, hub, revisions, remove_downloads)
@@ -299,7 +299,7 @@ def plan(
     The cost: passes, tokens, bytes, memory, time. What it can decide: for each claim the smallest p-value that can
     come out, whether that is enough, and what would be; of a study the power as well.
     """
-    from topoflow import study as studies
+    from topoflow.study import run as studies
 
     if study == (objective is not None):
         raise ValueError("one of --objective and --study must be given, and not both")
@@ -397,7 +397,7 @@ def repair(folder: Path) -> None:
 
     What is damaged is removed from DVC's cache as well, which trusts its files without reading them.
     """
-    from topoflow.repair import repair as repair_set
+    from topoflow.study.repair import repair as repair_set
 
     for line in repair_set(folder):
         _say(line)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from topoflow import layout, schemas, storage
+from topoflow import storage
 from topoflow.config import Claims, Params
 from topoflow.errors import InvalidFile, quoted
-from topoflow.files import read_bytes
-from topoflow.kept import Kept
-from topoflow.layout import Run
+from topoflow.storage import layout, schemas
+from topoflow.storage.files import read_bytes
+from topoflow.storage.kept import Kept
+from topoflow.storage.layout import Run
 from topoflow.topology.persistence import choose_engine
 from topoflow.topology.point_clouds import subsample_plan
 

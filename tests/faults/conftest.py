@@ -26,7 +26,8 @@ import mlflow, numba, scipy.stats, sklearn.manifold, joblib, matplotlib
 if sys.argv[1] == "torch":
     import torch, transformers, trl, peft, datasets
     import topoflow.recording.callback, topoflow.training.sft
-from topoflow import cli, stages
+from topoflow import cli
+from topoflow.study import stages
 import topoflow.dynamics.trajectory, topoflow.topology.persistence, topoflow.tracking.runs
 gc.freeze()
 for line in sys.stdin:

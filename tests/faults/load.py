@@ -45,7 +45,8 @@ def study(n_layers: int):
 
 def plant(params, run, n_steps: int) -> None:
     """What `finetune` leaves of a run: an activation set and a table of losses. Nothing of it is flushed to disk."""
-    from topoflow import layout, storage
+    from topoflow import storage
+    from topoflow.storage import layout
 
     rng = np.random.default_rng(0)
     dense = n_steps // 4
@@ -96,7 +97,7 @@ def measure(n_steps: int, n_layers: int) -> dict[str, list[float]]:
     """CPU seconds, seconds and peak memory of each stage for a study in the current folder."""
     import mlflow
 
-    from topoflow import stages
+    from topoflow.study import stages
 
     params = study(n_layers)
     (run,) = params.runs()
@@ -127,7 +128,7 @@ def check(params, run, n_steps: int, n_layers: int) -> None:
     """All that was planted has arrived."""
     import mlflow
 
-    from topoflow import layout
+    from topoflow.storage import layout
 
     table = layout.read_columns(run.folder("results") / layout.VELOCITY_FILE, ["h1_velocity"])
     assert table["h1_velocity"].shape == (n_layers * (n_steps - 1),)

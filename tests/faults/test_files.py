@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import REPOSITORY, small_params
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.config import parse_params, read_mapping
 from topoflow.errors import InvalidFile
+from topoflow.storage import layout, sets
 from topoflow.training.dialogues import parse_rows
 from topoflow.training.objectives import read_jsonl
 
@@ -102,7 +103,7 @@ def test_any_npy_is_a_cloud_or_refused_by_name(scratch, data):
     path = scratch / "cloud.npy"
     path.write_bytes(data)
     try:
-        cloud = storage._load_array(path, ("float16", "float32", "float64"), (None, None))
+        cloud = sets._load_array(path, ("float16", "float32", "float64"), (None, None))
     except ValueError as error:
         assert str(error).startswith(f"{path} must hold an array")
     else:
@@ -367,7 +368,7 @@ def test_a_manifest_may_name_files_inside_its_set_alone(tmp_path, name):
         storage.open_set(tmp_path, storage.ACTIVATIONS)
 
 
-@pytest.mark.parametrize("data", [b"[" * 200_000, b'{"a":' * 100_000, b" " * (storage.MANIFEST_LIMIT + 1)])
+@pytest.mark.parametrize("data", [b"[" * 200_000, b'{"a":' * 100_000, b" " * (sets.MANIFEST_LIMIT + 1)])
 def test_a_manifest_nested_deep_or_huge_is_refused(tmp_path, data):
     (tmp_path / storage.MANIFEST).write_bytes(data)
     with pytest.raises(ValueError, match=r"manifest\.json must be a manifest of topoflow"):

@@ -575,7 +575,7 @@ def test_params_name_no_model_and_no_objective_that_is_a_path(name):
 
 
 def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):
-    from topoflow.layout import write_table
+    from topoflow.storage.layout import write_table
     from topoflow.tracking.note import verdict_table
 
     write_table(tmp_path / "t.csv", ["a"], [["=1+1"], ["@x"], ["+1"], ["-1"], [-1.5], ["plain"]])

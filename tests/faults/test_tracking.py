@@ -20,8 +20,8 @@ import pytest
 from support import REPOSITORY, environment
 
 from topoflow.errors import NoAnswer
-from topoflow.layout import read_table, write_table
-from topoflow.sender import Sender
+from topoflow.recording.sender import Sender
+from topoflow.storage.layout import read_table, write_table
 from topoflow.tracking import runs as tracking
 from topoflow.tracking import store as store_module
 from topoflow.tracking.store import answering, every, experiments, log_batches, start_run, tagged

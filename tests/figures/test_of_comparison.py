@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from support import drawn_by_another_process
 
-from topoflow import layout
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
 from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.of_comparison import pictures
 from topoflow.figures.side_by_side import separation_figure
 from topoflow.figures.verdicts import effects_figure, verdicts_figure
-from topoflow.layout import Run, write_table
+from topoflow.storage import layout
+from topoflow.storage.layout import Run, write_table
 
 STEPS = [*range(9), 16, 24, 32, 40, 48]
 LAYERS = [3, 6, 9, 12, 15]

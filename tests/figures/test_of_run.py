@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.figures import checkpoints, evolution, movement, of_run, velocity
 from topoflow.figures.of_run import NAMES, kept_pictures, pictures
-from topoflow.layout import Run, write_table
+from topoflow.storage import layout
+from topoflow.storage.layout import Run, write_table
 
 STEPS, LAYERS = [0, 1, 2, 8], [1, 4]
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])

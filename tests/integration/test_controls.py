@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import Study, lay_down_study, small_params
 
-from topoflow.layout import Run, read_columns
+from topoflow.storage.layout import Run, read_columns
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support import SHARED_DATA, call, lay_down_study, small_params
 
-from topoflow import layout, storage
+from topoflow import storage
+from topoflow.storage import layout
 
 HARMLESS = SHARED_DATA / "hh-rlhf" / "harmless-base" / "test.jsonl.gz"
 HELPFUL = SHARED_DATA / "alpaca-eval" / "helpful.jsonl.gz"

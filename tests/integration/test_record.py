@@ -15,8 +15,9 @@ import pytest
 import torch
 from support import Study, lay_down_study, path_with, small_params
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.embedded import embedded_folder
+from topoflow.storage import layout
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from support import environment, path_with, small_params
 
-from topoflow import stages, storage
+from topoflow import storage
 from topoflow.config import load_params
-from topoflow.layout import Run
+from topoflow.storage.layout import Run
+from topoflow.study import stages
 
 RUN = Run("tiny", "helpful", 0)
 # The stage, which kills its process at a moment of a step: no handler runs, no file is closed.
@@ -20,9 +21,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from trl import SFTTrainer
-from topoflow import stages, storage
+from topoflow.storage import sets
+from topoflow.study import stages
 from topoflow.config import load_params
-from topoflow.layout import Run
+from topoflow.storage.layout import Run
 from topoflow.recording import callback
 
 moment, at = sys.argv[1], int(sys.argv[2])
@@ -44,7 +46,7 @@ elif moment == "recording":  # one layer is written, the other is not
 elif moment == "sealing":
     before(storage, "seal", lambda work, *_: True)
 elif moment == "renaming":  # all is there but its name
-    before(storage.os, "replace", lambda _, there: there == Path("activations/tiny/helpful/seed_0"))
+    before(sets.os, "replace", lambda _, there: there == Path("activations/tiny/helpful/seed_0"))
 stages.finetune(load_params(), Run("tiny", "helpful", 0))
 """
 

@@ -18,17 +18,18 @@ import yaml
 from click.testing import CliRunner
 from support import REPOSITORY
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.cli import main
-from topoflow.comparison import seal
 from topoflow.config import Params, load_params, parse_params
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
 from topoflow.finished import read_comparison
-from topoflow.layout import Run
 from topoflow.report import charts, page
 from topoflow.report import study as module
 from topoflow.report.study import report as make
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study.comparison import seal
 from topoflow.topology.persistence import choose_engine
 
 HOSTILE = "<script>alert(1)</script>&\"'.jsonl"

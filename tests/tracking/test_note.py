@@ -4,7 +4,7 @@ import re
 
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-from topoflow.stages import reporting
+from topoflow.study.stages import reporting
 from topoflow.tracking.note import Page, plain_table, rivals, verdict_table, write_comparison_note, write_note
 
 PAGE = Page("0", "ab12")

@@ -18,10 +18,12 @@ import pytest
 import yaml
 from support import environment, small_params
 
-from topoflow import layout, stages, storage
+from topoflow import storage
 from topoflow.config import Params, load_params
 from topoflow.figures import of_run, style
-from topoflow.layout import Run
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study import stages
 
 pytestmark = pytest.mark.slow
 

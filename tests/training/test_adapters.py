@@ -13,8 +13,8 @@ from support import llama
 from topoflow.config import CheckpointFolder, FolderModel
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
-from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback
+from topoflow.storage.layout import Run
 from topoflow.training import checkpoints, models
 
 PROMPTS = ["How do I boil an egg?", "Name a river.", "Why?"]

@@ -15,12 +15,14 @@ import pytest
 import yaml
 from support import small_params
 
-from topoflow import layout, stages, storage
+from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study import stages
 from topoflow.training import checkpoints, models
 from topoflow.training.checkpoints import list_checkpoints, model_of, resolve_commits
 

@@ -8,10 +8,11 @@ import sys
 import pytest
 from support import environment, path_with, small_params
 
-from topoflow import stages, study
 from topoflow.config import parse_params
 from topoflow.errors import InvalidArgument
-from topoflow.layout import Run
+from topoflow.storage.layout import Run
+from topoflow.study import run as study
+from topoflow.study import stages
 from topoflow.training import devices
 
 
@@ -61,7 +62,7 @@ def test_where_cuda_has_begun_it_is_too_late_and_said(gpus):
 def test_what_trains_chooses_its_gpu_before_anything_else(gpus, tmp_path, monkeypatch, door):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(json.dumps(small_params()))
-    gpus.setattr("topoflow.training.calibration.look", lambda *_: {}["nothing was loaded"])
+    gpus.setattr("topoflow.study.calibration.look", lambda *_: {}["nothing was loaded"])
     run = Run("tiny", "helpful", 0)
     calls = {
         "finetune": lambda: stages.finetune(parse_params(small_params()), run),  # there are no inputs

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from support import small_params
 
-from topoflow import stages
 from topoflow.config import MixedText, parse_params
 from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.study import stages
 from topoflow.training import dialogues, objectives
 
 

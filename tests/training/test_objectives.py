@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import SHARED_DATA
 
-from topoflow import layout, stages
 from topoflow.config import parse_params
 from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.storage import layout
+from topoflow.study import stages
 from topoflow.training.dialogues import identity, parse_dialogue, parse_rows
 from topoflow.training.objectives import (
     evaluation_prompts,

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from topoflow.errors import InvalidArgument, InvalidFile, quoted, said
-from topoflow.files import read_text
+from topoflow.storage.files import read_text
 
 
 def flat(prefix: str, value: Any) -> dict[str, Any]:

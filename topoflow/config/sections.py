@@ -41,7 +41,7 @@ from topoflow.config.sources import (
 from topoflow.dynamics.claims.margins import Claims
 from topoflow.embedded import EMBEDDED
 from topoflow.errors import InvalidArgument
-from topoflow.layout import Run
+from topoflow.storage.layout import Run
 
 
 def _named(name: str) -> str:

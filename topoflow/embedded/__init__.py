@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from topoflow.errors import InvalidFile
-from topoflow.files import sha256_of_file
+from topoflow.storage.files import sha256_of_file
 
 
 @dataclass(frozen=True)

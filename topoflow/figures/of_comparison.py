@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from topoflow import layout
 from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.side_by_side import comparison_figure, separation_figure
 from topoflow.figures.style import (
@@ -16,6 +15,7 @@ from topoflow.figures.style import (
     png_bytes,
 )
 from topoflow.figures.verdicts import Row, effects_figure, number, verdicts_figure
+from topoflow.storage import layout
 
 if TYPE_CHECKING:
     from topoflow.finished import FinishedRun

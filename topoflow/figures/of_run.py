@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from topoflow import layout, storage
-from topoflow.files import check_no_link, read_bytes, remove
-from topoflow.layout import Run
+from topoflow import storage
 from topoflow.names import layer_of
+from topoflow.storage import layout
+from topoflow.storage.files import check_no_link, read_bytes, remove
+from topoflow.storage.layout import Run
 from topoflow.topology.betti import mean_betti_numbers
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.files import read_bytes
 from topoflow.names import metric_name
 from topoflow.recording.behaviour import Answered, Answers, Behaviour
 from topoflow.recording.hidden_states import (
@@ -41,7 +40,7 @@ from topoflow.recording.ranks import (
     share,
     unwrapped,
 )
-from topoflow.sender import Sender
+from topoflow.recording.sender import Sender
 from topoflow.storage import (
     array_bytes,
     behaviour_name,
@@ -54,6 +53,7 @@ from topoflow.storage import (
     sha256,
     write_file,
 )
+from topoflow.storage.files import read_bytes
 from topoflow.topology.point_clouds import check_whole_number
 
 if TYPE_CHECKING:

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 import topoflow
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order
 from topoflow.figures.of_run import kept_pictures
-from topoflow.files import read_bytes
 from topoflow.finished import (
     FinishedRun,
     check_findings,
@@ -28,10 +27,12 @@ from topoflow.finished import (
     read_comparison,
     read_findings,
 )
-from topoflow.layout import Run
 from topoflow.names import layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import escape, prose
+from topoflow.storage import layout
+from topoflow.storage.files import read_bytes
+from topoflow.storage.layout import Run
 from topoflow.tracking.note import (
     LAYER_COLUMNS,
     Page,

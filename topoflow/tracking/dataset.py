@@ -26,8 +26,8 @@ from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
 from topoflow.errors import InvalidFile, said
-from topoflow.files import read_bytes, read_text
 from topoflow.names import layer_name
+from topoflow.storage.files import read_bytes, read_text
 from topoflow.tracking.store import lasting, without_password
 
 _SCHEME = "dvc+"

@@ -247,9 +247,9 @@ def _log_artifacts(
     import mlflow
     from mlflow.models.evaluation import artifacts as kinds
 
-    from topoflow import layout
     from topoflow.figures.persistence import diagrams_figure
     from topoflow.figures.style import png_bytes
+    from topoflow.storage import layout
     from topoflow.topology.summaries import SUMMARY_NAMES
 
     size = len(next(iter(cells.values()))[0][0])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.errors import NoAnswer
-from topoflow.sender import Sender
+from topoflow.recording.sender import Sender
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,

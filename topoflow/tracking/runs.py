@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
 from topoflow.finished import FinishedRun
-from topoflow.layout import Run
 from topoflow.names import metric_name
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
 from topoflow.tracking.note import Page, definitions, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (

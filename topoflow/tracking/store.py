@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from topoflow.errors import NoAnswer
-from topoflow.files import check_place
 from topoflow.processes import call
+from topoflow.storage.files import check_place
 from topoflow.tracking.plugin import context_tags
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from topoflow.errors import printable
-from topoflow.files import make_folder
 from topoflow.storage import WORK_FOLDER, sha256
+from topoflow.storage.files import make_folder
 from topoflow.tracking.store import address, answering, as_tags, experiments, lasting, tagged
 
 logger = logging.getLogger(__name__)

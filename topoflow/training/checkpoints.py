@@ -18,11 +18,11 @@ from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
 from topoflow.errors import InvalidArgument, InvalidFile, said
-from topoflow.files import read_text
-from topoflow.layout import Run
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
 from topoflow.storage import recorded_names
+from topoflow.storage.files import read_text
+from topoflow.storage.layout import Run
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)

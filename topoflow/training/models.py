@@ -26,8 +26,8 @@ from typing import Any
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, said
-from topoflow.files import read_bytes, remove
 from topoflow.storage import json_bytes, sha256, sha256_of_file
+from topoflow.storage.files import read_bytes, remove
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
 from topoflow.errors import InvalidArgument, printable, said
-from topoflow.files import remove
 from topoflow.recording.callback import TopologyCallback, plain_text
 from topoflow.recording.learning_rates import rates_ahead
 from topoflow.storage import write_file
+from topoflow.storage.files import remove
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topoflow import stages, storage
+from topoflow import storage
 from topoflow.config import (
     PARAMS_FILE,
     CheckpointFolder,
@@ -36,10 +36,11 @@ from topoflow.config import (
     yaml_bytes,
 )
 from topoflow.errors import InvalidFile
-from topoflow.files import locked, make_folder, read_bytes, remove
-from topoflow.layout import Run
 from topoflow.processes import call
-from topoflow.scaffold import REQUIREMENTS
+from topoflow.storage.files import locked, make_folder, read_bytes, remove
+from topoflow.storage.layout import Run
+from topoflow.study import stages
+from topoflow.study.scaffold import REQUIREMENTS
 from topoflow.telling import NAMES_STAGES
 from topoflow.training.devices import pin_one_gpu
 
@@ -65,7 +66,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     """
     import mlflow
 
-    from topoflow import deciding
+    from topoflow.study import power as deciding
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
 
@@ -191,10 +192,11 @@ def cost(
     pin_one_gpu()
     from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
 
-    from topoflow import deciding
-    from topoflow import plan as planning
+    from topoflow.study import calibration
+    from topoflow.study import cost as planning
+    from topoflow.study import power as deciding
     from topoflow.tracking.runs import log_plan
-    from topoflow.training import calibration, checkpoints, sft
+    from topoflow.training import checkpoints, sft
 
     start = time.perf_counter() - began
     found = calibration.look(params, chosen)
@@ -244,8 +246,9 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     ValueError
         When an override is not known, or the pilot has no finished runs.
     """
-    from topoflow import deciding, finished
+    from topoflow import finished
     from topoflow.dynamics.power import pilot_spread
+    from topoflow.study import power as deciding
 
     params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
     designs = {
@@ -275,7 +278,7 @@ def _design(params: Params, run: Run, rates: bool = True) -> Design:
         from topoflow.training.checkpoints import steps_of
 
         return Design(steps_of(source, run), has_behaviour=behaviour)
-    from topoflow.stages.activations import schedule_of
+    from topoflow.study.stages.activations import schedule_of
 
     settings = params.finetune_of(run.objective)
     learning_rates = None

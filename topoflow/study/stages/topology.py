@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidFile
 from topoflow.finished import followed, is_exploratory, open_activations, open_diagrams
-from topoflow.layout import Run
 from topoflow.names import layer_name
-from topoflow.stages.provenance import code_sha256, versions
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study.stages.provenance import code_sha256, versions
 
 
 def diagrams(params: Params, run: Run) -> None:
@@ -145,7 +146,7 @@ def _diagram_bytes(
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
-    from topoflow.tables import write_movement, write_quantities, write_trajectory
+    from topoflow.study.tables import write_movement, write_quantities, write_trajectory
 
     activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)

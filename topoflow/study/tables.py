@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from topoflow import layout
 from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.dynamics.surrogates import COVARIANCE
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
-from topoflow.layout import write_table
+from topoflow.storage import layout
+from topoflow.storage.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES
 
 

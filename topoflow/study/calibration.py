@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from topoflow import layout
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
 from topoflow.embedded import embedded_folder
-from topoflow.layout import Run
-from topoflow.plan import Rates, Size, Texts, padded
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+from topoflow.study.cost import Rates, Size, Texts, padded
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.compute import map_cells
 from topoflow.config import Params
 from topoflow.dynamics.cells import cell_diagrams
@@ -30,7 +30,8 @@ from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
 from topoflow.finished import FinishedRun, is_exploratory
-from topoflow.layout import write_table
+from topoflow.storage import layout
+from topoflow.storage.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 In a clone these files stand in its root, and setup.py copies them into the wheel: nothing stands twice. Three of them
 name what only a clone has. There the stages depend on topoflow's code, and the environment on its lock file; in a
-study of one's own both depend on requirements.txt, which pins topoflow and all that it needs (`topoflow.pins`). Another
-version there is a reason to compute again, and no other version of topoflow computes (`check_version`).
+study of one's own both depend on requirements.txt, which pins topoflow and all that it needs (`pins`). Another version
+there is a reason to compute again, and no other version of topoflow computes (`check_version`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from topoflow import __version__
 from topoflow.errors import InvalidArgument, said
-from topoflow.files import check_place, read_text
-from topoflow.pins import STUDY_FILES, TEMPLATE, requirements
+from topoflow.storage.files import check_place, read_text
+from topoflow.study.pins import HOME, STUDY_FILES, TEMPLATE, requirements
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = HOME / "presets"
 REQUIREMENTS = "requirements.txt"
 README = "README.md"
 
@@ -138,8 +138,7 @@ def _first_run(params: str) -> dict[str, str]:
 
 
 def _template(name: str) -> str:
-    home = Path(__file__).parent
-    source = home / TEMPLATE if (home / TEMPLATE).is_dir() else home.parent
+    source = HOME / TEMPLATE if (HOME / TEMPLATE).is_dir() else HOME.parent
     return (source / name).read_text(encoding="utf-8")
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from topoflow import storage
 from topoflow.config import read_mapping
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.files import check_no_link, open_regular, remove
 from topoflow.processes import call
+from topoflow.storage.files import check_no_link, open_regular, remove
 
 _ASIDE = ".damaged"  # added to the name of what is set aside, where it stands
 

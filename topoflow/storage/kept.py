@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import storage
-from topoflow.files import check_no_link, locked, read_bytes, remove
+from topoflow.storage.files import check_no_link, locked, read_bytes, remove
+from topoflow.storage.sets import CELL_LIMIT
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Kept:
         """An array that was kept whole; None where there is none."""
         path = self._path(name)
         try:
-            data = read_bytes(path, storage.CELL_LIMIT)
+            data = read_bytes(path, CELL_LIMIT)
             if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
                 raise ValueError("it is damaged")
             return storage.array_from(data[_DIGEST:], "float64", self._ndim)

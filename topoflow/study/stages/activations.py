@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topoflow import layout, storage, telling
+from topoflow import storage, telling
 from topoflow.config import Params, Schedule
-from topoflow.files import read_bytes, remove
-from topoflow.layout import Run, write_table
-from topoflow.stages.provenance import code_sha256, versions
+from topoflow.storage import layout
+from topoflow.storage.files import read_bytes, remove
+from topoflow.storage.layout import Run, write_table
+from topoflow.study.stages.provenance import code_sha256, versions
 from topoflow.training import devices
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow import schemas
 from topoflow.errors import InvalidFile
-from topoflow.files import open_text, read_text, sha256_of_file, write_file
+from topoflow.storage import schemas
+from topoflow.storage.files import open_text, read_text, sha256_of_file, write_file
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
 VARIANT = "finetune"  # the key of the first line of a variant's rows

@@ -24,7 +24,8 @@ from topoflow import __version__
 from topoflow.errors import InvalidArgument
 
 STUDY_FILES = ("MLproject", "dvc.yaml", "params.yaml", "python_env.yaml", ".gitignore", ".dvcignore")
-TEMPLATE = "study_template"  # a folder beside this module, in an installed topoflow
+HOME = Path(__file__).parents[1]  # of the package
+TEMPLATE = "study_template"  # a folder there, in an installed topoflow
 _WHEELS = "wheels"
 _NOT_FOR_STUDIES = {"dev", "docs"}  # extras for work on topoflow itself
 _OF_THE_INSTALLATION = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}
@@ -48,9 +49,8 @@ def requirements() -> tuple[str, dict[str, bytes]]:
 
 
 def _topoflow() -> tuple[str, dict[str, bytes]]:
-    home = Path(__file__).parent
-    if not (home / TEMPLATE).is_dir():  # a clone: the code that runs is the code there
-        return _beside(*_built(home.parent))
+    if not (HOME / TEMPLATE).is_dir():  # a clone: the code that runs is the code there
+        return _beside(*_built(HOME.parent))
     installed = distribution("topoflow")
     origin = _origin(installed)
     if origin is None:

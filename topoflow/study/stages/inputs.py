@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.config import Params, Variant
-from topoflow.files import read_bytes
+from topoflow.storage import layout
+from topoflow.storage.files import read_bytes
 
 
 def model(params: Params, model: str) -> None:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from topoflow import layout, storage
+from topoflow import storage
 from topoflow.config import Params
 from topoflow.errors import printable
-from topoflow.layout import Run
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
 
 
 def track(params: Params, run: Run, run_id: str | None = None) -> str:
@@ -32,10 +33,10 @@ def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
     """Runs side by side, with a verdict on each claim: those of the study, or any MLflow runs that topoflow made."""
-    from topoflow.comparison import compare_runs, seal, without_controls
     from topoflow.figures.of_comparison import pictures
     from topoflow.finished import FinishedRun
     from topoflow.report.study import report as write
+    from topoflow.study.comparison import compare_runs, seal, without_controls
     from topoflow.tracking.runs import locate_run, log_comparison, pages_of, server
 
     located = [locate_run(run_id) for run_id in run_ids] or [(run, Path()) for run in params.runs()]

@@ -29,13 +29,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow import schemas
 from topoflow.errors import InvalidFile, quoted, said
-from topoflow.files import WORK_FOLDER as WORK_FOLDER
-from topoflow.files import check_no_link, locked, make_folder, open_regular, read_bytes, remove
-from topoflow.files import sha256_of_file as sha256_of_file
-from topoflow.files import write_file as write_file
 from topoflow.names import layer_name
+from topoflow.storage import schemas
+from topoflow.storage.files import (
+    WORK_FOLDER,
+    check_no_link,
+    locked,
+    make_folder,
+    open_regular,
+    read_bytes,
+    remove,
+    sha256_of_file,
+    write_file,
+)
 
 MANIFEST = "manifest.json"
 ACTIVATIONS = "topoflow.activations/1"
@@ -293,7 +300,7 @@ def sha256(data: bytes) -> str:
 
 def code_sha256(*packages: str) -> str:
     """Of the sources of packages of topoflow: what they made is made again when they change."""
-    home = Path(__file__).parent
+    home = Path(__file__).parents[1]
     sources = sorted(path for package in packages for path in (home / package).glob("*.py"))
     return sha256("".join(sha256_of_file(path) for path in sources).encode())
 

@@ -1,6 +1,6 @@
 """What a run will cost before it runs: counted from its parameters, timed by rates that were measured or assumed.
 
-All of it is arithmetic. `training.calibration` looks at the model and the text, and measures the rates of this
+All of it is arithmetic. `calibration` looks at the model and the text, and measures the rates of this
 machine.
 """
 
