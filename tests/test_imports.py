@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,3 +131,54 @@ def test_the_version_is_that_of_the_package():
     from importlib.metadata import version
 
     assert topoflow.__version__ == version("topoflow")
+
+
+NOT_PUBLIC = (
+    "mlflow.utils",
+    "mlflow.projects.utils",
+    "mlflow.store",
+    "dvc.repo",
+    "dvc.exceptions",
+    "dvc_data",
+)
+
+
+def not_public(path: Path) -> Iterator[str]:
+    """What a module uses of other libraries that these do not call public."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {
+        node.target.id
+        for node in nodes
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    own |= {
+        node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    } - {"_total_train_tokens"}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            if node.attr not in own | {"_replace"}:  # named tuples have that, and say so
+                yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "model._modules.get"):
+            yield from (
+                str(arg.value)
+                for arg in node.args
+                if isinstance(arg, ast.Constant) and str(arg.value).startswith("_")
+            )
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name.startswith(NOT_PUBLIC):
+                    yield name
+
+
+def test_what_is_used_of_other_libraries_that_is_not_public_is_listed_with_its_reason():
+    page = (REPOSITORY / "docs" / "versions.md").read_text(encoding="utf-8").partition("**Not public")[2]
+    listed = re.findall(r"^\| (.+?) \| (.+?) \| (.+) \|$", page, re.M)[1:]
+    assert all(reason for _, _, reason in listed)
+    names = {name for used, _, _ in listed for name in re.findall(r"`([^`]+)`", used)}
+    home = Path(topoflow.__file__).parent
+    used = {name for path in home.rglob("*.py") for name in not_public(path)}
+    assert {name for name in used if not name.startswith(tuple(names))} == set()
+    assert {name for name in names if name.startswith("_")} <= used

@@ -491,7 +491,10 @@ def _load_array(path: Path, dtypes: Sequence[str], shape: tuple[Any, Any]) -> np
 
 
 def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.NDArray[Any]:
-    """An array in C order from a .npy file of `size` bytes, which bound the memory whatever the header claims."""
+    """An array in C order from a .npy file of `size` bytes, which bound the memory whatever the header claims.
+
+    `numpy.load` believes the header, and makes an array of terabytes for a file of a hundred bytes.
+    """
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"format must be .npy 1.0, got {version}")
