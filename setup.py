@@ -1,4 +1,7 @@
-"""Puts the files of topoflow's own study into the wheel, for `topoflow init`; all else stands in pyproject.toml."""
+"""Puts the files of topoflow's own study into the wheel, for `topoflow init`; all else stands in pyproject.toml.
+
+Which can name files within the package only, and these stand in the root, where a clone is a study.
+"""
 
 import shutil
 import sys

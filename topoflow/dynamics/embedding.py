@@ -41,8 +41,8 @@ def classical_mds(distances: ArrayLike, n_components: int = 2) -> Embedding:
 
     with :math:`D^{(2)}` the squared distances, scaled by the roots of their eigenvalues (Torgerson 1952). It
     is PCA where the distances are Euclidean. Wasserstein distances between diagrams are not: the space of
-    diagrams embeds into no Hilbert space, so some eigenvalues are negative, and their share is reported: with
-    `sklearn.manifold.ClassicalMDS` they are lost.
+    diagrams embeds into no Hilbert space, so some eigenvalues are negative, and their share is reported;
+    `sklearn.manifold.ClassicalMDS` has no such share, and makes NaN of a negative eigenvalue.
     Signs are fixed by making the largest coordinate of each axis positive (the first of equal ones).
 
     Parameters
