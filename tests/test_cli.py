@@ -185,7 +185,7 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
         (["--hub", "b/c"], "--hub and --revisions must be given together"),
         (
             ["--hub", "b/c", "--revisions", "main"],
-            "revisions must be names that say their steps, as step512 does",
+            "revisions must be names with a step, such as step512",
         ),
         (["--checkpoints", "a", "--steps", "x"], "--steps must be optimiser steps, got 'x'"),
         (["--checkpoints", "nowhere"], "path must be a folder with checkpoint-N folders in it"),

@@ -523,7 +523,7 @@ def test_an_altered_activation_is_refused_before_any_diagram(study):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        with pytest.raises(ValueError, match=r"layer_01\.npy is not what its manifest vouches for"):
+        with pytest.raises(ValueError, match=r"layer_01\.npy does not match its manifest"):
             stages.diagrams(params, RUN)
     finally:
         path.write_bytes(whole)

@@ -278,14 +278,14 @@ class TestSealAndOpen:
         bit = data.draw(st.integers(0, 8 * len(flipped) - 1))
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        with pytest.raises(ValueError, match=r"step_000002/layer_05\.npy is not what its manifest vouches"):
+        with pytest.raises(ValueError, match=r"step_000002/layer_05\.npy does not match its manifest"):
             open_set(folder, ACTIVATIONS)
 
     @pytest.mark.parametrize("keep", [0, 1, -1])
     def test_a_truncated_file_is_found(self, tmp_path, keep):
         path = sealed(tmp_path / "set") / (cell_name(16, 0) + ".npy")
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(ValueError, match=r"layer_00\.npy is not what its manifest vouches for"):
+        with pytest.raises(ValueError, match=r"layer_00\.npy does not match its manifest"):
             open_set(tmp_path / "set", ACTIVATIONS)
 
     def test_two_files_that_changed_places_are_found(self, tmp_path):
@@ -295,7 +295,7 @@ class TestSealAndOpen:
         assert len(one_data) == len(other_data)
         one.write_bytes(other_data)
         other.write_bytes(one_data)
-        with pytest.raises(ValueError, match="is not what its manifest vouches for"):
+        with pytest.raises(ValueError, match="does not match its manifest"):
             open_set(folder, ACTIVATIONS)
 
     def test_the_error_of_an_altered_file_gives_both_hashes_and_the_way_back(self, tmp_path):
@@ -304,10 +304,10 @@ class TestSealAndOpen:
         expected = storage.sha256_of_file(path)
         path.write_bytes(b"other")
         message = (
-            f"{path} is not what its manifest vouches for (SHA-256 {expected[:12]}, got "
+            f"{path} does not match its manifest (SHA-256 {expected[:12]}, got "
             f"{storage.sha256(b'other')[:12]}); repair it with: topoflow repair {folder}"
         )
-        with pytest.raises(ValueError, match="vouches") as caught:
+        with pytest.raises(ValueError, match="does not match") as caught:
             open_set(folder, ACTIVATIONS)
         assert str(caught.value) == message
 
@@ -360,7 +360,7 @@ class TestSealAndOpen:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         manifest["files"][cell_name(0, 0) + ".npy"] = digest
         (folder / MANIFEST).write_bytes(storage.json_bytes(manifest))
-        with pytest.raises(ValueError, match="is not what its manifest vouches for"):
+        with pytest.raises(ValueError, match="does not match its manifest"):
             open_set(folder, ACTIVATIONS)
 
 

@@ -40,7 +40,7 @@ _objective = click.option(
 _seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    help="Of the training; by default the first of `seeds` in params.yaml.",
+    help="Seed of training; default: first of `seeds` in params.yaml.",
     metavar="NUMBER",
 )
 
@@ -218,7 +218,7 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     "--objective",
     metavar="NAME",
     callback=_given,
-    help="What to call them; by default, as folder or repository.",
+    help="Name of the objective; default: folder or repository.",
 )
 @_seed
 @_overrides
@@ -275,10 +275,10 @@ def checkpoint_source(
     type=click.FloatRange(0),
     default=0,
     metavar="NUMBER",
-    help="Operations a second that all devices reach together; by default (0), ten seconds of this machine tell.",
+    help="Operations a second of all devices together; by default (0), measured here in about ten seconds.",
 )
 @click.option(
-    "--study", is_flag=True, help="What the study of params.yaml can decide, all its runs; without its cost."
+    "--study", is_flag=True, help="Say what the whole study of params.yaml can decide, without its cost."
 )
 @click.option(
     "--pilot",
@@ -296,8 +296,8 @@ def plan(
 ) -> None:
     """Say what a run will cost and what it can decide; exit with 1 if it cannot fit here.
 
-    The cost: passes, tokens, bytes, memory, time. What it can decide: for each claim the smallest p-value that can
-    come out, whether that is enough, and what would be; of a study the power as well.
+    The cost: passes, tokens, bytes, memory, time. What it can decide: for each claim the smallest possible p-value,
+    whether that is enough, what would be enough, and the power.
     """
     from topoflow.study import run as studies
 
@@ -307,7 +307,7 @@ def plan(
         _say(studies.decidable(split_overrides(overrides), pilot))
         return
     if pilot is not None:
-        raise ValueError("--pilot must be given with --study: between seeds there is power, and a run is one")
+        raise ValueError("--pilot must be given with --study: its spread is over seeds, and a run has one")
     text, refusals = studies.cost(model, str(objective), split_overrides(overrides), flops or None)
     _say(text)
     if refusals:
@@ -386,7 +386,7 @@ def trajectory(model: str, objective: str, seed: int | None) -> None:
 @_seed
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
 def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
-    """Log the topology, and what is missing of the training, to the MLflow run of its training."""
+    """Log the topology, and what the training did not log, to the MLflow run of its training."""
     _say(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
 
 
@@ -407,7 +407,7 @@ def repair(folder: Path) -> None:
 @click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
 @click.option("--out", default="comparison", show_default=True, metavar="FOLDER", help="Where to write.")
 def compare(run_ids: tuple[str, ...], out: str) -> None:
-    """Set runs side by side, with a verdict on each claim: all of the study, or the MLflow runs named."""
+    """Compare runs, with a verdict on each claim: all of the study, or the MLflow runs named."""
     stages.compare(load_params(PARAMS_FILE), run_ids, Path(out))
 
 

@@ -77,7 +77,7 @@ def test_two_files_that_changed_places_are_refused_and_repaired(study):
         path.unlink()
         path.write_bytes(data)
     output = study("topoflow", "trajectory", "--model", "tiny", "--objective", "helpful", check=False)
-    assert "is not what its manifest vouches for" in output
+    assert "does not match its manifest" in output
     study("topoflow", "repair", FOLDER)
     assert (one.read_bytes(), other.read_bytes()) == kept
 

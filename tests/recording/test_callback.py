@@ -227,7 +227,7 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
         eval_strategy="steps", save_strategy="steps", save_steps=1, load_best_model_at_end=True,
         report_to="none", use_cpu=True,
     )  # fmt: skip
-    callback = TopologyCallback(PROMPTS, [0, 1], Schedule(), dtype="float64")
+    callback = TopologyCallback(PROMPTS, [0, 1], Schedule(twins=0), dtype="float64")
     trainer = Trainer(
         model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer,
         callbacks=[Watch(), callback],
@@ -289,7 +289,7 @@ def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
     bare.chat_template = None
     for processor in (Processor(tokenizer), Processor(bare, tokenizer.chat_template)):
         assert tokenize_prompts(processor, PROMPTS, 64) == tokenize_prompts(tokenizer, PROMPTS, 64)
-    callback = TopologyCallback(PROMPTS, [4], Schedule())
+    callback = TopologyCallback(PROMPTS, [4], Schedule(twins=0))
     rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
     arguments = TrainingArguments(
         str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no"
@@ -343,7 +343,7 @@ def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(mo
 
 
 def test_layer_0_is_one_point_under_a_chat_template(model, tokenizer, tmp_path):
-    callback = TopologyCallback(PROMPTS, [0, 1], Schedule())
+    callback = TopologyCallback(PROMPTS, [0, 1], Schedule(twins=0))
     train(model, tokenizer, tmp_path, callback)
     assert (callback.clouds[0][0] == callback.clouds[0][0][0]).all()
     assert not (callback.clouds[0][1] == callback.clouds[0][1][0]).all()

@@ -37,7 +37,7 @@ config = {
 }
 ids = torch.tensor([byte_tokenizer()(PROMPTS[0])["input_ids"]])
 for kind in TRAINERS:
-    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(), behaviour=kind != "Reward")
+    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(twins=0), behaviour=kind != "Reward")
     trainer = build(kind, f"{sys.argv[2]}/{kind}", callback, lora=True, deepspeed=config, use_cpu=False)
     try:
         trainer.train()

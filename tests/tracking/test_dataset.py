@@ -142,9 +142,9 @@ def test_a_flipped_byte_is_noticed(tmp_path):
     source = from_activations(tmp_path / "set").source
     cell = tmp_path / "set" / "step_000002" / "layer_05.npy"
     cell.write_bytes(cell.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(ValueError, match="not what its manifest vouches for"):
+    with pytest.raises(ValueError, match="does not match its manifest"):
         source.load()
-    with pytest.raises(ValueError, match="not what its manifest vouches for"):
+    with pytest.raises(ValueError, match="does not match its manifest"):
         from_activations(tmp_path / "set")
 
 

@@ -152,6 +152,6 @@ def test_velocities_have_their_rivals_beside_them_as_far_as_they_are_known() -> 
     }
     (said,) = rivals(known)
     assert "12 to 98 % comes from bars without a partner (of its power 2, by layer)" in said
-    assert "between two sets of other prompts 20 %: near that, or near 100 %, it no longer" in said
+    assert "between two sets of other prompts 20 %: near that, or near 100 %, the distance stops" in said
     assert "The 5 % of prompts that go farthest make 31 % of all squared movement" in said
     assert rivals({"layers": {"layer_01": {}}, "pooled": {"far_prompts": None}, "order": 2.0}) == []

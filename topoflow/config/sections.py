@@ -49,7 +49,7 @@ def _named(name: str) -> str:
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise PydanticCustomError("name", "a name of letters, digits, _ and -, 64 at most")
     if name == "prompts":
-        raise PydanticCustomError("name", "another name than that of a file of every study")
+        raise PydanticCustomError("name", "another name, since every study has a file of prompts")
     return name
 
 
@@ -166,7 +166,7 @@ class Finetune:
 class Recording:
     """What the hook records: `layers` is a number of evenly spaced layers or a list of them.
 
-    Of a prompt longer than `max_length` tokens the end is kept, because its last token is the one recorded.
+    A prompt longer than `max_length` tokens keeps its end, because its last token is the one recorded.
     """
 
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
@@ -226,8 +226,8 @@ class Compute:
 
     `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core; `address`
     that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
-    `save_steps` is how far apart, at least, the optimiser steps are at which a training keeps what it needs to go
-    on after an interruption (recorded ones, of which the last is left on disk until the end); 0 for none.
+    `save_steps` is the least number of optimiser steps between two saves of what a training needs to resume. It saves
+    at recorded steps, and the last save stays on disk until the end; 0 for none.
     """
 
     backend: Literal["threads", "processes", "dask", "ray"] = "threads"

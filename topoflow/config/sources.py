@@ -150,7 +150,7 @@ TEXT_SOURCES: dict[str, type[Any]] = {
 
 @checked
 class CheckpointFolder:
-    """The checkpoints of a training that has been: the `checkpoint-N` folders of a Trainer, models or PEFT adapters.
+    """The checkpoints of a finished training: the `checkpoint-N` folders of a Trainer, models or PEFT adapters.
 
     `{model}` and `{seed}` in `path` stand for those of the run. `steps` chooses some; without it, all are taken.
     The run's model is step 0, unless `model_is_step_0` is false or there is a checkpoint-0.
@@ -205,7 +205,7 @@ def _step_of(revision: str) -> int:
     found = re.findall(r"step[-_]?(\d+)", revision, re.IGNORECASE) or re.findall(r"\d+", revision)
     if len(found) != 1:
         raise InvalidArgument(
-            "revisions", "names that say their steps, as step512 does, or be given them", revision
+            "revisions", "names with a step, such as step512, or with the step given", revision
         )
     return int(found[0])
 

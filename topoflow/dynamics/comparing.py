@@ -43,8 +43,8 @@ def compare(
         "objectives": does training on them lead to different places? "models": do they evolve differently, each from
         its own start? "runs": what do all of them have in common (early, calm, leads)?
     controls : mapping of str to sequence of Trajectory, optional
-        Of kind "runs": for each label the runs of its negative control, one a seed in the same order. With them they
-        are the null, and rotations of the prompts are not needed.
+        For kind "runs": the runs of each label's negative control, one a seed in the same order. They replace rotations
+        of the prompts as the null of "early" and "calm", and "leads" must exceed both.
 
     Returns
     -------

@@ -4,8 +4,8 @@ A unit is what was drawn independently: a run, or a group of prompts, never a su
 no notice of the labels' names (as a distance between groups does not) has the same value for labelings that
 part the units alike, so these count once: labels a, a, b, b can be handed out in 3 distinct ways, not in 6.
 
-`scipy.stats.permutation_test` counts them apart, hands out no labels within blocks, and says no smallest p-value; what it
-makes of labels without blocks is a witness in the tests.
+`scipy.stats.permutation_test` counts them apart, hands out no labels within blocks, and says no smallest p-value; it
+is a witness in the tests.
 """
 
 import math

@@ -100,8 +100,8 @@ class TopologyCallback(TrainerCallback):
         last block after the final norm). Under a chat template all prompts end in the same token, so
         layer 0 is one and the same point for all of them and says nothing.
     schedule : Schedule
-        The checkpoints, in optimiser steps; step 0 and the last step are always among them. Where to put twins that
-        are even in learning rate is asked of the Trainer's scheduler; of one that cannot know its rates beforehand
+        The checkpoints, in optimiser steps; step 0 and the last step are always among them. The Trainer's
+        scheduler says where twins that are even in learning rate go. If it cannot know its rates beforehand
         (ReduceLROnPlateau), twins are even in steps, and a warning says so.
     folder : path, optional
         Where to write one .npy a checkpoint and layer (`step_000016/layer_03.npy`) as soon as it is
@@ -353,8 +353,8 @@ class TopologyCallback(TrainerCallback):
             if held.get(key) != now[key]:
                 raise InvalidFile(
                     path,
-                    f"must say that the recorded states are of the same {what} as the training that is resumed, and "
-                    f"it does not (now {now[key]}, then {held.get(key)})",
+                    f"must describe states of the same {what} as the resumed training, and does not (now {now[key]}, "
+                    f"then {held.get(key)})",
                     "give the callback the arguments that it had, or another folder",
                 )
 

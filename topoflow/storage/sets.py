@@ -460,16 +460,14 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What is wrong with each file of a set that is not what its manifest vouches for, as sentences."""
+    """What is wrong with each file of a set that does not match its manifest, as sentences."""
     wrong = []
     for name, digest in manifest["files"].items():
         path, expected = folder / name, str(digest)
         if not path.is_file():
             wrong.append(f"{path} is missing from its set")
         elif (actual := sha256_of_file(path)) != expected:
-            wrong.append(
-                f"{path} is not what its manifest vouches for (SHA-256 {expected[:12]}, got {actual[:12]})"
-            )
+            wrong.append(f"{path} does not match its manifest (SHA-256 {expected[:12]}, got {actual[:12]})")
     return wrong
 
 

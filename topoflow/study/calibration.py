@@ -107,7 +107,7 @@ def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool
         prompts = evaluation_prompts(params)
         return prompts, [] if checkpoints else training_rows(params, run.objective, prompts), False
     except ValueError as error:
-        logger.warning("texts of the bundled samples stand for those of the run: %s", error)
+        logger.warning("the plan uses bundled texts instead of the run's: %s", error)
     sample = [
         {"prompt": [{"role": "user", "content": row["prompt"]}],
          "completion": [{"role": "assistant", "content": row["completion"]}]}

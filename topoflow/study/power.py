@@ -124,5 +124,5 @@ def _powers(found: Sequence[Decidable], source: str) -> list[str]:
         "are shares of the clock. Spread: standard deviation between seeds, of labels that of same-seed differences,",
         f"all in one direction ({source}).",
         "Jitter: the standard error that it gives to the squared movement of a run, as a share of it.",
-        "A verdict climbs further rungs: its own power is at most that of the test told of here.",
+        "A verdict must pass more rungs: its power is at most that of the test shown here.",
     ]

@@ -64,7 +64,7 @@ def repair(folder: Path) -> list[str]:
         return [removed, f"{folder} is whole, and DVC's cache has it again."]
     if _is_sealed(folder):
         instead = f"dvc checkout --force {shlex.quote(str(folder))}"
-        return [f"{folder} is whole by its own manifest, and not what dvc.lock says. Nothing was done. "
+        return [f"{folder} matches its own manifest, but not dvc.lock. Nothing was done. "
                 f"If you want that in its place: {instead}"]  # fmt: skip
     with _set_aside([folder, *damaged]):
         _dvc(folder, root, "repro", *pull, stage)

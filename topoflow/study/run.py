@@ -261,7 +261,7 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     if not spreads:
         source = f"assumed: {pilot} has fewer than 3 runs in which something moves"
         return deciding.study_decides(params, designs, None, source)
-    source = f"of early shares that of {pilot}, H1 or H0, the larger; of others assumed"
+    source = f"early shares: the larger of H1 and H0 in {pilot}; others: assumed"
     return deciding.study_decides(params, designs, max(spreads), source, finished.read_jitters(pilot))
 
 

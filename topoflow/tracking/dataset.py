@@ -191,7 +191,7 @@ def from_activations(
     Raises
     ------
     ValueError
-        When there is no activation set, or its files are not what its manifest vouches for.
+        When there is no activation set, or its files do not match its manifest.
     """
     if not str(source).startswith(_SCHEME):
         return dataset_of(storage.open_set(source, storage.ACTIVATIONS), name, digest)

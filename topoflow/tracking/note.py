@@ -201,7 +201,7 @@ def rivals(findings: Mapping[str, Any]) -> list[str]:
         said.append(
             f"Of the distance between neighbouring checkpoints, {_percent(shares)} comes from bars without a partner "
             f"(of its power {findings['order']:g}, by layer), and between two sets of other prompts "
-            f"{_percent(others)}: near that, or near 100 %, it no longer measures how far."
+            f"{_percent(others)}: near that, or near 100 %, the distance stops measuring."
         )
     if far is not None:
         said.append(

@@ -73,7 +73,7 @@ def answering() -> Iterator[None]:
     except (
         MlflowException, SQLAlchemyError, CommandError, NotAsAgreed, requests.RequestException, JSONDecodeError,
     ) as error:  # fmt: skip
-        remedy = "what was finished is kept, and once it does, the same command goes on"
+        remedy = "finished work is kept; run the command again once MLflow answers"
         raise NoAnswer(f"MLflow at {address()}", error, remedy) from None
 
 

@@ -175,7 +175,7 @@ def _shuffled(params: Params, objective: str, rows: Sequence[Row]) -> list[Row]:
     if 2 * kept > n:
         raise InvalidArgument(
             f"objective.{objective}.of",
-            "an objective whose rows do not nearly all share a prompt or an answer",
+            "an objective with enough different prompts and answers",
             params.made_of(objective)[1],
             f"{kept:,} of {n:,} rows would keep theirs",
         )

@@ -59,7 +59,7 @@ def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
     rule = (
         f"supported if every rung rejects at {claims.level:g}: early speed more than {claims.ratio:g} times the late "
         "one as recorded, with scale taken out, in learning-rate time, and without the 5 % of prompts that go "
-        f"farthest, and more than under rotations of the prompts, of all and of what is not the start"
+        f"farthest, and more than under rotations of the prompts, free or with the start kept"
     )
     statement = "this run reorganises early: in the first third of training"
     return found.told(CLAIM, homology, Test(value, math.nan), statement, STATISTIC, rule)

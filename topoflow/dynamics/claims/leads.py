@@ -24,7 +24,7 @@ from topoflow.dynamics.movement import Moved, centre, moves_test
 from topoflow.dynamics.permutation import CANNOT_TELL, Test
 
 CLAIM = "leads"
-STATEMENT = "behaviour alone does not show it: topology moves before behaviour"
+STATEMENT = "topology moves before behaviour"
 STATISTIC = (
     "centre of the squared movement of behaviour (Hellinger) minus that of topology (scale-free), as a share of the "
     "cumulative learning rate"
