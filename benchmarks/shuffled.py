@@ -51,7 +51,10 @@ def params() -> Params:
     """
     root = Path(__file__).parents[1]
     objectives = [f"objective.{name(n)}={{source: shuffled, of: {OF}}}" for n in range(N)]
-    return load_params(root / PARAMS_FILE, [f"prompts.n_prompts={N_PROMPTS}", *objectives])
+    # one thread, since trainings run side by side, and threads of several wait for one another
+    return load_params(
+        root / PARAMS_FILE, [f"prompts.n_prompts={N_PROMPTS}", "finetune.n_threads=1", *objectives]
+    )
 
 
 def name(number: int) -> str:
