@@ -344,7 +344,11 @@ def _check_sections(params: Params, mapping: Mapping[str, Any]) -> None:
 
 
 def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
-    """A folder for a run that params.yaml does not list as it is, with the params.yaml in `mapping`."""
+    """A folder for a run that params.yaml does not list as it is, with the params.yaml in `mapping`.
+
+    `dvc exp run --temp -S` computes in a copy as well. But DVC deletes that copy also when the run is interrupted, and
+    with it what a training needs to go on; and it asks for a git repository with a commit.
+    """
     for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
         if "path" in section:  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
