@@ -208,6 +208,21 @@ def test_the_same_input_gives_the_same_verdicts():
     assert run(early, 7).verdicts == run(early, 7).verdicts
 
 
+def test_where_loops_have_no_power_that_stands_beside_the_verdict(as_fast_as_the_rate):
+    clouds, rates = as_fast_as_the_rate
+    decaying = topoflow.follow(clouds, rates, topology=TOPOLOGY, claims=CLAIMS)
+    constant = topoflow.follow(clouds, topology=TOPOLOGY, claims=CLAIMS)
+    assert (decaying.rate_decays, constant.rate_decays) == (True, False)
+
+    def beside(trajectory, claim):
+        return {v.homology: v.beside for v in trajectory.verdicts if v.claim == claim}
+
+    assert beside(decaying, "early")["H1"].endswith("read H0")
+    assert beside(decaying, "early")["H0"] == beside(constant, "early")["H1"] == ""
+    assert beside(run(early, 3), "early")["H1"] == beside(run(early, 3), "calm")["H0"] == ""
+    assert "three seeds" in beside(run(lambda step: step / 48, 3), "calm")["H1"]
+
+
 def test_calm_waits_for_early():
     def verdict(claim, said, p):
         return Verdict(claim, "H1", said, "", 1.0, None, None, p, "", "")

@@ -148,6 +148,15 @@ class Trajectory:
         return cumulative_rate(self.anchors, self.recorded.learning_rate)
 
     @property
+    def rate_decays(self) -> bool:
+        """Whether the learning rate is at least 1.5 times as high in the first half of the steps as in the second."""
+        rates = self.recorded.learning_rate
+        if rates is None or len(rates) < 2:
+            return False
+        first, second = np.array_split(rates, 2)
+        return bool(first.mean() > 1.5 * second.mean())
+
+    @property
     def recorded_twins(self) -> tuple[int, ...]:
         """Anchors and twins, or whole triplets, increasing."""
         return tuple(

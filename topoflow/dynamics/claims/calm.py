@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +26,27 @@ from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
 from topoflow.dynamics.movement import Moved, Series, Windows, moves_test, windows
-from topoflow.dynamics.permutation import Test, stouffer
+from topoflow.dynamics.permutation import CANNOT_TELL, SUPPORTED, Test, stouffer
 
 CLAIM = "calm"
 STATISTIC = (
     "speed of the second half of the cumulative learning rate over that of the fastest two intervals of the first "
     "(scale-free; below {third:.2g} counts as calm)"
 )
+# counted on planted worlds: 25 of 40 single runs, and all studies of three seeds
+_WEAK_IN_LOOPS = "calm of loops is found in two of three single runs that have it: three seeds find it"
 _NO_HALVES = "needs two intervals between twin checkpoints in each half of the training"
 
 
 def of_run(run: Trajectory) -> list[Verdict]:
     """Whether one run has a burst and then calm."""
     statement = "this run has a burst of reorganisation, then calm"
-    found = [_verdict(climb(_rungs_of_run(run, h)), h, run.claims, statement, "") for h in HOMOLOGY]
+    found = []
+    for homology in HOMOLOGY:
+        verdict = _verdict(climb(_rungs_of_run(run, homology)), homology, run.claims, statement, "")
+        if homology == "H1" and verdict.verdict not in (SUPPORTED, CANNOT_TELL):
+            verdict = replace(verdict, beside=_WEAK_IN_LOOPS)
+        found.append(verdict)
     return adjust(found, run.claims.level)
 
 

@@ -20,6 +20,7 @@ from topoflow.dynamics.claims.rungs import (
     margin_test,
     over_seeds,
     rotation_rungs,
+    weak_in_loops,
 )
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
@@ -62,7 +63,8 @@ def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
         f"farthest, and more than under rotations of the prompts, free or with the start kept"
     )
     statement = "this run reorganises early: in the first third of training"
-    return found.told(CLAIM, homology, Test(value, math.nan), statement, STATISTIC, rule)
+    beside = weak_in_loops([run], homology, found)
+    return found.told(CLAIM, homology, Test(value, math.nan), statement, STATISTIC, rule, beside=beside)
 
 
 def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
@@ -143,6 +145,7 @@ def over_runs(
                 "training reorganises early: in its first third, for this base and these prompts",
                 f"mean over seeds of the {STATISTIC}",
                 rule,
+                beside=weak_in_loops([run for runs in labels for run in runs], homology, climbed),
             )
         )
     return adjust(found, claims.level)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from topoflow.dynamics.claims.verdict import Rung
+from topoflow.dynamics.claims.verdict import PASSED, Climb, Rung
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.movement import Moved
@@ -75,6 +75,16 @@ def in_rate_time(runs: Sequence[Trajectory], test: Callable[[], Test | str]) -> 
     """A test in the time of the learning rate, for a rung; where some run's rates are not known, why there is none."""
     why = next((run.why_no_rates for run in runs if run.why_no_rates), None)
     return test if why is None else lambda: why
+
+
+def weak_in_loops(runs: Sequence[Trajectory], homology: str, climbed: Climb) -> str:
+    """What to read beside "early" of loops where it has no power on planted worlds, else nothing."""
+    passed = (RATE, PASSED) in climbed.steps
+    if homology != "H1" or passed or not any(run.rate_decays for run in runs):
+        return ""
+    return (
+        "loops that form while the learning rate decays are hardly ever found on states that drift: read H0"
+    )
 
 
 def controls_without_rates(controls: Sequence[Sequence[Trajectory]]) -> str | None:
