@@ -34,6 +34,9 @@ assert_type(topoflow.held_out_loss({"own": [{"prompt": "1 +", "completion": " 1"
 run = topoflow.follow({0: {1: np.zeros((3, 2))}, 1: {1: np.zeros((3, 2))}}, claims=topoflow.Claims(level=0.1))
 assert_type(run.verdicts[0].verdict, str)
 assert_type(topoflow.compare({"a": [run]}, kind="runs").verdicts[0].p, float | None)
+assert_type(run.table(), str)
+topoflow.movement_figure(run).savefig("movement.png")
+topoflow.diagrams_figure([("first", diagrams)], title="H0 and H1").savefig("diagrams.png")
 """
 WRONG = """
 import topoflow

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from topoflow.dynamics.comparing import compare
     from topoflow.dynamics.following import follow
     from topoflow.dynamics.velocity import concentration
+    from topoflow.figures.of_arrays import movement_figure
+    from topoflow.figures.persistence import diagrams_figure
     from topoflow.recording.callback import TopologyCallback
     from topoflow.recording.quantities import Quantity, held_out_loss
     from topoflow.topology.distances import wasserstein_distance
@@ -37,8 +39,10 @@ _HOME = {
     "barcode_summary": "topoflow.topology.summaries",
     "compare": "topoflow.dynamics.comparing",
     "concentration": "topoflow.dynamics.velocity",
+    "diagrams_figure": "topoflow.figures.persistence",
     "follow": "topoflow.dynamics.following",
     "held_out_loss": "topoflow.recording.quantities",
+    "movement_figure": "topoflow.figures.of_arrays",
     "vietoris_rips_diagrams": "topoflow.topology.persistence",
     "wasserstein_distance": "topoflow.topology.distances",
 }
@@ -52,8 +56,10 @@ __all__ = [
     "barcode_summary",
     "compare",
     "concentration",
+    "diagrams_figure",
     "follow",
     "held_out_loss",
+    "movement_figure",
     "vietoris_rips_diagrams",
     "wasserstein_distance",
 ]

@@ -4,8 +4,9 @@ import re
 
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
+from topoflow.dynamics.claims.reading import plain_table
 from topoflow.study.stages import reporting
-from topoflow.tracking.note import Page, plain_table, rivals, verdict_table, write_comparison_note, write_note
+from topoflow.tracking.note import Page, rivals, verdict_table, write_comparison_note, write_note
 
 PAGE = Page("0", "ab12")
 RATE = "not supported beyond the learning rate"
@@ -99,12 +100,14 @@ def test_a_claim_of_neither_homology_stands_in_the_table_for_a_terminal() -> Non
 
 
 def test_a_stage_that_ends_in_verdicts_tells_them_where_no_name_steers_the_terminal(capsys) -> None:
-    claims = {name: {**it, "rung": "scale", "statement": "x\x1b[31m"} for name, it in CLAIMS.items()}
+    claims = {
+        name: {**it, "rung": "scale", "statement": f"{it['claim']}\x1b[31m"} for name, it in CLAIMS.items()
+    }
     reporting._say_what_was_found("tiny-a-0", {"claims": claims})
     said = capsys.readouterr().out
     assert "What may be said of tiny-a-0:" in said
     assert "rung: scale" in said
-    assert "x\\x1b[31m" in said
+    assert "early\\x1b[31m" in said
 
 
 def test_the_first_line_of_a_comparison_names_the_labels_of_each_verdict() -> None:

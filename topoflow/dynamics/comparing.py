@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from topoflow.dynamics.claims import models, objectives
 from topoflow.dynamics.claims.listed import verdicts_over_runs
+from topoflow.dynamics.claims.reading import plain_table
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import Trajectory
 from topoflow.errors import InvalidArgument
@@ -24,6 +25,10 @@ class Comparison:
     """
 
     verdicts: list[Verdict]
+
+    def table(self) -> str:
+        """The verdicts as a table for a terminal or a notebook: a row a claim, a column a homology."""
+        return plain_table(map(asdict, self.verdicts))
 
 
 def compare(

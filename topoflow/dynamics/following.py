@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from topoflow.dynamics.claims.margins import Claims
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Amounts, Moved, Movement
-from topoflow.dynamics.surrogates import START, Rotations, any_rotation, coordinates, kept_start
+from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
 from topoflow.dynamics.twins import cumulative_rate, find_twins, offsets, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
@@ -212,6 +212,14 @@ class Trajectory:
         """The rotations of a kind that were asked for so far, whatever the keeper holds besides."""
         return self._rotated.get(kind, [])
 
+    def rotation_band(self, homology: str) -> Matrix | None:
+        """Unrotated movement, and mean and 95 % band of the rotated, shape (4, K); None where no rotation was drawn."""
+        if not (drawn := self.drawn(COVARIANCE)):
+            return None
+        null = np.array([moved[homology].squared for moved in drawn])
+        band = np.quantile(null, [0.025, 0.975], axis=0)
+        return np.array([self.unrotated[homology].squared, null.mean(axis=0), *band])
+
     @cached_property
     def unrotated(self) -> dict[str, Moved]:
         """What `rotated` is held against: the clouds as they are, on the same few subsamples."""
@@ -223,6 +231,12 @@ class Trajectory:
         from topoflow.dynamics.claims.listed import verdicts_of_run
 
         return verdicts_of_run(self)
+
+    def table(self) -> str:
+        """The verdicts as a table for a terminal or a notebook: a row a claim, a column a homology."""
+        from topoflow.dynamics.claims.reading import plain_table
+
+        return plain_table(map(asdict, self.verdicts))
 
     # --- behind them ---
 

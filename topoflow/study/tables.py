@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
-from topoflow.dynamics.surrogates import COVARIANCE
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
@@ -86,7 +85,7 @@ def write_movement(folder: Path, run: Trajectory) -> None:
         clock = [None] * len(run.anchors) if run.why_no_rates else run.rate_clock
         for kind in (RAW, SCALE_FREE):
             for homology, moved in run.movement(kind).items():
-                compared = _rotations(run, homology) if kind == SCALE_FREE else None
+                compared = run.rotation_band(homology) if kind == SCALE_FREE else None
                 for at, (before, step) in enumerate(pairwise(run.anchors)):
                     rows.append(
                         [
@@ -106,16 +105,6 @@ def write_movement(folder: Path, run: Trajectory) -> None:
     ]
     rotated = [f"rotated_{name}" for name in ("mean", "low", "high")]
     write_table(folder / layout.MOVEMENT_FILE, [*header, "unrotated", *rotated], rows)
-
-
-def _rotations(run: Trajectory, homology: str) -> NDArray[np.float64] | None:
-    """Unrotated movement, and mean and band of the rotated, shape (4, K); None where no rotation was drawn."""
-    if not (drawn := run.drawn(COVARIANCE)):
-        return None
-    null = np.array([moved[homology].squared for moved in drawn])
-    return np.array(
-        [run.unrotated[homology].squared, null.mean(axis=0), *np.quantile(null, [0.025, 0.975], axis=0)]
-    )
 
 
 def _write_velocity(

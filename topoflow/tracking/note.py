@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import zip_longest
 from typing import Any
 from urllib.parse import quote
 
@@ -262,45 +260,6 @@ def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
         "",
         *(f"- *{'; '.join(dict.fromkeys(statements))}*: {rule}." for rule, statements in explained.items()),
     ]
-
-
-def plain_table(claims: Iterable[Mapping[str, Any]], width: int = 96) -> str:
-    """Claims as a table for a terminal: a row a claim, a column a homology, each verdict with the rung that decided.
-
-    >>> one = {"claim": "moves", "statement": "it moves", "verdict": "supported", "rung": "moves"}
-    >>> one |= {"value": 11.3, "p": 0.002}
-    >>> print(plain_table([{**one, "homology": homology} for homology in ("H1", "H0")], 66))
-    claim                 loops (H1)            components (H0)
-    ------------------------------------------------------------------
-    it moves              supported             supported
-                          rung: moves           rung: moves
-                          value 11.3, p 0.002   value 11.3, p 0.002
-    ------------------------------------------------------------------
-    """
-    column = (width - 4) // 3
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for claim in in_order(claims):
-        found.setdefault(claim["statement"], {})[claim["homology"] or "H1"] = claim
-    rule = "-" * width
-    lines = ["  ".join(name.ljust(column) for name in ("claim", "loops (H1)", "components (H0)")), rule]
-    for statement, of in found.items():
-        cells = [
-            textwrap.wrap(statement, column),
-            *(_plain_cell(of.get(name), column) for name in ("H1", "H0")),
-        ]
-        lines += ["  ".join(text.ljust(column) for text in row) for row in zip_longest(*cells, fillvalue="")]
-        lines.append(rule)
-    return "\n".join(map(str.rstrip, lines))
-
-
-def _plain_cell(claim: Mapping[str, Any] | None, column: int) -> list[str]:
-    """A verdict, the rung that decided and the numbers, in lines of a column."""
-    if claim is None:
-        return []
-    numbers = [f"{name} {claim[name]:.3g}" for name in ("value", "p") if claim[name] is not None]
-    rung = f"rung: {claim['rung']}" if claim["rung"] else ""
-    said = [claim["verdict"], rung, ", ".join(numbers), claim.get("beside", "")]
-    return [line for text in said for line in textwrap.wrap(text, column)]
 
 
 def exploratory(findings: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 
 def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
-    from topoflow.tracking.note import exploratory, plain_table
+    from topoflow.dynamics.claims.reading import plain_table
+    from topoflow.tracking.note import exploratory
 
     said = [f"What may be said of {whose}:", plain_table(findings["claims"].values()), exploratory(findings)]
     print(printable("\n" + "\n\n".join(filter(None, said))), flush=True)
