@@ -60,6 +60,19 @@ def quoted(value: Any) -> str:
     return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
 
 
+class Words(str):
+    """What came, said in words: an error quotes it without the quotation marks of text that was given.
+
+    >>> quoted(Words("3 of them"))
+    '3 of them'
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class TopoflowError(ValueError):
     """The base of all errors that topoflow raises on purpose."""
 
