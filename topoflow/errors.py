@@ -7,6 +7,7 @@ of control characters before it is quoted.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import re
 import reprlib
@@ -75,6 +76,10 @@ class Words(str):
 
 class TopoflowError(ValueError):
     """The base of all errors that topoflow raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle an error with its attributes, so that one of a worker reaches the caller as it is."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
     def within(self, place: str) -> TopoflowError:
         """The same error where what it names lies at a place of something larger, such as a section of params.yaml."""
