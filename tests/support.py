@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from topoflow.errors import InvalidArgument, TopoflowError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -35,6 +38,18 @@ SMALL = {
     "compute.n_jobs": 1,
     "objectives": ["helpful", "harmless", "mixed"],  # without their controls
 }
+
+
+@contextmanager
+def refused(error: type[TopoflowError] = InvalidArgument, **attributes: Any) -> Iterator[None]:
+    """What is done here is refused by an error of this type with these attributes; sentences are given in part."""
+    with pytest.raises(error) as caught:
+        yield
+    assert type(caught.value) is error
+    for name, value in attributes.items():
+        found = str(getattr(caught.value, name))
+        part = name in ("expected", "problem", "reason", "remedy")
+        assert str(value) in found if part else str(value) == found, f"{name}: {found!r}"
 
 
 def small_params() -> dict[str, Any]:

@@ -1,8 +1,18 @@
 """Errors are types with attributes; what they quote is short and cannot steer a terminal."""
 
+import pickle
+
 import pytest
 
-from topoflow.errors import LONGEST_QUOTE, InvalidArgument, InvalidFile, TopoflowError
+from topoflow.errors import (
+    LONGEST_QUOTE,
+    InvalidArgument,
+    InvalidFile,
+    NoAnswer,
+    TopoflowError,
+    UnknownKey,
+    Words,
+)
 
 
 def test_an_invalid_argument_says_its_name_what_was_expected_and_what_came():
@@ -34,3 +44,17 @@ def test_what_was_given_cannot_steer_a_terminal():
         InvalidFile("\x1b]0;title\x07", "is odd"),
     ):
         assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidArgument("plan", "whole", Words("3 of them"), "make it again"),
+        UnknownKey("finetune", "max_step", ["max_steps"]),
+        InvalidFile("a.csv", "is cut off", "make it again"),
+        NoAnswer("MLflow", "connection refused"),
+    ],
+)
+def test_an_error_of_another_process_keeps_its_type_and_attributes(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import refused
 
 from topoflow import storage
 from topoflow.errors import InvalidFile
@@ -31,6 +32,7 @@ from topoflow.storage import (
 )
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=60)
+ALTERED = "does not match its manifest"
 STEPS, LAYERS = [0, 2, 16], [0, 5]
 FACTS = {"steps": STEPS, "layers": LAYERS, "model": "tiny"}
 
@@ -110,16 +112,13 @@ class TestArrays:
     @pytest.mark.parametrize(("step", "layer"), [(1, 0), (0, 1), (5, 0)])
     def test_a_cell_that_was_not_recorded_is_answered_with_those_that_were(self, tmp_path, step, layer):
         stored = open_set(sealed(tmp_path / "set"), ACTIVATIONS)
-        message = (
-            r"must be recorded ones \(steps \[0, 2, 16\], layers \[0, 5\]\), "
-            f"got step {step}, layer {layer}$"
-        )
-        with pytest.raises(ValueError, match=message):
+        expected, got = "recorded ones (steps [0, 2, 16], layers [0, 5])", f"step {step}, layer {layer}"
+        with refused(name="step and layer", expected=expected, got=got):
             stored.point_cloud(step, layer)
 
     def test_a_point_cloud_is_not_looked_for_in_a_diagram_set(self, tmp_path):
         stored = open_set(sealed(tmp_path / "set", ".npz"), DIAGRAMS)
-        with pytest.raises(ValueError, match="must be recorded ones"):
+        with refused(name="step and layer", expected="recorded ones"):
             stored.point_cloud(0, 0)
 
 
@@ -278,14 +277,14 @@ class TestSealAndOpen:
         bit = data.draw(st.integers(0, 8 * len(flipped) - 1))
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        with pytest.raises(ValueError, match=r"step_000002/layer_05\.npy does not match its manifest"):
+        with refused(InvalidFile, path=path, problem=ALTERED):
             open_set(folder, ACTIVATIONS)
 
     @pytest.mark.parametrize("keep", [0, 1, -1])
     def test_a_truncated_file_is_found(self, tmp_path, keep):
         path = sealed(tmp_path / "set") / (cell_name(16, 0) + ".npy")
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(ValueError, match=r"layer_00\.npy does not match its manifest"):
+        with refused(InvalidFile, path=path, problem=ALTERED):
             open_set(tmp_path / "set", ACTIVATIONS)
 
     def test_two_files_that_changed_places_are_found(self, tmp_path):
@@ -295,7 +294,7 @@ class TestSealAndOpen:
         assert len(one_data) == len(other_data)
         one.write_bytes(other_data)
         other.write_bytes(one_data)
-        with pytest.raises(ValueError, match="does not match its manifest"):
+        with refused(InvalidFile, path=one, problem=ALTERED):
             open_set(folder, ACTIVATIONS)
 
     def test_the_error_of_an_altered_file_gives_both_hashes_and_the_way_back(self, tmp_path):
@@ -303,24 +302,21 @@ class TestSealAndOpen:
         path = folder / (cell_name(0, 0) + ".npy")
         expected = storage.sha256_of_file(path)
         path.write_bytes(b"other")
-        message = (
-            f"{path} does not match its manifest (SHA-256 {expected[:12]}, got "
-            f"{storage.sha256(b'other')[:12]}); repair it with: topoflow repair {folder}"
-        )
-        with pytest.raises(ValueError, match="does not match") as caught:
+        problem = f"{ALTERED} (SHA-256 {expected[:12]}, got {storage.sha256(b'other')[:12]})"
+        with refused(InvalidFile, path=path, problem=problem, remedy=f"topoflow repair {folder}"):
             open_set(folder, ACTIVATIONS)
-        assert str(caught.value) == message
 
     def test_a_missing_file_is_found(self, tmp_path):
         folder = sealed(tmp_path / "set")
-        (folder / (cell_name(2, 0) + ".npy")).unlink()
-        message = rf"step_000002/layer_00\.npy is missing .* topoflow repair {folder}$"
-        with pytest.raises(ValueError, match=message):
+        path = folder / (cell_name(2, 0) + ".npy")
+        path.unlink()
+        with refused(InvalidFile, path=path, problem="is missing", remedy=f"topoflow repair {folder}"):
             open_set(folder, ACTIVATIONS)
 
     def test_a_set_of_the_other_format_is_refused(self, tmp_path):
         sealed(tmp_path / "set")
-        with pytest.raises(ValueError, match=f"must be of format {DIAGRAMS}, got {ACTIVATIONS}$"):
+        problem = f"must be of format {DIAGRAMS}, got '{ACTIVATIONS}'"
+        with refused(InvalidFile, path=tmp_path / "set", problem=problem):
             open_set(tmp_path / "set", DIAGRAMS)
 
     @pytest.mark.parametrize("there", [True, False])
@@ -351,7 +347,7 @@ class TestSealAndOpen:
     )
     def test_a_malformed_manifest_is_refused(self, tmp_path, text):
         (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
-        with pytest.raises(ValueError, match=r"manifest\.json must be a manifest of topoflow: "):
+        with refused(InvalidFile, path=tmp_path / MANIFEST, problem="must be a manifest of topoflow: "):
             open_set(tmp_path, ACTIVATIONS)
 
     @pytest.mark.parametrize("digest", [5, None, [], ""])
@@ -360,7 +356,7 @@ class TestSealAndOpen:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         manifest["files"][cell_name(0, 0) + ".npy"] = digest
         (folder / MANIFEST).write_bytes(storage.json_bytes(manifest))
-        with pytest.raises(ValueError, match="does not match its manifest"):
+        with refused(InvalidFile, path=folder / (cell_name(0, 0) + ".npy"), problem=ALTERED):
             open_set(folder, ACTIVATIONS)
 
 
@@ -395,7 +391,7 @@ class TestPickles:
         form = ACTIVATIONS if suffix == ".npy" else DIAGRAMS
         seal(folder, {"format": form, "steps": [0], "layers": [0]}, [name])
         stored = open_set(folder, form)
-        with pytest.raises(ValueError, match="allow_pickle=False"):
+        with refused(InvalidFile, path=folder / name, problem="allow_pickle=False"):
             stored.point_cloud(0, 0) if suffix == ".npy" else stored.diagrams(0, 0)
         assert not sprung.exists()
 
@@ -404,7 +400,7 @@ class TestPickles:
         write_file(tmp_path / "set" / name, pickle.dumps(Trap(tmp_path / "sprung")))
         seal(tmp_path / "set", {"format": ACTIVATIONS, "steps": [0], "layers": [0]}, [name])
         stored = open_set(tmp_path / "set", ACTIVATIONS)
-        with pytest.raises(ValueError, match="pickled"):
+        with refused(InvalidFile, path=tmp_path / "set" / name, problem="pickled"):
             stored.point_cloud(0, 0)
         assert not (tmp_path / "sprung").exists()
 

@@ -7,6 +7,7 @@ of control characters before it is quoted.
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 import re
 import reprlib
@@ -60,8 +61,25 @@ def quoted(value: Any) -> str:
     return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
 
 
+class Words(str):
+    """What came, said in words: an error quotes it without the quotation marks of text that was given.
+
+    >>> quoted(Words("3 of them"))
+    '3 of them'
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class TopoflowError(ValueError):
     """The base of all errors that topoflow raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle an error with its attributes, so that one of a worker reaches the caller as it is."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
     def within(self, place: str) -> TopoflowError:
         """The same error where what it names lies at a place of something larger, such as a section of params.yaml."""

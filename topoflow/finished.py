@@ -55,7 +55,7 @@ class FinishedRun:
 
         Raises
         ------
-        ValueError
+        InvalidFile
             When a set or table is missing or altered, or was made from another one than there is now.
         """
         results = root / run.folder("results")
@@ -64,7 +64,7 @@ class FinishedRun:
         for stored in (activations, diagrams):
             held = tuple(stored.manifest.get(key) for key in ("model", "objective", "seed"))
             if held != (run.model, run.objective, run.seed):
-                raise ValueError(f"{stored.folder} must be a set of {run}, and it is one of {held!r}")
+                raise InvalidFile(stored.folder, f"must be a set of {run}, and it is one of {quoted(held)}")
         diagrams.check_made_from(activations)
         check_findings(facts, results, diagrams)
         return cls(run, activations, diagrams, results, facts)
@@ -102,9 +102,11 @@ class FinishedRun:
         }
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made.get(key) != value:
-                raise ValueError(
-                    f"params.yaml says {key} = {value}, and the results of {self.run} were "
-                    f"made with {quoted(made.get(key))}; bring them up to date with: dvc repro"
+                was = quoted(made.get(key))
+                raise InvalidFile(
+                    "params.yaml",
+                    f"says {key} = {value}, and the results of {self.run} were made with {was}",
+                    "bring them up to date with: dvc repro",
                 )
 
 
@@ -275,7 +277,5 @@ def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any
 def check_findings(facts: Mapping[str, Any], results: Path, diagrams: storage.StoredSet) -> None:
     """Refuse findings that were made from other diagrams than there are now."""
     if facts["diagrams"] != diagrams.sha256:
-        raise ValueError(
-            f"{results} was made from another {diagrams.folder} (SHA-256 {facts['diagrams'][:12]}) than "
-            f"the one there now ({diagrams.sha256[:12]}); bring it up to date with: dvc repro"
-        )
+        then, now = facts["diagrams"], diagrams.sha256
+        raise storage.made_from_another(results, diagrams.folder, "SHA-256", then, now)

@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +8,7 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support import refused
 
 from topoflow.dynamics.cells import cell_diagrams
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
@@ -56,19 +55,12 @@ class TestGroupedPlan:
         )
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (
-                {"n_prompts": 750, "n_groups": 6, "subsample_size": 160},
-                "subsample_size must be at most the prompts of the smallest group (750 prompts in 6 groups: 125),"
-                " got 160",
-            ),
-            ({"n_prompts": 750, "n_groups": 1}, "n_groups must be a whole number, 2 or more, got 1"),
-        ],
+        ("n_groups", "name", "expected", "got"),
+        [(6, "subsample_size", "750 prompts in 6 groups: 125", 160), (1, "n_groups", "2 or more", 1)],
     )
-    def test_errors_say_what_fits(self, arguments, message):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            grouped_plan(**arguments)
+    def test_errors_say_what_fits(self, n_groups, name, expected, got):
+        with refused(name=name, expected=expected, got=got):
+            grouped_plan(n_prompts=750, n_groups=n_groups, subsample_size=160)
 
 
 class TestClassifySummaries:
@@ -143,32 +135,30 @@ class TestClassifySummaries:
         assert all(set(plan[0]) & set(row) for row in plan)
 
     @pytest.mark.parametrize(
-        ("change", "message"),
+        ("change", "name", "got"),
         [
-            ({"labels": [0] * 8}, "groups must be two or more and each hold every one of two or more labels"),
-            ({"groups": [0, 0, 1, 1, 2, 2, 3, 3]}, "got 4 groups, 2 labels and 4 of their 8 combinations"),
-            ({"groups": [0, 1]}, "groups must name each of the 8 rows of features, got 2"),
-            ({"n_folds": 3}, "n_folds must be at most the number of groups (2), got 3"),
-            ({"explained": 1.0}, "explained must be between 0 and 1, got 1.0"),
+            ({"labels": [0] * 8}, "groups", "2 groups, 1 labels and 2 of their 2 combinations"),
             (
-                {"features": np.full((8, 2), np.nan)},
-                "features must hold one that no row misses, got NaN in all",
+                {"groups": [0, 0, 1, 1, 2, 2, 3, 3]},
+                "groups",
+                "4 groups, 2 labels and 4 of their 8 combinations",
             ),
-            ({"features": np.full((8, 2), np.inf)}, "must be finite or missing (NaN), got infinity in x0"),
-            (
-                {"features": np.zeros((8, 3))},
-                "features must have shape (n_rows, 2), one column a name, got (8, 3)",
-            ),
+            ({"groups": [0, 1]}, "groups", 2),
+            ({"n_folds": 3}, "n_folds", 3),
+            ({"explained": 1.0}, "explained", 1.0),
+            ({"features": np.full((8, 2), np.nan)}, "features", "NaN in all columns"),
+            ({"features": np.full((8, 2), np.inf)}, "features", "infinity in x0"),
+            ({"features": np.zeros((8, 3))}, "features", (8, 3)),
         ],
     )
-    def test_errors_name_the_argument(self, change, message):
+    def test_errors_name_the_argument(self, change, name, got):
         good = {
             "features": np.arange(16.0).reshape(8, 2),
             "labels": [0, 0, 1, 1, 0, 0, 1, 1],
             "groups": [0, 1, 0, 1, 0, 1, 0, 1],
             "names": ["x0", "x1"],
         }
-        with pytest.raises(ValueError, match=re.escape(message)):
+        with refused(name=name, got=got):
             classify_summaries(**good | change)
 
     def test_the_names_of_a_summary_are_the_default(self):

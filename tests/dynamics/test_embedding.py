@@ -1,10 +1,9 @@
-import re
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from support import refused
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances
 from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
@@ -65,14 +64,11 @@ class TestClassicalMds:
         assert pair.coordinates == pytest.approx(np.array([[1, 0, 0], [-1, 0, 0]]))
 
     @pytest.mark.parametrize(
-        ("distances", "n_components", "message"),
-        [
-            ([[0, 1], [2, 0]], 2, "distances must be symmetric"),
-            ([[0, 1], [1, 0]], 0, "n_components must be a whole number, 1 or more, got 0"),
-        ],
+        ("distances", "n_components", "name"),
+        [([[0, 1], [2, 0]], 2, "distances"), ([[0, 1], [1, 0]], 0, "n_components")],
     )
-    def test_errors_name_the_argument(self, distances, n_components, message):
-        with pytest.raises(ValueError, match=re.escape(message)):
+    def test_errors_name_the_argument(self, distances, n_components, name):
+        with refused(name=name):
             classical_mds(distances, n_components)
 
 
@@ -104,12 +100,12 @@ class TestDiagramDistanceMatrix:
         assert found[0, 1] == cell_distances(cells[0], cells[1], 1)[:2].mean()
 
     def test_errors_name_the_argument(self, cells):
-        with pytest.raises(ValueError, match="cells must hold at least one cell"):
+        with refused(name="cells", expected="at least one cell"):
             diagram_distance_matrix([])
-        with pytest.raises(ValueError, match=r"subsamples of the first \(4\), got 3 in cells\[2\]"):
+        with refused(name="cells[2]", expected="as the first (4)", got=3):
             diagram_distance_matrix([*cells[:2], cells[2][:3]])
-        with pytest.raises(ValueError, match=r"n_subsamples must be at most that of the cells \(4\), got 5"):
+        with refused(name="n_subsamples", expected="at most that of the cells (4)", got=5):
             diagram_distance_matrix(cells, n_subsamples=5)
         without_essential = [[[[0.0, 1.0]], [[1.0, 2.0]]]] * 4
-        with pytest.raises(ValueError, match="equal numbers of infinite bars"):
+        with refused(name="cells", expected="equal numbers of infinite bars"):
             diagram_distance_matrix([cells[0], without_essential], dimension=0)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from support import refused
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, cell_matchings
 from topoflow.dynamics.prompts import concentration_interval, prompt_bands, sampling_floor
@@ -56,9 +57,9 @@ class TestSamplingFloor:
         assert (first.disjoint != other.disjoint).any()
 
     def test_malformed_arguments_are_named(self):
-        with pytest.raises(ValueError, match="cloud must hold at least two points, got 1"):
+        with refused(name="cloud", expected="at least two points", got=1):
             sampling_floor([[1.0, 2.0]])
-        with pytest.raises(ValueError, match="n_pairs must be a whole number, 1 or more, got 0"):
+        with refused(name="n_pairs", got=0):
             sampling_floor(some_cloud(), 20, n_pairs=0)
 
 
@@ -86,39 +87,20 @@ class TestPromptBands:
         assert prompt_bands(clouds, subsample_plan(24, 4, 18), n_replicates=6).standard_error[0] > 0
 
     @pytest.mark.parametrize(
-        ("clouds", "plan", "changes", "message"),
+        ("name", "given", "expected", "got"),
         [
-            (
-                [some_cloud()],
-                [[0, 1], [1, 2]],
-                {},
-                "clouds must hold those of at least two checkpoints, got 1",
-            ),
-            (
-                [some_cloud(), some_cloud(n_points=61)],
-                [[0, 1], [1, 2]],
-                {},
-                "same prompts, got 60 and 61 points",
-            ),
-            (
-                [some_cloud()] * 2,
-                [[0, 1]],
-                {},
-                r"plan must hold at least two subsamples .*got shape \(1, 2\)",
-            ),
-            ([some_cloud()] * 2, [[0, 1], [1, 2]], {"level": 1}, "level must be between 0 and 1, got 1"),
-            ([some_cloud()] * 2, [[0, 1], [1, 2]], {"dimension": 2}, "dimension must be 0 or 1, got 2"),
-            (
-                [some_cloud()] * 2,
-                [[0, 1], [1, 2]],
-                {"n_replicates": 1},
-                "n_replicates must be a whole number, 2",
-            ),
+            ("clouds", [some_cloud()], "at least two checkpoints", 1),
+            ("clouds", [some_cloud(), some_cloud(n_points=61)], "the same prompts", "60 and 61 points"),
+            ("plan", [[0, 1]], "at least two subsamples", (1, 2)),
+            ("level", 1, "between 0 and 1", 1),
+            ("dimension", 2, "0 or 1", 2),
+            ("n_replicates", 1, "a whole number, 2 or more", 1),
         ],
     )
-    def test_malformed_arguments_are_named(self, clouds, plan, changes, message):
-        with pytest.raises(ValueError, match=message):
-            prompt_bands(clouds, plan, **changes)
+    def test_malformed_arguments_are_named(self, name, given, expected, got):
+        arguments = {"clouds": [some_cloud()] * 2, "plan": [[0, 1], [1, 2]], name: given}
+        with refused(name=name, expected=expected, got=got):
+            prompt_bands(**arguments)
 
     @pytest.mark.slow
     def test_bands_cover_the_velocity_of_all_prompts_there_could_be(self):
@@ -188,7 +170,7 @@ class TestConcentrationInterval:
         assert one == pytest.approx(two, rel=1e-12)
 
     def test_a_level_out_of_its_range_is_named(self):
-        with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
+        with refused(name="level", got=95):
             concentration_interval([], range(4), 95)
 
     @pytest.mark.slow

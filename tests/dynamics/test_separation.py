@@ -1,8 +1,7 @@
-import re
-
 import numpy as np
 import pytest
 from hypothesis import settings
+from support import refused
 
 from topoflow.dynamics.separation import (
     separation,
@@ -45,7 +44,7 @@ class TestTrajectoryDistances:
         assert not trajectory_distances([[still]]).any()
 
     def test_a_stack_of_another_shape_is_refused(self):
-        with pytest.raises(ValueError, match=r"n_runs, n_runs\), got shape \(9, 9\)"):
+        with refused(name="distances", expected="n_runs, n_runs)", got=(9, 9)):
             trajectory_distances(nine_runs())
 
 
@@ -75,27 +74,15 @@ class TestSeparation:
         assert separation(matrix, list("aaabbb"), seeds).ratio == pytest.approx(1, abs=0.02)
 
     @pytest.mark.parametrize(
-        ("labels", "blocks", "message"),
+        ("labels", "blocks", "name", "expected"),
         [
-            (list("aab"), None, "labels must name each of the 4 runs, got 3"),
-            (list("aabb"), [0, 1], "blocks must name each of the 4 runs, got 2"),
-            (
-                list("abcd"),
-                None,
-                "labels must leave two runs of one label, for the floor, in different blocks",
-            ),
-            (
-                list("aabb"),
-                [0, 0, 1, 1],
-                "labels must leave two runs of one label, for the floor, in different",
-            ),
-            (
-                list("aaaa"),
-                None,
-                "labels must leave two runs of different labels, in different blocks, got none",
-            ),
+            (list("aab"), None, "labels", "each of the 4 runs"),
+            (list("aabb"), [0, 1], "blocks", "each of the 4 runs"),
+            (list("abcd"), None, "labels", "two runs of one label"),
+            (list("aabb"), [0, 0, 1, 1], "labels", "two runs of one label"),
+            (list("aaaa"), None, "labels", "two runs of different labels"),
         ],
     )
-    def test_errors_name_the_argument(self, labels, blocks, message):
-        with pytest.raises(ValueError, match=re.escape(message)):
+    def test_errors_name_the_argument(self, labels, blocks, name, expected):
+        with refused(name=name, expected=expected):
             separation(1.0 - np.eye(4), labels, blocks)

@@ -1,4 +1,4 @@
-"""Files that were damaged or made to do harm: a ValueError that names the file, in bounded memory, whatever they hold.
+"""Files that were damaged or made to do harm: an InvalidFile that names each, in bounded memory, whatever it holds.
 
 `TOPOFLOW_FAULT_TRIES` scales the number of inputs: 1 is what CI runs, 40 the hundred thousand of docs/RELIABILITY.md.
 """
@@ -21,7 +21,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import REPOSITORY, small_params
+from support import REPOSITORY, refused, small_params
 
 from topoflow import storage
 from topoflow.config import parse_params, read_mapping
@@ -104,8 +104,8 @@ def test_any_npy_is_a_cloud_or_refused_by_name(scratch, data):
     path.write_bytes(data)
     try:
         cloud = sets._load_array(path, ("float16", "float32", "float64"), (None, None))
-    except ValueError as error:
-        assert str(error).startswith(f"{path} must hold an array")
+    except InvalidFile as error:
+        assert (error.path, error.problem[:18]) == (path, "must hold an array")
     else:
         assert cloud.ndim == 2
         assert cloud.nbytes <= len(data)
@@ -122,8 +122,8 @@ def test_any_npz_is_diagrams_or_refused_by_name(scratch, data):
     )
     try:
         diagrams = stored.diagrams(0, 1)
-    except ValueError as error:
-        assert str(error).startswith(f"{path} must hold persistence diagrams")
+    except InvalidFile as error:
+        assert (error.path, error.problem[:31]) == (path, "must hold persistence diagrams ")
     else:
         for pair in diagrams:
             for bars in pair:
@@ -160,8 +160,9 @@ def test_a_whole_zip_of_damaged_arrays_is_refused_by_name(scratch, which, data):
 @given(data=damaged(MANIFEST))
 def test_any_manifest_is_read_or_refused_by_name(scratch, data):
     (scratch / storage.MANIFEST).write_bytes(data)
-    with pytest.raises(ValueError, match=r"must be|missing from its set|not match its manifest"):
+    with pytest.raises(InvalidFile) as caught:
         storage.open_set(scratch, storage.ACTIVATIONS)  # for want of the file, even where all else is right
+    assert caught.value.path.is_relative_to(scratch)
 
 
 values = st.recursive(
@@ -364,14 +365,14 @@ def test_what_is_made_to_do_harm_is_refused_in_bounded_memory(tmp_path, kind):
 def test_a_manifest_may_name_files_inside_its_set_alone(tmp_path, name):
     facts = {"format": storage.ACTIVATIONS, "steps": [0], "layers": [1], "files": {name: "0" * 64}}
     (tmp_path / storage.MANIFEST).write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match="files must be named inside the set"):
+    with refused(InvalidFile, path=tmp_path / storage.MANIFEST, problem="files must be named inside the set"):
         storage.open_set(tmp_path, storage.ACTIVATIONS)
 
 
 @pytest.mark.parametrize("data", [b"[" * 200_000, b'{"a":' * 100_000, b" " * (sets.MANIFEST_LIMIT + 1)])
 def test_a_manifest_nested_deep_or_huge_is_refused(tmp_path, data):
     (tmp_path / storage.MANIFEST).write_bytes(data)
-    with pytest.raises(ValueError, match=r"manifest\.json must be a manifest of topoflow"):
+    with refused(InvalidFile, path=tmp_path / storage.MANIFEST, problem="must be a manifest of topoflow"):
         storage.open_set(tmp_path, storage.ACTIVATIONS)
 
 
@@ -398,15 +399,15 @@ def test_a_gzip_bomb_of_one_line_is_refused_in_bounded_memory(tmp_path):
 def test_yaml_that_is_boundless_in_memory_is_refused(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    (tmp_path / "params.yaml").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="at most 100000 values"):
-        read_mapping(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("seeds: &a [*a]")
-    with pytest.raises(ValueError, match="at most 100000 values"):
-        read_mapping(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("[" * 20_000)
-    with pytest.raises(ValueError, match=r"params\.yaml must be YAML"):
-        read_mapping(tmp_path / "params.yaml")
+    path = tmp_path / "params.yaml"
+    for text, problem in (
+        ("\n".join(lines), "at most 100000 values"),
+        ("seeds: &a [*a]", "at most 100000 values"),
+        ("[" * 20_000, "must be YAML"),
+    ):
+        path.write_text(text)
+        with refused(InvalidFile, path=path, problem=problem):
+            read_mapping(path)
 
 
 FORBIDDEN = {

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse
+from support import refused
 
 from topoflow import barcode_summary, concentration, vietoris_rips_diagrams, wasserstein_distance
 from topoflow.dynamics.cells import cell_diagrams
@@ -73,7 +74,7 @@ def test_no_function_drops_a_mask_an_imaginary_part_or_what_is_not_stored(name):
     with pytest.raises(InvalidArgument):
         call(list(masked))
     if name != "labels":
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises(InvalidArgument):
             call(given + 1j)
     if given.ndim == 2 and given.shape[0] > 1:
         with pytest.raises(InvalidArgument):
@@ -164,7 +165,7 @@ def test_what_is_no_number_is_refused_by_name(number):
         "maxdim": lambda: vietoris_rips_diagrams(CLOUD, maxdim=10**15 if number == "2" else number),
         "floor": lambda: stabilised_at(SPEED, STEPS, number),
     }.items():
-        with pytest.raises(ValueError, match=name):
+        with refused(name=name):
             call()
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from support import refused
 
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import finite_bars, vietoris_rips_diagrams
@@ -207,24 +208,24 @@ class TestProperties:
 class TestErrors:
     @pytest.mark.parametrize("order", [0.5, 0, -1, math.inf, math.nan])
     def test_an_order_out_of_range_is_named(self, order):
-        with pytest.raises(ValueError, match=f"order must be a finite number of at least 1, got {order}"):
+        with refused(name="order", expected="a finite number of at least 1", got=order):
             wasserstein_distance([[0.0, 1.0]], NO_BARS, order)
 
     @pytest.mark.parametrize(
-        ("diagram", "message"),
+        ("diagram", "expected"),
         [
-            ([0.0, 1.0], r"must have shape \(n_bars, 2\), got shape \(2,\)"),
-            ([[0.0, 1.0, 2.0]], r"must have shape \(n_bars, 2\), got shape \(1, 3\)"),
-            ([[0.0, 1.0], [math.nan, 1.0]], r"must not hold NaN, got the bar \(nan, 1.0\) at row 1"),
-            ([[0.0, math.nan]], "must not hold NaN"),
-            ([[math.inf, math.inf]], "must not hold an infinite birth"),
-            ([[-math.inf, 1.0]], "must not hold an infinite birth"),
-            ([[0.0, -math.inf]], "must not hold a death before its birth"),
-            ([[1.0, 0.5]], r"must not hold a death before its birth, got the bar \(1.0, 0.5\) at row 0"),
+            ([0.0, 1.0], "of shape (n_bars, 2)"),
+            ([[0.0, 1.0, 2.0]], "of shape (n_bars, 2)"),
+            ([[0.0, 1.0], [math.nan, 1.0]], "NaN"),
+            ([[0.0, math.nan]], "NaN"),
+            ([[math.inf, math.inf]], "an infinite birth"),
+            ([[-math.inf, 1.0]], "an infinite birth"),
+            ([[0.0, -math.inf]], "a death before its birth"),
+            ([[1.0, 0.5]], "a death before its birth"),
         ],
     )
-    def test_a_malformed_diagram_is_named_as_a_or_b(self, diagram, message):
-        with pytest.raises(ValueError, match=f"^a {message}"):
+    def test_a_malformed_diagram_is_named_as_a_or_b(self, diagram, expected):
+        with refused(name="a", expected=expected):
             wasserstein_distance(diagram, NO_BARS)
-        with pytest.raises(ValueError, match=f"^b {message}"):
+        with refused(name="b", expected=expected):
             wasserstein_distance(NO_BARS, diagram)

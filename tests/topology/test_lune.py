@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import refused
 
 from topoflow.topology.lune import diagrams_h0_h1
 from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
@@ -306,5 +307,5 @@ class TestBatches:
         subprocess.run([sys.executable, "-c", code], env=nowhere, check=True)
 
     def test_more_points_than_an_edge_can_name_are_refused(self):
-        with pytest.raises(ValueError, match="must have at most 65536 points for the lune engine, got 65537"):
+        with refused(name="the cloud", expected="at most 65536 points", got=65537):
             diagrams_h0_h1(np.zeros((1, 1)), np.zeros((1, 65537), np.int64))

@@ -340,11 +340,11 @@ class Params:
         look_up(run.objective, self.objective, "objective")
 
     def model_source(self, name: str) -> ModelSource:
-        """The source of the model called `name`; ValueError that lists the models where there is none."""
+        """The source of the model called `name`; InvalidArgument that lists the models where there is none."""
         return typing.cast(ModelSource, look_up(name, self.model, "model"))
 
     def objective_source(self, name: str) -> ObjectiveSource:
-        """What the objective called `name` is; ValueError that lists the objectives where there is none."""
+        """What the objective called `name` is; InvalidArgument that lists the objectives where there is none."""
         return typing.cast(ObjectiveSource, look_up(name, self.objective, "objective"))
 
     def checkpoints(self, objective: str) -> CheckpointSource | None:

@@ -82,7 +82,7 @@ def lead_lag(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does, or if another argument is not a whole number in its range.
 
     Examples

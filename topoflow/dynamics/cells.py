@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
 from topoflow.topology.distances import wasserstein_matchings
 from topoflow.topology.persistence import Diagram, subsample_diagrams
 from topoflow.topology.point_clouds import distance_matrix
@@ -39,7 +40,7 @@ def cell_diagrams(cloud: ArrayLike, plan: ArrayLike, engine: str = "auto") -> li
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `distance_matrix` and `subsample_diagrams` do.
 
     Examples
@@ -95,7 +96,7 @@ def cell_distances(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the cells have different numbers of subsamples, and as `wasserstein_matchings` does.
 
     Examples
@@ -124,7 +125,7 @@ def cell_matchings(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `cell_distances` does.
 
     Examples
@@ -134,7 +135,7 @@ def cell_matchings(
     (array([1.]), array([1.]))
     """
     if len(a) != len(b):
-        raise ValueError(f"b must have the subsamples of a ({len(a)}), got {len(b)}")
+        raise InvalidArgument("b", f"as many subsamples as a ({len(a)})", len(b))
     return wasserstein_matchings([pair[dimension] for pair in a], [pair[dimension] for pair in b], order)
 
 

@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from topoflow.dynamics.labelings import codes_of, labelings, permutation_p
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_array, as_numbers
-from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
-from topoflow.topology.summaries import SUMMARY_NAMES
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_share, check_whole_number
+from topoflow.topology.summaries import SUMMARY_NAMES, check_finite_or_missing
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -83,7 +84,7 @@ def grouped_plan(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If an argument is not a whole number in its range, or ``subsample_size`` exceeds the smallest group.
 
     Examples
@@ -101,10 +102,9 @@ def grouped_plan(
     seed = check_whole_number("seed", seed, at_least=0)
     smallest = n_prompts // n_groups
     if subsample_size > smallest:
-        raise ValueError(
-            f"subsample_size must be at most the prompts of the smallest group ({n_prompts} prompts in"
-            f" {n_groups} groups: {smallest}), got {subsample_size}"
-        )
+        groups = f"{n_prompts} prompts in {n_groups} groups: {smallest}"
+        expected = f"at most the prompts of the smallest group ({groups})"
+        raise InvalidArgument("subsample_size", expected, subsample_size)
     rng = np.random.default_rng([seed, n_prompts, n_groups, subsample_size])
     parts = np.array_split(rng.permutation(n_prompts), n_groups)
     rows = [
@@ -163,7 +163,7 @@ def classify_summaries(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If shapes disagree, a number is infinite, there are fewer than two labels or groups, a group lacks a
         label, no feature is left, or an argument is out of range.
 
@@ -177,23 +177,21 @@ def classify_summaries(
     (1.0, 0.5, 0.125, ('h1_birth_mean',))
     """
     rows, left_out = _check_features(features, names)
-    codes, places = codes_of("labels", labels), codes_of("groups", groups)
-    for name, numbers in (("labels", codes), ("groups", places)):
-        if len(numbers) != len(rows):
-            raise ValueError(f"{name} must name each of the {len(rows)} rows of features, got {len(numbers)}")
+    codes, places = (
+        codes_of(name, given, len(rows), "rows of features")
+        for name, given in (("labels", labels), ("groups", groups))
+    )
     n_groups, n_labels = int(places.max()) + 1, int(codes.max()) + 1
     shares = np.unique(np.column_stack([places, codes]), axis=0)  # each label's share of each group
     if n_labels < 2 or n_groups < 2 or len(shares) < n_groups * n_labels:
-        raise ValueError(
-            "groups must be two or more and each hold every one of two or more labels, got"
-            f" {n_groups} groups, {n_labels} labels and {len(shares)} of their {n_groups * n_labels} combinations"
-        )
+        pairs = f"{len(shares)} of their {n_groups * n_labels} combinations"
+        expected = "two or more, and each hold every one of two or more labels"
+        raise InvalidArgument("groups", expected, Words(f"{n_groups} groups, {n_labels} labels and {pairs}"))
     n_folds = check_whole_number("n_folds", n_groups if n_folds is None else n_folds, at_least=2)
     if n_folds > n_groups:
-        raise ValueError(f"n_folds must be at most the number of groups ({n_groups}), got {n_folds}")
-    for name, share in (("largest_correlation", largest_correlation), ("explained", explained)):
-        if not 0 < share < 1:
-            raise ValueError(f"{name} must be between 0 and 1, got {share!r}")
+        raise InvalidArgument("n_folds", f"at most the number of groups ({n_groups})", n_folds)
+    check_share("largest_correlation", largest_correlation)
+    check_share("explained", explained)
 
     # Folds come from the groups alone, so that they are the same for every labeling.
     folds = list(GroupKFold(n_folds).split(rows, groups=places))
@@ -248,14 +246,13 @@ def _uncorrelated(rows: NDArray[np.float64], largest: float) -> list[int]:
 def _check_features(features: ArrayLike, names: Sequence[str]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     rows = as_array("features", features)
     if rows.ndim != 2 or rows.shape[1] != len(names) or len(rows) == 0:
-        raise ValueError(
-            f"features must have shape (n_rows, {len(names)}), one column a name, got {rows.shape}"
-        )
+        expected = f"of shape (n_rows, {len(names)}), one column a name"
+        raise InvalidArgument("features", expected, rows.shape)
     rows = as_numbers("features", rows)
-    if np.isinf(rows).any():
-        column = int(np.argmax(np.isinf(rows).any(axis=0)))
-        raise ValueError(f"features must be finite or missing (NaN), got infinity in {names[column]}")
+    check_finite_or_missing("features", rows, names)
     missing: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=0))
     if missing.all():
-        raise ValueError("features must hold one that no row misses, got NaN in all of them")
+        raise InvalidArgument(
+            "features", "known in each row for at least one column", Words("NaN in all columns")
+        )
     return rows[:, ~missing], tuple(name for name, lacks in zip(names, missing, strict=True) if lacks)

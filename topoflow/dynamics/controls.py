@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
 from topoflow.topology.point_clouds import check_cloud, check_whole_number, distance_matrix
 
 COVARIANCES = ("isotropic", "matched")
@@ -34,7 +35,7 @@ def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``cloud`` is not a cloud (see `distance_matrix`), ``covariance`` is not one of the two, or ``seed``
         is not a whole number.
 
@@ -46,7 +47,7 @@ def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic
     """
     points = check_cloud("cloud", cloud)
     if covariance not in COVARIANCES:
-        raise ValueError(f"covariance must be one of {', '.join(COVARIANCES)}, got {covariance!r}")
+        raise InvalidArgument("covariance", f"one of {', '.join(COVARIANCES)}", covariance)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     mean = points.mean(axis=0)
     centred = points - mean
@@ -64,7 +65,7 @@ def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there are fewer than two points, and as `distance_matrix` does.
 
     Examples
@@ -74,5 +75,5 @@ def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
     """
     points = check_cloud("cloud", cloud)
     if len(points) < 2:
-        raise ValueError(f"cloud must hold at least two points, got {len(points)}")
+        raise InvalidArgument("cloud", "of at least two points", len(points))
     return np.asarray(distance_matrix(points)[np.triu_indices(len(points), k=1)])

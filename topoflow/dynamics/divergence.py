@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_numbers
 
 
@@ -26,7 +27,7 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the shapes differ or a number is negative or not finite.
 
     Examples
@@ -36,10 +37,11 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     """
     one, other = as_numbers("p", p), as_numbers("q", q)
     if one.ndim != 2 or one.shape != other.shape:
-        raise ValueError(f"q must have the shape of p (n, n_outcomes), got {other.shape} and {one.shape}")
+        shapes = Words(f"{other.shape} and {one.shape}")
+        raise InvalidArgument("q", "of the shape of p (n, n_outcomes)", shapes)
     for name, values in (("p", one), ("q", other)):
-        if not (values >= 0).all() or not np.isfinite(values).all():
-            raise ValueError(f"{name} must hold finite probabilities, 0 or more")
+        if not ((values >= 0) & np.isfinite(values)).all():
+            raise InvalidArgument(name, "finite probabilities, 0 or more", values)
     # With t = (p - q) / (p + q) the summand is (p + q) / 2 * ((1 + t) ln(1 + t) + (1 - t) ln(1 - t)) / 2: for nearly
     # equal p and q its digits are kept, where the logarithms of p / m would cancel.
     total = one + other

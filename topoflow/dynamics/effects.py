@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap
 
-from topoflow.topology.arrays import as_array, as_numbers
-from topoflow.topology.point_clouds import check_whole_number
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_array, as_finite
+from topoflow.topology.point_clouds import check_share, check_whole_number
 
 Sample = NDArray[np.float64]
 Statistic = Callable[[Sample, Sample], Sample]
@@ -75,7 +76,7 @@ def hedges_g(a: ArrayLike, b: ArrayLike, *, seed: int = 0, level: float = 0.95, 
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If fewer than two observations are left in a sample, one is infinite, or as `bootstrap_interval` does.
 
     Examples
@@ -118,7 +119,7 @@ def cliffs_delta(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `hedges_g` does.
 
     Examples
@@ -161,7 +162,7 @@ def bootstrap_interval(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If fewer than two observations are in a sample, one is not finite, or another argument is out of range.
 
     Examples
@@ -172,8 +173,7 @@ def bootstrap_interval(
     True
     """
     seed, n = check_whole_number("seed", seed, at_least=0), check_whole_number("n", n, at_least=100)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    check_share("level", level)
     samples = _check_sample("a", a), _check_sample("b", b)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of degenerate data: NaN says so
@@ -221,11 +221,6 @@ def _present(a: ArrayLike, b: ArrayLike) -> tuple[Sample, Sample, int]:
 def _check_sample(name: str, given: ArrayLike) -> Sample:
     sample = as_array(name, given)
     if sample.ndim != 1 or len(sample) < 2:
-        raise ValueError(
-            f"{name} must be a list of at least two observations that are not missing, got shape {sample.shape}"
-        )
-    numbers = as_numbers(name, sample)
-    if not np.isfinite(numbers).all():
-        at = int(np.argmin(np.isfinite(numbers)))
-        raise ValueError(f"{name} must be finite, got {numbers[at]} at position {at}")
-    return numbers
+        expected = "a list of at least two observations that are not missing"
+        raise InvalidArgument(name, expected, sample.shape)
+    return as_finite(name, sample)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.cells import CellDiagrams, cell_distances
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.point_clouds import LARGEST_PLAN, check_distance_matrix, check_whole_number
 
 
@@ -57,7 +58,7 @@ def classical_mds(distances: ArrayLike, n_components: int = 2) -> Embedding:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``distances`` is no distance matrix, or ``n_components`` is not a whole number of at least 1.
 
     Examples
@@ -117,7 +118,7 @@ def diagram_distance_matrix(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there is no cell, the cells have different numbers of subsamples, ``n_subsamples`` exceeds it, or a
         distance is infinite; as `cell_distances` does.
 
@@ -131,27 +132,22 @@ def diagram_distance_matrix(
     """
     sizes = [len(cell) for cell in cells]
     if not sizes or min(sizes) == 0:
-        raise ValueError("cells must hold at least one cell, and each cell a subsample, got none")
-    if len(set(sizes)) > 1:
-        at = next(k for k, size in enumerate(sizes) if size != sizes[0])
-        raise ValueError(
-            f"cells must all have the subsamples of the first ({sizes[0]}), got {sizes[at]} in cells[{at}]"
-        )
+        raise InvalidArgument("cells", "at least one cell, and each of at least one subsample", Words("none"))
+    for k, size in enumerate(sizes):
+        if size != sizes[0]:
+            raise InvalidArgument(f"cells[{k}]", f"of as many subsamples as the first ({sizes[0]})", size)
     if n_subsamples is not None:
         n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=1, at_most=LARGEST_PLAN)
         if n_subsamples > sizes[0]:
-            raise ValueError(
-                f"n_subsamples must be at most that of the cells ({sizes[0]}), got {n_subsamples}"
-            )
+            raise InvalidArgument("n_subsamples", f"at most that of the cells ({sizes[0]})", n_subsamples)
     matrix = np.zeros((len(cells), len(cells)))
     for i, j in itertools.combinations(range(len(cells)), 2):
         distances = cell_distances(cells[i][:n_subsamples], cells[j][:n_subsamples], dimension, order)
         matrix[i, j] = matrix[j, i] = distances.mean()
     if not np.isfinite(matrix).all():
         i, j = (int(index) for index in np.argwhere(~np.isfinite(matrix))[0])
-        raise ValueError(
-            f"cells must have equal numbers of infinite bars, got an infinite distance of cells {i}, {j}"
-        )
+        got = Words(f"an infinite distance of cells {i}, {j}")
+        raise InvalidArgument("cells", "of equal numbers of infinite bars", got)
     return matrix
 
 

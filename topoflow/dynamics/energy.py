@@ -5,7 +5,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
 from topoflow.dynamics.labelings import PermutationTest, codes_of, labelings, permutation_p
-from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_array, as_finite
 from topoflow.topology.point_clouds import check_distance_matrix
 
 
@@ -38,7 +39,7 @@ def energy_distance(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a sample is empty or not finite, the numbers of coordinates differ, or as `energy_test` does.
 
     Examples
@@ -49,9 +50,8 @@ def energy_distance(
     """
     samples = [_check_vectors("a", a), _check_vectors("b", b)]
     if samples[0].shape[1] != samples[1].shape[1]:
-        raise ValueError(
-            f"b must have the coordinates of a ({samples[0].shape[1]}), got {samples[1].shape[1]}"
-        )
+        expected = f"of as many coordinates as a ({samples[0].shape[1]})"
+        raise InvalidArgument("b", expected, samples[1].shape[1])
     vectors = np.concatenate(samples)
     if standardise:
         varies = np.ptp(vectors, axis=0) > 0
@@ -92,7 +92,7 @@ def energy_test(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``distances`` is no distance matrix, there is not one label a unit, or there are not two labels.
 
     Examples
@@ -101,11 +101,9 @@ def energy_test(
     7.5
     """
     matrix = check_distance_matrix(distances)
-    codes = codes_of("labels", labels)
-    if len(codes) != len(matrix):
-        raise ValueError(f"labels must name each of the {len(matrix)} units, got {len(codes)}")
+    codes = codes_of("labels", labels, len(matrix))
     if codes.max() != 1:
-        raise ValueError(f"labels must be of two kinds, got {codes.max() + 1}")
+        raise InvalidArgument("labels", "of two kinds", int(codes.max()) + 1)
     rows, exact = labelings(codes, blocks, n_permutations, seed)
     share_b = rows / rows.sum(axis=1, keepdims=True)
     share_a = (1 - rows) / (1 - rows).sum(axis=1, keepdims=True)
@@ -121,12 +119,5 @@ def _check_vectors(name: str, given: ArrayLike) -> NDArray[np.float64]:
     if vectors.ndim == 1:
         vectors = vectors[:, None]
     if vectors.ndim != 2 or len(vectors) == 0:
-        raise ValueError(f"{name} must have shape (n, n_coordinates), got shape {vectors.shape}")
-    vectors = as_numbers(name, vectors)
-    if not np.isfinite(vectors).all():
-        row, column = (int(index) for index in np.argwhere(~np.isfinite(vectors))[0])
-        raise ValueError(
-            f"{name} must be finite (leave out what is missing), got {vectors[row, column]} at row {row},"
-            f" column {column}"
-        )
-    return vectors
+        raise InvalidArgument(name, "of shape (n, n_coordinates)", vectors.shape)
+    return as_finite(name, vectors)

@@ -4,8 +4,8 @@ A unit is what was drawn independently: a run, or a group of prompts, never a su
 no notice of the labels' names (as a distance between groups does not) has the same value for labelings that
 part the units alike, so these count once: labels a, a, b, b can be handed out in 3 distinct ways, not in 6.
 
-`scipy.stats.permutation_test` counts them apart, hands out no labels within blocks, and says no smallest p-value; it
-is a witness in the tests.
+`scipy.stats.permutation_test` counts them apart, hands out no labels within blocks, and says no smallest p-value; what
+it makes of labels without blocks is a witness in the tests.
 """
 
 import math
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array
-from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_share, check_whole_number
 
 # Two sums of the same distances in another order differ by rounding only, and must count as equal.
 _TIE = 1e-12
@@ -58,8 +58,7 @@ class PermutationTest:
         >>> PermutationTest(statistic=9.0, p=0.1, smallest_p=0.1, n_labelings=10, exact=True).verdict()
         'cannot tell'
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {level!r}")
+        check_share("level", level)
         if self.smallest_p > level:
             return "cannot tell"
         return "supported" if self.p <= level else "not supported"
@@ -85,7 +84,7 @@ def count_labelings(labels: ArrayLike, blocks: ArrayLike | None = None) -> int:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``labels`` is empty or not one-dimensional, or ``blocks`` has another shape.
 
     Examples
@@ -132,7 +131,7 @@ def labelings(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `count_labelings` does, or if ``n_permutations`` or ``seed`` is not a whole number in its range.
 
     Examples
@@ -175,13 +174,15 @@ def permutation_p(statistics: NDArray[np.float64], scale: float) -> NDArray[np.f
     return np.asarray((statistics >= statistics[0] - _TIE * scale).mean(axis=0))
 
 
-def codes_of(name: str, labels: ArrayLike) -> NDArray[np.int64]:
-    """Number the labels from 0 in their order, or raise a ValueError that calls them ``name``."""
+def codes_of(name: str, labels: ArrayLike, n: int | None = None, units: str = "units") -> NDArray[np.int64]:
+    """Number the labels, one for each of ``n`` units, from 0 in their order, or refuse them, calling them ``name``."""
     given = as_array(name, labels)
     if given.ndim != 1 or given.size == 0:
-        raise ValueError(f"{name} must be a list of labels, one a unit, got shape {given.shape}")
+        raise InvalidArgument(name, "a list of labels, one a unit", given.shape)
+    if n is not None and len(given) != n:
+        raise InvalidArgument(name, f"one for each of the {n} {units}", len(given))
     if given.dtype.kind not in "iubUO":
-        raise ValueError(f"{name} must be whole numbers or strings, got dtype {given.dtype}")
+        raise InvalidArgument(name, "whole numbers or strings", given.dtype)
     if given.dtype.kind == "O" and (wrong := [label for label in given if not isinstance(label, str | int)]):
         raise InvalidArgument(
             name, "whole numbers or strings", wrong[0], "leave out units whose label is missing"
@@ -193,10 +194,7 @@ def _places(labels: ArrayLike, blocks: ArrayLike | None) -> NDArray[np.int64]:
     n_units = len(np.asarray(labels))
     if blocks is None:
         return np.zeros(n_units, dtype=np.int64)
-    places = codes_of("blocks", blocks)
-    if len(places) != n_units:
-        raise ValueError(f"blocks must name one block for each of the {n_units} labels, got {len(places)}")
-    return places
+    return codes_of("blocks", blocks, n_units)
 
 
 def _counts(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:

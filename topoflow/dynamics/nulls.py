@@ -28,6 +28,7 @@ from topoflow.dynamics.velocity import (
     fitted_floor,
     velocity_per_step,
 )
+from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
@@ -109,7 +110,7 @@ def concentration_test(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does, or if ``n_permutations`` or ``seed`` is not a whole number in its range.
 
     Examples
@@ -158,7 +159,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a p-value is not a number from 0 to 1, or NaN.
 
     Examples
@@ -170,7 +171,8 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     known = ~np.isnan(given)
     p = given[known]
     if ((p < 0) | (p > 1)).any():
-        raise ValueError(f"p_values must be from 0 to 1, or NaN where missing, got {p[(p < 0) | (p > 1)][0]}")
+        wrong = float(p[(p < 0) | (p > 1)][0])
+        raise InvalidArgument("p_values", "from 0 to 1, or NaN where missing", wrong)
     order = np.argsort(p)
     raised = np.minimum(1.0, np.arange(len(p), 0, -1) * p[order])
     p[order] = np.maximum.accumulate(raised) if len(p) else raised

@@ -22,6 +22,7 @@ from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.movement import SMALLEST_MOVES_P, Amounts, Moved, Movement, ratio_test, windows
 from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
+from topoflow.topology.point_clouds import check_share
 
 EFFECTS = (0.10, 0.20, 0.30)
 SPREADS = (
@@ -241,8 +242,7 @@ def pilot_spread(shares: Mapping[str, Sequence[float]]) -> float | None:
 def _check(spread: float, level: float) -> None:
     if not 0 < spread < math.inf:
         raise InvalidArgument("spread", "a positive number", spread)
-    if not 0 < level < 1:
-        raise InvalidArgument("level", "between 0 and 1", level)
+    check_share("level", level)
 
 
 # --- one line a claim -----------------------------------------------------------------------------

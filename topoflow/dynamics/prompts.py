@@ -18,9 +18,10 @@ from scipy import stats
 
 from topoflow.dynamics.cells import CellDiagrams, cell_distances, cell_matchings, mean_known
 from topoflow.dynamics.velocity import check_steps, concentration, ends_in_first_third
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.persistence import subsample_diagrams
-from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number, distance_matrix
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_share, check_whole_number, distance_matrix
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def sampling_floor(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the cloud has fewer than two points, an argument is not a whole number in its range, and as
         `distance_matrix` and `wasserstein_distances` do.
 
@@ -153,7 +154,7 @@ def sampling_floor(
     n_pairs = check_whole_number("n_pairs", n_pairs, at_least=1, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
     if n_prompts < 2:
-        raise ValueError(f"cloud must hold at least two points, got {n_prompts}")
+        raise InvalidArgument("cloud", "of at least two points", n_prompts)
     size = min(asked, n_prompts // 2)
     halves = np.array([_sample(rng, n_prompts, 2 * size) for _ in range(n_pairs)])
     plan = np.concatenate([halves[:, :size], halves[:, size:]])
@@ -228,7 +229,7 @@ def prompt_bands(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there are fewer than two clouds, they differ in their number of prompts, subsamples are not
         smaller than the clouds, ``plan`` has fewer than two rows, an argument is out of its range, and as
         `cell_diagrams` does.
@@ -248,10 +249,9 @@ def prompt_bands(
     n_replicates = check_whole_number("n_replicates", n_replicates, at_least=2, at_most=LARGEST_PLAN)
     n_subsamples = check_whole_number("n_subsamples", n_subsamples, at_least=2, at_most=LARGEST_PLAN)
     rng = np.random.default_rng(check_whole_number("seed", seed, at_least=0))
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    check_share("level", level)
     if dimension not in (0, 1):
-        raise ValueError(f"dimension must be 0 or 1, got {dimension!r}")
+        raise InvalidArgument("dimension", "0 or 1", dimension)
     kept = max(n_prompts // 2, size)
     replicates = []
     for _ in range(n_replicates):
@@ -297,7 +297,7 @@ def concentration_interval(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``level`` is not between 0 and 1, and as `concentration` does.
 
     Examples
@@ -310,8 +310,7 @@ def concentration_interval(
     >>> low < concentration(bands.velocity, range(5)) < high
     True
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}")
+    check_share("level", level)
     moved = [layer for layer in layers if layer.by_plan.any()]
     if not moved:
         return math.nan, math.nan
@@ -346,19 +345,17 @@ def _cells_of(
     """The diagrams of one cloud after another, so that two distance matrices are never held at once."""
     for cloud in clouds:
         if len(points := as_array("clouds", cloud)) != n_prompts:
-            raise ValueError(
-                f"clouds must all hold the same prompts, got {n_prompts} and {len(points)} points"
-            )
+            got = Words(f"{n_prompts} and {len(points)} points")
+            raise InvalidArgument("clouds", "all of the same prompts", got)
         yield subsample_diagrams(distance_matrix(points), plan, 1, engine)
 
 
 def _check_sizes(clouds: Sequence[ArrayLike], plan: NDArray[np.int64]) -> int:
     """The number of points of the first cloud, with which the plan must agree."""
     if len(clouds) < 2:
-        raise ValueError(f"clouds must hold those of at least two checkpoints, got {len(clouds)}")
+        raise InvalidArgument("clouds", "those of at least two checkpoints", len(clouds))
     n_prompts = len(as_array("clouds", clouds[0]))
     if plan.ndim != 2 or len(plan) < 2 or not 0 < plan.shape[1] < n_prompts:
-        raise ValueError(
-            f"plan must hold at least two subsamples of fewer than the {n_prompts} points, got shape {plan.shape}"
-        )
+        expected = f"at least two subsamples of fewer than the {n_prompts} points"
+        raise InvalidArgument("plan", expected, plan.shape)
     return n_prompts

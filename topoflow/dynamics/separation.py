@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.labelings import codes_of
+from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.point_clouds import check_distance_matrix
 
@@ -69,7 +70,7 @@ def trajectory_distances(distances: ArrayLike, *, equal_layers: bool = True) -> 
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``distances`` has another shape or its matrices are no distance matrices.
 
     Examples
@@ -82,9 +83,8 @@ def trajectory_distances(distances: ArrayLike, *, equal_layers: bool = True) -> 
     """
     stack = as_numbers("distances", distances)
     if stack.ndim != 4 or stack.size == 0:
-        raise ValueError(
-            f"distances must have shape (n_layers, n_checkpoints, n_runs, n_runs), got shape {stack.shape}"
-        )
+        expected = "of shape (n_layers, n_checkpoints, n_runs, n_runs)"
+        raise InvalidArgument("distances", expected, stack.shape)
     layers = _check_stack(stack).mean(axis=1)
     if not equal_layers:
         return np.asarray(layers.mean(axis=0))
@@ -114,7 +114,7 @@ def separation(distances: ArrayLike, labels: ArrayLike, blocks: ArrayLike | None
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there is not one label a run, two runs of one label, and two labels, each pair in different blocks;
         or the matrices are no distance matrices.
 
@@ -137,24 +137,23 @@ def _check(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Return the matrices, the labels as numbers, and the pairs of runs to compare."""
     stack = _check_stack(as_numbers("distances", distances))
-    codes = codes_of("labels", labels)
-    places = np.arange(len(codes)) if blocks is None else codes_of("blocks", blocks)
-    for name, numbers in (("labels", codes), ("blocks", places)):
-        if len(numbers) != stack.shape[-1]:
-            raise ValueError(f"{name} must name each of the {stack.shape[-1]} runs, got {len(numbers)}")
+    n_runs = stack.shape[-1]
+    codes = codes_of("labels", labels, n_runs, "runs")
+    places = np.arange(n_runs) if blocks is None else codes_of("blocks", blocks, n_runs, "runs")
     i, j = np.triu_indices(len(codes), k=1)
     apart = places[i] != places[j]
     i, j = i[apart], j[apart]
     same = codes[i] == codes[j]
     if not same.any() or same.all():
-        missing = "of one label, for the floor" if not same.any() else "of different labels"
-        raise ValueError(f"labels must leave two runs {missing}, in different blocks, got none")
+        missing = "of different labels" if same.any() else "of one label"
+        expected = f"such that two runs {missing} are in different blocks"
+        raise InvalidArgument("labels", expected, labels)
     return stack, codes, (i, j)
 
 
 def _check_stack(stack: NDArray[np.float64]) -> NDArray[np.float64]:
     if stack.ndim < 2 or stack.size == 0:
-        raise ValueError(f"distances must have shape (..., n_runs, n_runs), got shape {stack.shape}")
+        raise InvalidArgument("distances", "of shape (..., n_runs, n_runs)", stack.shape)
     for matrix in stack.reshape(-1, *stack.shape[-2:]):
         check_distance_matrix(matrix)
     return stack

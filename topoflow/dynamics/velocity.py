@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import check_number
 
@@ -42,7 +42,7 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there are fewer than two checkpoints, ``steps`` are not strictly increasing integers, or
         ``velocity`` is not one finite, non-negative number for each interval.
 
@@ -83,7 +83,7 @@ def expected_concentration(steps: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there are fewer than two checkpoints or ``steps`` are not strictly increasing integers.
 
     Examples
@@ -122,7 +122,7 @@ def velocity_per_step(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0)
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does, or if ``floor`` is not a finite, non-negative number.
 
     Examples
@@ -154,7 +154,7 @@ def peak_step(velocity: ArrayLike, steps: ArrayLike) -> int:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does.
 
     Examples
@@ -193,7 +193,7 @@ def fitted_floor(velocity: ArrayLike, steps: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does.
 
     Examples
@@ -241,7 +241,7 @@ def stabilised_at(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> 
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `concentration` does, or if ``floor`` is not a finite, non-negative number.
 
     Examples
@@ -275,15 +275,13 @@ def check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64
     checkpoints = check_steps(steps)
     speed = as_array("velocity", velocity)
     if speed.shape != (len(checkpoints) - 1,):
-        raise ValueError(
-            f"velocity must hold one number for each of the {len(checkpoints) - 1} intervals between steps,"
-            f" got shape {speed.shape}"
-        )
+        expected = f"one number for each of the {len(checkpoints) - 1} intervals between steps"
+        raise InvalidArgument("velocity", expected, speed.shape)
     speed = as_numbers("velocity", speed)
     wrong = ~(np.isfinite(speed) & (speed >= 0))
     if wrong.any():
         at = int(np.argmax(wrong))
-        raise ValueError(f"velocity must be finite and non-negative, got {speed[at]} at position {at}")
+        raise InvalidArgument("velocity", "finite and non-negative", Words(f"velocity[{at}] = {speed[at]}"))
     return speed, checkpoints
 
 
@@ -291,24 +289,21 @@ def check_steps(steps: ArrayLike) -> NDArray[np.int64]:
     """Return optimiser steps as an array, or say what is wrong with them."""
     checkpoints = as_array("steps", steps)
     if checkpoints.ndim != 1 or len(checkpoints) < 2:
-        raise ValueError(
-            f"steps must be a list of at least two optimiser steps, got shape {checkpoints.shape}"
-        )
+        raise InvalidArgument("steps", "a list of at least two optimiser steps", checkpoints.shape)
     if checkpoints.dtype.kind not in "iu":
-        raise ValueError(f"steps must be integers, got dtype {checkpoints.dtype}")
+        raise InvalidArgument("steps", "integers", checkpoints.dtype)
     if checkpoints.min() < -_LARGEST_STEP or checkpoints.max() > _LARGEST_STEP:
         raise InvalidArgument("steps", f"at most {_LARGEST_STEP}", int(checkpoints.max()))
     checkpoints = checkpoints.astype(np.int64)
     falls = np.diff(checkpoints) <= 0
     if falls.any():
         at = int(np.argmax(falls))
-        raise ValueError(
-            f"steps must be strictly increasing, got {checkpoints[at]} before {checkpoints[at + 1]}"
-        )
+        got = Words(f"{checkpoints[at]} before {checkpoints[at + 1]}")
+        raise InvalidArgument("steps", "strictly increasing", got)
     return checkpoints
 
 
 def check_floor(floor: float) -> None:
     """Say what is wrong with a noise floor, if anything is."""
     if not 0 <= check_number("floor", floor) < math.inf:  # NaN as well
-        raise ValueError(f"floor must be a finite, non-negative number, got {floor!r}")
+        raise InvalidArgument("floor", "a finite, non-negative number", floor)

@@ -271,7 +271,7 @@ def read_columns(
 
     Raises
     ------
-    ValueError
+    InvalidFile
         When there is no such table, it is not one of numbers, or lacks a column; the message names the file.
     """
     try:

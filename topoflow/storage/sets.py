@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.errors import InvalidFile, quoted, said
+from topoflow.errors import InvalidArgument, InvalidFile, Words, printable, quoted, said
 from topoflow.names import layer_name
 from topoflow.storage import schemas
 from topoflow.storage.files import (
@@ -105,10 +105,7 @@ class StoredSet:
     def check_made_from(self, source: StoredSet) -> None:
         """Refuse a diagram set that was made from another activation set than the one there is now."""
         if (made_from := str(self.manifest.get("activations"))) != source.sha256:
-            raise ValueError(
-                f"{self.folder} was made from another {source.folder} (SHA-256 {made_from[:12]}) than the one "
-                f"there now ({source.sha256[:12]}); bring it up to date with: dvc repro"
-            )
+            raise made_from_another(self.folder, source.folder, "SHA-256", made_from, source.sha256)
 
     def check_inputs(self, files: Mapping[str, tuple[Path, str]]) -> None:
         """Refuse a set whose inputs are no longer those that it was made from.
@@ -120,15 +117,12 @@ class StoredSet:
 
         Raises
         ------
-        ValueError
+        InvalidFile
             When the two hashes differ; both are named.
         """
         for key, (path, now) in files.items():
             if (made_from := str(self.manifest.get(key))) != now:
-                raise ValueError(
-                    f"{self.folder} was made from another {path} ({key} {made_from[:12]}) than the one there now "
-                    f"({now[:12]}); bring it up to date with: dvc repro"
-                )
+                raise made_from_another(self.folder, path, key, made_from, now)
 
     def point_cloud(self, step: int, layer: int) -> npt.NDArray[Any]:
         """The recorded states of one cell of an activation set, shape (n_prompts, hidden_size).
@@ -137,8 +131,10 @@ class StoredSet:
 
         Raises
         ------
-        ValueError
-            When the cell was not recorded, or its file is no such array: a manifest vouches for bytes alone.
+        InvalidArgument
+            When the cell was not recorded.
+        InvalidFile
+            When its file is no such array: a manifest vouches for bytes alone.
         """
         shape = self.manifest.get("n_prompts"), self.manifest.get("hidden_size")
         return _load_array(self._cell(step, layer, ".npy"), _CLOUD_DTYPES, shape)
@@ -172,8 +168,10 @@ class StoredSet:
 
         Raises
         ------
-        ValueError
-            When the cell was not computed, or its file holds no diagrams.
+        InvalidArgument
+            When the cell was not computed.
+        InvalidFile
+            When its file holds no diagrams.
         """
         path = self._cell(step, layer, ".npz")
         try:
@@ -181,18 +179,21 @@ class StoredSet:
             with zipfile.ZipFile(io.BytesIO(read_bytes(path, CELL_LIMIT))) as archive:
                 return _split_diagrams(_zipped_arrays(archive))
         except _MALFORMED as error:
-            raise ValueError(
-                f"{path} must hold persistence diagrams as topoflow writes them: {error}"
-            ) from error
+            problem = f"must hold persistence diagrams as topoflow writes them: {said(error)}"
+            raise InvalidFile(path, problem) from error
 
     def _cell(self, step: int, layer: int, suffix: str) -> Path:
         name = cell_name(step, layer) + suffix
         if name not in self.manifest["files"]:
-            raise ValueError(
-                f"step and layer must be recorded ones (steps {list(self.steps)}, layers {list(self.layers)}), "
-                f"got step {step}, layer {layer}"
-            )
+            expected = f"recorded ones (steps {list(self.steps)}, layers {list(self.layers)})"
+            raise InvalidArgument("step and layer", expected, Words(f"step {step}, layer {layer}"))
         return self.folder / name
+
+
+def made_from_another(folder: Path, source: Path, what: str, made_from: str, now: str) -> InvalidFile:
+    """The error of what was made from another file or set than there is now, by their SHA-256."""
+    problem = f"was made from another {source} ({what} {made_from[:12]}) than the one there now ({now[:12]})"
+    return InvalidFile(folder, problem, "bring it up to date with: dvc repro")
 
 
 def cell_name(step: int, layer: int) -> str:
@@ -251,7 +252,7 @@ def array_from(data: bytes, dtype: str, ndim: int) -> npt.NDArray[Any]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When they are not those of one array of this dtype and number of dimensions; nothing is unpickled.
 
     Examples
@@ -263,7 +264,8 @@ def array_from(data: bytes, dtype: str, ndim: int) -> npt.NDArray[Any]:
     try:
         return _read_array(io.BytesIO(data), len(data), (dtype,), ndim)
     except _MALFORMED as error:
-        raise ValueError(f"data must be an array of topoflow's: {error}") from error
+        got = Words(f"{len(data)} bytes")
+        raise InvalidArgument("data", f"an array of topoflow's ({said(error)})", got) from error
 
 
 def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> bytes:
@@ -278,7 +280,7 @@ def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> byte
         arrays[name] = np.concatenate(bars) if bars else np.empty((0, 2))
         arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, bars)], dtype=np.int64)
     if (total := sum(array.nbytes for array in arrays.values())) > CELL_LIMIT - 4096:  # and four headers
-        raise ValueError(f"diagrams of a cell must be of at most {CELL_LIMIT} bytes, got {total}")
+        raise InvalidArgument("diagrams of a cell", f"of at most {CELL_LIMIT} bytes", total)
     buffer = io.BytesIO()
     # np.savez writes zip headers that differ between releases of Python 3.11; these do not
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -336,7 +338,7 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
 
     Raises
     ------
-    ValueError
+    InvalidFile
         When another process is writing the same set.
     """
     folder = Path(folder)
@@ -413,18 +415,23 @@ def open_set(folder: str | Path, expected_format: str) -> StoredSet:
 
     Raises
     ------
-    ValueError
-        When the manifest is missing, malformed or of another format, or a file is missing or altered; the message
-        ends in the command that repairs the set.
+    InvalidFile
+        When the manifest is missing, malformed or of another format, or a file is missing or altered; the remedy is
+        the command that repairs the set.
     """
     folder = Path(folder)
     manifest, data = _read_manifest(folder)
     if (found := manifest.get("format")) != expected_format:
-        raise ValueError(f"{folder} must be of format {expected_format}, got {found}")
-    if damage := damaged_files(folder, manifest):
-        raise ValueError(
-            f"{damage[0]}; repair it with: topoflow repair {shlex.quote(str(folder.absolute()))}"
-        )
+        raise InvalidFile(folder, f"must be of format {expected_format}, got {quoted(found)}")
+    remedy = f"repair it with: topoflow repair {shlex.quote(str(folder.absolute()))}"
+    for name, digest in manifest["files"].items():
+        path, wanted = folder / name, str(digest)
+        if not path.is_file():
+            raise InvalidFile(path, "is missing from its set", remedy)
+        if (actual := sha256_of_file(path)) != wanted:
+            then, now = printable(wanted[:12]), actual[:12]
+            problem = f"does not match its manifest (SHA-256 {then}, got {now})"
+            raise InvalidFile(path, problem, remedy)
     return StoredSet(folder, manifest, sha256(data))
 
 
@@ -440,35 +447,23 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
             "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull",
         ) from None
     if len(data) > MANIFEST_LIMIT:
-        raise ValueError(f"{path} must be a manifest of topoflow, of at most {MANIFEST_LIMIT} bytes")
+        raise InvalidFile(path, f"must be a manifest of topoflow, of at most {MANIFEST_LIMIT} bytes")
     try:
         manifest = json.loads(data)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
             raise ValueError("it has no mapping of files")
         for name in manifest["files"]:
             if not _FILE_NAME.fullmatch(name) or len(name) > 255:
-                raise ValueError(f"files must be named inside the set, got {name[:80]!a}")
+                raise InvalidArgument("files", "named inside the set", name)
         for key in ("steps", "layers"):
             numbers = manifest.get(key)
             if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-                raise ValueError(f"{key} must be whole numbers, 0 or more")
+                raise InvalidArgument(key, "whole numbers, 0 or more", numbers)
             if numbers != sorted(set(numbers)):
-                raise ValueError(f"{key} must increase")
+                raise InvalidArgument(key, "increasing", numbers)
     except _MALFORMED as error:
-        raise ValueError(f"{path} must be a manifest of topoflow: {quoted(str(error))}") from None
+        raise InvalidFile(path, f"must be a manifest of topoflow: {said(error)}") from None
     return manifest, data
-
-
-def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """What is wrong with each file of a set that does not match its manifest, as sentences."""
-    wrong = []
-    for name, digest in manifest["files"].items():
-        path, expected = folder / name, str(digest)
-        if not path.is_file():
-            wrong.append(f"{path} is missing from its set")
-        elif (actual := sha256_of_file(path)) != expected:
-            wrong.append(f"{path} does not match its manifest (SHA-256 {expected[:12]}, got {actual[:12]})")
-    return wrong
 
 
 # --- arrays of strangers ------------------------------------------------------------------------
@@ -480,11 +475,10 @@ def _load_array(path: Path, dtypes: Sequence[str], shape: tuple[Any, Any]) -> np
         with open_regular(path) as file:
             array = _read_array(file, os.fstat(file.fileno()).st_size, dtypes, ndim=2)
         if any(wanted not in (None, got) for wanted, got in zip(shape, array.shape, strict=True)):
-            raise ValueError(f"shape must be {shape}, got {array.shape}")
+            raise InvalidArgument("shape", str(shape), array.shape)
     except _MALFORMED as error:
-        raise ValueError(
-            f"{path} must hold an array of topoflow's, and no pickled objects: {error}"
-        ) from error
+        problem = f"must hold an array of topoflow's, and no pickled objects: {said(error)}"
+        raise InvalidFile(path, problem) from error
     return array
 
 
@@ -495,17 +489,17 @@ def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.N
     """
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
-        raise ValueError(f"format must be .npy 1.0, got {version}")
+        raise InvalidArgument("format", ".npy 1.0", version)
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject or dtype.name not in dtypes or not dtype.isnative:
-        raise ValueError(f"dtype must be {' or '.join(dtypes)} (allow_pickle=False), got {dtype}")
+        raise InvalidArgument("dtype", f"{' or '.join(dtypes)} (allow_pickle=False)", dtype)
     if len(shape) != ndim or fortran_order or min(shape) < 0:
-        raise ValueError(f"shape must be of {ndim} dimensions in C order, got {shape}")
+        raise InvalidArgument("shape", f"of {ndim} dimensions in C order", shape)
     if (wanted := math.prod(shape) * dtype.itemsize) != (got := size - file.tell()):
-        raise ValueError(f"data must be the {wanted} bytes that the header speaks of, got {got}")
+        raise InvalidArgument("data", f"the {wanted} bytes that the header speaks of", got)
     array = np.empty(shape, dtype)
     if file.readinto(array.reshape(-1).view(np.uint8).data) != wanted:
-        raise ValueError("data must be whole, and the file ends before")
+        raise InvalidArgument("data", f"{wanted} bytes", Words("fewer"))
     return array
 
 
@@ -513,11 +507,12 @@ def _zipped_arrays(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
     members = archive.infolist()
     expected = {f"{name}.npy": name for name in ("h0", "h0_offsets", "h1", "h1_offsets")}
     if sorted(member.filename for member in members) != sorted(expected):
-        raise ValueError(f"members must be {', '.join(expected)}, got {len(members)} others")
+        raise InvalidArgument("members", ", ".join(expected), Words(f"{len(members)} others"))
     if (total := sum(member.file_size for member in members)) > CELL_LIMIT:
-        raise ValueError(f"members must be of at most {CELL_LIMIT} bytes in all, got {total}")
-    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise ValueError("members must be stored or deflated")  # others unpack in steps of any size
+        raise InvalidArgument("members", f"of at most {CELL_LIMIT} bytes in all", total)
+    methods = {member.compress_type for member in members}
+    if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # others unpack in steps of any size
+        raise InvalidArgument("members", "stored or deflated", methods)
     arrays = {}
     for member in members:
         bars = not member.filename.endswith("_offsets.npy")
@@ -534,8 +529,9 @@ def _split_diagrams(arrays: Mapping[str, npt.NDArray[Any]]) -> list[list[npt.NDA
     for name in ("h0", "h1"):
         bars, offsets = arrays[name], arrays[f"{name}_offsets"]
         if bars.shape[1] != 2 or np.isnan(bars).any() or (bars[:, 0] > bars[:, 1]).any():
-            raise ValueError(f"{name} must be bars (birth, death), and a birth is no later than its death")
+            raise InvalidArgument(name, "bars (birth, death), each born no later than it dies", bars)
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(bars) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"{name}_offsets must rise from 0 to the number of bars ({len(bars)})")
+            expected = f"rising from 0 to the number of bars ({len(bars)})"
+            raise InvalidArgument(f"{name}_offsets", expected, offsets.tolist())
         ragged.append(np.split(bars, offsets[:-1])[1:])
     return [list(pair) for pair in zip(*ragged, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, Words
 
 
 def as_array(name: str, given: ArrayLike) -> NDArray[Any]:
@@ -31,7 +31,7 @@ def as_array(name: str, given: ArrayLike) -> NDArray[Any]:
     if type(given) is np.ndarray:
         return given
     if n_masked := _count_masked(given):
-        raise InvalidArgument(name, "free of masked entries", _Said(f"{n_masked} masked"), "leave them out")
+        raise InvalidArgument(name, "free of masked entries", Words(f"{n_masked} masked"), "leave them out")
     if hasattr(given, "toarray"):
         raise InvalidArgument(
             name,
@@ -66,6 +66,23 @@ def as_numbers(name: str, given: ArrayLike) -> NDArray[np.float64]:
     return array.astype(np.float64, copy=False)
 
 
+def as_finite(name: str, given: ArrayLike) -> NDArray[np.float64]:
+    """Return finite numbers as float64, or say which one is not finite, calling them ``name``.
+
+    Examples
+    --------
+    >>> as_finite("points", [[1.0, float("nan")]])
+    Traceback (most recent call last):
+    ...
+    topoflow.errors.InvalidArgument: points must be finite, got points[0, 1] = nan
+    """
+    numbers = as_numbers(name, given)
+    if not np.isfinite(numbers).all():
+        at = tuple(np.argwhere(~np.isfinite(numbers))[0].tolist())
+        raise InvalidArgument(name, "finite", Words(f"{name}{list(at)} = {numbers[at]}"))
+    return numbers
+
+
 def leave_out_masked(given: ArrayLike, *, matrix: bool = False) -> ArrayLike:
     """Return points or bars without those that are masked whole; what is masked in part is left for `as_array`.
 
@@ -92,15 +109,6 @@ def leave_out_masked(given: ArrayLike, *, matrix: bool = False) -> ArrayLike:
         return given
     kept = ~(mask.all(axis=0) & mask.all(axis=1))
     return given[np.ix_(kept, kept)]
-
-
-class _Said(str):
-    """What an error says of what it got, without the quotation marks of text that was given."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def _count_masked(given: Any) -> int:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.topology.arrays import as_numbers
+from topoflow.errors import InvalidArgument
+from topoflow.topology.arrays import as_finite
 from topoflow.topology.persistence import check_diagram, check_diagrams
 
 
@@ -28,7 +29,7 @@ def betti_numbers(diagram: ArrayLike, distances: ArrayLike) -> NDArray[np.int64]
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the diagram is malformed, or distances are not a list of finite numbers.
 
     Examples
@@ -59,7 +60,7 @@ def mean_betti_numbers(diagrams: Sequence[ArrayLike], distances: ArrayLike) -> N
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there is no diagram, and as `betti_numbers` does.
 
     Examples
@@ -68,7 +69,7 @@ def mean_betti_numbers(diagrams: Sequence[ArrayLike], distances: ArrayLike) -> N
     [0.0, 1.5, 1.0]
     """
     if len(diagrams) == 0:
-        raise ValueError("diagrams must hold that of at least one subsample, got none")
+        raise InvalidArgument("diagrams", "those of at least one subsample", diagrams)
     bars, _ = check_diagrams("diagrams", diagrams)
     return _alive(bars, _distances(distances)) / len(diagrams)
 
@@ -80,7 +81,7 @@ def _alive(bars: NDArray[np.float64], distances: NDArray[np.float64]) -> NDArray
 
 
 def _distances(distances: ArrayLike) -> NDArray[np.float64]:
-    places = as_numbers("distances", distances)
-    if places.ndim != 1 or not np.isfinite(places).all():
-        raise ValueError(f"distances must be a list of finite numbers, got {distances!r}")
+    places = as_finite("distances", distances)
+    if places.ndim != 1:
+        raise InvalidArgument("distances", "a list of numbers", places.shape)
     return places

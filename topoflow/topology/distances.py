@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
 from topoflow.topology.matching import wasserstein_of_pairs
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 from topoflow.topology.point_clouds import check_number
@@ -44,7 +45,7 @@ def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> floa
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a diagram is malformed (see `check_diagram`) or ``order`` is out of range.
 
     Examples
@@ -80,7 +81,7 @@ def wasserstein_distances(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the numbers of diagrams differ, and as `wasserstein_distance` does.
 
     Examples
@@ -116,7 +117,7 @@ def wasserstein_matchings(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `wasserstein_distances` does.
 
     Examples
@@ -125,9 +126,7 @@ def wasserstein_matchings(
     (array([0.5, 1. ]), array([0., 1.]))
     """
     if len(diagrams_a) != len(diagrams_b):
-        raise ValueError(
-            f"diagrams_b must hold as many diagrams as diagrams_a ({len(diagrams_a)}), got {len(diagrams_b)}"
-        )
+        raise InvalidArgument("diagrams_b", f"as many as diagrams_a ({len(diagrams_a)})", len(diagrams_b))
     a, a_offsets = check_diagrams("diagrams_a", diagrams_a)
     b, b_offsets = check_diagrams("diagrams_b", diagrams_b)
     return _matchings(a, a_offsets, b, b_offsets, order)
@@ -138,7 +137,7 @@ def _matchings(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances between the k-th diagrams of two ragged lists, and the shares of bars without a partner."""
     if not 1 <= check_number("order", order) < math.inf:  # NaN as well
-        raise ValueError(f"order must be a finite number of at least 1, got {order!r}")
+        raise InvalidArgument("order", "a finite number of at least 1", order)
     # One layout, contiguous and writable, so that the kernel is compiled once.
     a, b = np.require(a, requirements=["C", "W"]), np.require(b, requirements=["C", "W"])
     distances, unmatched = wasserstein_of_pairs(a, a_offsets, b, b_offsets, float(order))

@@ -55,6 +55,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from topoflow.errors import InvalidArgument
 from topoflow.topology.compiled import compiled, inlined
 
 LARGEST_CLOUD = 2**16
@@ -91,7 +92,7 @@ def diagrams_h0_h1(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a subsample has more than 65,536 points.
 
     Examples
@@ -102,9 +103,8 @@ def diagrams_h0_h1(
     ([1.0, 1.0, 1.0, inf], [[1.0, 2.236]])
     """
     if plan.shape[1] > LARGEST_CLOUD:
-        raise ValueError(
-            f"the cloud must have at most {LARGEST_CLOUD} points for the lune engine, got {plan.shape[1]}"
-        )
+        expected = f"of at most {LARGEST_CLOUD} points for the lune engine"
+        raise InvalidArgument("the cloud", expected, plan.shape[1])
     # One layout, contiguous and writable, so that the kernel is compiled once.
     h0, h0_offsets, h1, h1_offsets = cell_bars(
         np.require(distances, np.float64, ["C", "W"]), np.require(plan, np.int64, ["C", "W"])

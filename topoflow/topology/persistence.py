@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_array, as_numbers, leave_out_masked
 from topoflow.topology.point_clouds import (
     check_distance_matrix,
@@ -74,7 +75,7 @@ def vietoris_rips_diagrams(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the cloud or matrix is malformed (see `distance_matrix`, `check_distance_matrix`), ``engine`` or
         ``metric`` is unknown, ``maxdim`` is negative or too high for the number of points, ``thresh`` is not
         positive, or ``coeff`` is not a prime that the engine can hold.
@@ -92,7 +93,7 @@ def vietoris_rips_diagrams(
     [[1.0, 1.414214]]
     """
     if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        raise InvalidArgument("metric", f"one of {', '.join(METRICS)}", metric)
     points = leave_out_masked(points, matrix=metric == "precomputed")
     distances = distance_matrix(points) if metric == "euclidean" else check_distance_matrix(points)
     every_point = [range(len(distances))]
@@ -127,7 +128,7 @@ def subsample_diagrams(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``plan`` is no matrix of distinct point indices row by row, and as `vietoris_rips_diagrams` does.
 
     Examples
@@ -154,7 +155,7 @@ def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If an option is out of range, or ``engine="lune"`` is asked for what it cannot do.
 
     Examples
@@ -165,23 +166,16 @@ def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff:
     maxdim, coeff = _check_options(maxdim, engine, thresh, coeff)
     if engine == "ripser":
         return engine
-    hindrance = next(
-        (
-            reason
-            for reason, stands in (
-                (f"maxdim must be at most 1 for the lune engine, got {maxdim}", maxdim > 1),
-                (f"coeff must be 2 for the lune engine, got {coeff}", coeff != 2),
-                (f"thresh must be infinite for the lune engine, got {thresh}", thresh < math.inf),
-            )
-            if stands
-        ),
-        None,
-    )
-    if hindrance is None:
-        return "lune"
-    if engine == "lune":
-        raise ValueError(hindrance)
-    return "ripser"
+    for name, expected, got, stands in (
+        ("maxdim", "at most 1", maxdim, maxdim > 1),
+        ("coeff", "2", coeff, coeff != 2),
+        ("thresh", "infinite", thresh, thresh < math.inf),
+    ):
+        if stands and engine == "lune":
+            raise InvalidArgument(name, f"{expected} for the lune engine", got)
+        if stands:
+            return "ripser"
+    return "lune"
 
 
 def finite_bars(diagram: ArrayLike) -> Diagram:
@@ -197,7 +191,7 @@ def finite_bars(diagram: ArrayLike) -> Diagram:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As `check_diagram` does.
 
     Examples
@@ -213,18 +207,18 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
     """Return a diagram as float64, or say what is wrong with it, calling it ``name``.
 
     Shape (n_bars, 2), no NaN, finite births, each death at or after its birth; deaths may be infinite.
-    Anything else raises ValueError. Bars that are masked are left out.
+    Anything else raises InvalidArgument. Bars that are masked are left out.
 
     Examples
     --------
     >>> check_diagram("h0", [[2.0, 1.0]])
     Traceback (most recent call last):
     ...
-    ValueError: h0 must not hold a death before its birth, got the bar (2.0, 1.0) at row 0
+    topoflow.errors.InvalidArgument: h0 must be free of a death before its birth, got the bar (2.0, 1.0) at row 0
     """
     bars = as_array(name, leave_out_masked(diagram))
     if bars.ndim != 2 or bars.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (n_bars, 2), got shape {bars.shape}")
+        raise InvalidArgument(name, "of shape (n_bars, 2)", bars.shape)
     bars = as_numbers(name, bars)
     birth, death = bars[:, 0], bars[:, 1]
     for fault, where in (
@@ -234,8 +228,8 @@ def check_diagram(name: str, diagram: ArrayLike) -> Diagram:
     ):
         if where.any():
             row = int(np.argmax(where))
-            bar = f"({birth[row]}, {death[row]})"
-            raise ValueError(f"{name} must not hold {fault}, got the bar {bar} at row {row}")
+            bar = Words(f"the bar ({birth[row]}, {death[row]}) at row {row}")
+            raise InvalidArgument(name, f"free of {fault}", bar)
     return bars
 
 
@@ -278,12 +272,10 @@ def _ripser_diagrams(distances: Diagram, maxdim: int, thresh: float, coeff: int)
 
     n_points = len(distances)
     if coeff > _RIPSER_LARGEST_COEFF:
-        raise ValueError(f"coeff must be at most {_RIPSER_LARGEST_COEFF} for the ripser engine, got {coeff}")
+        raise InvalidArgument("coeff", f"at most {_RIPSER_LARGEST_COEFF} for the ripser engine", coeff)
     if math.comb(n_points, min(n_points // 2, maxdim + 2)) >= _RIPSER_SIMPLICES:
-        raise ValueError(
-            f"maxdim must be low enough for the ripser engine to number all simplices of {n_points} points,"
-            f" got {maxdim}"
-        )
+        expected = f"low enough for the ripser engine to number all simplices of {n_points} points"
+        raise InvalidArgument("maxdim", expected, maxdim)
     if n_points == 1:  # ripser reads the first edge, and there is none
         return [np.array([[0.0, np.inf]]), *(np.empty((0, 2)) for _ in range(maxdim))]
 
@@ -308,25 +300,26 @@ def _canonical(bars: Diagram) -> Diagram:
 
 def _check_options(maxdim: int, engine: str, thresh: float, coeff: int) -> tuple[int, int]:
     if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        raise InvalidArgument("engine", f"one of {', '.join(ENGINES)}", engine)
     maxdim = check_whole_number("maxdim", maxdim, at_least=0, at_most=_HIGHEST_DIMENSION)
     coeff = check_whole_number("coeff", coeff, at_least=2)
     if any(coeff % divisor == 0 for divisor in range(2, math.isqrt(coeff) + 1)):
-        raise ValueError(f"coeff must be a prime, got {coeff}")
+        raise InvalidArgument("coeff", "a prime", coeff)
     if not check_number("thresh", thresh) > 0:  # NaN as well
-        raise ValueError(f"thresh must be positive, got {thresh}")
+        raise InvalidArgument("thresh", "positive", thresh)
     return maxdim, coeff
 
 
 def _check_plan(plan: ArrayLike, n_points: int) -> NDArray[np.int64]:
     rows = as_array("plan", plan)
     if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(f"plan must have shape (n_subsamples, subsample_size), got shape {rows.shape}")
+        raise InvalidArgument("plan", "of shape (n_subsamples, subsample_size)", rows.shape)
     if rows.dtype.kind not in "iu":
-        raise ValueError(f"plan must hold point indices, got dtype {rows.dtype}")
+        raise InvalidArgument("plan", "point indices", rows.dtype)
     if rows.min() < 0 or rows.max() >= n_points:
         wrong = rows.min() if rows.min() < 0 else rows.max()
-        raise ValueError(f"plan must hold indices from 0 to {n_points - 1}, got {wrong}")
-    if (np.diff(np.sort(rows, axis=1), axis=1) == 0).any():
-        raise ValueError("plan must not hold a point twice in one row")
+        raise InvalidArgument("plan", f"indices from 0 to {n_points - 1}", int(wrong))
+    repeated = (np.diff(np.sort(rows, axis=1), axis=1) == 0).any(axis=1)
+    if repeated.any():
+        raise InvalidArgument("plan", "of different points in each row", rows[repeated][0].tolist())
     return rows.astype(np.int64)

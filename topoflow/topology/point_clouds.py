@@ -7,8 +7,8 @@ import operator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.errors import InvalidArgument
-from topoflow.topology.arrays import as_array, as_numbers
+from topoflow.errors import InvalidArgument, Words
+from topoflow.topology.arrays import as_array, as_finite
 from topoflow.topology.gram import NEAR_PAIR, roots_and_mirror, squares_of_gram
 
 LARGEST_PLAN = 10**6
@@ -42,7 +42,7 @@ def subsample_plan(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If an argument is not a whole number in its range, or ``subsample_size`` exceeds ``n_points``.
 
     Examples
@@ -58,9 +58,7 @@ def subsample_plan(
     subsample_size = check_whole_number("subsample_size", subsample_size, at_least=1)
     seed = check_whole_number("seed", seed, at_least=0)
     if subsample_size > n_points:
-        raise ValueError(
-            f"subsample_size must be at most the number of points ({n_points}), got {subsample_size}"
-        )
+        raise InvalidArgument("subsample_size", f"at most the number of points ({n_points})", subsample_size)
     # The number of subsamples is not part of the seed: a longer plan then extends a shorter one.
     rng = np.random.default_rng([seed, n_points, subsample_size])
     rows = [rng.choice(n_points, size=subsample_size, replace=False) for _ in range(n_subsamples)]
@@ -87,7 +85,7 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``points`` is not 2-dimensional, is empty, is not real, or holds NaN or infinity; if a distance
         exceeds the range of float64.
 
@@ -119,7 +117,7 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
         distances[i, near] = np.einsum("ij,ij->i", differences, differences)
     largest = roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
     if not largest < math.inf:
-        raise ValueError("points must lie near enough for float64, got distances above 1.8e308")
+        raise InvalidArgument("points", "near enough for float64", Words("distances above 1.8e308"))
     return np.asarray(distances, dtype=np.float64)
 
 
@@ -138,7 +136,7 @@ def check_distance_matrix(distances: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``distances`` is not a square matrix of finite, non-negative numbers that is exactly symmetric with
         an exactly zero diagonal.
 
@@ -150,20 +148,18 @@ def check_distance_matrix(distances: ArrayLike) -> NDArray[np.float64]:
     """
     matrix = as_array("distances", distances)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(
-            f"distances must be a square matrix of shape (n_points, n_points), got shape {matrix.shape}"
-        )
-    matrix = _check_real("distances", matrix)
+        raise InvalidArgument("distances", "a square matrix of shape (n_points, n_points)", matrix.shape)
+    matrix = as_finite("distances", matrix)
     if matrix.min() < 0:
-        raise ValueError(f"distances must be non-negative, got {matrix.min():g}")
+        raise InvalidArgument("distances", "non-negative", float(matrix.min()))
     if np.diagonal(matrix).any():
-        raise ValueError(f"distances must be 0 on the diagonal, got {np.diagonal(matrix).max():g}")
+        raise InvalidArgument("distances", "0 on the diagonal", float(np.diagonal(matrix).max()))
     if not np.array_equal(matrix, matrix.T):
-        gap = np.abs(matrix - matrix.T).max()
-        raise ValueError(
-            f"distances must be symmetric, got entries that differ from their mirror image by up to {gap:g}"
-            " (if that is rounding, pass (distances + distances.T) / 2)"
+        gap = Words(
+            f"entries that differ from their mirror image by up to {np.abs(matrix - matrix.T).max():g}"
         )
+        remedy = "if that is rounding, pass (distances + distances.T) / 2"
+        raise InvalidArgument("distances", "symmetric", gap, remedy)
     return matrix
 
 
@@ -183,7 +179,7 @@ def is_constant(points: ArrayLike) -> bool:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If ``points`` is not 2-dimensional, is empty, is not real, or holds NaN or infinity.
 
     Examples
@@ -201,20 +197,20 @@ def _is_one_point(cloud: NDArray[np.float64]) -> bool:
 
 
 def check_whole_number(name: str, value: int, *, at_least: int, at_most: int | None = None) -> int:
-    """Return ``value`` as an int, or raise a ValueError that calls it ``name``: not whole, too small or too large."""
+    """Return ``value`` as an int, or refuse it, calling it ``name``: not whole, too small or too large."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < at_least:
-        raise ValueError(f"{name} must be a whole number, {at_least} or more, got {value!r}")
+        raise InvalidArgument(name, f"a whole number, {at_least} or more", value)
     if at_most is not None and number > at_most:
         raise InvalidArgument(name, f"at most {at_most}", number)
     return number
 
 
 def check_number(name: str, value: float) -> float:
-    """Return ``value`` as a float, NaN and infinity too, or raise a ValueError that calls it ``name``."""
+    """Return ``value`` as a float, NaN and infinity too, or refuse it, calling it ``name``."""
     try:
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
             return float(value)
@@ -223,20 +219,16 @@ def check_number(name: str, value: float) -> float:
     raise InvalidArgument(name, "a number", value)
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuse what does not lie between 0 and 1, calling it ``name``."""
+    if not 0 < value < 1:  # NaN as well
+        raise InvalidArgument(name, "between 0 and 1", value)
+
+
 def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
     """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
     cloud = as_array(name, points)
     if cloud.ndim != 2 or cloud.size == 0:
-        raise ValueError(
-            f"{name} must have shape (n_points, n_coordinates) with at least one point and one coordinate,"
-            f" got shape {cloud.shape}"
-        )
-    return _check_real(name, cloud)
-
-
-def _check_real(name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
-    values = as_numbers(name, array)
-    if not np.isfinite(values).all():
-        i, j = (int(index) for index in np.argwhere(~np.isfinite(values))[0])
-        raise ValueError(f"{name} must be finite, got {values[i, j]} at row {i}, column {j}")
-    return values
+        expected = "of shape (n_points, n_coordinates) with at least one point and one coordinate"
+        raise InvalidArgument(name, expected, cloud.shape)
+    return as_finite(name, cloud)

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
@@ -49,7 +50,7 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there are fewer than two diagrams, one is malformed, or a bar is born before 0.
 
     Examples
@@ -60,7 +61,7 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
     (2.0, 0.5, 2.0)
     """
     if len(diagrams) < 2:
-        raise ValueError(f"diagrams must hold those of H0 and H1, got {len(diagrams)}")
+        raise InvalidArgument("diagrams", "those of H0 and H1", Words(f"{len(diagrams)} of them"))
     h0, h1 = (check_diagram(f"diagrams[{k}]", diagrams[k]) for k in range(2))
     (row,) = _summaries(
         *_positive_finite_bars("diagrams[0]", h0, np.array([0, len(h0)])),
@@ -84,7 +85,7 @@ def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there is no subsample, and as `barcode_summary` does.
 
     Examples
@@ -93,10 +94,12 @@ def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64
     (2, 41)
     """
     if len(cell) == 0:
-        raise ValueError("cell must hold at least one subsample, got none")
-    if min(len(diagrams) for diagrams in cell) < 2:
-        k = [len(diagrams) < 2 for diagrams in cell].index(True)
-        raise ValueError(f"cell[{k}] must hold the diagrams of H0 and H1, got {len(cell[k])}")
+        raise InvalidArgument("cell", "of at least one subsample", cell)
+    for k, diagrams in enumerate(cell):
+        if len(diagrams) < 2:
+            raise InvalidArgument(
+                f"cell[{k}]", "the diagrams of H0 and H1", Words(f"{len(diagrams)} of them")
+            )
     of_h0, of_h1 = (
         _positive_finite_bars(name, *check_diagrams(name, [diagrams[k] for diagrams in cell]))
         for k, name in enumerate(("the H0 diagrams of cell", "the H1 diagrams of cell"))
@@ -122,7 +125,7 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If there is no row, a row has not 41 numbers, or a number is infinite.
 
     Examples
@@ -135,14 +138,8 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
     """
     rows = as_numbers("summaries", summaries)
     if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != len(SUMMARY_NAMES):
-        raise ValueError(
-            f"summaries must have shape (n_subsamples, {len(SUMMARY_NAMES)}), got shape {rows.shape}"
-        )
-    if np.isinf(rows).any():
-        column = int(np.argmax(np.isinf(rows).any(axis=0)))
-        raise ValueError(
-            f"summaries must be finite or missing (NaN), got infinity in {SUMMARY_NAMES[column]}"
-        )
+        raise InvalidArgument("summaries", f"of shape (n_subsamples, {len(SUMMARY_NAMES)})", rows.shape)
+    check_finite_or_missing("summaries", rows, SUMMARY_NAMES)
     present = ~np.isnan(rows)
     count = present.sum(axis=0)
     total = rows.sum(axis=0, where=present)
@@ -151,13 +148,21 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
     return mean
 
 
+def check_finite_or_missing(name: str, rows: NDArray[np.float64], columns: Sequence[str]) -> None:
+    """Refuse infinity in a table of numbers, calling the table ``name``."""
+    infinite = np.isinf(rows).any(axis=0)
+    if infinite.any():
+        where = Words(f"infinity in {columns[int(np.argmax(infinite))]}")
+        raise InvalidArgument(name, "finite or missing (NaN)", where)
+
+
 def _positive_finite_bars(
     name: str, bars: Diagram, offsets: NDArray[np.int64]
 ) -> tuple[Diagram, NDArray[np.int64]]:
     """Return the bars that count, and how many of them each diagram has."""
     birth, death = bars.T
     if (birth < 0).any():  # cannot come from distances, and a death at 0 would leave no ratio
-        raise ValueError(f"{name} must hold no bar born before 0, got a birth at {birth.min():g}")
+        raise InvalidArgument(name, "free of bars born before 0", Words(f"a birth at {birth.min():g}"))
     kept = (birth < death) & (death < np.inf)
     return bars[kept], np.diff(np.concatenate([[0], np.cumsum(kept)])[offsets])
 
