@@ -103,8 +103,11 @@ class FinishedRun:
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made.get(key) != value:
                 was = quoted(made.get(key))
-                problem = f"says {key} = {value}, and the results of {self.run} were made with {was}"
-                raise InvalidFile("params.yaml", problem, "bring them up to date with: dvc repro")
+                raise InvalidFile(
+                    "params.yaml",
+                    f"says {key} = {value}, and the results of {self.run} were made with {was}",
+                    "bring them up to date with: dvc repro",
+                )
 
 
 def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:
