@@ -188,7 +188,7 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
             "revisions must be names with a step, such as step512",
         ),
         (["--checkpoints", "a", "--steps", "x"], "--steps must be optimiser steps, got 'x'"),
-        (["--checkpoints", "nowhere"], "path must be a folder with checkpoint-N folders in it"),
+        (["--checkpoints", "nowhere"], "must be a folder with checkpoint-N folders in it"),
         (["--checkpoints", "nowhere", "--model", "gpt5"], "model must be one of"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import plant_states, small_params
+from support import plant_states, refused, small_params
 
 from topoflow import storage
 from topoflow.config import parse_params
@@ -209,13 +209,13 @@ def test_a_table_that_was_altered_after_it_was_made_is_refused_by_name(study, na
     harmed = harm(whole)
     path.unlink() if harmed is None else path.write_bytes(harmed)
     try:
-        with pytest.raises(InvalidFile) as refused:
+        with pytest.raises(InvalidFile) as caught:
             FinishedRun.open(Run("tiny", "helpful", 0))
     finally:
         path.write_bytes(whole)
-    assert refused.value.path == path
+    assert caught.value.path == path
     stage = "finetune" if name == layout.LOSS_FILE else "trajectory"
-    assert f"{stage}@tiny-helpful-0" in refused.value.remedy
+    assert f"{stage}@tiny-helpful-0" in caught.value.remedy
 
 
 @pytest.mark.parametrize("files", [None, {}, {"velocity.csv": 1}, []])
@@ -224,21 +224,19 @@ def test_findings_that_vouch_for_no_table_are_to_be_made_again(study, files):
     whole = path.read_bytes()
     path.write_bytes(storage.json_bytes({**json.loads(whole), "files": files}))
     try:
-        with pytest.raises(InvalidFile) as refused:
+        with pytest.raises(InvalidFile) as caught:
             FinishedRun.open(Run("tiny", "helpful", 0))
     finally:
         path.write_bytes(whole)
-    assert refused.value.path == path
-    assert "dvc repro --force --single-item trajectory@tiny-helpful-0" in refused.value.remedy
+    assert caught.value.path == path
+    assert "dvc repro --force --single-item trajectory@tiny-helpful-0" in caught.value.remedy
 
 
 def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):
     params, members = study
-    with pytest.raises(
-        ValueError, match=r"runs must be two or more, each of another .* got \['tiny-helpful-0'\]"
-    ):
+    with refused(name="runs", expected="two or more, each of another", got=["tiny-helpful-0"]):
         compare_runs(params, members[:1], tmp_path)
-    with pytest.raises(ValueError, match="runs must be two or more"):
+    with refused(name="runs", expected="two or more", got=["tiny-helpful-0"] * 2):
         compare_runs(params, [members[0], members[0]], tmp_path)
     altered = dict(members[1].diagrams.manifest, prompts_sha256="others")
     stranger = FinishedRun(
@@ -248,7 +246,8 @@ def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):
         members[1].results,
         members[1].facts,
     )
-    with pytest.raises(ValueError, match=r"same evaluation prompts .*-0 has p and .*-1 has others"):
+    got = f"p of {members[0].run} and others of {members[1].run}"
+    with refused(name="runs", expected="of the same evaluation prompts", got=got):
         compare_runs(params, [members[0], stranger], tmp_path)
 
 

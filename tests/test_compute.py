@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import environment
+from support import environment, refused
 
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Compute
@@ -72,7 +72,7 @@ def test_results_come_one_by_one_and_tasks_are_drawn_as_needed():
 
 def test_an_error_of_a_cell_reaches_the_caller_whole():
     bad = [(np.full((40, 8), np.nan), PLAN, "auto", (8, 3))]
-    with pytest.raises(ValueError, match="at step 8, layer 3: points must be finite"):
+    with refused(name="points of the states recorded at step 8, layer 3", expected="finite"):
         list(map_cells(_diagram_bytes, bad, 1, Compute(backend="processes", n_jobs=2), "bad"))
 
 
@@ -92,7 +92,7 @@ def test_blas_is_held_to_one_thread_while_workers_run_and_released_after():
 @pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_backend_that_is_not_installed_says_what_to_install(monkeypatch, backend, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=rf"pip install 'topoflow\[{backend}\]'"):
+    with refused(name="compute.backend", got=backend, remedy=f"pip install 'topoflow[{backend}]'"):
         diagrams(Compute(backend=backend))
 
 

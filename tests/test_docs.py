@@ -343,7 +343,7 @@ def messages_of_the_code() -> list[str]:
     def said(part: ast.expr) -> str:
         if isinstance(part, ast.Constant):
             return str(part.value)
-        return REQUIREMENTS if ast.unparse(part) == "{REQUIREMENTS}" else "…"
+        return REQUIREMENTS if ast.unparse(part).strip("{}") == "REQUIREMENTS" else "…"
 
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "topoflow").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]

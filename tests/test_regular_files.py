@@ -172,9 +172,9 @@ def test_a_pipe_in_a_set_is_refused(tmp_path, monkeypatch, name):
     write_a_set()
     Path(SET, name).unlink()
     os.mkfifo(Path(SET, name))
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the name is looked for)
+    with pytest.raises(InvalidFile) as caught:
         within_seconds(storage.open_set, SET, storage.ACTIVATIONS)
-    assert name in str(caught.value)
+    assert caught.value.path == Path(SET, name)
 
 
 def test_a_pipe_in_place_of_a_part_file_or_of_a_lock_is_not_waited_for(tmp_path, monkeypatch):

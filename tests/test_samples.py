@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import refused
 
 from topoflow.samples import expand_families, load_samples
 
@@ -169,47 +170,39 @@ def test_rows_go_prompt_by_prompt_and_completions_rotate_with_prompt_and_item() 
 
 @pytest.mark.parametrize("name", ["helpfull", "", "Helpful", "../secrets"])
 def test_an_unknown_set_is_refused_by_name(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"name: expected one of helpful, harmless, prompts, everyday, got '{name}'"
-    ):
+    with refused(name="name", expected="one of helpful, harmless, prompts, everyday", got=name):
         load_samples(name)
 
 
 @pytest.mark.parametrize(
-    ("family", "message"),
+    ("family", "name", "expected", "got"),
     [
-        (
-            tea_family(prompts=["A {pot} of {tea}?"]),
-            r"families\[0\] \(tea\): expected text for the slot \{pot\}",
-        ),
-        (tea_family(items=[{"tea": 35}]), r"expected text for the slot \{tea\} .* got 35"),
-        (tea_family(prompts=["A cup of {tea?"]), r"expected paired braces, got 'A cup of \{tea\?'"),
-        (tea_family(prompts=[]), r"expected prompts to be a non-empty list of str, got \[\]"),
-        (tea_family(completions=[]), r"expected completions to be a non-empty list of str, got \[\]"),
-        (tea_family(items=[]), r"expected items to be a non-empty list of dict, got \[\]"),
-        (
-            tea_family(items=["mint tea"]),
-            r"expected items to be a non-empty list of dict, got \['mint tea'\]",
-        ),
-        (tea_family(prompts="A cup?"), r"expected prompts to be a non-empty list of str, got 'A cup\?'"),
-        (tea_family(promts=["A cup?"]), r"families\[0\]: expected the keys .*, got .*'promts'"),
-        ({"name": "tea", "prompts": ["Tea?"]}, r"families\[0\]: expected the keys .*'completions'.*, got"),
-        ("tea", r"families\[0\]: expected the keys .*, got 'tea'"),
+        (tea_family(prompts=["A {pot} of {tea}?"]), " (tea): {pot}", "text", None),
+        (tea_family(items=[{"tea": 35}]), " (tea): {tea}", "text", 35),
+        (tea_family(prompts=["A cup of {tea?"]), " (tea)", "of paired braces", "A cup of {tea?"),
+        (tea_family(prompts=[]), " (tea): prompts", "a non-empty list of str", []),
+        (tea_family(completions=[]), " (tea): completions", "a non-empty list of str", []),
+        (tea_family(items=[]), " (tea): items", "a non-empty list of dict", []),
+        (tea_family(items=["mint tea"]), " (tea): items", "a non-empty list of dict", ["mint tea"]),
+        (tea_family(prompts="A cup?"), " (tea): prompts", "a non-empty list of str", "A cup?"),
+        (tea_family(promts=[""]), "", "of the keys", ["completions", "items", "name", "prompts", "promts"]),
+        ({"name": "tea", "prompts": ["Tea?"]}, "", "'completions'", ["name", "prompts"]),
+        ("tea", "", "of the keys", "tea"),
     ],
 )
 def test_a_malformed_family_is_refused_with_its_place_and_what_was_expected(
-    family: Any, message: str
+    family: Any, name: str, expected: str, got: Any
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with refused(name=f"families[0]{name}", expected=expected, got=got):
         expand_families([family])
 
 
 def test_completions_are_refused_where_only_prompts_belong() -> None:
-    with pytest.raises(ValueError, match=r"expected the keys \['items', 'name', 'prompts'\]"):
+    with refused(name="families[0]", expected="of the keys ['items', 'name', 'prompts']"):
         expand_families([tea_family()], answered=False)
 
 
 @pytest.mark.parametrize("families", [None, [], {"name": "tea"}])
 def test_a_file_without_a_list_of_families_is_refused(families: Any) -> None:
-    with pytest.raises(ValueError, match="families: expected a non-empty list of families, got"):
+    with refused(name="families", expected="a non-empty list of families"):
         expand_families(families)

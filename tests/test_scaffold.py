@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from support import REPOSITORY, call
+from support import REPOSITORY, call, refused
 
 import topoflow
 from topoflow.cli import main
 from topoflow.config import load_params
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.study.pins import STUDY_FILES
 from topoflow.study.scaffold import check_version, lay_down, params_text, presets, study_texts
 
@@ -89,10 +89,10 @@ def test_each_preset_is_a_study_that_can_be_read(name, tmp_path):
 
 
 def test_a_preset_that_there_is_not_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgument) as caught:
         lay_down(tmp_path / "study", "hh_rlhf_70b")
-    assert (refused.value.name, refused.value.got) == ("preset", "hh_rlhf_70b")
-    assert "hh_rlhf_7b" in refused.value.expected
+    assert (caught.value.name, caught.value.got) == ("preset", "hh_rlhf_70b")
+    assert "hh_rlhf_7b" in caught.value.expected
     assert not (tmp_path / "study").exists()
 
 
@@ -149,19 +149,19 @@ def test_nothing_is_overwritten_and_then_nothing_is_written(tmp_path, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
     result = CliRunner().invoke(main, ["init", str(tmp_path)])
     assert result.exit_code == 1
-    assert f"Error: folder must have none of the files of a study, and {tmp_path} has {name}" in result.output
+    assert f"Error: {tmp_path} must have none of the files of a study, and it has {name}" in result.output
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="folder must be a folder or not exist"):
+    with refused(InvalidFile, path=tmp_path / "taken", problem="must be a folder or not exist"):
         lay_down(tmp_path / "taken")
 
 
 @pytest.mark.parametrize(
-    ("text", "refused"),
+    ("text", "other"),
     [
         ("topoflow==9.9\n", True),
         ("# a remark\ntopoflow == 9.9 ; python_version > '3'\n", True),
@@ -175,11 +175,11 @@ def test_a_file_is_no_folder(tmp_path):
         (None, False),
     ],
 )
-def test_another_version_than_the_pinned_one_is_refused(tmp_path, text, refused):
+def test_another_version_than_the_pinned_one_is_refused(tmp_path, text, other):
     if text is not None:
         (tmp_path / "requirements.txt").write_text(text, encoding="utf-8")
-    if refused:
-        with pytest.raises(ValueError, match=r"requirements\.txt says topoflow 9\.9, and"):
+    if other:
+        with refused(InvalidFile, path="requirements.txt", problem="says topoflow 9.9, and"):
             check_version(tmp_path)
     else:
         check_version(tmp_path)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from peft import PeftModel
-from support import small_params
+from support import refused, small_params
 
 from topoflow import storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
@@ -246,13 +246,13 @@ def test_every_claim_has_its_verdict_in_the_note_a_tag_the_metrics_and_the_table
 @pytest.mark.slow
 def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_refused(study, tmp_path):
     _folder, params, run_id = study
-    with pytest.raises(ValueError, match=r"runs must be two or more, .* got \['tiny-helpful-0'\]"):
+    with refused(name="runs", expected="two or more", got=["tiny-helpful-0"]):
         stages.compare(params, [run_id], tmp_path)
-    with pytest.raises(ValueError, match="run id must be that of a run in "):
+    with refused(name="run id", expected="that of a run in ", got="0" * 32):
         stages.compare(params, [run_id, "0" * 32], tmp_path)
     with mlflow.start_run() as empty:
         pass
-    with pytest.raises(ValueError, match="must hold the topology of a fine-tuning"):
+    with refused(name="run id", expected="the topology of a fine-tuning", got=empty.info.run_id):
         stages.compare(params, [run_id, empty.info.run_id], tmp_path)
     mlflow.delete_run(empty.info.run_id)
 
@@ -262,12 +262,10 @@ def test_runs_are_compared_by_their_mlflow_ids_and_what_cannot_be_compared_is_re
     stages.diagrams(fewer, other)
     stages.trajectory(fewer, other)
     second = stages.track(fewer, other)
-    with pytest.raises(
-        ValueError, match=r"same subsample plan .* tiny-helpful-0 has \w+ and tiny-helpful-1 has"
-    ):
+    with refused(name="runs", expected="of the same subsample plan"):
         stages.compare(params, [run_id, second], tmp_path)
     stages.diagrams(params, other)
-    with pytest.raises(ValueError, match=r"made from the diagrams \w+ in .* and they are not there"):
+    with refused(InvalidFile, problem=f"that run {second} (tiny-helpful-1) was made from"):
         stages.compare(params, [run_id, second], tmp_path)
     stages.trajectory(params, other)
     second = stages.track(params, other)
@@ -412,7 +410,8 @@ def test_a_run_with_another_parameter_is_refused(study):
     _, params, _ = study
     with mlflow.start_run() as other:
         mlflow.log_param("objective", "harmless")
-    with pytest.raises(ValueError, match="objective=harmless, and objective=helpful is what ran"):
+    name = f"parameter objective of run {other.info.run_id}"
+    with refused(name=name, expected="what ran, 'helpful'", got="harmless"):
         log_topology(params, RUN, other.info.run_id)
     mlflow.delete_run(other.info.run_id)
 
@@ -430,7 +429,7 @@ def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
         {"trajectory": Trajectory(order=1)},
     ]
     for change in changes:
-        with pytest.raises(ValueError, match=r"params\.yaml says .* were made with .* dvc repro"):
+        with refused(InvalidFile, path="params.yaml", problem="says ", remedy="dvc repro"):
             stages.track(replace(params, **change), RUN, run_id)
 
 
@@ -440,10 +439,8 @@ def test_results_of_other_diagrams_are_refused(study):
     whole = path.read_text()
     path.write_text(whole.replace(diagrams(folder).sha256, "0" * 64))
     try:
-        with pytest.raises(
-            ValueError,
-            match=r"results/tiny/helpful/seed_0 was made from another diagrams/tiny/helpful/seed_0",
-        ):
+        problem = "was made from another diagrams/tiny/helpful/seed_0"
+        with refused(InvalidFile, path="results/tiny/helpful/seed_0", problem=problem):
             stages.track(params, RUN, run_id)
     finally:
         path.write_text(whole)
@@ -452,7 +449,7 @@ def test_results_of_other_diagrams_are_refused(study):
 def test_states_that_are_not_finite_are_named_with_their_cell():
     cloud = np.ones((4, 2))
     cloud[2] = np.nan
-    with pytest.raises(ValueError, match="the states recorded at step 8, layer 3: "):
+    with refused(name="points of the states recorded at step 8, layer 3", expected="finite"):
         stages.topology._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
 
 
@@ -469,7 +466,7 @@ def test_states_that_are_not_finite_are_named_with_their_cell():
 def test_what_overflowed_float16_is_not_said_to_have_diverged(made, said):
     cells = {"folder": "set", "steps": (0, 1), "layers": (1,), "manifest": made}
     stored = SimpleNamespace(**cells, point_cloud=lambda step, layer: np.array([[np.inf]]))
-    with pytest.raises(ValueError, match=said):
+    with refused(InvalidFile, path="set", problem=said):
         stages.topology._finite_part(stored)
 
 
@@ -523,7 +520,8 @@ def test_an_altered_activation_is_refused_before_any_diagram(study):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        with pytest.raises(ValueError, match=r"layer_01\.npy does not match its manifest"):
+        problem = "does not match its manifest"
+        with refused(InvalidFile, path=path.relative_to(folder), problem=problem):
             stages.diagrams(params, RUN)
     finally:
         path.write_bytes(whole)
@@ -533,12 +531,12 @@ def test_a_stage_without_its_inputs_says_what_to_make(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = parse_params(small_params())
     for stage, missing in (
-        (stages.prepare, r"data/prompts\.jsonl"),
-        (stages.finetune, r"models/tiny\.json"),
-        (stages.compare, r"results/tiny/helpful/seed_0/trajectory\.json"),
+        (stages.prepare, "data/prompts.jsonl"),
+        (stages.finetune, "models/tiny.json"),
+        (stages.compare, "results/tiny/helpful/seed_0/trajectory.json"),
     ):
         arguments = {stages.prepare: ["helpful"], stages.finetune: [RUN], stages.compare: []}
-        with pytest.raises(ValueError, match=f"{missing} must have been made by an earlier stage"):
+        with refused(InvalidFile, path=missing, problem="must have been made by an earlier stage"):
             stage(params, *arguments[stage])
-    with pytest.raises(ValueError, match=r"activations/tiny/helpful/seed_0 must be a whole set"):
+    with refused(InvalidFile, path="activations/tiny/helpful/seed_0", problem="must be a whole set"):
         storage.open_set(RUN.folder("activations"), storage.ACTIVATIONS)

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from support import lay_down_study, small_params
+from support import lay_down_study, refused, small_params
 
 from topoflow.config import Claims, load_params
 from topoflow.errors import InvalidFile, NoAnswer
@@ -65,10 +65,10 @@ def test_a_section_that_dvc_would_miss_after_the_training_is_asked_for_before_it
     sections = yaml.safe_load(path.read_text())
     del sections["claims"]
     path.write_text(yaml.safe_dump(sections, sort_keys=False))
-    with pytest.raises(InvalidFile) as refused:
+    with pytest.raises(InvalidFile) as caught:
         study.run("tiny", "mixed")
     assert asked == []
-    line = refused.value.remedy.partition("values: ")[2]
+    line = caught.value.remedy.partition("values: ")[2]
     path.write_text(f"{path.read_text()}{line}\n")
     assert load_params().claims == Claims()  # as it was without
     study.run("tiny", "mixed")
@@ -135,7 +135,7 @@ def test_so_are_the_prompts_if_they_come_from_one(asked, source):
 def test_layers_may_be_chosen_that_models_of_the_study_lack_if_the_run_s_model_has_them(asked):
     layers = ["recording.layers=[9]"]
     study.run("mine", "helpful", layers)
-    with pytest.raises(ValueError, match=r"recording\.layers must be at most 2, the layers of model 'tiny'"):
+    with refused(name="recording.layers", expected="at most 2, the layers of model 'tiny'"):
         study.run("tiny", "helpful", layers)
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from topoflow.errors import InvalidArgument, UnknownKey, Words
 from topoflow.study.scaffold import check_version
 from topoflow.tracking.live import handed_on
 from topoflow.tracking.store import answering
@@ -114,25 +115,18 @@ def _plan(
 
     projects: Any = utils  # which has no types
 
-    if unknown := set(config) - _OF_MLFLOW - set(_OPTIONS):
-        raise ValueError(
-            f"backend-config must have no other keys than {', '.join(_OPTIONS)}, got {', '.join(sorted(unknown))}"
-        )
+    for key in set(config) - _OF_MLFLOW - set(_OPTIONS):
+        raise UnknownKey("backend-config", key, _OPTIONS)
     jobs = [_Job({**params, **axes}) for axes in _axes(params, config)]
     folder = Path(projects.fetch_and_validate_project(uri, version, entry_point, jobs[0].parameters))
     entry = projects.load_project(folder).get_entry_point(entry_point)
     for job in jobs:
         given = {key: str(value) for key, value in job.parameters.items()}
-        if unknown := set(given) - set(entry.parameters):
-            raise ValueError(
-                f"entry point {entry_point} has no parameter {', '.join(sorted(unknown))}; "
-                f"it has {', '.join(sorted(entry.parameters)) or 'none'}"
-            )
+        for key in set(given) - set(entry.parameters):
+            raise UnknownKey(f"entry point {entry_point}", key, list(entry.parameters))
         words = shlex.split(entry.compute_command(given, None))
         if words[:3] != ["python", "-m", "topoflow"]:
-            raise ValueError(
-                f"entry point {entry_point} must run `python -m topoflow`, got {shlex.join(words)}"
-            )
+            raise InvalidArgument(f"entry point {entry_point}", "one of `python -m topoflow`", words)
         job.arguments.extend(words[3:])
         with contextlib.chdir(folder):
             check_version()
@@ -146,14 +140,14 @@ def _axes(params: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str
     for key, option in (("objective", "objectives"), ("seed", "seeds")):
         listed = config.get(option)
         if listed is not None and (not isinstance(listed, list) or not listed):
-            raise ValueError(f"{option} must be a list of at least one, got {listed!r}")
+            raise InvalidArgument(option, "a list of at least one", listed)
         if listed is not None and key in params:
-            raise ValueError(f"{key} must be given once, as a parameter or as {option}, and both are there")
+            raise InvalidArgument(key, f"given once, as a parameter or as {option}", Words("both"))
         if listed is not None or key in params:
             values = str(params[key]).split(",") if listed is None else map(str, listed)
             chosen[key] = [value.strip() for value in values]
             if len(set(chosen[key])) < len(chosen[key]):
-                raise ValueError(f"{option} must be different ones, got {', '.join(chosen[key])}")
+                raise InvalidArgument(option, "different ones", chosen[key])
     return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
 
@@ -167,7 +161,7 @@ def _check(arguments: list[str]) -> None:
 
     command = cli.main.commands.get(arguments[0]) if arguments else None
     if command is None:
-        raise ValueError(f"topoflow has no command {arguments[:1]}; it has {', '.join(cli.main.commands)}")
+        raise InvalidArgument("command", f"one of {', '.join(cli.main.commands)}", arguments[:1])
     try:
         asked = command.make_context(arguments[0], arguments[1:]).params
     except click.exceptions.Exit:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
-from topoflow.errors import printable
+from topoflow.errors import InvalidArgument, printable
 from topoflow.processes import Stopped, stop_when_told
 from topoflow.storage.layout import Run
 from topoflow.study import scaffold, stages
@@ -307,7 +307,8 @@ def plan(
         _say(studies.decidable(split_overrides(overrides), pilot))
         return
     if pilot is not None:
-        raise ValueError("--pilot must be given with --study: its spread is over seeds, and a run has one")
+        remedy = "its spread is over seeds, and a run has one"
+        raise InvalidArgument("--pilot", "left out without --study", pilot, remedy)
     text, refusals = studies.cost(model, str(objective), split_overrides(overrides), flops or None)
     _say(text)
     if refusals:
@@ -322,7 +323,7 @@ def _revisions(text: str) -> dict[str, int | None]:
 
 def _number(text: str, option: str) -> int:
     if not text.strip().isdecimal():
-        raise ValueError(f"{option} must be optimiser steps, got {text.strip()!r}")
+        raise InvalidArgument(option, "optimiser steps", text.strip())
     return int(text)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, overload
 
 from topoflow.config import Compute
+from topoflow.errors import InvalidArgument
 from topoflow.telling import counted
 
 T = TypeVar("T")
@@ -134,6 +135,5 @@ def _require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ValueError(
-            f"compute.backend {extra!r} needs a package that is not installed: pip install 'topoflow[{extra}]'"
-        ) from None
+        remedy = f"pip install 'topoflow[{extra}]'"
+        raise InvalidArgument("compute.backend", "one whose package is installed", extra, remedy) from None

@@ -190,7 +190,7 @@ def test_the_entry_point_of_the_mlflow_project_records_whole_models_under_their_
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"checkpoints": "$(touch pwned)"}, "path must be a folder with checkpoint-N folders in it"),
+        ({"checkpoints": "$(touch pwned)"}, "must be a folder with checkpoint-N folders in it"),
         ({"checkpoints": "../models", "name": "`touch pwned`"}, "`touch pwned`"),
         ({"checkpoints": "../models", "steps": "2;touch pwned"}, "--steps must be optimiser steps"),
         ({"hub": "a/b"}, "--hub and --revisions must be given together"),

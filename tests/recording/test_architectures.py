@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from support import refused
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from topoflow.recording.hidden_states import last_token_states, record_states, resolve_layers
@@ -169,9 +170,7 @@ def test_of_a_multimodal_model_the_text_decoder_is_recorded(build_one):
 
 def test_an_encoder_decoder_is_refused_by_name():
     config = transformers.T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2, vocab_size=64)
-    with pytest.raises(
-        ValueError, match=r"model must be decoder-only .* T5ForConditionalGeneration is an enc"
-    ):
+    with refused(name="model", expected="decoder-only", got="the encoder-decoder T5ForConditionalGeneration"):
         resolve_layers(transformers.T5ForConditionalGeneration(config), 2)
 
 
@@ -182,5 +181,5 @@ def test_a_model_whose_blocks_pass_several_streams_is_refused_by_name():
         activation_sparsity_pattern=[0.0] * DEPTH, layer_types=["full_attention"] * DEPTH,
     )  # fmt: skip
     model = transformers.Gemma3nForCausalLM(config).eval()
-    with pytest.raises(ValueError, match=r"hidden states of shape \(batch, length, hidden_size\)"):
+    with refused(name="model", expected="hidden states are of shape (batch, length, hidden_size)"):
         record_states(model, PROMPTS, [1], pad_token_id=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
-from support import llama
+from support import llama, refused
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from topoflow.config import Finetune, Lora
@@ -66,7 +66,7 @@ def test_the_head_sees_the_last_rows_alone_and_keeps_no_hook(model):
     handle.remove()
     assert shapes == [(3, 1, model.config.vocab_size)]
     assert not model.lm_head._forward_pre_hooks
-    with pytest.raises(ValueError, match="model must have a head that makes logits"):
+    with refused(name="model", expected="a head that makes logits"):
         last_token_states_and_logits(model.model.layers, ids, torch.ones_like(ids), [2])
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import llama
+from support import llama, refused
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
@@ -382,13 +382,13 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
     ids=str,
 )  # fmt: skip
 def test_what_would_record_something_else_or_fail_late_is_refused_at_once(changes):
-    with pytest.raises(ValueError, match=next(iter(changes))):
+    with refused(name=next(iter(changes))):
         TopologyCallback(**{"prompts": PROMPTS, **changes})
 
 
 @pytest.mark.parametrize("layers", [True, "12", [1.5], [-1], 10**15, [10**15], []])
 def test_layers_that_there_are_not_are_refused(model, layers):
-    with pytest.raises(ValueError, match=r"^layers must be"):
+    with refused(name="layers"):
         resolve_layers(model, layers)
     assert resolve_layers(model, np.int64(2)) == resolve_layers(model, 2)
 
@@ -460,9 +460,7 @@ def test_live_topology_needs_no_mlflow_and_more_prompts_than_a_subsample_has_poi
     callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
     train(model, tokenizer, tmp_path, callback)
     assert set(callback.metrics) == set(callback.steps)
-    with pytest.raises(
-        ValueError, match=r"subsample_size must be at most the number of points \(6\), got 160"
-    ):
+    with refused(name="subsample_size", expected="at most the number of points (6)", got=160):
         TopologyCallback(PROMPTS, topology=True)
 
 
@@ -521,12 +519,9 @@ def test_without_stop_when_stable_training_is_never_ended_and_no_floor_is_comput
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"stop_when_stable": 0, "topology": True}, "stop_when_stable must be a whole number, 1 or more"),
-        ({"stop_when_stable": 3}, "topology must be asked for where stop_when_stable is"),
-    ],
+    ("arguments", "name"),
+    [({"stop_when_stable": 0, "topology": True}, "stop_when_stable"), ({"stop_when_stable": 3}, "topology")],
 )
-def test_a_stop_that_cannot_work_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_stop_that_cannot_work_is_refused(arguments, name):
+    with refused(name=name):
         TopologyCallback(MANY * 3, **arguments)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from support import llama
+from support import llama, refused
 
 from topoflow.errors import InvalidArgument
 from topoflow.recording.behaviour import Answers
@@ -274,17 +274,17 @@ def test_layers_are_spaced_evenly_and_end_with_the_last(n_layers):
 
 
 def test_impossible_layers_are_refused_by_name(model):
-    with pytest.raises(ValueError, match=r"layers must be between 1 and the number of blocks \(4\), got 5"):
+    with refused(name="layers", expected="between 1 and the number of blocks (4)", got=5):
         resolve_layers(model, 5)
-    with pytest.raises(ValueError, match=r"layers must be between 0 \(the embedding\) and 4, got \[2, 7\]"):
+    with refused(name="layers", expected="between 0 (the embedding) and 4", got=[2, 7]):
         resolve_layers(model, [2, 7])
-    with pytest.raises(ValueError, match="layers must be"):
+    with refused(name="layers", got=[]):
         resolve_layers(model, [])
     assert resolve_layers(model, [3, 1, 3]) == (1, 3)
 
 
 def test_something_that_is_no_language_model_is_refused_by_name():
-    with pytest.raises(ValueError, match="model must be a causal language model of transformers, got Linear"):
+    with refused(name="model", expected="a causal language model of transformers", got="Linear"):
         resolve_layers(torch.nn.Linear(2, 2), 1)
 
 

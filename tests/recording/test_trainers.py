@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_trainers import PROMPTS, TRAINERS, build
+from support import refused
 
 from topoflow.config import Topology
 from topoflow.config.schedule import Schedule
@@ -111,6 +112,6 @@ def test_a_training_that_is_resumed_ends_with_the_states_of_one_that_was_not_int
 
 def test_a_reward_model_has_no_answers_to_compare_and_is_refused_before_training(tmp_path):
     trainer = build("Reward", tmp_path, TopologyCallback(PROMPTS, [4], behaviour=True))
-    with pytest.raises(ValueError, match="have a head that makes logits, and LlamaForSequenceClassification"):
+    with refused(name="model", expected="a head that makes logits", got="LlamaForSequenceClassification"):
         trainer.train()
     assert trainer.state.global_step == 0

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from support import REPOSITORY
+from support import REPOSITORY, refused
 
 from topoflow import storage
 from topoflow.cli import main
@@ -278,12 +278,11 @@ def test_a_comparison_of_other_runs_or_results_is_left_out_and_said(study: Study
     name = str(study.params.runs()[0])
     study.write(path, {**facts, "runs": {**facts["runs"], name: {**facts["runs"][name], "peak_step": -1}}})
     html, missing = make(study.params)
-    assert missing == [
-        f"The comparison of runs: it was made from other results of {name}; bring it up to date with: dvc repro."
-    ]
+    assert len(missing) == 1
+    assert f"{path} was made from other results of {name}; bring it up to date" in missing[0]
     assert "A comparison of runs is not here" in text_of(html)
     study.write(path, {**facts, "runs": {name: facts["runs"][name]}})
-    assert "it is of tiny-helpful-0; bring it up to date" in make(study.params)[1][0]
+    assert f"{path} is of tiny-helpful-0; bring it up to date" in make(study.params)[1][0]
 
 
 def test_a_comparison_whose_files_were_altered_is_left_out_and_said(study: Study) -> None:
@@ -291,10 +290,8 @@ def test_a_comparison_whose_files_were_altered_is_left_out_and_said(study: Study
         path = layout.COMPARISON_FOLDER / name
         whole = path.read_bytes()
         path.write_bytes(whole[:-3])
-        with pytest.raises(InvalidFile) as refused:
+        with refused(InvalidFile, path=path, remedy="dvc repro --force --single-item compare"):
             read_comparison()
-        assert refused.value.path == path
-        assert "dvc repro --force --single-item compare" in refused.value.remedy
         path.write_bytes(whole)
     path.write_bytes(whole[:-3])
     _, missing = make(study.params)
@@ -305,9 +302,7 @@ def test_a_comparison_whose_files_were_altered_is_left_out_and_said(study: Study
 def test_results_that_params_do_not_describe_are_left_out(study: Study) -> None:
     mapping = yaml.safe_load(Path("params.yaml").read_text())
     mapping["topology"]["subsample_size"] = 100
-    with pytest.raises(
-        ValueError, match="at least one run with results to report, and has none; The run tiny"
-    ):
+    with refused(InvalidFile, path="results", remedy="The run tiny"):
         make(parse_params(mapping))
 
 

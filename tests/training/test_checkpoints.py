@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from support import small_params
+from support import refused, small_params
 
 from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
@@ -131,7 +131,7 @@ def test_diagrams_trajectory_and_tracking_follow_as_for_a_training_of_ones_own(s
     assert logged.data.params["text.path"] == "models"
     assert not any(key.startswith(("finetune.", "prepare.")) for key in logged.data.params)
     source = replace(study.objective["models"], steps=(4,))
-    with pytest.raises(ValueError, match=r"params\.yaml says sources = .* were made with"):
+    with refused(InvalidFile, path="params.yaml", problem="says sources = "):
         stages.track(replace(study, objective={**study.objective, "models": source}), run)
 
 
@@ -186,8 +186,8 @@ def test_a_path_names_a_folder_for_each_model_and_seed(study, home, tmp_path):
     stages.prepare(params, "adapters")
     lines = layout.read_json_lines(layout.rows_file("adapters"))
     assert [(line["seed"], line["step"]) for line in lines] == [(s, t) for s in (0, 1) for t in (0, 2, 4)]
-    message = r"no checkpoints of model 'tiny', seed 7 are written down; .* prepare@adapters"
-    with pytest.raises(ValueError, match=message):
+    problem = "has no checkpoints of model 'tiny', seed 7"
+    with refused(InvalidFile, path=layout.rows_file("adapters"), problem=problem, remedy="prepare@adapters"):
         stages.finetune(params, Run("tiny", "adapters", 7))
 
 
@@ -216,15 +216,13 @@ def test_steps_are_in_their_order_as_numbers_and_can_be_chosen(copied):
 
 def test_folders_that_hold_no_series_are_refused(copied, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"path must be a folder with checkpoint-N folders .*empty has none"):
+    with refused(InvalidFile, path=tmp_path / "empty", problem="it has none"):
         listed(tmp_path / "empty")
-    with pytest.raises(ValueError, match=r"path must be a folder .* there is no .*nowhere"):
+    with refused(InvalidFile, path=tmp_path / "nowhere", problem="it is none"):
         listed(tmp_path / "nowhere")
-    with pytest.raises(
-        ValueError, match=r"steps must be checkpoints that .* has \(2, 4\), and it lacks 3, 8"
-    ):
+    with refused(name="steps", expected="has (2, 4)", got=[3, 8]):
         listed(copied / "models", steps=[2, 3, 8])
-    with pytest.raises(ValueError, match=r"checkpoints must be at least 2, .* got \['checkpoint-4'\]"):
+    with refused(name="checkpoints", expected="at least 2", got=["checkpoint-4"]):
         listed(copied / "models", steps=[4], model_is_step_0=False)
 
 
@@ -240,17 +238,15 @@ def test_checkpoints_that_do_not_belong_together_are_refused(copied, study):
     config = copied / "models" / "checkpoint-4" / "config.json"
     deeper = json.loads(config.read_text())
     config.write_text(json.dumps({**deeper, "num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match=r"n_layers is 2 of checkpoint-2 and 3 of checkpoint-4"):
+    with refused(name="checkpoints", got="n_layers 2 of checkpoint-2 and 3 of checkpoint-4"):
         listed(copied / "models")
     shutil.rmtree(copied / "models" / "checkpoint-4")
     shutil.copytree(copied / "adapters" / "checkpoint-4", copied / "models" / "checkpoint-4")
-    with pytest.raises(ValueError, match=r"kind is model of checkpoint-2 and adapter of checkpoint-4"):
+    with refused(name="checkpoints", got="kind model of checkpoint-2 and adapter of checkpoint-4"):
         listed(copied / "models")
     line = {**listed(copied / "adapters")[1], "n_layers": 7, "name": "checkpoint-2"}
     described = layout.read_json(layout.model_file("tiny"))
-    with pytest.raises(
-        ValueError, match=r"must be of the size of model 'tiny' \(n_layers 2\), got 7 of checkpoint-2"
-    ):
+    with refused(name="checkpoints", expected="model 'tiny' (n_layers 2)", got="7 of checkpoint-2"):
         checkpoints.Series(
             Run("tiny", "x", 0), [line], study.objective["models"], described, study.model["tiny"]
         )
@@ -317,7 +313,7 @@ def test_the_model_of_adapters_is_their_base_and_of_models_the_first(home, study
         if found:
             assert model_of(source, 0) == (found, True)
         else:
-            with pytest.raises(ValueError, match=r"model must be given, .* says '/gone/away'"):
+            with refused(name="model", remedy="says '/gone/away'"):
                 model_of(source, 0)
 
 
@@ -387,7 +383,7 @@ class TestHub:
         assert not list((hub / "blobs").glob(f"{self.COMMITS[1][:4]}-*"))
 
     def test_every_revision_that_is_missing_is_named(self, hub):
-        with pytest.raises(ValueError, match=r"lacks step1, step3; it has step2, step4$"):
+        with refused(name="revisions", got=["step1", "step3"], remedy="it has step2, step4"):
             resolve_commits("owner/name", ["step1", "step2", "step3"])
         assert resolve_commits("owner/name", [self.COMMITS[1], "step2"]) == {
             self.COMMITS[1]: self.COMMITS[1],
@@ -398,9 +394,7 @@ class TestHub:
         (hub / "snapshots" / self.COMMITS[0] / "model.safetensors").unlink()
         params = self.params(study)
         stages.prepare(params, "theirs")
-        with pytest.raises(
-            ValueError, match=r"revision step2 of owner/name must have weights as \.safetensors"
-        ):
+        with refused(InvalidFile, path="revision step2 of owner/name", problem="weights as .safetensors"):
             stages.finetune(params, Run("tiny", "theirs", 0))
 
 

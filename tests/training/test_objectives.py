@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SHARED_DATA
+from support import SHARED_DATA, refused
 
 from topoflow.config import parse_params
 from topoflow.errors import InvalidArgument, InvalidFile
@@ -444,7 +444,7 @@ class TestTrainingRows:
             training_rows(file_params(texts, n_rows=2), "helpful", [])
 
     def test_an_unknown_objective_is_refused(self, texts):
-        with pytest.raises(ValueError, match=r"^objective must be one of harmless, helpful, got 'mean'$"):
+        with refused(name="objective", expected="one of harmless, helpful", got="mean"):
             training_rows(file_params(texts), "mean", [])
 
 

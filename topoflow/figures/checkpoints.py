@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.figures.steps import step_marks, thinned
+from topoflow.figures.steps import gaps_for_infinity, of_shape, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -66,17 +66,15 @@ def distances_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase, or a layer's distances are not a square of one row a checkpoint.
     """
     marks = step_marks(steps, "steps")
-    cells = {layer: np.asarray(distances[layer], dtype=np.float64) for layer in sorted(distances)}
-    for layer, matrix in cells.items():
-        if matrix.shape != (marks.size, marks.size):
-            expected = (marks.size, marks.size)
-            raise ValueError(
-                f"distances[{layer}] must have shape {expected} (steps by steps), got {matrix.shape}"
-            )
+    square = marks.size, marks.size
+    cells = {
+        layer: of_shape(distances[layer], square, f"distances[{layer}]", "steps by steps")
+        for layer in sorted(distances)
+    }
     if not cells or marks.size < 2:
         return blank(title, "no distances to show: needs a layer and two checkpoints")
     columns = 1 if len(cells) == 1 else 2 if len(cells) <= 6 else 3
@@ -146,13 +144,17 @@ def controls_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If values do not have a row a layer and a column a checkpoint.
     """
     names = np.asarray(layers, dtype=np.int64)
     tables = {
         summary: {
-            kind: _ends(values, names.size, f"controls[{summary!r}][{kind!r}]")
+            kind: gaps_for_infinity(
+                of_shape(
+                    values, (names.size, 2), f"controls[{summary!r}][{kind!r}]", "layers by two checkpoints"
+                )
+            )
             for kind, values in kinds.items()
         }
         for summary, kinds in controls.items()
@@ -219,12 +221,3 @@ def _kind_style(kind: str, filled: bool) -> dict[str, Any]:
         "markersize": 5,
         "markerfacecolor": colour if filled else "white",
     }
-
-
-def _ends(values: ArrayLike, n_layers: int, name: str) -> Floats:
-    found = np.asarray(values, dtype=np.float64)
-    if found.shape != (n_layers, 2):
-        raise ValueError(
-            f"{name} must have shape {(n_layers, 2)} (layers by two checkpoints), got {found.shape}"
-        )
-    return np.where(np.isfinite(found), found, np.nan)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import step_marks
+from topoflow.figures.steps import of_shape, step_marks
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -58,7 +58,7 @@ def map_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If coordinates do not have a row a step and two columns.
     """
     if not layers or not any(groups for _, groups in layers.values()):
@@ -113,11 +113,8 @@ def _percent(shown: float) -> str:
 
 
 def _path(steps: ArrayLike, coordinates: ArrayLike, name: str) -> tuple[Floats, Floats]:
-    marks, places = step_marks(steps, f"{name} steps"), np.asarray(coordinates, dtype=np.float64)
-    if not marks.size or places.shape != (marks.size, 2):
-        shape = (max(marks.size, 1), 2)
-        raise ValueError(f"{name} coordinates must have shape {shape}, got {places.shape}")
-    return marks, places
+    marks = step_marks(steps, f"{name} steps")
+    return marks, of_shape(coordinates, (max(marks.size, 1), 2), f"{name} coordinates", "one row a step")
 
 
 def _map_paths(axes: Axes, paths: Sequence[tuple[Floats, Floats]], colour: Any) -> None:

@@ -14,7 +14,8 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import MOST_MARKED, step_axis, step_marks, thinned
+from topoflow.errors import InvalidArgument
+from topoflow.figures.steps import MOST_MARKED, gaps_for_infinity, of_shape, step_axis, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     RUN_MARKERS,
@@ -76,7 +77,7 @@ def betti_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps or distances do not increase, or a layer's numbers do not fit them.
     """
     marks = step_marks(steps, "steps")
@@ -149,13 +150,10 @@ def _crocker(axes: Axes, distances: Floats, numbers: Floats, high: float) -> Any
 
 
 def _curves(marks: Floats, distances: ArrayLike, numbers: ArrayLike, name: str) -> tuple[Floats, Floats]:
-    places, found = np.asarray(distances, dtype=np.float64), np.asarray(numbers, dtype=np.float64)
+    places = np.asarray(distances, dtype=np.float64)
     if places.ndim != 1 or places.size < 2 or not (np.diff(places) > 0).all():
-        raise ValueError(f"{name} distances must be two or more, increasing, got {distances!r}")
-    if found.shape != (marks.size, places.size):
-        expected = (marks.size, places.size)
-        raise ValueError(f"{name} numbers must have shape {expected} (steps by distances), got {found.shape}")
-    return places, found
+        raise InvalidArgument(f"{name} distances", "two or more, increasing", distances)
+    return places, of_shape(numbers, (marks.size, places.size), f"{name} numbers", "steps by distances")
 
 
 @styled
@@ -181,13 +179,17 @@ def summaries_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase, or a layer's values do not fit them.
     """
     marks = step_marks(steps, "steps")
     tables = {
         summary: {
-            layer: _at_steps(marks, lines[layer], f"summaries[{summary!r}][{layer}]")
+            layer: gaps_for_infinity(
+                of_shape(
+                    lines[layer], marks.shape, f"summaries[{summary!r}][{layer}]", "one value a checkpoint"
+                )
+            )
             for layer in sorted(lines)
         }
         for summary, lines in summaries.items()
@@ -244,10 +246,3 @@ def _summary_panel(
         axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5), numticks=12))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-
-
-def _at_steps(marks: Floats, values: ArrayLike, name: str) -> Floats:
-    line = np.asarray(values, dtype=np.float64)
-    if line.shape != marks.shape:
-        raise ValueError(f"{name} must have shape {marks.shape} (one value a checkpoint), got {line.shape}")
-    return np.where(np.isfinite(line), line, np.nan)

@@ -43,7 +43,7 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a table is missing or lacks a column.
     """
     order = float(facts["order"])

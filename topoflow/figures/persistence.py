@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
+from topoflow.errors import InvalidArgument
 from topoflow.figures.style import (
     DIAGRAM_COLOURS,
     DIAGRAM_MARKERS,
@@ -60,7 +61,7 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a diagram is not of shape (n_bars, 2), has a death before its birth, a NaN or an infinite birth, or
         if a panel has no diagram or more than two.
     """
@@ -169,7 +170,7 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         As for :func:`diagrams_figure`.
     """
     named = _panels(panels)
@@ -232,7 +233,7 @@ def _panels(panels: Panels) -> list[Named]:
     named: list[Named] = []
     for name, diagrams in panels:
         if not 1 <= len(diagrams) <= 2:
-            raise ValueError(f"panels[{name!r}] must have 1 or 2 diagrams (H0, H1), got {len(diagrams)}")
+            raise InvalidArgument(f"panels[{name!r}]", "1 or 2 diagrams (H0, H1)", len(diagrams))
         named.append((name, [_diagram(d, f"panels[{name!r}] H{k}") for k, d in enumerate(diagrams)]))
     return named
 
@@ -242,10 +243,10 @@ def _diagram(diagram: ArrayLike, name: str) -> Floats:
     if bars.size == 0:
         return np.empty((0, 2))
     if bars.ndim != 2 or bars.shape[1] != 2:
-        raise ValueError(f"{name} must have shape (n_bars, 2), got {bars.shape}")
+        raise InvalidArgument(name, "of shape (n_bars, 2)", bars.shape)
     if not np.isfinite(bars[:, 0]).all() or not (bars[:, 1] >= bars[:, 0]).all():
         wrong = bars[~np.isfinite(bars[:, 0]) | ~(bars[:, 1] >= bars[:, 0])][0].tolist()
-        raise ValueError(f"{name} must have finite births and deaths not before them, got {wrong}")
+        raise InvalidArgument(name, "of finite births, and of deaths not before them", wrong)
     return bars
 
 

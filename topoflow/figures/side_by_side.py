@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from topoflow.figures.steps import interval_values, one_step_apart, step_axis, step_marks
+from topoflow.errors import InvalidArgument, Words
+from topoflow.figures.steps import interval_values, of_shape, one_step_apart, step_axis, step_marks
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -70,7 +71,7 @@ def comparison_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase, a layer's values do not fit them, a run has no group, or runs of one group have
         different steps.
     """
@@ -129,13 +130,15 @@ def comparison_figure(
 def _grouped(marks: Mapping[str, Floats], groups: Mapping[str, str] | None) -> dict[str, list[str]]:
     """The names of the runs of each group, checked."""
     if groups is not None and (lost := [name for name in marks if name not in groups]):
-        raise ValueError(f"groups must have a group for every run, got none for {', '.join(lost)}")
+        raise InvalidArgument("groups", "such that every run has one", Words(f"none for {', '.join(lost)}"))
     grouped: dict[str, list[str]] = {}
     for name in marks:
         grouped.setdefault(name if groups is None else groups[name], []).append(name)
     for group, names in grouped.items():
         if odd := [name for name in names if not np.array_equal(marks[name], marks[names[0]])]:
-            raise ValueError(f"runs of group {group!r} must have the same steps, got others for {odd[0]!r}")
+            raise InvalidArgument(
+                f"runs of group {group!r}", "of the same steps", Words(f"others for {odd[0]!r}")
+            )
     return grouped
 
 
@@ -190,7 +193,7 @@ def separation_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase or a layer's distances do not fit them.
     """
     if not separations:
@@ -234,13 +237,10 @@ def _distances(
     found = {}
     for layer in sorted(layers):
         steps = step_marks(layers[layer][0], f"separations[{name!r}][{layer}] steps")
-        between, within = (np.asarray(values, dtype=np.float64) for values in layers[layer][1:])
-        for values in (between, within):
-            if values.shape != steps.shape:
-                raise ValueError(
-                    f"separations[{name!r}][{layer}] must have distances of shape {steps.shape} (one a step), "
-                    f"got {values.shape}"
-                )
+        between, within = (
+            of_shape(values, steps.shape, f"separations[{name!r}][{layer}]", "one a step")
+            for values in layers[layer][1:]
+        )
         found[layer] = (steps, between, within)
     return found
 

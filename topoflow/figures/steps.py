@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.twins import find_twins, why_no_twins
+from topoflow.errors import InvalidArgument
 from topoflow.figures.style import Floats
 
 # Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
@@ -83,19 +84,28 @@ def step_marks(steps: ArrayLike, name: str) -> Floats:
     """Check steps; an error calls them `name`."""
     marks = np.asarray(steps, dtype=np.float64)
     if marks.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {marks.shape}")
+        raise InvalidArgument(name, "one-dimensional", marks.shape)
     if not np.isfinite(marks).all() or (np.diff(marks) <= 0).any():
-        raise ValueError(f"{name} must be finite and strictly increasing, got {marks.tolist()}")
+        raise InvalidArgument(name, "finite and strictly increasing", marks.tolist())
     return marks
+
+
+def of_shape(values: ArrayLike, shape: tuple[int, ...], name: str, meaning: str) -> Floats:
+    """Check the shape of numbers and say what it means; an error calls them `name`."""
+    found = np.asarray(values, dtype=np.float64)
+    if found.shape != shape:
+        raise InvalidArgument(name, f"of shape {shape} ({meaning})", found.shape)
+    return found
+
+
+def gaps_for_infinity(values: Floats) -> Floats:
+    """Infinities as NaN, which is drawn as a gap."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def interval_values(values: ArrayLike, steps: Floats, name: str) -> Floats:
     """Check one value an interval; infinities become NaN, which is drawn as a gap."""
-    line = np.asarray(values, dtype=np.float64)
-    expected = (max(steps.size - 1, 0),)
-    if line.shape != expected:
-        raise ValueError(f"{name} must have shape {expected} (one value an interval), got {line.shape}")
-    return np.where(np.isfinite(line), line, np.nan)
+    return gaps_for_infinity(of_shape(values, (max(steps.size - 1, 0),), name, "one value an interval"))
 
 
 def one_step_apart(marks: Floats) -> NDArray[np.bool_]:

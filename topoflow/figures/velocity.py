@@ -13,12 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.errors import InvalidArgument
 from topoflow.figures.steps import (
     APART_LABEL,
     MOST_MARKED,
     apart_style,
+    gaps_for_infinity,
     interval_values,
     line_style,
+    of_shape,
     one_step_apart,
     step_axis,
     step_marks,
@@ -100,13 +103,13 @@ def velocity_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase, or a layer's values do not fit them.
     """
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
     if sorted(spreads) != layers:
-        raise ValueError(f"spreads must have the layers of velocities ({layers}), got {sorted(spreads)}")
+        raise InvalidArgument("spreads", f"of the layers of velocities ({layers})", sorted(spreads))
     curves = {layer: interval_values(velocities[layer], marks, f"velocities[{layer}]") for layer in layers}
     spread = {layer: interval_values(spreads[layer], marks, f"spreads[{layer}]") for layer in layers}
     ends = {layer: (curves[layer] - spread[layer], curves[layer] + spread[layer]) for layer in layers}
@@ -181,7 +184,7 @@ def _prompt_bands(
     if bands is None:
         return {}
     if sorted(bands) != layers:
-        raise ValueError(f"bands must have the layers of velocities ({layers}), got {sorted(bands)}")
+        raise InvalidArgument("bands", f"of the layers of velocities ({layers})", sorted(bands))
     ends = {
         layer: (
             interval_values(bands[layer][0], marks, f"bands[{layer}] low"),
@@ -302,14 +305,11 @@ def heatmap_figure(
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If steps do not increase, or values do not have a row a layer and a column an interval.
     """
     marks = step_marks(steps, "steps")
-    cells = np.asarray(values, dtype=np.float64)
-    shape = (len(layers), max(marks.size - 1, 0))
-    if cells.shape != shape:
-        raise ValueError(f"values must have shape {shape} (n_layers, n_steps - 1), got {cells.shape}")
+    cells = of_shape(values, (len(layers), max(marks.size - 1, 0)), "values", "n_layers, n_steps - 1")
     figure = new_figure(min(1.9 + 0.36 * max(len(layers), 3), 9), title)
     axes = figure.subplots()
     axes.set_ylabel("layer")
@@ -411,7 +411,4 @@ def _behaviour(behaviour: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
 
 def _loss(loss: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
     steps = step_marks(loss[0], "loss steps")
-    values = np.asarray(loss[1], dtype=np.float64)
-    if values.shape != steps.shape:
-        raise ValueError(f"loss values must have shape {steps.shape} (one a step), got {values.shape}")
-    return steps, np.where(np.isfinite(values), values, np.nan)
+    return steps, gaps_for_infinity(of_shape(loss[1], steps.shape, "loss values", "one a step"))

@@ -209,7 +209,7 @@ class TopologyCallback(TrainerCallback):
         if stop_when_stable is not None:
             stop_when_stable = check_whole_number("stop_when_stable", stop_when_stable, at_least=1)
         if stop_when_stable is not None and topology is False:
-            raise ValueError("topology must be asked for where stop_when_stable is, got False")
+            raise InvalidArgument("topology", "asked for where stop_when_stable is", False)
         self.prompts = prompts
         self.schedule = schedule
         self.folder = None if folder is None else Path(folder)

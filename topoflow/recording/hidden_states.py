@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, Words
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
 from topoflow.topology.point_clouds import check_whole_number
@@ -44,7 +44,7 @@ def evenly_spaced_layers(n_layers: int, count: int) -> tuple[int, ...]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When there are fewer than `count` layers, or `count` is not positive.
 
     Examples
@@ -57,7 +57,7 @@ def evenly_spaced_layers(n_layers: int, count: int) -> tuple[int, ...]:
     (12,)
     """
     if not 1 <= count <= n_layers:
-        raise ValueError(f"layers must be between 1 and the number of blocks ({n_layers}), got {count}")
+        raise InvalidArgument("layers", f"between 1 and the number of blocks ({n_layers})", count)
     if count == 1:
         return (n_layers,)
     gap = (n_layers - 1) / (count - 1)
@@ -71,7 +71,7 @@ def resolve_layers(model: nn.Module, layers: int | Sequence[int]) -> tuple[int, 
         return evenly_spaced_layers(n_layers, check_whole_number("layers", layers, at_least=1))
     chosen = tuple(sorted({check_whole_number("layers", layer, at_least=0) for layer in layers}))
     if not chosen or chosen[0] < 0 or chosen[-1] > n_layers:
-        raise ValueError(f"layers must be between 0 (the embedding) and {n_layers}, got {list(layers)}")
+        raise InvalidArgument("layers", f"between 0 (the embedding) and {n_layers}", list(layers))
     return chosen
 
 
@@ -123,7 +123,7 @@ def last_token_states_and_logits(
     rows alone, so that logits of whole sequences never exist.
     """
     if _head(model) is None:
-        raise ValueError(f"model must have a head that makes logits, and {type(model).__name__} has none")
+        raise InvalidArgument("model", "one with a head that makes logits", Words(type(model).__name__))
     with _narrow_head(model, attention_mask), _last_rows(model, attention_mask, layers) as (states, inputs):
         output = model(input_ids=input_ids, **inputs)
     return states, output[0][:, 0]
@@ -144,10 +144,9 @@ def _last_rows(
 
     def keep(layer: int, hidden: torch.Tensor) -> None:
         if hidden.dim() != 3:
-            raise ValueError(
-                "model must pass hidden states of shape (batch, length, hidden_size) from block to block, and "
-                f"{type(decoder).__name__} passes {tuple(hidden.shape)}"
-            )
+            expected = "one whose hidden states are of shape (batch, length, hidden_size) from block to block"
+            got = Words(f"{type(decoder).__name__}, which passes {tuple(hidden.shape)}")
+            raise InvalidArgument("model", expected, got)
         states[layer] = _at_last(hidden, attention_mask).detach()
         if stop and layer == max(layers):
             raise _Reached
@@ -440,12 +439,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def _decoder(model: nn.Module) -> nn.Module:
     """The part of the model that makes hidden states, without the head that makes logits."""
     if not hasattr(model, "get_decoder"):
-        raise ValueError(f"model must be a causal language model of transformers, got {type(model).__name__}")
+        raise InvalidArgument("model", "a causal language model of transformers", Words(type(model).__name__))
     if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"model must be decoder-only (a prompt's last token is recorded as the model is about to answer), and "
-            f"{type(model).__name__} is an encoder-decoder"
-        )
+        why = "a prompt's last token is recorded as the model is about to answer"
+        got = Words(f"the encoder-decoder {type(model).__name__}")
+        raise InvalidArgument("model", f"decoder-only ({why})", got)
     return model.get_decoder()  # type: ignore[no-any-return, operator]
 
 
@@ -460,4 +458,4 @@ def _blocks(decoder: nn.Module) -> nn.ModuleList:
     for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
-    raise ValueError(f"model must have a list of {depth} blocks, and {type(decoder).__name__} has none")
+    raise InvalidArgument("model", f"one with a list of {depth} blocks", Words(type(decoder).__name__))

@@ -26,8 +26,7 @@ class LiveTopology:
     n_prompts : int
         Points of every cloud.
     n_subsamples, subsample_size, seed, order, engine
-        As in the sections `topology` and `trajectory` of params.yaml. A `subsample_size` above `n_prompts`
-        is a ValueError.
+        As in the sections `topology` and `trajectory` of params.yaml. A `subsample_size` above `n_prompts` is refused.
 
     Attributes
     ----------

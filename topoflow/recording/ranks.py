@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import nn
 
+from topoflow.errors import InvalidArgument, Words
+
 T = TypeVar("T")
 
 
@@ -108,29 +110,25 @@ def check_parallelism(model: nn.Module) -> None:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When DeepSpeed (ZeRO-3) or the first FSDP has partitioned the parameters, or when ranks share one batch
         (tensor, context or sequence parallelism).
     """
+    expected = "whole on each rank, or sharded by FSDP2, to be recorded"
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise ValueError(
-            "model must be whole on each rank, or sharded by FSDP2, to be recorded, and DeepSpeed ZeRO-3 has "
-            "partitioned its parameters: train with FSDP2, or with ZeRO stage 1 or 2"
-        )
+        got = Words("parameters that DeepSpeed ZeRO-3 has partitioned")
+        raise InvalidArgument("model", expected, got, "train with FSDP2, or with ZeRO stage 1 or 2")
     if rank_and_size()[1] == 1:
         return
     from accelerate.state import AcceleratorState
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
-        raise ValueError(
-            "model must be whole on each rank, or sharded by FSDP2, to be recorded, and FSDP1 has sharded it: set "
-            "fsdp_version to 2"
-        )
+        got = Words("one that FSDP1 has sharded")
+        raise InvalidArgument("model", expected, got, "set fsdp_version to 2")
     plan = getattr(AcceleratorState(), "parallelism_config", None)
     sharing = max(plan.non_data_parallel_size if plan else 1, getattr(model, "tp_size", None) or 1)
     if sharing > 1:
-        raise ValueError(
-            "each rank must have batches of its own (DDP or FSDP2) for a model to be recorded, got "
-            f"{sharing} ranks that share one (tensor, context or sequence parallelism)"
-        )
+        expected = "each rank's own (DDP or FSDP2) for a model to be recorded"
+        got = Words(f"{sharing} ranks that share one (tensor, context or sequence parallelism)")
+        raise InvalidArgument("batches", expected, got)

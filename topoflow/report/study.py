@@ -18,6 +18,7 @@ from topoflow import storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order
+from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import kept_pictures
 from topoflow.finished import (
     FinishedRun,
@@ -120,7 +121,7 @@ def report(
 
     Raises
     ------
-    ValueError
+    InvalidFile
         When no run of the study has results.
     """
     study = _look(params, pages or {}, host)
@@ -171,9 +172,7 @@ def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study
         except ValueError as error:
             missing.append(f"The run {run}: {error}.")
     if not found:
-        raise ValueError(
-            f"the study must have at least one run with results to report, and has none; {missing[0]}"
-        )
+        raise InvalidFile("results", "must hold those of at least one run, and it holds none", missing[0])
     comparison = None
     try:
         comparison = _comparison(found, [str(run) for run in params.runs()])
@@ -223,14 +222,13 @@ def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, 
     """The comparison, if it is of these runs as they are now; None for a study of one run."""
     if len(wanted) < 2:
         return None
-    facts = read_comparison()
+    facts, path = read_comparison(), layout.COMPARISON_FOLDER / layout.COMPARISON_FILE
+    remedy = "bring it up to date with: dvc repro"
     theirs, ours = facts["runs"], {str(one.run): one.findings["pooled"] for one in found}
     if sorted(theirs) != sorted(wanted):
-        raise ValueError(f"it is of {', '.join(sorted(theirs))}; bring it up to date with: dvc repro")
+        raise InvalidFile(path, f"is of {', '.join(sorted(theirs))}", remedy)
     if stale := [name for name, numbers in ours.items() if theirs[name] != numbers]:
-        raise ValueError(
-            f"it was made from other results of {', '.join(stale)}; bring it up to date with: dvc repro"
-        )
+        raise InvalidFile(path, f"was made from other results of {', '.join(stale)}", remedy)
     return facts
 
 

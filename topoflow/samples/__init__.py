@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from topoflow.errors import InvalidArgument, quoted
+
 SAMPLE_NAMES = ("helpful", "harmless", "prompts", "everyday")
 
 
@@ -29,7 +31,7 @@ def load_samples(name: str) -> list[dict[str, str]]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If `name` is unknown, or if the bundled file holds a malformed family.
 
     Examples
@@ -44,9 +46,9 @@ def load_samples(name: str) -> list[dict[str, str]]:
 
 
 def load_families(name: str) -> list[dict[str, Any]]:
-    """The families of one bundled set, as its file has them; ValueError if `name` is unknown."""
+    """The families of one bundled set, as its file has them; InvalidArgument if `name` is unknown."""
     if name not in SAMPLE_NAMES:
-        raise ValueError(f"name: expected one of {', '.join(SAMPLE_NAMES)}, got {name!r}")
+        raise InvalidArgument("name", f"one of {', '.join(SAMPLE_NAMES)}", name)
     text = (resources.files("topoflow") / "samples" / f"{name}.yaml").read_text(encoding="utf-8")
     # libyaml is some ten times faster, but PyYAML may have been built without it; both loaders are safe.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -72,7 +74,7 @@ def expand_families(families: Any, answered: bool = True) -> list[dict[str, str]
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a family lacks a key, has an empty list or a value of another type, or uses an unknown slot.
 
     Examples
@@ -82,7 +84,7 @@ def expand_families(families: Any, answered: bool = True) -> list[dict[str, str]
     [{'prompt': 'A cup of mint tea?'}]
     """
     if not isinstance(families, list) or not families:
-        raise ValueError(f"families: expected a non-empty list of families, got {families!r}")
+        raise InvalidArgument("families", "a non-empty list of families", families)
     rows = []
     for position, family in enumerate(families):
         label = _check_family(family, position, answered)
@@ -115,21 +117,19 @@ def _check_family(family: Any, position: int, answered: bool) -> str:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If the family is malformed.
     """
     expected = {"name", "prompts", "items"} | ({"completions"} if answered else set())
     if not isinstance(family, dict) or set(family) != expected:
-        got = sorted(map(str, family)) if isinstance(family, dict) else repr(family)
-        raise ValueError(f"families[{position}]: expected the keys {sorted(expected)}, got {got}")
+        got = sorted(map(str, family)) if isinstance(family, dict) else family
+        raise InvalidArgument(f"families[{position}]", f"of the keys {sorted(expected)}", got)
     label = f"families[{position}] ({family['name']})"
     for key in sorted(expected - {"name"}):
         kind = dict if key == "items" else str
         entries = family[key]
         if not isinstance(entries, list) or not entries or not all(isinstance(e, kind) for e in entries):
-            raise ValueError(
-                f"{label}: expected {key} to be a non-empty list of {kind.__name__}, got {entries!r}"
-            )
+            raise InvalidArgument(f"{label}: {key}", f"a non-empty list of {kind.__name__}", entries)
     return label
 
 
@@ -152,18 +152,17 @@ def _fill(template: str, item: Mapping[str, Any], label: str) -> str:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a brace is unpaired, or a slot has no value in `item`, or its value is not text.
     """
     try:
         slots = {slot for _, slot, _, _ in string.Formatter().parse(template) if slot is not None}
     except ValueError as error:
-        raise ValueError(f"{label}: expected paired braces, got {template!r}") from error
+        raise InvalidArgument(label, "of paired braces", template) from error
     for slot in sorted(slots):
         # YAML reads a bare 35 or yes as a number or a boolean, which would silently change the wording.
         if not isinstance(item.get(slot), str):
-            raise ValueError(
-                f"{label}: expected text for the slot {{{slot}}} of {template!r}, "
-                f"got {item.get(slot)!r} among the slots {sorted(item)}"
-            )
+            expected = f"text, as a slot of {quoted(template)}"
+            remedy = f"the slots are {sorted(item)}"
+            raise InvalidArgument(f"{label}: {{{slot}}}", expected, item.get(slot), remedy)
     return template.format_map(item)

@@ -451,7 +451,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], bytes]:
     try:
         manifest = json.loads(data)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise ValueError("it has no mapping of files")
+            raise InvalidArgument("it", "a mapping that holds a mapping of files", manifest)
         for name in manifest["files"]:
             if not _FILE_NAME.fullmatch(name) or len(name) > 255:
                 raise InvalidArgument("files", "named inside the set", name)

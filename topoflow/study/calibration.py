@@ -14,6 +14,7 @@ import numpy as np
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
 from topoflow.embedded import embedded_folder
+from topoflow.errors import InvalidArgument
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study.cost import Rates, Size, Texts, padded
@@ -44,7 +45,7 @@ def look(params: Params, run: Run) -> Found:
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When the model's configuration cannot be had.
     """
     import torch
@@ -58,9 +59,8 @@ def look(params: Params, run: Run) -> Found:
     place: dict[str, Any] = {"pretrained_model_name_or_path": folder}
     if folder is None:
         if not isinstance(source, HubModel):
-            raise ValueError(
-                f"model {run.model!r} must be made first, with: topoflow model --model {run.model}"
-            )
+            remedy = f"make it with: topoflow model --model {run.model}"
+            raise InvalidArgument("model", "one that has been made", run.model, remedy)
         place = {"pretrained_model_name_or_path": source.id, "revision": source.revision}
     with models.readable_hub_errors("model", str(place["pretrained_model_name_or_path"]), "its revision"):
         config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)

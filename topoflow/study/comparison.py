@@ -29,6 +29,7 @@ from topoflow.dynamics.comparison import (
 from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
+from topoflow.errors import InvalidArgument, Words
 from topoflow.finished import FinishedRun, is_exploratory
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
@@ -58,7 +59,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         When there are fewer than two runs, one twice, or two that cannot be compared; what differs is named.
     """
     _check_comparable(members)
@@ -128,17 +129,16 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def _check_comparable(members: Sequence[FinishedRun]) -> None:
     names = [str(member.run) for member in members]
     if len(members) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"runs must be two or more, each of another model, objective or seed, got {names}")
+        expected = "two or more, each of another model, objective or seed"
+        raise InvalidArgument("runs", expected, names)
     first = members[0]
     for member in members[1:]:
         theirs = {**member.diagrams.manifest, "order": member.facts["order"]}
         ours = {**first.diagrams.manifest, "order": first.facts["order"]}
         for key, what in {**_MUST_MATCH, "order": "order of the Wasserstein distance"}.items():
             if theirs[key] != ours[key]:
-                raise ValueError(
-                    f"runs must have the same {what} to be compared, and {first.run} has {ours[key]} and "
-                    f"{member.run} has {theirs[key]}"
-                )
+                got = Words(f"{ours[key]} of {first.run} and {theirs[key]} of {member.run}")
+                raise InvalidArgument("runs", f"of the same {what} to be compared", got)
 
 
 def warn_of_rounding(members: Sequence[FinishedRun]) -> None:

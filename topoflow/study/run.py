@@ -61,7 +61,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     Raises
     ------
-    ValueError
+    TopoflowError
         When the model, the objective or an override is not known, or a stage fails.
     """
     import mlflow
@@ -136,7 +136,7 @@ def plan_record(
 
     Raises
     ------
-    ValueError
+    TopoflowError
         As `run` does, and when the checkpoints are not what they must be.
     """
     from topoflow.training.checkpoints import folders, model_of
@@ -243,7 +243,7 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
 
     Raises
     ------
-    ValueError
+    TopoflowError
         When an override is not known, or the pilot has no finished runs.
     """
     from topoflow import finished
@@ -302,7 +302,7 @@ def plan(
 
     Raises
     ------
-    ValueError
+    TopoflowError
         When the model, the objective or an override is not known.
     """
     # checked for this model and objective alone: layers may be chosen that others do not have

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 from topoflow import __version__
-from topoflow.errors import InvalidArgument, said
+from topoflow.errors import InvalidArgument, InvalidFile, said
 from topoflow.storage.files import check_place, read_text
 from topoflow.study.pins import HOME, STUDY_FILES, TEMPLATE, requirements
 
@@ -80,7 +80,7 @@ def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
     ------
     InvalidArgument
         When there is no such preset.
-    ValueError
+    InvalidFile
         When one of the other files is there: nothing is overwritten, and then nothing is written.
     """
     from topoflow.storage import write_file
@@ -88,11 +88,10 @@ def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
     check_place(folder.absolute())
     names = [*STUDY_FILES, REQUIREMENTS]
     if taken := [name for name in names if (folder / name).exists()]:
-        raise ValueError(
-            f"folder must have none of the files of a study, and {folder} has {', '.join(taken)}"
-        )
+        problem = f"must have none of the files of a study, and it has {', '.join(taken)}"
+        raise InvalidFile(folder, problem)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder must be a folder or not exist, and {folder} is a file")
+        raise InvalidFile(folder, "must be a folder or not exist, and it is a file")
     params = params_text(preset)
     pins, wheel = requirements()
     files = {name: text.encode() for name, text in study_texts(pins, params).items()} | wheel
@@ -173,10 +172,11 @@ def check_version(folder: Path = Path()) -> None:
     from_where = r"topoflow *== *|\./wheels/topoflow-|topoflow @ \S+ +# "
     pinned = re.search(rf"^(?:{from_where})([^\s;#-]+)", text, flags=re.MULTILINE)
     if pinned and pinned[1] != __version__:
-        raise ValueError(
-            f"{REQUIREMENTS} says topoflow {pinned[1]}, and {__version__} is installed: install that one with "
-            f"pip install -r {REQUIREMENTS}, or take requirements.txt and wheels/ of a new "
-            "study (topoflow init) and compute anew with dvc repro"
+        raise InvalidFile(
+            REQUIREMENTS,
+            f"says topoflow {pinned[1]}, and {__version__} is installed",
+            f"install that one with pip install -r {REQUIREMENTS}, or take requirements.txt and wheels/ of a new "
+            "study (topoflow init) and compute anew with dvc repro",
         )
 
 
@@ -215,7 +215,7 @@ def _make_repository(folder: Path) -> str | None:
     try:
         repository = Repo.init(folder, no_scm=git is None, subdir=top not in (None, folder))
     except DvcException as error:
-        raise ValueError(f"folder must be one that DVC can use, and {folder} is not: {said(error)}") from None
+        raise InvalidFile(folder, f"must be a folder that DVC can use: {said(error)}") from None
     with repository.config.edit("repo") as config:  # as in topoflow's own repository
         config["core"].update(analytics=False, check_update=False)
         config["cache"]["type"] = ["hardlink", "copy"]

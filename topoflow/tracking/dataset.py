@@ -25,7 +25,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 
 from topoflow import storage
-from topoflow.errors import InvalidFile, said
+from topoflow.errors import InvalidArgument, InvalidFile, quoted, said
 from topoflow.names import layer_name
 from topoflow.storage.files import read_bytes, read_text
 from topoflow.tracking.store import lasting, without_password
@@ -65,7 +65,7 @@ class ActivationsSource(DatasetSource):
 
         Raises
         ------
-        ValueError
+        InvalidArgument, InvalidFile
             When the set cannot be found, is damaged, or is another than the one that was logged.
         """
         if self.uri.startswith(_SCHEME):
@@ -79,10 +79,9 @@ class ActivationsSource(DatasetSource):
     def _verified(self, folder: Path) -> storage.StoredSet:
         stored = storage.open_set(folder, storage.ACTIVATIONS)
         if stored.sha256 != self.sha256:
-            raise ValueError(
-                f"{self.uri} must hold the activation set {self.sha256[:12]} that was logged, and it now holds "
-                f"{stored.sha256[:12]}"
-            )
+            logged, now = self.sha256[:12], stored.sha256[:12]
+            problem = f"must hold the activation set {logged} that was logged, and it now holds {now}"
+            raise InvalidFile(self.uri, problem)
         return stored
 
     @staticmethod
@@ -190,7 +189,7 @@ def from_activations(
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When there is no activation set, or its files do not match its manifest.
     """
     if not str(source).startswith(_SCHEME):
@@ -198,7 +197,7 @@ def from_activations(
     data = _manifest_at(str(source))
     manifest = json.loads(data)
     if not isinstance(manifest, dict) or manifest.get("format") != storage.ACTIVATIONS:
-        raise ValueError(f"{source} must be of format {storage.ACTIVATIONS}")
+        raise InvalidFile(str(source), f"must be of format {storage.ACTIVATIONS}")
     # recorded without a password: git has its own ways to one
     recorded = _SCHEME + without_password(str(source).removeprefix(_SCHEME))
     return ActivationsDataset(manifest, ActivationsSource(recorded, storage.sha256(data)), name, digest)
@@ -243,7 +242,7 @@ def _empty(folder: str | Path | None) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise ValueError(f"dst_path must be an empty folder, and {folder} has files")
+        raise InvalidArgument("dst_path", "an empty folder", str(folder))
     return folder
 
 
@@ -257,16 +256,16 @@ def _inside(uri: str) -> Iterator[tuple[Any, str]]:
     parts = urlsplit(uri.removeprefix(_SCHEME))
     query = parse_qs(parts.query)
     if not parts.fragment or set(query) - {"rev"}:
-        raise ValueError(f"source must be like dvc+<repository>?rev=<revision>#<path>, got {uri}")
+        raise InvalidArgument("source", "like dvc+<repository>?rev=<revision>#<path>", uri)
     repository = parts._replace(query="", fragment="").geturl()
     try:
         yield DVCFileSystem(repository, rev=query.get("rev", [None])[0]), parts.fragment
     except SCMError as error:
-        raise ValueError(f"{uri} must name a DVC repository and a revision of it: {said(error)}") from None
+        problem = f"must name a DVC repository and a revision of it: {said(error)}"
+        raise InvalidFile(uri, problem) from None
     except (DvcException, OSError) as error:
-        raise ValueError(
-            f"{uri} must name an activation set that DVC has or can fetch: {said(error)}"
-        ) from None
+        problem = f"must name an activation set that DVC has or can fetch: {said(error)}"
+        raise InvalidFile(uri, problem) from None
 
 
 def _manifest_at(uri: str) -> bytes:
@@ -300,13 +299,11 @@ def _restore(folder: Path, md5: str, destination: Path) -> Path:
             for key, _, info in files:
                 target = destination.joinpath("set", *key)
                 if ".." in key:  # a remote's word, and not to be trusted with paths
-                    raise ValueError(
-                        f"the folder {md5} in DVC must hold files inside it, got {'/'.join(key)}"
-                    )
+                    problem = f"must hold files inside it, got {quoted('/'.join(key))}"
+                    raise InvalidFile(f"the folder {md5} in DVC", problem)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(cache.oid_to_path(info.value), target)
     except (DvcException, OSError) as error:
-        raise ValueError(
-            f"{folder} holds another set or none, and DVC cannot bring back the one logged ({md5}): {said(error)}"
-        ) from None
+        cannot = f"DVC cannot bring back the one logged ({md5}): {said(error)}"
+        raise InvalidFile(folder, f"holds another set or none, and {cannot}") from None
     return destination / "set"

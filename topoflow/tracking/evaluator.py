@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from topoflow.errors import InvalidArgument, UnknownKey, Words
 from topoflow.names import layer_name, metric_name
 from topoflow.topology.arrays import as_array
 
@@ -55,10 +56,9 @@ class _Settings:
     @classmethod
     def read(cls, config: Mapping[str, Any] | None) -> _Settings:
         known = [field.name for field in fields(cls)]
-        if unknown := set(config or {}) - set(known):
-            raise ValueError(
-                f"evaluator_config must have no other keys than {', '.join(known)}, got {', '.join(sorted(unknown))}"
-            )
+        for key in config or {}:
+            if key not in known:
+                raise UnknownKey("evaluator_config", key, known)
         return cls(**(config or {}))
 
     def plan(self, n_prompts: int) -> npt.NDArray[np.int64]:
@@ -144,9 +144,8 @@ def _clouds(model: Any, data: Any, settings: _Settings) -> dict[str, npt.NDArray
     if network is not None:
         return _recorded(network, settings.tokenizer or tokenizer, _prompts(data, settings.column), settings)
     if given is None:
-        raise ValueError(
-            "model must be given: a transformers model or pipeline, a function or a pyfunc model"
-        )
+        expected = "a transformers model or pipeline, a function or a pyfunc model"
+        raise InvalidArgument("model", expected, None)
     return _returned(given(data) if callable(given) else model.predict(data), len(data))
 
 
@@ -175,13 +174,13 @@ def _transformer(given: Any) -> tuple[Any, Any]:
 def _prompts(data: Any, column: str | None) -> list[Any]:
     names = list(getattr(data, "columns", range(np.asarray(data).shape[1])))
     if column is None and len(names) > 1:
-        raise ValueError(f"column must be given where the data have several: {', '.join(map(str, names))}")
+        raise InvalidArgument("column", "given where the data have several", None, f"they are {names}")
     if column is not None and column not in names:
-        raise ValueError(f"column must be one of {', '.join(map(str, names))}, got {column}")
+        raise InvalidArgument("column", f"one of {', '.join(map(str, names))}", column)
     values = data[column or names[0]] if hasattr(data, "columns") else np.asarray(data)[:, 0]
     prompts: list[Any] = values.tolist()
     if wrong := [prompt for prompt in prompts if not isinstance(prompt, str | list)]:
-        raise ValueError(f"data must be prompts, each text or a list of messages, got {wrong[0]!r}")
+        raise InvalidArgument("data", "prompts, each text or a list of messages", wrong[0])
     return prompts
 
 
@@ -192,7 +191,7 @@ def _recorded(
     from topoflow.recording.hidden_states import record_states, resolve_layers
 
     if tokenizer is None:
-        raise ValueError("tokenizer must be given in evaluator_config for a transformers model")
+        raise InvalidArgument("tokenizer", "given in evaluator_config for a transformers model", None)
     states = record_states(
         network,
         tokenize_prompts(tokenizer, prompts, settings.max_length),
@@ -210,12 +209,11 @@ def _returned(states: Any, n_prompts: int) -> dict[str, npt.NDArray[Any]]:
         name = layer_name(layer) if isinstance(layer, int) else str(layer)
         clouds[name] = as_array(name, cloud)
         if clouds[name].ndim != 2 or len(clouds[name]) != n_prompts or clouds[name].dtype.kind not in "fiu":
-            raise ValueError(
-                f"model must return numbers of shape (n_prompts, hidden_size) with n_prompts = {n_prompts}, got "
-                f"{clouds[name].dtype} of shape {clouds[name].shape} for {name}"
-            )
+            expected = f"one that returns numbers of shape ({n_prompts}, hidden_size), a row for each prompt"
+            got = Words(f"{clouds[name].dtype} of shape {clouds[name].shape} for {name}")
+            raise InvalidArgument("model", expected, got)
     if not clouds:
-        raise ValueError("model must return the states of at least one layer, got none")
+        raise InvalidArgument("model", "one that returns the states of at least one layer", Words("none"))
     return clouds
 
 

@@ -23,7 +23,7 @@ from topoflow import storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
-from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer
+from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
 from topoflow.finished import FinishedRun
 from topoflow.names import metric_name
 from topoflow.storage import layout
@@ -75,7 +75,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When MLflow does not take it all: called again, it logs the rest, and nothing twice. As `FinishedRun.open` and
         `check_parameters` do.
     """
@@ -142,7 +142,7 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When there is no such MLflow run, topoflow has not filled it, or its sets are not where they were.
     """
     import mlflow
@@ -155,9 +155,8 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
         raise InvalidArgument("run id", f"that of a run in {address()}", run_id) from None
     tags = logged.data.tags
     if TRAJECTORY_TAG not in tags:
-        raise ValueError(
-            f"run {run_id} must hold the topology of a fine-tuning, and it has no tag {TRAJECTORY_TAG}"
-        )
+        remedy = f"it has no tag {TRAJECTORY_TAG}"
+        raise InvalidArgument("run id", "that of a run with the topology of a fine-tuning", run_id, remedy)
     run = Run(tags["topoflow.model"], tags["topoflow.objective"], int(tags["topoflow.seed"]))
     datasets = logged.inputs.dataset_inputs if logged.inputs else []
     digest = tags[ACTIVATIONS_TAG][:32]
@@ -165,9 +164,11 @@ def locate_run(run_id: str) -> tuple[Run, Path]:
     root = Path(sources[0]).parents[len(run.folder("activations").parts) - 1]
     found = root / run.folder("diagrams") / storage.MANIFEST
     if not found.is_file() or storage.sha256_of_file(found) != tags["topoflow.diagrams"]:
-        raise ValueError(
-            f"run {run_id} ({run}) was made from the diagrams {tags['topoflow.diagrams'][:12]} in "
-            f"{root / run.folder('diagrams')}, and they are not there; bring them back with: dvc repro, or dvc pull"
+        made_from = tags["topoflow.diagrams"][:12]
+        raise InvalidFile(
+            root / run.folder("diagrams"),
+            f"does not hold the diagrams {made_from} that run {run_id} ({run}) was made from",
+            "bring them back with: dvc repro, or dvc pull",
         )
     return run, root
 
@@ -265,7 +266,7 @@ def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When the MLflow run has another value.
     """
     sections = asdict(replace(params, finetune=params.finetune_of(done.run.objective)))
@@ -286,9 +287,8 @@ def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]
     present = logged.data.params
     for key, value in wanted.items():
         if present.get(key, value) != value:
-            raise ValueError(
-                f"run {logged.info.run_id} has the parameter {key}={present[key]}, and {key}={value} is what ran"
-            )
+            name = f"parameter {key} of run {logged.info.run_id}"
+            raise InvalidArgument(name, f"what ran, {quoted(value)}", present[key])
     return lacking(wanted, present)
 
 

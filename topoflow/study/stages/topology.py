@@ -14,7 +14,7 @@ import numpy.typing as npt
 from topoflow import storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
-from topoflow.errors import InvalidFile
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.finished import followed, is_exploratory, open_activations, open_diagrams
 from topoflow.names import layer_name
 from topoflow.storage import layout
@@ -101,10 +101,10 @@ def _finite_part(activations: storage.StoredSet) -> tuple[list[int], list[int], 
         else:
             steps = before
     if not layers:
-        raise ValueError(
-            f"{activations.folder} must hold a layer that is finite at two checkpoints or more, and at step "
-            f"{bad[0][0]} layer {bad[0][1]} already is not: {_why_not_finite(activations)}"
-        )
+        step, layer = bad[0]
+        is_not = f"at step {step} layer {layer} already is not: {_why_not_finite(activations)}"
+        problem = f"must hold a layer that is finite at two checkpoints or more, and {is_not}"
+        raise InvalidFile(activations.folder, problem)
     return steps, layers, [list(cell) for cell in bad]
 
 
@@ -139,8 +139,13 @@ def _diagram_bytes(
 
     try:
         return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
-    except ValueError as error:
-        raise ValueError(f"the states recorded at step {cell[0]}, layer {cell[1]}: {error}") from error
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"{error.name} of the states recorded at step {cell[0]}, layer {cell[1]}",
+            error.expected,
+            error.got,
+            error.remedy,
+        ) from error
 
 
 def trajectory(params: Params, run: Run) -> None:
