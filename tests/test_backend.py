@@ -193,7 +193,9 @@ def test_a_project_that_runs_something_else_is_refused(study, called):
     project = yaml.safe_load((study / "MLproject").read_text())
     project["entry_points"]["compare"]["command"] = "sh -c true"
     (study / "MLproject").write_text(yaml.safe_dump(project))
-    with pytest.raises(mlflow.exceptions.ExecutionException, match="must be one of `python -m topoflow`"):
+    with pytest.raises(
+        mlflow.exceptions.ExecutionException, match="must be one that runs `python -m topoflow`"
+    ):
         submit("compare")
     assert runs() == []
 

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
 from topoflow.errors import (
@@ -12,6 +13,7 @@ from topoflow.errors import (
     TopoflowError,
     UnknownKey,
     Words,
+    quoted,
 )
 
 
@@ -21,6 +23,10 @@ def test_an_invalid_argument_says_its_name_what_was_expected_and_what_came():
     assert str(error) == "order must be 1 or more, got 0.5; use 2 for the paper's"
     assert isinstance(error, TopoflowError)
     assert isinstance(error, ValueError)
+
+
+def test_a_number_of_numpys_is_quoted_as_a_number():
+    assert quoted(np.float64(0.5)) == "0.5"
 
 
 def test_an_invalid_file_says_which_what_is_wrong_and_what_to_do():

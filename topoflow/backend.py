@@ -126,7 +126,8 @@ def _plan(
             raise UnknownKey(f"entry point {entry_point}", key, list(entry.parameters))
         words = shlex.split(entry.compute_command(given, None))
         if words[:3] != ["python", "-m", "topoflow"]:
-            raise InvalidArgument(f"entry point {entry_point}", "one of `python -m topoflow`", words)
+            expected = "one that runs `python -m topoflow`"
+            raise InvalidArgument(f"entry point {entry_point}", expected, Words(shlex.join(words)))
         job.arguments.extend(words[3:])
         with contextlib.chdir(folder):
             check_version()

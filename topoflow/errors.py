@@ -12,6 +12,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Sequence
+from numbers import Number
 from os import PathLike
 from typing import Any
 
@@ -54,6 +55,8 @@ def quoted(value: Any) -> str:
     >>> len(quoted([["a" * 10**6] * 1000] * 1000)) <= LONGEST_QUOTE + 3
     True
     """
+    if isinstance(value, Number) and hasattr(value, "item"):  # one of NumPy's, which says its type
+        value = value.item()
     try:
         text = printable(_shortened.repr(value))
     except (RecursionError, ValueError):  # ValueError: an integer of more digits than Python prints

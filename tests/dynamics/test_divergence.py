@@ -33,5 +33,5 @@ def test_what_is_no_distribution_is_refused():
     with refused(name="q", expected="of the shape of p"):
         jensen_shannon([[1.0]], [[0.5, 0.5]])
     for bad in (-0.1, np.nan, np.inf):
-        with refused(name="q", expected="finite probabilities"):
+        with refused(name="q", expected="finite probabilities", got=bad):
             jensen_shannon([[0.5, 0.5]], [[bad, 1.0]])

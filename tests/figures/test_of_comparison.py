@@ -234,6 +234,8 @@ def test_a_map_where_nothing_moved_and_one_of_a_single_checkpoint_are_drawn() ->
 
 
 def test_wrong_coordinates_are_named() -> None:
+    with refused(name="layers[3] a steps", expected="at least one", got=[]):
+        mapped({3: (1.0, {"a": [([], np.zeros((1, 2)))]})})
     with refused(name="layers[3] a coordinates", expected="of shape (2, 2)", got=(2, 3)):
         mapped({3: (1.0, {"a": [([0, 1], np.zeros((2, 3)))]})})
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.errors import InvalidArgument, Words
+from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 
 
@@ -37,11 +37,10 @@ def jensen_shannon(p: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
     """
     one, other = as_numbers("p", p), as_numbers("q", q)
     if one.ndim != 2 or one.shape != other.shape:
-        shapes = Words(f"{other.shape} and {one.shape}")
-        raise InvalidArgument("q", "of the shape of p (n, n_outcomes)", shapes)
+        raise InvalidArgument("q", f"of the shape of p (n, n_outcomes), {one.shape}", other.shape)
     for name, values in (("p", one), ("q", other)):
-        if not ((values >= 0) & np.isfinite(values)).all():
-            raise InvalidArgument(name, "finite probabilities, 0 or more", values)
+        if (wrong := ~((values >= 0) & np.isfinite(values))).any():
+            raise InvalidArgument(name, "finite probabilities, 0 or more", float(values[wrong][0]))
     # With t = (p - q) / (p + q) the summand is (p + q) / 2 * ((1 + t) ln(1 + t) + (1 - t) ln(1 - t)) / 2: for nearly
     # equal p and q its digits are kept, where the logarithms of p / m would cancel.
     total = one + other

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.figures.steps import gaps_for_infinity, of_shape, step_marks, thinned
+from topoflow.figures.steps import line_of_shape, of_shape, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     GREY,
@@ -150,10 +150,8 @@ def controls_figure(
     names = np.asarray(layers, dtype=np.int64)
     tables = {
         summary: {
-            kind: gaps_for_infinity(
-                of_shape(
-                    values, (names.size, 2), f"controls[{summary!r}][{kind!r}]", "layers by two checkpoints"
-                )
+            kind: line_of_shape(
+                values, (names.size, 2), f"controls[{summary!r}][{kind!r}]", "layers by two checkpoints"
             )
             for kind, values in kinds.items()
         }

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
+from topoflow.errors import InvalidArgument
 from topoflow.figures.steps import of_shape, step_marks
 from topoflow.figures.style import (
     DISTANCE,
@@ -114,7 +115,9 @@ def _percent(shown: float) -> str:
 
 def _path(steps: ArrayLike, coordinates: ArrayLike, name: str) -> tuple[Floats, Floats]:
     marks = step_marks(steps, f"{name} steps")
-    return marks, of_shape(coordinates, (max(marks.size, 1), 2), f"{name} coordinates", "one row a step")
+    if not marks.size:
+        raise InvalidArgument(f"{name} steps", "at least one", steps)
+    return marks, of_shape(coordinates, (marks.size, 2), f"{name} coordinates", "one row a step")
 
 
 def _map_paths(axes: Axes, paths: Sequence[tuple[Floats, Floats]], colour: Any) -> None:

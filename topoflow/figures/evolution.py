@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument
-from topoflow.figures.steps import MOST_MARKED, gaps_for_infinity, of_shape, step_axis, step_marks, thinned
+from topoflow.figures.steps import MOST_MARKED, line_of_shape, of_shape, step_axis, step_marks, thinned
 from topoflow.figures.style import (
     DISTANCE,
     RUN_MARKERS,
@@ -185,10 +185,8 @@ def summaries_figure(
     marks = step_marks(steps, "steps")
     tables = {
         summary: {
-            layer: gaps_for_infinity(
-                of_shape(
-                    lines[layer], marks.shape, f"summaries[{summary!r}][{layer}]", "one value a checkpoint"
-                )
+            layer: line_of_shape(
+                lines[layer], marks.shape, f"summaries[{summary!r}][{layer}]", "one value a checkpoint"
             )
             for layer in sorted(lines)
         }

@@ -98,14 +98,15 @@ def of_shape(values: ArrayLike, shape: tuple[int, ...], name: str, meaning: str)
     return found
 
 
-def gaps_for_infinity(values: Floats) -> Floats:
-    """Infinities as NaN, which is drawn as a gap."""
-    return np.where(np.isfinite(values), values, np.nan)
+def line_of_shape(values: ArrayLike, shape: tuple[int, ...], name: str, meaning: str) -> Floats:
+    """As `of_shape`, and infinities become NaN, which is drawn as a gap."""
+    found = of_shape(values, shape, name, meaning)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def interval_values(values: ArrayLike, steps: Floats, name: str) -> Floats:
     """Check one value an interval; infinities become NaN, which is drawn as a gap."""
-    return gaps_for_infinity(of_shape(values, (max(steps.size - 1, 0),), name, "one value an interval"))
+    return line_of_shape(values, (max(steps.size - 1, 0),), name, "one value an interval")
 
 
 def one_step_apart(marks: Floats) -> NDArray[np.bool_]:

@@ -18,8 +18,8 @@ from topoflow.figures.steps import (
     APART_LABEL,
     MOST_MARKED,
     apart_style,
-    gaps_for_infinity,
     interval_values,
+    line_of_shape,
     line_style,
     of_shape,
     one_step_apart,
@@ -411,4 +411,4 @@ def _behaviour(behaviour: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
 
 def _loss(loss: tuple[ArrayLike, ArrayLike]) -> tuple[Floats, Floats]:
     steps = step_marks(loss[0], "loss steps")
-    return steps, gaps_for_infinity(of_shape(loss[1], steps.shape, "loss values", "one a step"))
+    return steps, line_of_shape(loss[1], steps.shape, "loss values", "one a step")

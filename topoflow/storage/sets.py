@@ -192,7 +192,8 @@ class StoredSet:
 
 def made_from_another(folder: Path, source: Path, what: str, made_from: str, now: str) -> InvalidFile:
     """The error of what was made from another file or set than there is now, by their SHA-256."""
-    problem = f"was made from another {source} ({what} {made_from[:12]}) than the one there now ({now[:12]})"
+    then, now = printable(made_from[:12]), now[:12]
+    problem = f"was made from another {source} ({what} {then}) than the one there now ({now})"
     return InvalidFile(folder, problem, "bring it up to date with: dvc repro")
 
 
@@ -529,9 +530,11 @@ def _split_diagrams(arrays: Mapping[str, npt.NDArray[Any]]) -> list[list[npt.NDA
     for name in ("h0", "h1"):
         bars, offsets = arrays[name], arrays[f"{name}_offsets"]
         if bars.shape[1] != 2 or np.isnan(bars).any() or (bars[:, 0] > bars[:, 1]).any():
-            raise InvalidArgument(name, "bars (birth, death), each born no later than it dies", bars)
+            raise InvalidArgument(
+                name, "bars (birth, death), each born no later than it dies", Words("others")
+            )
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(bars) or (np.diff(offsets) < 0).any():
             expected = f"rising from 0 to the number of bars ({len(bars)})"
-            raise InvalidArgument(f"{name}_offsets", expected, offsets.tolist())
+            raise InvalidArgument(f"{name}_offsets", expected, Words("others"))
         ragged.append(np.split(bars, offsets[:-1])[1:])
     return [list(pair) for pair in zip(*ragged, strict=True)]

@@ -61,7 +61,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     Raises
     ------
-    TopoflowError
+    ValueError
         When the model, the objective or an override is not known, or a stage fails.
     """
     import mlflow
@@ -136,7 +136,7 @@ def plan_record(
 
     Raises
     ------
-    TopoflowError
+    ValueError
         As `run` does, and when the checkpoints are not what they must be.
     """
     from topoflow.training.checkpoints import folders, model_of
