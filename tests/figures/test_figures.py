@@ -171,9 +171,9 @@ def test_velocity_has_a_line_and_a_peak_for_every_layer() -> None:
 
 
 def test_velocity_names_order_ground_metric_units_and_what_the_band_is_not() -> None:
-    figure = velocity(order=1, dimension=0)
+    figure = velocity(order=1)
     label = figure.axes[0].get_ylabel()
-    for words in ("H0", "order-1 Wasserstein", "Euclidean ground metric", "filtration distance"):
+    for words in ("H1", "order-1 Wasserstein", "Euclidean ground metric", "filtration distance"):
         assert words in label
     assert "not a confidence interval" in texts(figure).replace("\n", " ")
     assert "bottleneck" in velocity(order=np.inf).axes[0].get_ylabel()
@@ -425,10 +425,10 @@ def test_an_empty_loss_is_said_to_be_empty(loss: tuple, steps: list) -> None:
             r"velocities\[3\] must have shape \(13,\).*got \(1,\)",
         ),
         ({"velocities": {3: NAN}, "spreads": {3: [1.0]}}, r"spreads\[3\] must have shape \(13,\)"),
-        ({"bands": {3: (NAN, NAN)}}, r"bands must have the layers of velocities \(\[3, 6.*got \[3\]"),
+        ({"bands": {3: (NAN, NAN)}}, r"bands \(low\) must have the layers of velocities \(\[3, 6.*got \[3\]"),
         (
             {"bands": {layer: (NAN, [1.0]) for layer in LAYERS}},
-            r"bands\[3\] high must have shape \(13,\)",
+            r"bands \(high\)\[3\] must have shape \(13,\)",
         ),
         ({"behaviour": (STEPS, [1.0])}, r"behaviour values must have shape \(13,\).*got \(1,\)"),
         ({"loss": ([1, 2], [1.0])}, r"loss values must have shape \(2,\) \(one a step\), got \(1,\)"),

@@ -180,7 +180,7 @@ def test_poor_separations_say_so(separations: dict, words: str) -> None:
 
 def test_wrong_separations_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"separations\['a'\]\[3\] must have distances of shape \(2,\).*got \(1,\)"
+        ValueError, match=r"separations\['a'\]\[3\] distances must have shape \(2,\).*got \(1,\)"
     ):
         separation(separations={"a": {3: ([0, 1], [1.0, 1.0], [1.0])}})
     with pytest.raises(
