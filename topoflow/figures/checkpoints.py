@@ -87,11 +87,7 @@ def distances_figure(
 
 @style.styled
 def controls_figure(
-    layers: ArrayLike,
-    steps: tuple[int, int],
-    controls: Mapping[str, Mapping[str, ArrayLike]],
-    *,
-    title: str,
+    layers: ArrayLike, steps: tuple[int, int], controls: Mapping[str, Mapping[str, ArrayLike]], *, title: str
 ) -> Figure:
     """Recorded states beside Gaussian clouds, at the first and the last checkpoint, a panel a summary.
 

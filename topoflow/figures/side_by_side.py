@@ -137,10 +137,7 @@ def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
 
 @style.styled
 def separation_figure(
-    separations: Mapping[str, Mapping[int, Sequence[ArrayLike]]],
-    *,
-    order: float,
-    title: str,
+    separations: Mapping[str, Mapping[int, Sequence[ArrayLike]]], *, order: float, title: str
 ) -> Figure:
     """Distance between runs of different labels over the seed-to-seed floor, a panel a layer.
 
