@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.figures import style
-from topoflow.figures.steps import even_ticks, shaped, step_marks, uneven
+from topoflow.figures.steps import each_shaped, even_ticks, step_marks, uneven
 from topoflow.figures.style import DISTANCE, GREY, Floats
 
 __all__ = ["controls_figure", "distances_figure"]
@@ -60,10 +60,7 @@ def distances_figure(
     """
     marks = step_marks(steps, "steps")
     shape = (marks.size, marks.size)
-    cells = {
-        layer: shaped(distances[layer], shape, f"distances[{layer}]", "steps by steps")
-        for layer in sorted(distances)
-    }
+    cells = each_shaped(dict(sorted(distances.items())), shape, "distances", "steps by steps")
     if not cells or marks.size < 2:
         return style.blank(title, "no distances to show: needs a layer and two checkpoints")
     columns = style.map_columns(len(cells))
@@ -117,10 +114,7 @@ def controls_figure(
     names = np.asarray(layers, dtype=np.int64)
     shape, axis_names = (names.size, 2), "layers by two checkpoints"
     tables = {
-        summary: {
-            kind: shaped(values, shape, f"controls[{summary!r}][{kind!r}]", axis_names)
-            for kind, values in kinds.items()
-        }
+        summary: each_shaped(kinds, shape, f"controls[{summary!r}]", axis_names)
         for summary, kinds in controls.items()
     }
     if not names.size or not tables:

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from topoflow.figures import style
-from topoflow.figures.steps import step_marks
+from topoflow.figures.steps import shaped, step_marks
 from topoflow.figures.style import DISTANCE, GREY, Floats
 
 __all__ = ["map_figure"]
@@ -97,11 +97,8 @@ def map_figure(
 
 
 def _path(steps: ArrayLike, coordinates: ArrayLike, name: str) -> tuple[Floats, Floats]:
-    marks, places = step_marks(steps, f"{name} steps"), np.asarray(coordinates, dtype=np.float64)
-    if not marks.size or places.shape != (marks.size, 2):
-        shape = (max(marks.size, 1), 2)
-        raise ValueError(f"{name} coordinates must have shape {shape}, got {places.shape}")
-    return marks, places
+    marks = step_marks(steps, f"{name} steps")
+    return marks, shaped(coordinates, (max(marks.size, 1), 2), f"{name} coordinates", "steps by dimensions")
 
 
 def _map_paths(axes: Axes, paths: Paths, colour: Any) -> None:
@@ -156,12 +153,6 @@ def _map_steps(axes: Axes, groups: Mapping[str, Paths]) -> None:
                 axes.plot(*dot, color="black", marker="o", markersize=4, mec="white", mew=0.8, zorder=4)
         away = place - everything.mean(axis=0)
         offset = tuple(13 * (away / (float(np.hypot(*away)) or 1.0)))
-        middle: dict[str, Any] = {
-            "ha": "center",
-            "va": "center",
-            "fontsize": 9,
-            "fontweight": "bold",
-            "zorder": 6,
-        }
+        middle: Any = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "zorder": 6}
         label = axes.annotate(f"{step:g}", place, xytext=offset, textcoords="offset points", **middle)
         label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from topoflow.figures import style
-from topoflow.figures.steps import MOST_MARKED, even_ticks, shaped, step_marks, step_panels, uneven
+from topoflow.figures.steps import (
+    MOST_MARKED,
+    each_shaped,
+    even_ticks,
+    shaped,
+    step_marks,
+    step_panels,
+    uneven,
+)
 from topoflow.figures.style import DISTANCE, WIDTH, Floats
 
 __all__ = ["SUMMARIES", "betti_figure", "summaries_figure"]
@@ -142,12 +151,7 @@ def summaries_figure(
     """
     marks = step_marks(steps, "steps")
     tables = {
-        summary: {
-            layer: shaped(
-                lines[layer], marks.shape, f"summaries[{summary!r}][{layer}]", "one value a checkpoint"
-            )
-            for layer in sorted(lines)
-        }
+        summary: each_shaped(lines, marks.shape, f"summaries[{summary!r}]", "one value a checkpoint")
         for summary, lines in summaries.items()
     }
     layers = sorted({layer for lines in tables.values() for layer in lines})
@@ -157,12 +161,9 @@ def summaries_figure(
     figure = style.new_figure(1.3 + 2.1 * rows, title)
     body: Any = figure.subfigures()  # else a legend would lie on the label of the steps
     looks: dict[int, dict[str, Any]] = {}
-    for index, (layer, colour) in enumerate(style.layer_colours(layers).items()):
-        marker = style.RUN_MARKERS[index % len(style.RUN_MARKERS)]
-        few = marks.size <= MOST_MARKED
-        looks[layer] = {"color": colour} | (
-            {"marker": marker, "linewidth": 1.3} if few else {"linewidth": 0.8}
-        )
+    for (layer, colour), marker in zip(style.layer_colours(layers).items(), cycle(style.RUN_MARKERS)):
+        few = {"marker": marker, "linewidth": 1.3}
+        looks[layer] = {"color": colour, **(few if marks.size <= MOST_MARKED else {"linewidth": 0.8})}
     panels = step_panels(body, len(tables), 2, marks, 1.4)
     for axes, (summary, lines) in zip(panels, tables.items(), strict=True):
         _summary_panel(axes, marks, lines, looks)
@@ -180,7 +181,7 @@ def summaries_figure(
 def _summary_panel(
     axes: Axes, marks: Floats, lines: Mapping[int, Floats], looks: Mapping[int, Mapping[str, Any]]
 ) -> None:
-    for layer, line in lines.items():
+    for layer, line in sorted(lines.items()):
         axes.plot(marks, line, **looks[layer])
     values = np.concatenate([*lines.values(), np.zeros(0)])
     values = values[np.isfinite(values)]

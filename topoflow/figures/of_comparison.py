@@ -74,11 +74,9 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
 _COLUMNS = {
     "separation": ("compared", "layer", "step", "between", "within"),
     "effects": ("label", "other", "measure", "effect", "value", "low", "high"),
-    "verdicts": (
-        *("claim", "homology", "statement", "statistic", "value", "low", "high", "p"),
-        *("verdict", "steps", "rule"),
-    ),
-}
+    "verdicts": ("claim", "homology", "statement", "statistic", "value", "low", "high",
+                 "p", "verdict", "steps", "rule"),
+}  # fmt: skip
 _MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
 
 
@@ -101,11 +99,7 @@ def read_map(path: Path) -> dict[int, tuple[float, dict[Run, Trail]]]:
         _, runs = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
         run = Run(row["model"], row["objective"], int(row["seed"]))
         runs.setdefault(run, []).append([number(row[name]) for name in ("step", "x", "y")])
-    tables = {
-        layer: (shown, {run: np.array(rows) for run, rows in runs.items()})
-        for layer, (shown, runs) in found.items()
-    }
     return {
-        layer: (shown, {run: (table[:, 0], table[:, 1:]) for run, table in runs.items()})
-        for layer, (shown, runs) in tables.items()
+        layer: (shown, {run: (np.array(rows)[:, 0], np.array(rows)[:, 1:]) for run, rows in runs.items()})
+        for layer, (shown, runs) in found.items()
     }

@@ -84,32 +84,25 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         for name, step in (("first", int(steps[0])), ("peak", peak), ("last", int(steps[-1])))
     ]
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
-    velocities = velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more)
     # shares of a layer's peak: states of other layers may be a hundred times as large
-    shares = np.array([_of_its_peak(speeds[layer]) for layer in layers])
-    heatmap = velocity.heatmap_figure(
-        steps,
-        layers,
-        shares,
-        label=f"H1 velocity as a share of the layer's peak (order-{order:g} Wasserstein, Euclidean ground)",
-        title=f"H1 velocity by layer, {title}",
-    )
-    apart = f"Distances between {some}, {title}"
-    beside = f"Against Gaussian clouds, {title}"
+    shares = np.array([line / (float(np.nanmax(line)) or 1.0) for line in speeds.values()])
+    share = f"H1 velocity as a share of the layer's peak (order-{order:g} Wasserstein, Euclidean ground)"
+    ends = (int(steps[0]), int(steps[-1]))
     curves = {layer: _betti_curves(stored, layer, paired) for layer in stored.layers}
-    holes = f"Holes through training, {title}" + (f" ({some})" if len(paired) < len(steps) else "")
+    of_some = f" ({some})" if len(paired) < len(steps) else ""
+    summaries = _summaries(results, list(evolution.SUMMARIES))
     drawn = (
         movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
-        velocities,
-        heatmap,
-        checkpoints.distances_figure(paired, distances, order=order, title=apart),
+        velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
+        velocity.heatmap_figure(steps, layers, shares, label=share, title=f"H1 velocity by layer, {title}"),
+        checkpoints.distances_figure(
+            paired, distances, order=order, title=f"Distances between {some}, {title}"
+        ),
         checkpoints.controls_figure(
-            layers, (int(steps[0]), int(steps[-1])), _controls(results), title=beside
+            layers, ends, _controls(results), title=f"Against Gaussian clouds, {title}"
         ),
-        evolution.betti_figure(paired, curves, title=holes),
-        evolution.summaries_figure(
-            *_summaries(results, list(evolution.SUMMARIES)), title=f"Summaries of diagrams, {title}"
-        ),
+        evolution.betti_figure(paired, curves, title=f"Holes through training, {title}{of_some}"),
+        evolution.summaries_figure(*summaries, title=f"Summaries of diagrams, {title}"),
         persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
     )
@@ -120,10 +113,8 @@ def _movement(results: Path) -> tuple[Floats, Floats, dict[str, Moved]]:
     """Anchors, cumulative learning rate, and scale-free movement by homology; nothing where there are no twins."""
     from topoflow.figures.movement import Moved
 
-    columns = (
-        *("previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor"),
-        *("unrotated", "rotated_mean", "rotated_low", "rotated_high"),
-    )
+    columns = ["previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor"]
+    columns += ["unrotated", "rotated_mean", "rotated_low", "rotated_high"]
     of: dict[str, list[list[float]]] = {}
     for row in layout.read_rows(results / layout.MOVEMENT_FILE, ("kind", "homology", *columns)):
         if row["kind"] == "scale-free":
@@ -161,10 +152,6 @@ def _velocities(
             "loss": (loss["step"], loss["loss"]),
         },
     )
-
-
-def _of_its_peak(speed: Floats) -> Floats:
-    return speed / (float(np.nanmax(speed)) or 1.0)
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from topoflow.figures import style
-from topoflow.figures.steps import interval_values, one_step_apart, shaped, step_marks, step_panels
+from topoflow.figures.steps import each_shaped, one_step_apart, shaped, step_marks, step_panels
 from topoflow.figures.style import GREY, SHADE, Floats
 from topoflow.figures.velocity import velocity_label, velocity_remark
 
@@ -59,12 +59,10 @@ def comparison_figure(
         different steps.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
-    runs = {
-        name: {
-            key: interval_values(line, marks[name], f"curves[{name!r}][{key}]") for key, line in lines.items()
-        }
-        for name, (_, lines) in curves.items()
-    }
+    runs = {}
+    for name, (_, found) in curves.items():
+        shape = (max(marks[name].size - 1, 0),)
+        runs[name] = each_shaped(found, shape, f"curves[{name!r}]", "one value an interval")
     grouped = _grouped(marks, groups)
     layers = sorted({layer for lines in runs.values() for layer in lines})
     if not layers:
@@ -162,11 +160,8 @@ def separation_figure(
         If steps do not increase or a layer's distances do not fit them.
     """
     if not separations:
-        return style.blank(
-            title,
-            "no comparison of labels: needs two or more objectives (or models),\n"
-            "one of them with two or more seeds",
-        )
+        needs = "two or more objectives (or models),\none of them with two or more seeds"
+        return style.blank(title, f"no comparison of labels: needs {needs}")
     blocks = {
         name: {
             layer: _distances(layers[layer], f"separations[{name!r}][{layer}]") for layer in sorted(layers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.dynamics.twins import find_twins, why_no_twins
 from topoflow.figures.style import WIDTH, Floats, add_panels
 
+K = TypeVar("K")
 # Points of a line, or cells of a row, that are set off from one another; more would cover what they mark.
 MOST_MARKED = 128
 
@@ -130,6 +131,13 @@ def shaped(values: ArrayLike, shape: tuple[int, ...], name: str, what: str) -> F
     if found.shape != shape:
         raise ValueError(f"{name} must have shape {shape} ({what}), got {found.shape}")
     return np.where(np.isfinite(found), found, np.nan)
+
+
+def each_shaped(
+    values: Mapping[K, ArrayLike], shape: tuple[int, ...], name: str, what: str
+) -> dict[K, Floats]:
+    """Check several arrays of one shape, by name, as `shaped` does."""
+    return {key: shaped(found, shape, f"{name}[{key!r}]", what) for key, found in values.items()}
 
 
 def interval_values(values: ArrayLike, steps: Floats, name: str) -> Floats:

@@ -43,15 +43,12 @@ DISTANCE = "filtration distance"
 # setting one switches the backend.
 STYLE: dict[Any, Any] = {
     **{key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")},
-    "font.size": 10,
     "axes.titlesize": 10,
-    "axes.labelsize": 10,
     "figure.titlesize": 11,
     "figure.labelsize": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
-    "legend.title_fontsize": 9,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -203,15 +200,8 @@ def distance_name(order: float) -> str:
 def star(axes: Axes, ends: Floats, values: Floats, colour: Any, size: float = 13) -> int:
     """Put a star on the peak of a line that has one; returns where it is."""
     peak = int(np.nanargmax(values))
-    look: dict[str, Any] = {
-        "linestyle": "",
-        "marker": "*",
-        "markersize": size,
-        "mec": "white",
-        "mew": 0.8,
-        "zorder": 4,
-    }
-    axes.plot(ends[peak], values[peak], color=colour, **look)
+    look: Any = {"linestyle": "", "marker": "*", "markersize": size, "mec": "white", "mew": 0.8}
+    axes.plot(ends[peak], values[peak], color=colour, zorder=4, **look)
     return peak
 
 
@@ -251,7 +241,7 @@ def _medians(layers: Sequence[Floats]) -> list[float]:
     return [float(np.median(known)) for line in layers if (known := line[line > 0]).size]
 
 
-def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats] = ()) -> str:
+def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats]) -> str:
     """Start the velocity axis at 0; where layers differ by orders of magnitude, make it logarithmic for the most part.
 
     Parameters
@@ -270,9 +260,8 @@ def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats]
     if not orders_apart(layers):
         from_zero(axes, [*layers, *others])
         return ""
-    highest = float(np.nanmax(np.concatenate([*layers, *others])))
     power = int(np.floor(np.log10(min(_medians(layers)))))
-    linear_then_powers(axes, power, 0.0, highest)
+    linear_then_powers(axes, power, 0.0, float(np.nanmax(np.concatenate([*layers, *others]))))
     axes.set_ylim(bottom=0)
     return f"logarithmic above {10.0**power:g}"
 

@@ -34,6 +34,8 @@ _MOST_CELLS = 500
 
 __all__ = ["heatmap_figure", "velocity_figure"]
 
+Band = tuple[Floats, Floats]
+
 
 @style.styled
 def velocity_figure(
@@ -98,10 +100,8 @@ def velocity_figure(
             for at, name in enumerate(("low", "high"))
         )
         if np.isfinite([*low.values(), *high.values()]).any():
-            shown, band = (
-                {layer: (low[layer], high[layer]) for layer in layers},
-                "95 % interval\nover prompts",
-            )
+            shown = {layer: (low[layer], high[layer]) for layer in layers}
+            band = "95 % interval\nover prompts"
     floor = {layer: at for layer, at in (floors or {}).items() if layer in curves and np.isfinite(at)}
     beneath = []
     if behaviour is not None:
@@ -121,8 +121,7 @@ def velocity_figure(
     grid = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
     panels: list[Axes] = [*grid[:, 0]]
     top = panels[0]
-    across = step_axis(panels, marks, WIDTH - 1, [steps for _, steps, _ in beneath])
-    panels[-1].set_xlabel(across)
+    panels[-1].set_xlabel(step_axis(panels, marks, WIDTH - 1, [steps for _, steps, _ in beneath]))
     if marks.size > 1:  # a third of the optimiser steps, not of the checkpoints
         third = float(marks[0] + (marks[-1] - marks[0]) / 3)
         for axes in panels:
@@ -150,13 +149,7 @@ def velocity_figure(
         figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # the layout does not see the marks
     for layer, value in floor.items():  # outside the right edge, where no curve is in the way
         edge = of_layer[layer].get_yaxis_transform()
-        look: dict[str, Any] = {
-            "marker": "<",
-            "markersize": 6,
-            "clip_on": False,
-            "markeredgewidth": 0,
-            "linestyle": "",
-        }
+        look: Any = {"marker": "<", "markersize": 6, "clip_on": False, "mew": 0, "linestyle": ""}
         of_layer[layer].plot(1.012, value, color=colours[layer], transform=edge, **look)
     for axes, (draw, at, values) in zip(panels[n_tops:], beneath, strict=True):
         draw(axes, at, values)
@@ -187,13 +180,7 @@ def _small_title(axes: Axes, side: Literal["left", "right"], words: str) -> None
 
 
 def _velocity_line(
-    axes: Axes,
-    marks: Floats,
-    values: Floats,
-    band: tuple[Floats, Floats],
-    colour: Any,
-    name: str,
-    haze: float,
+    axes: Axes, marks: Floats, values: Floats, band: Band, colour: Any, name: str, haze: float
 ) -> None:
     """Draw one layer: line, band, marks between twins, and a star on its peak, whose step goes into the legend."""
     ends, apart = marks[1:], one_step_apart(marks)

@@ -291,32 +291,20 @@ def _glance(study: _Study) -> str:
         row += ["".join(f"<div>{share}</div>" for share in shares), shown(pooled["peak_step"], "g")]
         row += [shown(pooled[name], ".3f") for name in ("concentration", "concentration_expected")]
         rows.append(row)
-    numbers = (
-        "early share<br>H1, H0",
-        "peak of W2<br>at step",
-        "concentration<br>(Eq. 2)",
-        "expected<br>of it",
-    )
-    header = ["run", *(escape(claim.heading) for claim in named), *numbers]
+    header = ["run", *(escape(claim.heading) for claim in named), "early share<br>H1, H0"]
+    header += ["peak of W2<br>at step", "concentration<br>(Eq. 2)", "expected<br>of it"]
     return page.table(header, rows, kind="glance", words=1 + len(named))
-
-
-def _group(study: _Study, run: Run) -> str:
-    return run.without_seed(len(study.params.models) > 1)
-
-
-def _name(study: _Study, run: Run) -> str:
-    return f"{_group(study, run)}, seed {run.seed}"
 
 
 def _side_by_side(study: _Study) -> Iterator[str]:
     if len(study.runs) < 2:
         return
-    groups = {_name(study, one.run): _group(study, one.run) for one in study.runs}
-    curves = {
-        _name(study, one.run): layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
-        for one in study.runs
-    }
+    several = len(study.params.models) > 1
+    group_of = {one.run: one.run.without_seed(several) for one in study.runs}
+    names = {run: f"{group}, seed {run.seed}" for run, group in group_of.items()}
+    groups = {names[run]: group for run, group in group_of.items()}
+    tables = {names[one.run]: one.results / layout.VELOCITY_FILE for one in study.runs}
+    curves = {name: layout.read_velocity(path, "h1_velocity") for name, path in tables.items()}
     longest = max(len(steps) for steps, _ in curves.values()) - 1
     twins = any(charts.without_line(steps) for steps, _ in curves.values())
     left_out = " The single steps between twins are left out." if twins else ""
@@ -329,7 +317,6 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         return
     folder = layout.COMPARISON_FOLDER
     if (folder / _MAP).exists():
-        names = {one.run: _name(study, one.run) for one in study.runs}
         paths = {
             layer: (share, {names[run]: path for run, path in of_runs.items() if run in names})
             for layer, (share, of_runs) in read_map(folder / _MAP).items()
