@@ -48,8 +48,10 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     if not shown:
         return style.blank(title, "no effect sizes: needs two labels with two or more runs each")
     measures = list(dict.fromkeys(row["measure"] for row in shown))
-    pairs = {(row["label"], row["other"]): row for row in reversed(shown)}  # with the first row of each
-    looks = {pair: style.run_style(number) for number, pair in enumerate(reversed(pairs))}
+    pairs: dict[tuple[str, str], Row] = {}
+    for row in shown:
+        pairs.setdefault((row["label"], row["other"]), row)
+    looks = {pair: style.run_style(number) for number, pair in enumerate(pairs)}
     figure = style.new_figure(1.7 + 0.3 * len(shown) + 0.25 * len(measures), title)
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
@@ -72,10 +74,9 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
         "Hedges' g (pooled standard deviations between seeds);\npositive: the first label is higher"
     )
     keys = []
-    for (label, other), look in looks.items():
-        row = pairs[label, other]
+    for (label, other), row in pairs.items():
         counts = f" ({row['n']} and {row['n_other']} runs)" if row.get("n") else ""
-        same = {"color": look["color"], "marker": look["marker"], "linewidth": 1.6, "markersize": 6}
+        same = {**looks[label, other], "linestyle": "-", "linewidth": 1.6, "markersize": 6}
         keys.append(style.key(f"{label} − {other}{counts}", **same))
     if some_open:
         keys.append(style.mark_key("open: values too alike for an interval", "o", mfc="white"))

@@ -451,17 +451,22 @@ def _versions(study: _Study) -> dict[str, str]:
     states = [one.activations.manifest for one in study.runs if one.activations]
     diagrams = [one.diagrams.manifest for one in study.runs if one.diagrams]
     found: dict[str, set[str]] = {"topoflow": {topoflow.__version__}}
-    for one in study.runs:
-        for stored in (one.activations, one.diagrams):
-            for package, version in (stored.manifest["versions"] if stored else {}).items():
-                found.setdefault(package, set()).add(version)
-    versions = (f"{package} {' and '.join(sorted(of))}" for package, of in found.items())
-    facts = {"Versions": escape(", ".join(versions))}
-    for words, key in (("Engine", "engine"), ("Complex", "complex")):
-        facts[words] = escape("; ".join(sorted({str(made[key]) for made in diagrams})))
-    facts["Prompts (SHA-256)"] = " ".join(map(code, sorted({made["prompts_sha256"] for made in diagrams})))
-    weights = sorted({made["weights_sha256"] for made in states})
-    facts["Model weights (SHA-256)"] = " ".join(map(code, weights))
+    for made in (*states, *diagrams):
+        for package, version in made["versions"].items():
+            found.setdefault(package, set()).add(version)
+
+    def each(manifests: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+        return sorted({str(made[key]) for made in manifests})
+
+    facts = {
+        "Versions": escape(
+            ", ".join(f"{package} {' and '.join(sorted(of))}" for package, of in found.items())
+        ),
+        "Engine": escape("; ".join(each(diagrams, "engine"))),
+        "Complex": escape("; ".join(each(diagrams, "complex"))),
+        "Prompts (SHA-256)": " ".join(map(code, each(diagrams, "prompts_sha256"))),
+        "Model weights (SHA-256)": " ".join(map(code, each(states, "weights_sha256"))),
+    }
     return {name: value for name, value in facts.items() if value}
 
 
