@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +35,7 @@ _MOST_CELLS = 500
 __all__ = ["heatmap_figure", "velocity_figure"]
 
 Band = tuple[Floats, Floats]
+Panel = tuple[Callable[[Axes, Floats, Floats], None], Floats, Floats]
 
 
 @style.styled
@@ -94,22 +95,10 @@ def velocity_figure(
     curves = _of_layers(velocities, layers, marks, "velocities")
     shown = {layer: (curves[layer] - spread[layer], curves[layer] + spread[layer]) for layer in layers}
     band = "±1 std: spread over\nsubsamples, not a\nconfidence interval"
-    if bands is not None:
-        low, high = (
-            _of_layers({layer: ends[at] for layer, ends in bands.items()}, layers, marks, f"bands ({name})")
-            for at, name in enumerate(("low", "high"))
-        )
-        if np.isfinite([*low.values(), *high.values()]).any():
-            shown = {layer: (low[layer], high[layer]) for layer in layers}
-            band = "95 % interval\nover prompts"
+    if of_prompts := _prompt_bands(bands, layers, marks):
+        shown, band = of_prompts, "95 % interval\nover prompts"
     floor = {layer: at for layer, at in (floors or {}).items() if layer in curves and np.isfinite(at)}
-    beneath = []
-    if behaviour is not None:
-        at = step_marks(behaviour[0], "behaviour steps")
-        beneath.append((_behaviour_panel, at, interval_values(behaviour[1], at, "behaviour values")))
-    if loss is not None:
-        at = step_marks(loss[0], "loss steps")
-        beneath.append((_loss_panel, at, shaped(loss[1], at.shape, "loss values", "one a step")))
+    beneath = _beneath(behaviour, loss)
 
     legend = 0.18 * max(0, -(-len(layers) // 3) - 2)  # rows of the legend beyond those of five layers
     own_axes = len(layers) <= _MOST_PANELS and style.orders_apart([*curves.values()])
@@ -147,10 +136,8 @@ def velocity_figure(
         _small_title(top, "right", style.velocity_axis(top, [*curves.values()], others))
     if floor:
         figure.set_layout_engine("constrained", rect=(0, 0, 0.985, 1))  # the layout does not see the marks
-    for layer, value in floor.items():  # outside the right edge, where no curve is in the way
-        edge = of_layer[layer].get_yaxis_transform()
-        look: Any = {"marker": "<", "markersize": 6, "clip_on": False, "mew": 0, "linestyle": ""}
-        of_layer[layer].plot(1.012, value, color=colours[layer], transform=edge, **look)
+    for layer, value in floor.items():
+        _floor_mark(of_layer[layer], value, colours[layer])
     for axes, (draw, at, values) in zip(panels[n_tops:], beneath, strict=True):
         draw(axes, at, values)
     keys = [line for axes in panels[:n_tops] for line in axes.get_legend_handles_labels()[0]]
@@ -173,6 +160,40 @@ def _of_layers(
     if sorted(values) != layers:
         raise ValueError(f"{name} must have the layers of velocities ({layers}), got {sorted(values)}")
     return {layer: interval_values(values[layer], marks, f"{name}[{layer}]") for layer in layers}
+
+
+def _prompt_bands(
+    bands: Mapping[int, tuple[ArrayLike, ArrayLike]] | None, layers: Sequence[int], marks: Floats
+) -> dict[int, Band]:
+    """Check bands over prompts; empty where there are none, or no finite one."""
+    if bands is None:
+        return {}
+    low, high = (
+        _of_layers({layer: ends[at] for layer, ends in bands.items()}, layers, marks, f"bands ({name})")
+        for at, name in enumerate(("low", "high"))
+    )
+    found = np.isfinite([*low.values(), *high.values()]).any()
+    return {layer: (low[layer], high[layer]) for layer in layers} if found else {}
+
+
+def _beneath(
+    behaviour: tuple[ArrayLike, ArrayLike] | None, loss: tuple[ArrayLike, ArrayLike] | None
+) -> list[Panel]:
+    """The panels beneath the velocities: how each is drawn, its steps and its values."""
+    found: list[Panel] = []
+    if behaviour is not None:
+        steps = step_marks(behaviour[0], "behaviour steps")
+        found.append((_behaviour_panel, steps, interval_values(behaviour[1], steps, "behaviour values")))
+    if loss is not None:
+        steps = step_marks(loss[0], "loss steps")
+        found.append((_loss_panel, steps, shaped(loss[1], steps.shape, "loss values", "one a step")))
+    return found
+
+
+def _floor_mark(axes: Axes, value: float, colour: Any) -> None:
+    """Point at a layer's floor from outside the right edge, where no curve is in the way."""
+    look: Any = {"marker": "<", "markersize": 6, "clip_on": False, "mew": 0, "linestyle": ""}
+    axes.plot(1.012, value, color=colour, transform=axes.get_yaxis_transform(), **look)
 
 
 def _small_title(axes: Axes, side: Literal["left", "right"], words: str) -> None:

@@ -329,20 +329,23 @@ def _side_by_side(study: _Study) -> Iterator[str]:
     for name, caption in _COMPARISON_PICTURES.items():
         if (folder / name).exists():
             yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
-    numbers, path = ("accuracy", "chance", "p", "smallest_p"), folder / _CLASSIFICATION
-    if path.exists() and (rows := layout.read_rows(path, ("label", "other", *numbers))):
+    yield from _told_apart(folder / _CLASSIFICATION)
+
+
+def _told_apart(path: Path) -> Iterator[str]:
+    """How well a classifier tells labels apart, where the comparison has tried."""
+    numbers = ("accuracy", "chance", "p", "smallest_p")
+    rows = layout.read_rows(path, ("label", "other", *numbers)) if path.exists() else []
+    if rows:
         yield "<h3>Told apart on prompts left out</h3>"
         yield paragraph(
             "Share of subsamples of unseen prompts whose label a classifier of their 41 summaries tells, at the "
             "last checkpoint of the deepest layer, all seeds together: it may tell seeds and not labels."
         )
-        cells = [
-            [
-                escape(f"{row['label']} and {row['other']}"),
-                *(f"{float(row[name]):.2g}" if row[name] else "–" for name in numbers),
-            ]
-            for row in rows
-        ]
+        cells = []
+        for row in rows:
+            shares = (f"{float(row[name]):.2g}" if row[name] else "–" for name in numbers)
+            cells.append([escape(f"{row['label']} and {row['other']}"), *shares])
         yield page.table(["labels", "accuracy", "chance", "p", "smallest p there could be"], cells)
 
 
