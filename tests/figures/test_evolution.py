@@ -1,7 +1,5 @@
 """Betti curves and summaries through training: what is on the pictures, and that poor data make a plain one."""
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,6 @@ from topoflow.figures.evolution import SUMMARIES, betti_figure, summaries_figure
 
 STEPS = [0, 1, 2, 4, 8]
 DISTANCES = np.linspace(1, 3, 21)
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def numbers(height: float) -> Any:

@@ -1,7 +1,5 @@
 """The picture of movement between twins: where values stand, whatever their size and sign."""
 
-import warnings
-from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -16,13 +14,6 @@ STEPS = np.array([0, 2, 4, 6, 8, 11, 13, 47])
 CLOCK = np.linspace(0, 0.07, 8)
 LENGTH = 0.01
 ROTATED = np.array([[2.0] * 7, [1.0] * 7, [-0.5] * 7, [3.0] * 7])
-
-
-@pytest.fixture(autouse=True)
-def _warnings_are_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
 
 
 def drawn(squared: object, floor: object = None, rotated: np.ndarray | None = None) -> Figure:

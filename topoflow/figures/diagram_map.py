@@ -9,27 +9,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
-from topoflow.errors import InvalidArgument
-from topoflow.figures.steps import of_shape, step_marks
-from topoflow.figures.style import (
-    DISTANCE,
-    GREY,
-    Floats,
-    blank,
-    legend_columns,
-    new_figure,
-    run_style,
-    styled,
-)
+from topoflow.figures import style
+from topoflow.figures.steps import shaped, step_marks
+from topoflow.figures.style import DISTANCE, GREY, Floats
 
 __all__ = ["map_figure"]
 
+Paths = Sequence[tuple[Floats, Floats]]
 
-@styled
+
+@style.styled
 def map_figure(
     layers: Mapping[int, tuple[float, Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]]]],
     *,
@@ -59,11 +51,11 @@ def map_figure(
 
     Raises
     ------
-    InvalidArgument
+    ValueError
         If coordinates do not have a row a step and two columns.
     """
     if not layers or not any(groups for _, groups in layers.values()):
-        return blank(title, "no map: no diagrams to place")
+        return style.blank(title, "no map: no diagrams to place")
     drawn = {
         layer: {
             name: [_path(*run, f"layers[{layer}] {name}") for run in runs] for name, runs in groups.items()
@@ -71,56 +63,45 @@ def map_figure(
         for layer, (_, groups) in sorted(layers.items())
     }
     columns = 1 if len(layers) == 1 else 2
-    rows = -(-len(layers) // columns)
-    kind = "bottleneck" if np.isinf(order) else f"order-{order:g} Wasserstein"
     flatness = max(_flatness(groups) for groups in drawn.values())
     height = (5.4, 2.8)[columns - 1] * flatness + 0.5
     names = list(dict.fromkeys(name for _, groups in layers.values() for name in groups))
-    figure = new_figure(1.8 + height * rows + 0.1 * max(len(names) - 3, 0), title)
-    figure.suptitle(
-        f"{textwrap.fill(title, 70)}\nclassical scaling of {kind} distances, Euclidean ground metric"
+    colours = {name: style.run_style(number)["color"] for number, name in enumerate(names)}
+    figure = style.new_figure(
+        1.8 + height * -(-len(layers) // columns) + 0.1 * max(len(names) - 3, 0),
+        title,
+        f"classical scaling of {style.distance_name(order)} distances, Euclidean ground metric",
     )
-    for index, (layer, groups) in enumerate(drawn.items()):
-        axes = figure.add_subplot(rows, columns, index + 1)
+    across, up = (f"{which} dimension\n({DISTANCE})" for which in ("first", "second"))
+    panels = style.add_panels(figure, len(layers), columns, across, up)
+    for axes, (layer, groups) in zip(panels, drawn.items(), strict=True):
         for name, paths in groups.items():
-            _map_paths(axes, paths, run_style(names.index(name))["color"])
-        axes.set_title(f"layer {layer}: {_percent(layers[layer][0])}")
-        _equal_scales(axes, groups, flatness)
+            _map_paths(axes, paths, colours[name])
+        shown = layers[layer][0]
+        share = f"{100 * shown:.0f} % of the variance" if np.isfinite(shown) else "no variance"
+        axes.set_title(f"layer {layer}: {share}")
+        _equal_scales(axes, _places(groups), flatness)
         axes.locator_params(nbins=5)
         _map_steps(axes, groups)
-        if index + columns >= len(layers):
-            axes.set_xlabel(f"first dimension\n({DISTANCE})")
-        if index % columns == 0:
-            axes.set_ylabel(f"second dimension\n({DISTANCE})")
-    handles = [Line2D([], [], color=run_style(at)["color"], linewidth=2.2) for at in range(len(names))]
-    labels = [textwrap.shorten(name, 40) for name in names]
+    keys = [style.key(textwrap.shorten(name, 40), color=colours[name], linewidth=2.2) for name in names]
     if seeds:
-        handles.append(Line2D([], [], color=GREY, linewidth=0.7))
-        labels.append("one seed (bold: mean)")
-    handles.append(Line2D([], [], linestyle="", marker="o", color="black", mec="white", markersize=5))
-    labels.append("numbered steps")
+        keys.append(style.key("one seed (bold: mean)", color=GREY, linewidth=0.7))
+    keys.append(style.mark_key("numbered steps", "o", 5, color="black", mec="white"))
     every = [steps for groups in drawn.values() for runs in groups.values() for steps, _ in runs]
-    for marker, which, at in (("o", "first", 0), ("s", "last", -1)):
-        face = "white" if marker == "o" else GREY
-        handles.append(Line2D([], [], linestyle="", marker=marker, color=GREY, mfc=face, markersize=7))
+    for which, at, marker, face in (("first", 0, "o", "white"), ("last", -1, "s", GREY)):
         steps = {float(marks[at]) for marks in every}
-        labels.append(f"{which} checkpoint" + (f" (step {steps.pop():g})" if len(steps) == 1 else ""))
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
+        label = f"{which} checkpoint" + (f" (step {steps.pop():g})" if len(steps) == 1 else "")
+        keys.append(style.mark_key(label, marker, 7, mfc=face))
+    style.legend_beneath(figure, keys)
     return figure
-
-
-def _percent(shown: float) -> str:
-    return f"{100 * shown:.0f} % of the variance" if np.isfinite(shown) else "no variance"
 
 
 def _path(steps: ArrayLike, coordinates: ArrayLike, name: str) -> tuple[Floats, Floats]:
     marks = step_marks(steps, f"{name} steps")
-    if not marks.size:
-        raise InvalidArgument(f"{name} steps", "at least one", steps)
-    return marks, of_shape(coordinates, (marks.size, 2), f"{name} coordinates", "one row a step")
+    return marks, shaped(coordinates, (max(marks.size, 1), 2), f"{name} coordinates", "steps by dimensions")
 
 
-def _map_paths(axes: Axes, paths: Sequence[tuple[Floats, Floats]], colour: Any) -> None:
+def _map_paths(axes: Axes, paths: Paths, colour: Any) -> None:
     """Draw the runs of a group thin, their mean bold with some of its steps, and its ends."""
     if len(paths) > 1:
         for _, places in paths:
@@ -131,56 +112,47 @@ def _map_paths(axes: Axes, paths: Sequence[tuple[Floats, Floats]], colour: Any) 
     axes.plot(*mean[0], color=colour, marker="o", markersize=7, mfc="white", mew=1.6, zorder=5)
 
 
-def _mean_path(paths: Sequence[tuple[Floats, Floats]]) -> Floats:
+def _mean_path(paths: Paths) -> Floats:
     """Mean over the runs that have the steps of the first."""
     same = [places for steps, places in paths if np.array_equal(steps, paths[0][0])]
     return np.asarray(np.mean(same, axis=0))
 
 
-def _flatness(groups: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> float:
+def _places(groups: Mapping[str, Paths]) -> Floats:
+    return np.concatenate([places for paths in groups.values() for _, places in paths])
+
+
+def _flatness(groups: Mapping[str, Paths]) -> float:
     """Height over width of all paths together, from 0.45 to 1."""
-    places = np.concatenate([places for paths in groups.values() for _, places in paths])
-    wide, high = np.ptp(places, axis=0)
+    wide, high = np.ptp(_places(groups), axis=0)
     return float(np.clip(high / wide, 0.45, 1)) if wide > 0 else 1.0
 
 
-def _equal_scales(axes: Axes, groups: Mapping[str, Sequence[tuple[Floats, Floats]]], flatness: float) -> None:
+def _equal_scales(axes: Axes, places: Floats, flatness: float) -> None:
     """Show all paths in a box as flat as said, at one scale on both axes (`datalim` would drift with the layout)."""
-    places = np.concatenate([places for paths in groups.values() for _, places in paths])
-    low, high = places.min(axis=0), places.max(axis=0)
-    width = 1.2 * max(float(high[0] - low[0]), float(high[1] - low[1]) / flatness) or 1.0
-    (x, y), half = (low + high) / 2, np.array([-0.5, 0.5]) * width
+    wide, high = np.ptp(places, axis=0)
+    half = np.array([-0.5, 0.5]) * (1.2 * max(float(wide), float(high) / flatness) or 1.0)
+    x, y = (places.min(axis=0) + places.max(axis=0)) / 2
     axes.set(xlim=x + half, ylim=y + flatness * half)
     axes.set_aspect("equal", adjustable="box")
 
 
-def _map_steps(axes: Axes, groups: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> None:
+def _map_steps(axes: Axes, groups: Mapping[str, Paths]) -> None:
     """Label steps of the first group's mean that are well apart, from outside; put dots at them on every mean."""
-    first, *_ = groups.values()
-    steps, mean = first[0][0], _mean_path(first)
-    everything = np.concatenate([places for paths in groups.values() for _, places in paths])
+    means = [(paths[0][0], _mean_path(paths)) for paths in groups.values()]
+    steps, mean = means[0]
+    everything = _places(groups)
     apart = 0.13 * float(np.hypot(*np.ptp(everything, axis=0)))
-    ends = [ends for paths in groups.values() for ends in _mean_path(paths)[[0, -1]]]
-    taken: list[Floats] = [np.asarray(end) for end in ends]
-    middle = everything.mean(axis=0)
-    for at in range(1, len(steps) - 1):
-        if min(float(np.hypot(*(mean[at] - other))) for other in taken) < apart:
+    taken = [end for _, other in means for end in other[[0, -1]]]
+    for step, place in zip(steps[1:-1], mean[1:-1], strict=True):
+        if min(float(np.hypot(*(place - other))) for other in taken) < apart:
             continue
-        taken.append(mean[at])
-        for paths in groups.values():
-            for place in _mean_path(paths)[paths[0][0] == steps[at]]:
-                axes.plot(*place, color="black", marker="o", markersize=4, mec="white", mew=0.8, zorder=4)
-        away = mean[at] - middle
-        away = away / (float(np.hypot(*away)) or 1.0)
-        label = axes.annotate(
-            f"{steps[at]:g}",
-            mean[at],
-            xytext=tuple(13 * away),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-            zorder=6,
-        )
+        taken.append(place)
+        for marks, other in means:
+            for dot in other[marks == step]:
+                axes.plot(*dot, color="black", marker="o", markersize=4, mec="white", mew=0.8, zorder=4)
+        away = place - everything.mean(axis=0)
+        offset = tuple(13 * (away / (float(np.hypot(*away)) or 1.0)))
+        middle: Any = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold", "zorder": 6}
+        label = axes.annotate(f"{step:g}", place, xytext=offset, textcoords="offset points", **middle)
         label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])

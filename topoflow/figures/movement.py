@@ -7,26 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from topoflow.figures import style
 from topoflow.figures.steps import MOST_MARKED, thinned
-from topoflow.figures.style import (
-    DIAGRAM_COLOURS,
-    DIAGRAM_MARKERS,
-    GREY,
-    RUN_COLOURS,
-    SHADE,
-    WIDTH,
-    Floats,
-    blank,
-    linear_then_powers,
-    new_figure,
-    note,
-    styled,
-)
+from topoflow.figures.style import GREY, WIDTH, Floats
 
 __all__ = ["NO_TWINS", "Moved", "movement_figure"]
 
@@ -35,7 +23,7 @@ NO_TWINS = (
     "recording.schedule: {twins: 13, clock: learning_rate} in params.yaml"
 )
 _JITTER = "#d0d0d0"
-_ROTATED = RUN_COLOURS[2]
+_ROTATED = style.RUN_COLOURS[2]
 _RANGE = 1e5  # at most this many times the linear part
 
 
@@ -59,7 +47,7 @@ class Moved:
     rotated: Floats | None = None
 
 
-@styled
+@style.styled
 def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *, title: str) -> Figure:
     """Squared movement per unit of the clock against the clock, a panel a homology.
 
@@ -82,33 +70,44 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
     Figure
     """
     if not moved:
-        return blank(title, NO_TWINS)
+        return style.blank(title, NO_TWINS)
     time, unit = "cumulative learning rate", "unit of learning rate"
     if np.isnan(clock).any():
         clock, time, unit = steps, "optimiser step, as the learning rates are not known", "step"
     if not clock[-1] > clock[0]:
-        return blank(title, "the learning rate is 0 throughout: no time passes on this clock")
-    figure = new_figure(2.1 + 2.2 * len(moved), title)
-    panels = list(figure.subplots(len(moved), 1, sharex=True, squeeze=False)[:, 0])
-    length = np.where(np.diff(clock) > 0, np.diff(clock), np.nan)
-    third = float(clock[0] + (clock[-1] - clock[0]) / 3)
-    for axes, (homology, one), colour, marker in zip(
-        panels, moved.items(), DIAGRAM_COLOURS[::-1], DIAGRAM_MARKERS[::-1], strict=False
-    ):
-        axes.axvspan(clock[0], third, color=SHADE, linewidth=0, zorder=0)
-        _panel(axes, clock, one, length, colour, marker)
+        return style.blank(title, "the learning rate is 0 throughout: no time passes on this clock")
+    figure = style.new_figure(2.1 + 2.2 * len(moved), title)
+    panels = figure.subplots(len(moved), 1, sharex=True, squeeze=False)[:, 0]
+    looks = zip(style.DIAGRAM_COLOURS[::-1], style.DIAGRAM_MARKERS[::-1], strict=True)
+    for axes, (homology, one), look in zip(panels, moved.items(), looks, strict=False):
+        style.shade(axes, clock[0], float(clock[0] + (clock[-1] - clock[0]) / 3))
+        _panel(axes, clock, one, *look)
         axes.set_ylabel(f"{homology}: squared movement\nper {unit}\n(scale-free)")
     panels[-1].set_xlabel(
         f"{time} (shaded: its first third)\nvertical axes: linear near 0, logarithmic beyond"
     )
     panels[-1].set_xlim(clock[0], clock[-1])
-    _steps_on_top(panels[0], steps, clock)
-    _legend(figure, any(one.rotated is not None for one in moved.values()))
+    top = panels[0].secondary_xaxis("top")
+    shown = thinned(clock - clock[0], float(clock[-1] - clock[0]), steps, WIDTH - 1.6)
+    top.set_xticks(clock[shown], [f"{step:g}" for step in steps[shown]])
+    top.set_xticks(clock if clock.size <= MOST_MARKED else [], minor=True)
+    top.set_xlabel("optimiser step")
+    of_movement: dict[str, Any] = {"marker": "o", "markersize": 5, "color": "black", "linewidth": 1.8}
+    keys: list[Artist] = [
+        style.key("movement in an interval", **of_movement),
+        Patch(color=_JITTER, linewidth=0, label="jitter alone: ±2 standard deviations"),
+    ]
+    if any(one.rotated is not None for one in moved.values()):
+        band = "prompts rotated: mean, 95 % band"
+        keys.append(Patch(color=_ROTATED, alpha=0.5, linewidth=0, label=band))
+        keys.append(style.mark_key("not rotated, same few subsamples", "o", 5, mfc="white", mec="black"))
+    style.legend_beneath(figure, keys, 2, columnspacing=1.5)
     figure.align_ylabels(panels)
     return figure
 
 
-def _panel(axes: Axes, clock: Floats, moved: Moved, length: Floats, colour: str, marker: str) -> None:
+def _panel(axes: Axes, clock: Floats, moved: Moved, colour: str, marker: str) -> None:
+    length = np.where(np.diff(clock) > 0, np.diff(clock), np.nan)
     speed, floor = moved.squared / length, 2 * moved.floor / length
     lines = [speed, floor, -floor]
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=2)
@@ -125,7 +124,7 @@ def _panel(axes: Axes, clock: Floats, moved: Moved, length: Floats, colour: str,
         axes.plot(middle, speed, linestyle="", marker=marker, markersize=5, color=colour, zorder=5)
     _scale(axes, np.concatenate(lines), floor)
     if not np.nanmax(np.abs(speed)) > 0:
-        note(axes, "nothing moved, nor is there jitter")
+        style.note(axes, "nothing moved, nor is there jitter")
 
 
 def _scale(axes: Axes, values: Floats, floor: Floats) -> None:
@@ -138,23 +137,4 @@ def _scale(axes: Axes, values: Floats, floor: Floats) -> None:
     of_jitter = floor[np.isfinite(floor) & (floor > 0)]
     bend = float(np.median(of_jitter)) if of_jitter.size else 0.0
     power = int(np.floor(np.log10(np.clip(bend, most / _RANGE, most))))
-    linear_then_powers(axes, power, low, high)
-
-
-def _steps_on_top(axes: Axes, steps: Floats, clock: Floats) -> None:
-    top = axes.secondary_xaxis("top")
-    shown = thinned(clock - clock[0], float(clock[-1] - clock[0]), steps, WIDTH - 1.6)
-    top.set_xticks(clock[shown], [f"{step:g}" for step in steps[shown]])
-    top.set_xticks(clock if clock.size <= MOST_MARKED else [], minor=True)
-    top.set_xlabel("optimiser step")
-
-
-def _legend(figure: Figure, with_rotations: bool) -> None:
-    marks: dict[str, Any] = {"color": "black", "linewidth": 1.8, "markersize": 5}
-    handles: list[Line2D | Patch] = [Line2D([], [], marker="o", **marks), Patch(color=_JITTER, linewidth=0)]
-    labels = ["movement in an interval", "jitter alone: ±2 standard deviations"]
-    if with_rotations:
-        hollow: dict[str, Any] = {"marker": "o", "markersize": 5, "mfc": "white", "mec": "black"}
-        handles += [Patch(color=_ROTATED, alpha=0.5, linewidth=0), Line2D([], [], linestyle="", **hollow)]
-        labels += ["prompts rotated: mean, 95 % band", "not rotated, same few subsamples"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.5)
+    style.linear_then_powers(axes, power, low, high)

@@ -10,17 +10,17 @@ import numpy as np
 
 from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.side_by_side import comparison_figure, separation_figure
-from topoflow.figures.style import (
-    Floats,
-    png_bytes,
-)
+from topoflow.figures.style import Floats, png_bytes
 from topoflow.figures.verdicts import Row, effects_figure, number, verdicts_figure
 from topoflow.storage import layout
+from topoflow.storage.layout import Run
 
 if TYPE_CHECKING:
     from topoflow.finished import FinishedRun
 
-__all__ = ["pictures"]
+__all__ = ["pictures", "read_map"]
+
+Trail = tuple[Floats, Floats]
 
 
 def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedRun]) -> dict[str, bytes]:
@@ -54,72 +54,52 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
     }
     alone = len(set(groups.values())) == len(members)  # then the run's own name says more
     whose = f"{len(members)} runs" + ("" if several else f" of {members[0].run.model}")
-    separation = layout.read_rows(
-        folder / "separation.csv", ("compared", "layer", "step", "between", "within")
+    of_map: dict[int, tuple[float, dict[str, list[Trail]]]] = {}
+    for layer, (shown, paths) in read_map(folder / "map.csv").items():
+        _, together = of_map.setdefault(layer, (shown, {}))
+        for run, path in paths.items():
+            together.setdefault(run.without_seed(several), []).append(path)
+    tables = {name: layout.read_rows(folder / f"{name}.csv", columns) for name, columns in _COLUMNS.items()}
+    apart = "Distance between labels, and between seeds of one label"
+    drawn = (
+        comparison_figure(curves, order=order, title=f"H1 velocity of {whose}", groups=groups),
+        separation_figure(_overall(tables["separation"]), order=order, title=apart),
+        map_figure(of_map, order=order, title=f"Map of the H1 diagrams of {whose}", seeds=not alone),
+        effects_figure(tables["effects"], title="Effect sizes between labels, a run an observation"),
+        verdicts_figure(tables["verdicts"], title=f"What {whose} say"),
     )
-    drawn = {
-        "velocity.png": comparison_figure(
-            curves, order=order, title=f"H1 velocity of {whose}", groups=groups
-        ),
-        "separation.png": separation_figure(
-            _overall(separation),
-            order=order,
-            title="Distance between labels, and between seeds of one label",
-        ),
-        "map.png": map_figure(
-            _paths(layout.read_rows(folder / "map.csv", _MAP_COLUMNS), several),
-            order=order,
-            title=f"Map of the H1 diagrams of {whose}",
-            seeds=not alone,
-        ),
-        "effects.png": effects_figure(
-            layout.read_rows(
-                folder / "effects.csv", ("label", "other", "measure", "effect", "value", "low", "high")
-            ),
-            title="Effect sizes between labels, a run an observation",
-        ),
-        "verdicts.png": verdicts_figure(
-            layout.read_rows(folder / "verdicts.csv", _CLAIM_COLUMNS), title=f"What {whose} say"
-        ),
-    }
-    return {name: png_bytes(figure) for name, figure in drawn.items()}
+    return dict(zip(layout.COMPARISON_PICTURES, map(png_bytes, drawn), strict=True))
 
 
-_CLAIM_COLUMNS = (
-    "claim", "homology", "statement", "statistic", "value", "low", "high", "p", "verdict", "steps", "rule"
-)  # fmt: skip
+_COLUMNS = {
+    "separation": ("compared", "layer", "step", "between", "within"),
+    "effects": ("label", "other", "measure", "effect", "value", "low", "high"),
+    "verdicts": ("claim", "homology", "statement", "statistic", "value", "low", "high",
+                 "p", "verdict", "steps", "rule"),
+}  # fmt: skip
 _MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
-Separations = dict[str, dict[int, tuple[Floats, Floats, Floats]]]
-Paths = dict[str, list[tuple[Floats, Floats]]]
 
 
-def _overall(rows: Sequence[Row]) -> Separations:
+def _overall(rows: Sequence[Row]) -> dict[str, dict[int, list[Floats]]]:
     """Name -> layer -> steps, between, within: comparisons of all labels, not those of two out of more."""
     found: dict[str, dict[int, list[list[float]]]] = {}
     for row in rows:
         if row["compared"].startswith(("objectives of ", "models of ")):
             numbers = [number(row[name]) for name in ("step", "between", "within")]
             found.setdefault(row["compared"], {}).setdefault(int(row["layer"]), []).append(numbers)
-    separations: Separations = {}
-    for name, layers in found.items():
-        columns = {layer: np.array(rows).T for layer, rows in layers.items()}
-        separations[name] = {layer: (table[0], table[1], table[2]) for layer, table in columns.items()}
-    return separations
+    return {
+        name: {layer: [*np.array(rows).T] for layer, rows in layers.items()} for name, layers in found.items()
+    }
 
 
-def _paths(rows: Sequence[Row], several: bool) -> dict[int, tuple[float, Paths]]:
-    """Layer -> share of the variance shown, group -> for each of its runs steps and coordinates."""
-    found: dict[int, tuple[float, dict[str, dict[str, list[list[float]]]]]] = {}
-    for row in rows:
-        layer = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
-        run = layout.Run(row["model"], row["objective"], int(row["seed"]))
-        runs = layer[1].setdefault(run.without_seed(several), {})
-        runs.setdefault(row["seed"], []).append([number(row[name]) for name in ("step", "x", "y")])
-    paths: dict[int, tuple[float, Paths]] = {}
-    for layer_name, (shown, groups) in found.items():
-        arrays = {group: [np.array(table) for table in runs.values()] for group, runs in groups.items()}
-        paths[layer_name] = (
-            shown,
-            {g: [(t[:, 0], t[:, 1:]) for t in tables] for g, tables in arrays.items()},
-        )
-    return paths
+def read_map(path: Path) -> dict[int, tuple[float, dict[Run, Trail]]]:
+    """Of each layer of map.csv the share of the variance that is shown, and of each run steps and coordinates."""
+    found: dict[int, tuple[float, dict[Run, list[list[float]]]]] = {}
+    for row in layout.read_rows(path, _MAP_COLUMNS):
+        _, runs = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
+        run = Run(row["model"], row["objective"], int(row["seed"]))
+        runs.setdefault(run, []).append([number(row[name]) for name in ("step", "x", "y")])
+    return {
+        layer: (shown, {run: (np.array(rows)[:, 0], np.array(rows)[:, 1:]) for run, rows in runs.items()})
+        for layer, (shown, runs) in found.items()
+    }

@@ -84,101 +84,80 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         for name, step in (("first", int(steps[0])), ("peak", peak), ("last", int(steps[-1])))
     ]
     shown = f"{title}: layer {busiest}, one subsample of {stored.manifest['subsample_size']} prompts"
-    drawn = {
-        "movement.png": movement.movement_figure(
-            *_movement(results), title=f"Movement between twin checkpoints, {title}"
-        ),
-        "velocity.png": velocity.velocity_figure(
-            steps, speeds, order=order, title=f"H1 velocity, {title}", **more
-        ),
-        "heatmap.png": velocity.heatmap_figure(
-            steps,
-            layers,
-            np.array([_of_its_peak(speeds[layer]) for layer in layers]),
-            label=f"H1 velocity as a share of the layer's peak (order-{order:g} Wasserstein, Euclidean ground)",
-            title=f"H1 velocity by layer, {title}",
-        ),
-        "distances.png": checkpoints.distances_figure(
+    # shares of a layer's peak: states of other layers may be a hundred times as large
+    shares = np.array([line / (float(np.nanmax(line)) or 1.0) for line in speeds.values()])
+    share = f"H1 velocity as a share of the layer's peak (order-{order:g} Wasserstein, Euclidean ground)"
+    ends = (int(steps[0]), int(steps[-1]))
+    curves = {layer: _betti_curves(stored, layer, paired) for layer in stored.layers}
+    of_some = f" ({some})" if len(paired) < len(steps) else ""
+    summaries = _summaries(results, list(evolution.SUMMARIES))
+    drawn = (
+        movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
+        velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
+        velocity.heatmap_figure(steps, layers, shares, label=share, title=f"H1 velocity by layer, {title}"),
+        checkpoints.distances_figure(
             paired, distances, order=order, title=f"Distances between {some}, {title}"
         ),
-        "controls.png": checkpoints.controls_figure(
-            layers,
-            (int(steps[0]), int(steps[-1])),
-            _controls(results),
-            title=f"Against Gaussian clouds, {title}",
+        checkpoints.controls_figure(
+            layers, ends, _controls(results), title=f"Against Gaussian clouds, {title}"
         ),
-        "betti.png": evolution.betti_figure(
-            paired,
-            {layer: _betti_curves(stored, layer, paired) for layer in stored.layers},
-            title=f"Holes through training, {title}" + (f" ({some})" if len(paired) < len(steps) else ""),
-        ),
-        "summaries.png": evolution.summaries_figure(
-            *_summaries(results, list(evolution.SUMMARIES)), title=f"Summaries of diagrams, {title}"
-        ),
-        "diagrams.png": persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
-        "barcodes.png": persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
-    }
-    return {name: png_bytes(figure) for name, figure in drawn.items()}
+        evolution.betti_figure(paired, curves, title=f"Holes through training, {title}{of_some}"),
+        evolution.summaries_figure(*summaries, title=f"Summaries of diagrams, {title}"),
+        persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
+        persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+    )
+    return dict(zip(NAMES, map(png_bytes, drawn), strict=True))
 
 
 def _movement(results: Path) -> tuple[Floats, Floats, dict[str, Moved]]:
     """Anchors, cumulative learning rate, and scale-free movement by homology; nothing where there are no twins."""
     from topoflow.figures.movement import Moved
 
-    ends = ("previous_step", "step", "previous_clock", "clock")
-    compared = ("unrotated", "rotated_mean", "rotated_low", "rotated_high")
+    columns = ["previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor"]
+    columns += ["unrotated", "rotated_mean", "rotated_low", "rotated_high"]
     of: dict[str, list[list[float]]] = {}
-    columns = (*ends, "squared", "jitter_floor", *compared)
     for row in layout.read_rows(results / layout.MOVEMENT_FILE, ("kind", "homology", *columns)):
         if row["kind"] == "scale-free":
             of.setdefault(row["homology"], []).append([float(row[name] or "nan") for name in columns])
-    steps, clock, moved = np.zeros(0), np.zeros(0), {}
+    anchors, clock, moved = np.zeros(0), np.zeros(0), {}
     for homology, rows in of.items():
-        table = np.array(rows).T
-        steps, clock = (np.append(table[at, :1], table[at + 1]) for at in (0, 2))
-        rotated = table[6:] if np.isfinite(table[6:]).all() else None
-        moved[homology] = Moved(table[4], table[5], rotated)
-    return steps, clock, moved
+        before, after, clock_before, clock_after, squared, floor, *rotated = np.array(rows).T
+        anchors, clock = np.append(before[:1], after), np.append(clock_before[:1], clock_after)
+        drawn = np.array(rotated) if np.isfinite(rotated).all() else None
+        moved[homology] = Moved(squared, floor, drawn)
+    return anchors, clock, moved
 
 
 def _velocities(
     results: Path, facts: Mapping[str, Any]
 ) -> tuple[NDArray[np.int64], dict[int, Floats], dict[str, Any]]:
     """Checkpoints, H1 velocities by layer, and what `velocity_figure` shows with them."""
-
-    def column(name: str) -> dict[int, Floats]:
-        return layout.read_velocity(results / layout.VELOCITY_FILE, name)[1]
-
-    steps, speeds = layout.read_velocity(results / layout.VELOCITY_FILE, "h1_velocity")
-    low, high = column("h1_velocity_low"), column("h1_velocity_high")
-    floors = {
-        layer_of(key): float(numbers["h1_sampling_floor"])
-        for key, numbers in facts["layers"].items()
-        if numbers["h1_sampling_floor"] is not None
-    }
-    loss = layout.read_table(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
+    path = results / layout.VELOCITY_FILE
+    steps, speeds = layout.read_velocity(path, "h1_velocity")
+    spreads, low, high = (
+        layout.read_velocity(path, f"h1_velocity_{name}")[1] for name in ("std", "low", "high")
+    )
+    floors = {layer_of(key): numbers["h1_sampling_floor"] for key, numbers in facts["layers"].items()}
+    loss = layout.read_columns(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
     # empty where behaviour was not recorded
-    answers = layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity"])
-    more = {
-        "spreads": column("h1_velocity_std"),
-        "bands": {layer: (low[layer], high[layer]) for layer in speeds},
-        "floors": floors,
-        "behaviour": (steps, np.array([row["velocity"] for row in answers], float)) if answers else None,
-        "loss": (np.array([row["step"] for row in loss]), np.array([row["loss"] for row in loss], float)),
-    }
-    return steps, speeds, more
-
-
-def _of_its_peak(speed: Floats) -> Floats:
-    """Velocities of a layer as shares of the largest: states of other layers may be a hundred times as large."""
-    return speed / (float(np.nanmax(speed)) or 1.0)
+    answers = layout.read_columns(results / layout.BEHAVIOUR_FILE, ["step", "velocity"])["velocity"]
+    return (
+        steps,
+        speeds,
+        {
+            "spreads": spreads,
+            "bands": {layer: (low[layer], high[layer]) for layer in speeds},
+            "floors": {layer: float(floor) for layer, floor in floors.items() if floor is not None},
+            "behaviour": (steps, answers) if answers.size else None,
+            "loss": (loss["step"], loss["loss"]),
+        },
+    )
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
     """The checkpoints that are compared with one another, and the matrix of each layer."""
-    table = layout.read_columns(
-        results / layout.DISTANCES_FILE, ["layer", "step", "other_step", "h1_distance"]
-    )
+    columns = ["layer", "step", "other_step", "h1_distance"]
+    table = layout.read_columns(results / layout.DISTANCES_FILE, columns)
     steps = np.unique([table["step"], table["other_step"]])
     matrices = {}
     for layer in np.unique(table["layer"]):
@@ -192,13 +171,10 @@ def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
 def _controls(results: Path) -> dict[str, dict[str, Floats]]:
     """Of each summary, by kind of cloud, its values at the first step and the last, shape (n_layers, 2)."""
     # of each layer the first step, then the last
-    kinds = ("recorded", "matched", "isotropic")
-    named = [f"{kind}_{name}" for name in layout.CONTROL_SUMMARIES for kind in kinds]
-    rows = layout.read_table(results / layout.CONTROLS_FILE, named)
-    return {
-        name: {kind: np.array([row[f"{kind}_{name}"] for row in rows]).reshape(-1, 2) for kind in kinds}
-        for name in layout.CONTROL_SUMMARIES
-    }
+    kinds, names = ("recorded", "matched", "isotropic"), layout.CONTROL_SUMMARIES
+    columns = [f"{kind}_{name}" for name in names for kind in kinds]
+    table = layout.read_columns(results / layout.CONTROLS_FILE, columns)
+    return {name: {kind: table[f"{kind}_{name}"].reshape(-1, 2) for kind in kinds} for name in names}
 
 
 def _betti_curves(stored: storage.StoredSet, layer: int, steps: Sequence[int]) -> tuple[Floats, Floats]:

@@ -10,24 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument
-from topoflow.figures.style import (
-    DIAGRAM_COLOURS,
-    DIAGRAM_MARKERS,
-    DISTANCE,
-    GREY,
-    SHADE,
-    WIDTH,
-    Floats,
-    blank,
-    new_figure,
-    note,
-    styled,
-)
+from topoflow.figures import style
+from topoflow.figures.style import DIAGRAM_COLOURS, DIAGRAM_MARKERS, DISTANCE, GREY, SHADE, WIDTH, Floats
 
 __all__ = ["barcodes_figure", "diagrams_figure"]
 
@@ -39,7 +27,7 @@ _SMALL = 0.45  # of the whole axis: H1 that takes no more is shown alone as well
 _SHORT = 0.1  # of the whole axis: H1 without a longer bar is a line along the diagonal
 
 
-@styled
+@style.styled
 def diagrams_figure(panels: Panels, *, title: str) -> Figure:
     """Persistence diagrams side by side, on common axes unless they differ several times in size.
 
@@ -61,32 +49,44 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
 
     Raises
     ------
-    InvalidArgument
+    ValueError
         If a diagram is not of shape (n_bars, 2), has a death before its birth, a NaN or an infinite birth, or
         if a panel has no diagram or more than two.
     """
     named = _panels(panels)
     if not named:
-        return blank(title, "no diagrams to show")
+        return style.blank(title, "no diagrams to show")
     frames = _frames(named)
     rows = 2 if any(frame.crushed for frame in frames) else 1
-    column = max(WIDTH / len(named), 2.2)
-    title += _axes_apart(frames)
-    side = min(column, 3.5) - 0.6  # of a panel, without its labels
-    figure = new_figure(1.55 + side + 2.4 * (rows - 1), title, width=column * len(named))
-    grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, ((name, pair), frame) in enumerate(zip(named, frames, strict=True)):
-        _diagram_panel(grid[0, index], pair, frame.low, frame.high)
-        grid[0, index].set_title(textwrap.fill(name, 26))
+    side = min(_column(named), 3.5) - 0.6  # of a panel, without its labels
+    figure, grid = _grid(title, frames, rows, 1.55 + side + 2.4 * (rows - 1))
+    for column, (name, pair), frame in zip(grid.T, named, frames, strict=True):
+        _diagram_panel(column[0], pair, frame.low, frame.high)
+        column[0].set_title(textwrap.fill(name, 26))
         if rows > 1:
-            _lifetimes(grid[1, index], pair[1:], frame)
+            _lifetimes(column[1], pair[1:], frame)
+        column[-1].set_xlabel(f"birth\n({DISTANCE})")
     grid[0, 0].set_ylabel(f"death\n({DISTANCE})")
     if rows > 1:
         grid[1, 0].set_ylabel(f"H1: death minus birth\n({DISTANCE})")
-    for axes in grid[-1]:
-        axes.set_xlabel(f"birth\n({DISTANCE})")
-    _diagram_legend(figure, named)
+    dimensions = range(max(len(pair) for _, pair in named))
+    keys = [style.mark_key(f"H{k}", DIAGRAM_MARKERS[k], color=DIAGRAM_COLOURS[k]) for k in dimensions]
+    if any(np.isinf(diagram).any() for _, pair in named for diagram in pair):
+        keys.append(style.key("infinite death", color="black", linestyle="--", linewidth=0.9))
+    style.legend_beneath(figure, keys, 4)
     return figure
+
+
+def _column(panels: Sequence[object]) -> float:
+    """Width of a panel."""
+    return max(WIDTH / len(panels), 2.2)
+
+
+def _grid(title: str, frames: Sequence[_Frame], rows: int, height: float) -> tuple[Figure, Any]:
+    """A figure with a column a frame; it says so where each frame is of its own."""
+    apart = "; each panel on axes of its own" if len(set(frames)) > 1 else ""
+    figure = style.new_figure(height, title + apart, width=_column(frames) * len(frames))
+    return figure, figure.subplots(rows, len(frames), squeeze=False)
 
 
 def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) -> None:
@@ -108,7 +108,7 @@ def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) 
     axes.set(xlim=limits, ylim=limits, box_aspect=1)
     axes.locator_params(nbins=5 if high < 1000 else 3)  # or labels of many digits would touch
     if not sum(map(len, pair)):
-        note(axes, "no bars")
+        style.note(axes, "no bars")
     elif len(pair) > 1 and not len(pair[1]):
         axes.text(0.96, 0.06, "no H1 bars", ha="right", fontsize=9, transform=axes.transAxes)
 
@@ -121,36 +121,15 @@ def _lifetimes(axes: Axes, h1: Sequence[Floats], frame: _Frame) -> None:
     axes.set(xlim=frame.h1, ylim=(0, 1.08 * frame.longest or 1.0))
     axes.locator_params(nbins=5)
     if not sum(map(len, h1)):
-        note(axes, "no H1 bars")
+        style.note(axes, "no H1 bars")
 
 
 def _points(axes: Axes, diagram: Floats, dimension: int, alpha: float = 0.55) -> None:
-    axes.scatter(
-        diagram[:, 0],
-        diagram[:, 1],
-        s=16,
-        marker=DIAGRAM_MARKERS[dimension],
-        facecolor=DIAGRAM_COLOURS[dimension],
-        edgecolor="none",
-        alpha=alpha,
-        zorder=3,
-    )
+    (x, y), marker, colour = diagram.T, DIAGRAM_MARKERS[dimension], DIAGRAM_COLOURS[dimension]
+    axes.scatter(x, y, s=16, marker=marker, facecolor=colour, edgecolor="none", alpha=alpha, zorder=3)
 
 
-def _diagram_legend(figure: Figure, named: Sequence[Named]) -> None:
-    dimensions = max(len(pair) for _, pair in named)
-    handles: list[Any] = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=6)
-        for marker, colour in zip(DIAGRAM_MARKERS[:dimensions], DIAGRAM_COLOURS, strict=False)
-    ]
-    labels = [f"H{dimension}" for dimension in range(dimensions)]
-    if any(np.isinf(diagram).any() for _, pair in named for diagram in pair):
-        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.9))
-        labels.append("infinite death")
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-
-
-@styled
+@style.styled
 def barcodes_figure(panels: Panels, *, title: str) -> Figure:
     """Barcodes side by side: H0 above, H1 beneath, longest bar on top, on axes as in :func:`diagrams_figure`.
 
@@ -170,35 +149,31 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
 
     Raises
     ------
-    InvalidArgument
+    ValueError
         As for :func:`diagrams_figure`.
     """
     named = _panels(panels)
     if not named:
-        return blank(title, "no barcodes to show")
+        return style.blank(title, "no barcodes to show")
     frames = _frames(named)
     shaded = any(frame.far for frame in frames)
     rows = max(len(pair) for _, pair in named)
-    column = max(WIDTH / len(named), 2.2)
-    title += _axes_apart(frames)
-    figure = new_figure(1.2 + 2.7 * rows, title, width=column * len(named))
-    grid = figure.subplots(rows, len(named), squeeze=False)
-    for index, ((name, pair), frame) in enumerate(zip(named, frames, strict=True)):
-        whole = (frame.low, frame.high + 0.08 * (frame.high - frame.low))
-        for dimension in range(rows):
-            axes = grid[dimension, index]
-            bars = pair[dimension] if dimension < len(pair) else None
-            most = max(len(other[dimension]) for _, other in named if dimension < len(other))
+    figure, grid = _grid(title, frames, rows, 1.2 + 2.7 * rows)
+    for dimension, row in enumerate(grid):
+        row[0].set_ylabel(f"H{dimension} bars, longest on top")
+        found = [pair[dimension] if dimension < len(pair) else None for _, pair in named]
+        most = max(len(bars) for bars in found if bars is not None)
+        for axes, bars, frame in zip(row, found, frames, strict=True):
+            whole = (frame.low, frame.high + 0.08 * (frame.high - frame.low))
             _bars(axes, bars, dimension, frame.h1 if shaded and dimension else whole, most)
+    for column, (name, _), frame in zip(grid.T, named, frames, strict=True):
         if shaded:
-            grid[0, index].axvspan(*frame.h1, color=SHADE, linewidth=0, zorder=0)
-        grid[0, index].set_title(f"{textwrap.fill(name, 26)}\n{grid[0, index].get_title()}")
-        grid[-1, index].set_xlabel(DISTANCE)
-    for dimension in range(rows):
-        grid[dimension, 0].set_ylabel(f"H{dimension} bars, longest on top")
+            style.shade(column[0], *frame.h1)
+        column[0].set_title(f"{textwrap.fill(name, 26)}\n{column[0].get_title()}")
+        column[-1].set_xlabel(DISTANCE)
     if shaded:
-        handle = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5)
-        figure.legend([handle], ["range of the H1 row"], loc="outside lower center")
+        key = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5, label="range of the H1 row")
+        style.legend_beneath(figure, [key])
     return figure
 
 
@@ -209,19 +184,15 @@ def _bars(axes: Axes, bars: Floats | None, dimension: int, limits: tuple[float, 
     axes.locator_params(axis="x", nbins=5)
     if bars is None or not len(bars):
         axes.set_title(f"H{dimension}: {'not computed' if bars is None else '0 bars'}")
-        note(axes, f"no H{dimension} bars")
+        style.note(axes, f"no H{dimension} bars")
         return
     bars = bars[np.lexsort((bars[:, 0], bars[:, 1] - bars[:, 0]))]
     essential = np.isinf(bars[:, 1])
-    rank = (
-        np.arange(len(bars)) + most - len(bars)
-    )  # hung from the top, so that the longest align across panels
+    rank = np.arange(len(bars)) + most - len(bars)  # hung from the top: the longest align across panels
     ends = np.where(essential, limits[1], bars[:, 1])
-    colour = DIAGRAM_COLOURS[dimension]
-    width = float(np.clip(75 / most, 0.4, 2.5))
-    axes.hlines(
-        rank, bars[:, 0], ends, color=colour, linewidth=width, snap=False
-    )  # snapping to pixels makes moiré
+    colour, width = DIAGRAM_COLOURS[dimension], float(np.clip(75 / most, 0.4, 2.5))
+    # snapping to pixels makes moiré
+    axes.hlines(rank, bars[:, 0], ends, color=colour, linewidth=width, snap=False)
     count = f"H{dimension}: {len(bars)} bar{'s' * (len(bars) != 1)}"
     if essential.any():
         axes.plot(ends[essential], rank[essential], ">", color=colour, markersize=5, clip_on=False, zorder=4)
@@ -244,9 +215,11 @@ def _diagram(diagram: ArrayLike, name: str) -> Floats:
         return np.empty((0, 2))
     if bars.ndim != 2 or bars.shape[1] != 2:
         raise InvalidArgument(name, "of shape (n_bars, 2)", bars.shape)
-    if not np.isfinite(bars[:, 0]).all() or not (bars[:, 1] >= bars[:, 0]).all():
-        wrong = bars[~np.isfinite(bars[:, 0]) | ~(bars[:, 1] >= bars[:, 0])][0].tolist()
-        raise InvalidArgument(name, "of finite births, and of deaths not before them", wrong)
+    wrong = ~np.isfinite(bars[:, 0]) | ~(bars[:, 1] >= bars[:, 0])
+    if wrong.any():
+        raise InvalidArgument(
+            name, "of finite births, and of deaths not before them", bars[wrong][0].tolist()
+        )
     return bars
 
 
@@ -273,13 +246,11 @@ def _frames(named: Sequence[Named]) -> list[_Frame]:
     return alone if max(sizes) > _APART * min(sizes) else [_frame(named)] * len(named)
 
 
-def _axes_apart(frames: Sequence[_Frame]) -> str:
-    return "; each panel on axes of its own" if len(set(frames)) > 1 else ""
-
-
 def _frame(named: Sequence[Named]) -> _Frame:
-    low, high = _extent([diagram for _, pair in named for diagram in pair])
-    bars = np.concatenate([np.zeros((0, 2)), *(pair[1] for _, pair in named if len(pair) > 1)])
+    numbers = np.concatenate([np.zeros(1), *(diagram.ravel() for _, pair in named for diagram in pair)])
+    numbers = numbers[np.isfinite(numbers)]
+    low, high = float(numbers.min()), float(numbers.max()) if np.ptp(numbers) else 1.0  # never of zero length
+    bars = np.concatenate([np.zeros((0, 2)), *(h1 for _, pair in named for h1 in pair[1:])])
     bars = bars[np.isfinite(bars).all(axis=1)]
     if not len(bars):
         return _Frame(low, high, (low, high), 0.0, False)
@@ -287,10 +258,3 @@ def _frame(named: Sequence[Named]) -> _Frame:
     margin = 0.06 * span or 0.02 * (high - low)
     window = (float(bars.min()) - margin, float(bars.max()) + margin)
     return _Frame(low, high, window, float(np.diff(bars).max()), span <= _SMALL * (high - low))
-
-
-def _extent(diagrams: Sequence[Floats]) -> tuple[float, float]:
-    """Smallest and largest finite number of all diagrams, 0 included; never of zero length."""
-    numbers = np.concatenate([np.zeros(1), *[diagram.ravel() for diagram in diagrams]])
-    numbers = numbers[np.isfinite(numbers)]
-    return float(numbers.min()), float(numbers.max()) if np.ptp(numbers) else 1.0

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument, Words
-from topoflow.figures.steps import interval_values, of_shape, one_step_apart, step_axis, step_marks
-from topoflow.figures.style import (
-    DISTANCE,
-    GREY,
-    RUN_COLOURS,
-    SHADE,
-    WIDTH,
-    Floats,
-    blank,
-    from_zero,
-    legend_columns,
-    new_figure,
-    note,
-    orders_apart,
-    peak_style,
-    run_style,
-    styled,
-)
+from topoflow.figures import style
+from topoflow.figures.steps import each_shaped, one_step_apart, shaped, step_marks, step_panels
+from topoflow.figures.style import GREY, SHADE, Floats
 from topoflow.figures.velocity import velocity_label, velocity_remark
 
 __all__ = ["comparison_figure", "separation_figure"]
 
 
-@styled
+@style.styled
 def comparison_figure(
     curves: Mapping[str, tuple[ArrayLike, Mapping[int, ArrayLike]]],
     *,
@@ -71,59 +55,48 @@ def comparison_figure(
 
     Raises
     ------
-    InvalidArgument
+    ValueError
         If steps do not increase, a layer's values do not fit them, a run has no group, or runs of one group have
         different steps.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
-    runs = {
-        name: {
-            key: interval_values(line, marks[name], f"curves[{name!r}][{key}]") for key, line in lines.items()
-        }
-        for name, (_, lines) in curves.items()
-    }
+    runs = {}
+    for name, (_, found) in curves.items():
+        shape = (max(marks[name].size - 1, 0),)
+        runs[name] = each_shaped(found, shape, f"curves[{name!r}]", "one value an interval")
     grouped = _grouped(marks, groups)
     layers = sorted({layer for lines in runs.values() for layer in lines})
     if not layers:
-        return blank(title, "no runs to compare")
+        return style.blank(title, "no runs to compare")
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
-    figure = new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
-    body = figure.add_subfigure(
-        GridSpec(1, 1, figure)[0]
-    )  # else the legend would lie on the label of the steps
-    panels = [body.add_subplot(rows, columns, index + 1) for index in range(len(layers))]
-    every = np.unique(np.concatenate(list(marks.values())))
-    step_label = step_axis(panels, [every], every, width=(WIDTH - 0.8) / columns - 0.3)
-    of_layers = {
-        layer: np.concatenate([lines[layer] for lines in runs.values() if layer in lines]) for layer in layers
-    }
-    own_axes = orders_apart([*of_layers.values()])
-    for index, (layer, axes) in enumerate(zip(layers, panels, strict=True)):
-        for number, (name, members) in enumerate(grouped.items()):
-            lines = {run: runs[run][layer] for run in members if layer in runs[run]}
-            if lines:
-                _group_lines(axes, marks[members[0]], list(lines.values()), name, run_style(number))
-        from_zero(axes, [of_layers[layer]] if own_axes else [*of_layers.values()])
-        note(axes, velocity_remark(every, [lines[layer] for lines in runs.values() if layer in lines]))
-        axes.set_title(_layer_title(layer, runs))
-        axes.tick_params(
-            labelleft=own_axes or index % columns == 0, labelbottom=index + columns >= len(layers)
-        )
-    panels[-1].set_xlabel("")
+    figure = style.new_figure(1.3 + 2.0 * rows + (1.2 if rows == 1 else 0), title)
+    body: Any = figure.subfigures()  # else the legend would lie on the label of the steps
+    every = np.unique(np.concatenate([*marks.values()]))
     twins = any(one_step_apart(each).any() for each in marks.values())
-    body.supxlabel(step_label + ("; intervals from twins to the next" if twins else ""), fontsize=10)
-    label = velocity_label(1, order) + ("\neach layer on an axis of its own" if own_axes else "")
-    body.supylabel(label, fontsize=10, ha="left", multialignment="center")
-    handles = [Line2D([], [], **run_style(number)) for number in range(len(grouped))]
-    labels = [textwrap.shorten(name, 40) for name in grouped]
+    left_out = "; intervals from twins to the next" if twins else ""
+    panels = step_panels(body, len(layers), columns, every, 0.8, left_out)
+    of_layers = {layer: [lines[layer] for lines in runs.values() if layer in lines] for layer in layers}
+    own_axes = style.orders_apart([np.concatenate(lines) for lines in of_layers.values()])
+    for index, (axes, (layer, of_layer)) in enumerate(zip(panels, of_layers.items(), strict=True)):
+        for number, (name, members) in enumerate(grouped.items()):
+            if lines := [runs[run][layer] for run in members if layer in runs[run]]:
+                _group_lines(axes, marks[members[0]], lines, name, style.run_style(number))
+        style.from_zero(axes, of_layer if own_axes else [*chain(*of_layers.values())])
+        style.note(axes, velocity_remark(every, of_layer))
+        axes.set_title(_layer_title(layer, runs))
+        axes.tick_params(labelleft=own_axes or index % columns == 0)
+    label = velocity_label(order) + ("\neach layer on an axis of its own" if own_axes else "")
+    body.supylabel(label, ha="left", multialignment="center")
+    keys = [
+        style.key(textwrap.shorten(name, 40), **style.run_style(number))
+        for number, name in enumerate(grouped)
+    ]
     if any(np.nan_to_num(line).any() for lines in runs.values() for line in lines.values()):
-        handles.append(Line2D([], [], linestyle="", marker="*", markersize=11, color=GREY))
-        labels.append("peak")
+        keys.append(style.mark_key("peak", "*", 11))
     if len(grouped) < len(runs):
-        handles.append(Line2D([], [], color=GREY, linewidth=0.8))
-        labels.append("one seed (bold: mean of seeds)")
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
+        keys.append(style.key("one seed (bold: mean of seeds)", color=GREY, linewidth=0.8))
+    style.legend_beneath(figure, keys)
     return figure
 
 
@@ -147,19 +120,15 @@ def _group_lines(
 ) -> None:
     """Draw the runs of one group thin and their mean bold (a run alone is its own mean), a star on its peak."""
     kept = ~one_step_apart(marks)
-    ends, lines = marks[1:][kept], [line[kept] for line in lines]
+    ends, stacked = marks[1:][kept], np.array(lines)[:, kept]
     if len(lines) > 1:
-        for line in lines:
+        for line in stacked:
             axes.plot(ends, line, color=look["color"], linewidth=0.8, alpha=0.55)
         look = {**look, "linewidth": 1.8, "markersize": 3}
-    stacked = np.array(lines)
-    # where no run has a value the mean has none
-    known = np.isfinite(stacked)
-    mean = np.where(known.any(0), np.nan_to_num(stacked).sum(0) / np.maximum(known.sum(0), 1), np.nan)
+    mean = np.ma.masked_invalid(stacked).mean(axis=0).filled(np.nan)  # none where no run has a value
     axes.plot(ends, mean, label=name, **look)
-    if np.nan_to_num(mean).max(initial=0) > 0:
-        peak = int(np.nanargmax(mean))
-        axes.plot(ends[peak], mean[peak], **{**peak_style(look["color"]), "markersize": 11})
+    if not style.if_poor(mean, "missing", "still"):
+        style.star(axes, ends, mean, look["color"], 11)
 
 
 def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
@@ -167,12 +136,9 @@ def _layer_title(layer: int, runs: Mapping[str, Mapping[int, Floats]]) -> str:
     return f"layer {layer}" + (f" (missing: {textwrap.shorten(', '.join(missing), 18)})" if missing else "")
 
 
-@styled
+@style.styled
 def separation_figure(
-    separations: Mapping[str, Mapping[int, tuple[ArrayLike, ArrayLike, ArrayLike]]],
-    *,
-    order: float,
-    title: str,
+    separations: Mapping[str, Mapping[int, Sequence[ArrayLike]]], *, order: float, title: str
 ) -> Figure:
     """Distance between runs of different labels over the seed-to-seed floor, a panel a layer.
 
@@ -193,65 +159,50 @@ def separation_figure(
 
     Raises
     ------
-    InvalidArgument
+    ValueError
         If steps do not increase or a layer's distances do not fit them.
     """
     if not separations:
-        return blank(
-            title,
-            "no comparison of labels: needs two or more objectives (or models),\n"
-            "one of them with two or more seeds",
-        )
-    blocks = {name: _distances(name, layers) for name, layers in separations.items()}
+        needs = "two or more objectives (or models),\none of them with two or more seeds"
+        return style.blank(title, f"no comparison of labels: needs {needs}")
+    blocks = {
+        name: {
+            layer: _distances(layers[layer], f"separations[{name!r}][{layer}]") for layer in sorted(layers)
+        }
+        for name, layers in separations.items()
+    }
     columns = min(max(map(len, blocks.values())), 3)
-    rows = {name: -(-len(layers) // columns) for name, layers in blocks.items()}
-    figure = new_figure(1.4 + sum(0.85 + 1.75 * count for count in rows.values()), title)
-    kind = "bottleneck" if np.isinf(order) else f"order-{order:g} Wasserstein"
-    figure.suptitle(f"{textwrap.fill(title, 70)}\nmean {kind} distances, Euclidean ground metric")
-    grid = GridSpec(len(blocks), 1, figure, height_ratios=[0.4 + count for count in rows.values()])
-    for row, (name, layers) in enumerate(blocks.items()):
-        part = figure.add_subfigure(grid[row])
+    rows = [-(-len(layers) // columns) for layers in blocks.values()]
+    name_of = style.distance_name(order)
+    height = 1.4 + sum(0.85 + 1.75 * count for count in rows)
+    figure = style.new_figure(height, title, f"mean {name_of} distances, Euclidean ground metric")
+    parts = figure.subfigures(len(rows), squeeze=False, height_ratios=[0.4 + count for count in rows])[:, 0]
+    for part, (name, layers) in zip(parts, blocks.items(), strict=True):
         part.suptitle(name, fontsize=10, fontweight="bold")
-        panels = [part.add_subplot(rows[name], columns, index + 1) for index in range(len(layers))]
         every = np.unique(np.concatenate([steps for steps, _, _ in layers.values()]))
-        label = step_axis(panels, [every], every, width=(WIDTH - 1.2) / columns - 0.3)
-        for index, (axes, (layer, series)) in enumerate(zip(panels, layers.items(), strict=True)):
+        panels = step_panels(part, len(layers), columns, every, 1.2)
+        for axes, (layer, series) in zip(panels, layers.items(), strict=True):
             _separation_panel(axes, *series)
             axes.set_title(f"layer {layer}")
-            axes.tick_params(labelbottom=index + columns >= len(layers))
-        panels[-1].set_xlabel("")
-        part.supxlabel(label, fontsize=10)
-        part.supylabel(f"H1 distance\n({DISTANCE})", fontsize=10, multialignment="center")
-    handles: list[Any] = [
-        Line2D([], [], color=RUN_COLOURS[0], marker="o"),
-        Patch(facecolor=SHADE, edgecolor=GREY, linestyle="--"),
+        part.supylabel(f"H1 distance\n({style.DISTANCE})", multialignment="center")
+    keys = [
+        style.key("between labels", color=style.RUN_COLOURS[0], marker="o"),
+        Patch(facecolor=SHADE, edgecolor=GREY, linestyle="--", label="within a label (seed-to-seed floor)"),
     ]
-    labels = ["between labels", "within a label (seed-to-seed floor)"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels))
+    style.legend_beneath(figure, keys)
     return figure
 
 
-def _distances(
-    name: str, layers: Mapping[int, tuple[ArrayLike, ArrayLike, ArrayLike]]
-) -> dict[int, tuple[Floats, Floats, Floats]]:
-    found = {}
-    for layer in sorted(layers):
-        steps = step_marks(layers[layer][0], f"separations[{name!r}][{layer}] steps")
-        between, within = (
-            of_shape(values, steps.shape, f"separations[{name!r}][{layer}]", "one a step")
-            for values in layers[layer][1:]
-        )
-        found[layer] = (steps, between, within)
-    return found
+def _distances(series: Sequence[ArrayLike], name: str) -> tuple[Floats, Floats, Floats]:
+    marks = step_marks(series[0], f"{name} steps")
+    between, within = (shaped(of, marks.shape, f"{name} distances", "one a step") for of in series[1:])
+    return marks, between, within
 
 
 def _separation_panel(axes: Axes, steps: Floats, between: Floats, within: Floats) -> None:
     axes.fill_between(steps, 0, within, color=SHADE, linewidth=0)
     axes.plot(steps, within, color=GREY, linestyle="--", linewidth=1.3)
-    axes.plot(steps, between, color=RUN_COLOURS[0], marker="o", markersize=3.5, zorder=3)
-    from_zero(axes, [between, within])
+    axes.plot(steps, between, color=style.RUN_COLOURS[0], marker="o", markersize=3.5, zorder=3)
+    style.from_zero(axes, [between, within])
     axes.locator_params(axis="y", nbins=5)
-    if not np.isfinite(between).any():
-        note(axes, "no finite distance")
-    elif not np.nan_to_num(between).any():
-        note(axes, "nothing differs")
+    style.note(axes, style.if_poor(between, "no finite distance", "nothing differs"))

@@ -15,10 +15,13 @@ from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import Locator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 P = ParamSpec("P")
@@ -33,20 +36,19 @@ DIAGRAM_COLOURS = ("#0072B2", "#D55E00")
 DIAGRAM_MARKERS = ("o", "^")
 GREY = "#6e6e6e"
 SHADE = "#ececec"
+MISSING = "#d9d9d9"
 DISTANCE = "filtration distance"
 
 # The defaults come first so that a user's matplotlibrc cannot change the bytes. Without the `backend` keys:
 # setting one switches the backend.
 STYLE: dict[Any, Any] = {
     **{key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")},
-    "font.size": 10,
     "axes.titlesize": 10,
-    "axes.labelsize": 10,
     "figure.titlesize": 11,
+    "figure.labelsize": 10,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
     "legend.fontsize": 9,
-    "legend.title_fontsize": 9,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -99,10 +101,10 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def new_figure(height: float, title: str, width: float = WIDTH) -> Figure:
+def new_figure(height: float, title: str, beneath: str = "", width: float = WIDTH) -> Figure:
+    """An empty figure under its title, with what else is to be known of it `beneath` the title."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, int(width * 10)))
+    figure.suptitle("\n".join(filter(None, (textwrap.fill(title, int(width * 10)), beneath))))
     return figure
 
 
@@ -121,22 +123,86 @@ def note(axes: Axes, remark: str) -> None:
         axes.text(0.5, 0.5, remark, ha="center", va="center", transform=axes.transAxes, bbox=box, zorder=6)
 
 
-def legend_columns(labels: Sequence[str], most: int = 3) -> int:
-    """How many columns of a legend fit beneath a figure of the usual width."""
-    widest = 0.5 + 0.068 * max(map(len, labels), default=0)  # inches
-    return max(1, min(most, int(WIDTH / widest)))
+def if_poor(values: ArrayLike, missing: str, still: str) -> str:
+    """What to say of values of which none is finite, or else none above 0; "" of all others."""
+    if not np.isfinite(values).any():
+        return missing
+    return "" if np.nanmax(values) > 0 else still
 
 
-def peak_style(colour: Any) -> dict[str, Any]:
-    return {
-        "color": colour,
-        "linestyle": "",
-        "marker": "*",
-        "markersize": 13,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.8,
-        "zorder": 4,
-    }
+def add_panels(part: FigureBase, count: int, columns: int, x: str = "", y: str = "") -> list[Axes]:
+    """Panels in rows of `columns`; the lowest of each column is labelled `x`, the first of each row `y`."""
+    rows = -(-count // columns)
+    panels = [part.add_subplot(rows, columns, index + 1) for index in range(count)]
+    for axes in panels[-columns:]:
+        axes.set_xlabel(x)
+    for axes in panels[::columns]:
+        axes.set_ylabel(y)
+    return panels
+
+
+def map_columns(count: int) -> int:
+    """Columns of so many maps: one has the whole width."""
+    return 1 if count == 1 else 2 if count <= 6 else 3
+
+
+def layer_title(layer: int, cells: Floats) -> str:
+    return f"layer {layer}" + ("" if np.isfinite(cells).all() else " (grey: missing)")
+
+
+def shade(axes: Axes, low: float, high: float) -> None:
+    axes.axvspan(low, high, color=SHADE, linewidth=0, zorder=0)
+
+
+def key(label: str, **look: Any) -> Line2D:
+    """A line for a legend."""
+    return Line2D([], [], label=label, **look)
+
+
+def mark_key(label: str, marker: str, size: float = 6, **look: Any) -> Line2D:
+    """A marker without a line for a legend; grey unless it is said."""
+    return key(label, **{"color": GREY, "marker": marker, "markersize": size, "linestyle": "", **look})
+
+
+def legend_beneath(figure: Figure, keys: Sequence[Artist], most: int = 3, **look: Any) -> None:
+    """A legend in as many columns, up to `most`, as fit beneath a figure of the usual width."""
+    widest = 0.5 + 0.068 * max(len(str(each.get_label())) for each in keys)  # inches
+    columns = max(1, min(most, int(WIDTH / widest)))
+    figure.legend(handles=keys, loc="outside lower center", **{"ncols": columns, **look})
+
+
+def colour_map(axes: Axes, cells: ArrayLike, high: float, low: float = 0.0, **look: Any) -> AxesImage:
+    """Draw cells in colours from `low` to `high`, the first row at the bottom; one that is not finite is grey."""
+    axes.set_facecolor(MISSING)
+    axes.spines[:].set_visible(False)
+    cells = np.ma.masked_invalid(cells)
+    return axes.imshow(cells, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower", **look)
+
+
+def log_axis(axes: Axes, ticks: Locator) -> None:
+    """Make the vertical axis logarithmic; plain numbers at its ticks, as pictures read no formulas for powers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticks)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def few_of(count: int) -> NDArray[np.int64]:
+    """Up to 20 of so many places, evenly spread, the ends among them: as many as can be labelled."""
+    return np.unique(np.linspace(0, count - 1, min(count, 20)).round().astype(np.int64))
+
+
+def distance_name(order: float) -> str:
+    """A distance between diagrams in words, by its order."""
+    return "bottleneck" if np.isinf(order) else f"order-{order:g} Wasserstein"
+
+
+def star(axes: Axes, ends: Floats, values: Floats, colour: Any, size: float = 13) -> int:
+    """Put a star on the peak of a line that has one; returns where it is."""
+    peak = int(np.nanargmax(values))
+    look: Any = {"linestyle": "", "marker": "*", "markersize": size, "mec": "white", "mew": 0.8}
+    axes.plot(ends[peak], values[peak], color=colour, zorder=4, **look)
+    return peak
 
 
 def run_style(number: int) -> dict[str, Any]:
@@ -150,8 +216,9 @@ def run_style(number: int) -> dict[str, Any]:
     }
 
 
-def layer_colours(count: int) -> list[Any]:
-    return list(mpl.colormaps["viridis"](np.linspace(0, 0.8, max(count, 1))))[:count]
+def layer_colours(layers: Sequence[int]) -> dict[int, Any]:
+    """A colour a layer, from dark to light."""
+    return dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.8, len(layers))), strict=True))
 
 
 # Of layers that move so many times as much as others, a linear axis would show nothing.
@@ -174,7 +241,7 @@ def _medians(layers: Sequence[Floats]) -> list[float]:
     return [float(np.median(known)) for line in layers if (known := line[line > 0]).size]
 
 
-def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats] = ()) -> str:
+def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats]) -> str:
     """Start the velocity axis at 0; where layers differ by orders of magnitude, make it logarithmic for the most part.
 
     Parameters
@@ -193,9 +260,8 @@ def velocity_axis(axes: Axes, layers: Sequence[Floats], others: Sequence[Floats]
     if not orders_apart(layers):
         from_zero(axes, [*layers, *others])
         return ""
-    highest = float(np.nanmax(np.concatenate([*layers, *others])))
     power = int(np.floor(np.log10(min(_medians(layers)))))
-    linear_then_powers(axes, power, 0.0, highest)
+    linear_then_powers(axes, power, 0.0, float(np.nanmax(np.concatenate([*layers, *others]))))
     axes.set_ylim(bottom=0)
     return f"logarithmic above {10.0**power:g}"
 

@@ -10,18 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
-from topoflow.figures.style import (
-    GREY,
-    WIDTH,
-    blank,
-    legend_columns,
-    new_figure,
-    run_style,
-    styled,
-)
+from topoflow.figures import style
+from topoflow.figures.style import GREY, WIDTH
 
 __all__ = ["Row", "effects_figure", "number", "verdicts_figure"]
 
@@ -35,7 +27,7 @@ MEASURES = {
 }
 
 
-@styled
+@style.styled
 def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     """Forest of Hedges' g: measures from top to bottom, within each a line a pair of labels.
 
@@ -54,18 +46,20 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     """
     shown = [row for row in rows if row["effect"] == "Hedges' g"]
     if not shown:
-        return blank(title, "no effect sizes: needs two labels with two or more runs each")
+        return style.blank(title, "no effect sizes: needs two labels with two or more runs each")
     measures = list(dict.fromkeys(row["measure"] for row in shown))
-    pairs = list(dict.fromkeys((row["label"], row["other"]) for row in shown))
-    looks = {pair: run_style(number) for number, pair in enumerate(pairs)}
-    figure = new_figure(1.7 + 0.3 * len(shown) + 0.25 * len(measures), title)
+    pairs: dict[tuple[str, str], Row] = {}
+    for row in shown:
+        pairs.setdefault((row["label"], row["other"]), row)
+    looks = {pair: style.run_style(number) for number, pair in enumerate(pairs)}
+    figure = style.new_figure(1.7 + 0.3 * len(shown) + 0.25 * len(measures), title)
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
-    place, ticks, kinds = 0.0, [], set()
+    place, ticks, some_open = 0.0, [], False
     for band, measure in enumerate(measures):
         top = place
         for row in (row for row in shown if row["measure"] == measure):
-            kinds.add(_effect(axes, row, place, looks[row["label"], row["other"]]))
+            some_open |= _effect(axes, row, place, looks[row["label"], row["other"]])
             place += 1
         ticks.append((top + place - 1) / 2)
         if band % 2 == 0:
@@ -79,45 +73,30 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     axes.set_xlabel(
         "Hedges' g (pooled standard deviations between seeds);\npositive: the first label is higher"
     )
-    handles = [
-        Line2D([], [], color=look["color"], marker=look["marker"], linewidth=1.6, markersize=6)
-        for look in looks.values()
-    ]
-    labels = [_pair(pair, shown) for pair in pairs]
-    if "open" in kinds:
-        handles.append(Line2D([], [], linestyle="", marker="o", color=GREY, mfc="white", markersize=6))
-        labels.append("open: values too alike for an interval")
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels, 2))
+    keys = []
+    for (label, other), row in pairs.items():
+        counts = f" ({row['n']} and {row['n_other']} runs)" if row.get("n") else ""
+        same = {**looks[label, other], "linestyle": "-", "linewidth": 1.6, "markersize": 6}
+        keys.append(style.key(f"{label} − {other}{counts}", **same))
+    if some_open:
+        keys.append(style.mark_key("open: values too alike for an interval", "o", mfc="white"))
+    style.legend_beneath(figure, keys, 2)
     return figure
 
 
-def _effect(axes: Axes, row: Row, place: float, look: Mapping[str, Any]) -> str:
-    """Draw one effect size; returns whether it is filled, open, or missing."""
+def _effect(axes: Axes, row: Row, place: float, look: Mapping[str, Any]) -> bool:
+    """Draw one effect size; returns whether it is open, a value without an interval."""
     value, low, high = (number(row[name]) for name in ("value", "low", "high"))
+    colour = look["color"]
     if not np.isfinite(value):
-        axes.text(0, place, " not defined", va="center", fontsize=9, color=look["color"])
-        return "missing"
+        axes.text(0, place, " not defined", va="center", fontsize=9, color=colour)
+        return False
     known = bool(np.isfinite([low, high]).all())
     if known:
-        axes.plot([low, high], [place, place], color=look["color"], linewidth=1.6, marker="|", markersize=7)
-    axes.plot(
-        value,
-        place,
-        linestyle="",
-        marker=look["marker"],
-        color=look["color"],
-        markersize=6,
-        markerfacecolor=look["color"] if known else "white",
-        markeredgewidth=1.3,
-        zorder=3,
-    )
-    return "filled" if known else "open"
-
-
-def _pair(pair: tuple[str, str], rows: Sequence[Row]) -> str:
-    first = next(row for row in rows if (row["label"], row["other"]) == pair)
-    counts = f" ({first['n']} and {first['n_other']} runs)" if first.get("n") else ""
-    return f"{pair[0]} − {pair[1]}{counts}"
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.6, marker="|", markersize=7)
+    point = {"marker": look["marker"], "markersize": 6, "mfc": colour if known else "white", "mew": 1.3}
+    axes.plot(value, place, color=colour, linestyle="", **point, zorder=3)
+    return not known
 
 
 _COLOURS = {
@@ -125,7 +104,7 @@ _COLOURS = {
 }  # fmt: skip
 
 
-@styled
+@style.styled
 def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     """The claims as a table: verdict in colour and in words, statement, the rungs climbed, value with interval, and p.
 
@@ -142,79 +121,66 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     Figure
     """
     if not claims:
-        return blank(title, "no claims were tested")
-    shown = in_order(claims)
-    cells = [_cells(claim) for claim in shown]
+        return style.blank(title, "no claims were tested")
+    shown = [(claim, *_cells(claim)) for claim in in_order(claims)]
     gap = 0.1  # inches
     heights = [
-        2 * gap
-        + max(_tall(verdict, 9), _tall(statement) + _tall(climbed, 9) + _tall(grey, 9), _tall(_value(claim)))
-        for claim, (verdict, statement, climbed, grey) in zip(shown, cells, strict=True)
+        2 * gap + max(_tall(verdict, 9), sum(_tall(*line[:2]) for line in beside), _tall(value))
+        for _, verdict, beside, value in shown
     ]
-    figure = new_figure(0.75 + sum(heights), title)
+    figure = style.new_figure(0.75 + sum(heights), title)
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set(xlim=(0, WIDTH), ylim=(sum(heights) + 0.3, 0))
     claim_at, value_at, p_at = 1.45, 5.75, 6.95
-    for x, name, side in (
-        (0, "verdict", "left"),
-        (claim_at, "claim", "left"),
-        (value_at, "value\n[95 % interval]", "center"),
-        (p_at, "p", "right"),
-    ):
-        axes.text(x, 0.25, name, ha=side, va="bottom", fontsize=9, fontweight="bold")
+    heading: dict[str, Any] = {"va": "bottom", "fontsize": 9, "fontweight": "bold"}
+    axes.text(0, 0.25, "verdict", **heading)
+    axes.text(claim_at, 0.25, "claim", **heading)
+    axes.text(value_at, 0.25, "value\n[95 % interval]", ha="center", **heading)
+    axes.text(p_at, 0.25, "p", ha="right", **heading)
     y = 0.3
-    for claim, (verdict, statement, climbed, grey), height in zip(shown, cells, heights, strict=True):
+    for (claim, verdict, beside, value), height in zip(shown, heights, strict=True):
         axes.axhline(y, color="#c8c8c8", linewidth=0.8)
-        top = y + gap
+        top = beneath = y + gap
         colour = _COLOURS[sort_of(claim["verdict"])]
         axes.text(0, top, verdict, va="top", color=colour, fontweight="bold", fontsize=9)
-        beneath = top
-        for text, size, of in ((statement, 10, "black"), (climbed, 9, colour), (grey, 9, "#505050")):
+        for text, size, of in beside:
             if text:
                 axes.text(claim_at, beneath, text, va="top", fontsize=size, color=of)
                 beneath += _tall(text, size)
-        axes.text(value_at, top, _value(claim), ha="center", va="top")
+        axes.text(value_at, top, value, ha="center", va="top")
         axes.text(p_at, top, _shown(claim["p"], ".2g"), ha="right", va="top")
         y += height
     return figure
 
 
-def _cells(claim: Row) -> tuple[str, str, str, str]:
-    """Verdict, statement with its homology, rungs climbed and statistic, each in lines that fit its column."""
-    verdict = f"{MARKS[sort_of(claim['verdict'])]} {claim['verdict']}"
+def _cells(claim: Row) -> tuple[str, list[tuple[str, int, str]], str]:
+    """What stands in a row, in lines that fit its column: the verdict, texts with size and colour, and the value.
+
+    The texts are the statement with its homology, the rungs climbed, and, in grey, the statistic, what to read with it,
+    and why there is no verdict.
+    """
+    sort = sort_of(claim["verdict"])
     statement = f"{claim['homology']}: {claim['statement']}" if claim["homology"] else claim["statement"]
     steps = [step.rpartition(": ")[::2] for step in claim["steps"].split("; ") if step]
     # a rung is not parted between two lines
     climbed = " → ".join(rung.replace(" ", "\u00a0") for rung in rungs(steps))
-    return (
-        textwrap.fill(verdict, 16),
-        textwrap.fill(statement, 41),
-        _filled(climbed, 47),
-        textwrap.fill(_grey(claim), 47),
-    )
-
-
-def _filled(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False)).replace("\u00a0", " ")
+    climbed = textwrap.fill(climbed, 47, break_long_words=False).replace("\u00a0", " ")
+    grey = "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), why_open(claim))))
+    beside = [
+        (textwrap.fill(statement, 41), 10, "black"),
+        (climbed, 9, _COLOURS[sort]),
+        (textwrap.fill(grey, 47), 9, "#505050"),
+    ]
+    value, low, high = (_shown(claim[end], ".3g") for end in ("value", "low", "high"))
+    if claim["low"] and claim["high"]:
+        value += f"\n[{low}, {high}]" if len(low + high) < 15 else f"\n[{low},\n{high}]"
+    return textwrap.fill(f"{MARKS[sort]} {claim['verdict']}", 16), beside, value
 
 
 def _tall(text: str, size: int = 10) -> float:
     """Height in inches of text of a size in points, with a little room beneath it; 0 of no text."""
     return 0.0172 * size * (text.count("\n") + 1) + 0.03 if text else 0.0
-
-
-def _grey(claim: Row) -> str:
-    """What stands beneath a claim: its statistic, what to read with it, and why there is no verdict."""
-    return "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), why_open(claim))))
-
-
-def _value(claim: Row) -> str:
-    value = _shown(claim["value"], ".3g")
-    if not claim["low"] or not claim["high"]:
-        return value
-    low, high = (_shown(claim[end], ".3g") for end in ("low", "high"))
-    return f"{value}\n[{low}, {high}]" if len(low + high) < 15 else f"{value}\n[{low},\n{high}]"
 
 
 def _shown(field: str, spec: str) -> str:

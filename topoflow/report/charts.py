@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from topoflow.figures.steps import dense_window, linear_then_log, one_step_apart, step_marks
+from topoflow.figures.steps import StepScale, one_step_apart, step_marks
 from topoflow.figures.style import DISTANCE, Floats, layer_colours, run_style
 
 __all__ = ["map_chart", "runs_chart", "velocity_chart"]
@@ -47,23 +47,20 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
     """
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
-    colours = [mpl.colors.to_hex(colour) for colour in layer_colours(len(layers))]
-    scale, apart = _Scale(marks), one_step_apart(marks)
+    colours = {layer: mpl.colors.to_hex(colour) for layer, colour in layer_colours(layers).items()}
+    scale, apart = StepScale(marks), one_step_apart(marks)
     series = []
-    for layer, colour in zip(layers, colours, strict=True):
-        line = np.asarray(velocities[layer], dtype=np.float64)
-        low, high = (np.asarray(end, dtype=np.float64) for end in bands[layer])
-        for among in (~apart, apart) if apart.any() else (~apart,):
-            shown, dots = _shown(line, among), among is apart
-            places = scale.places(marks[1:][shown])
-            found = _series([str(layer)], f"layer {layer}", colour, not dots, places, line[shown])
+    for layer, colour in colours.items():
+        line, low, high = (np.asarray(of, dtype=np.float64) for of in (velocities[layer], *bands[layer]))
+        for dots in (False, True) if apart.any() else (False,):
+            shown = _shown(line, apart if dots else ~apart)
+            what = {"keys": [str(layer)], "name": f"layer {layer}", "colour": colour, "bold": not dots}
+            one = _moves(scale, marks, line, shown, (low, high)) | what | {"dots": dots}
             if not dots and np.isfinite(low).any() and np.isfinite(high).any():
-                found |= {"low": low[shown].tolist(), "high": high[shown].tolist()}
-            found["tips"] = _moves(marks, line, shown, low, high)
-            series.append(found | {"dots": dots})
-    names = list(map(str, layers))
-    toggle = {"name": "layer", "one": False, "options": names, "on": names, "colours": colours}
-    return _velocities(scale, title, [toggle], series)
+                one |= {"low": low[shown].tolist(), "high": high[shown].tolist()}
+            series.append(one)
+    toggle = _toggle("layer", list(map(str, layers)), colours=list(colours.values()))
+    return _velocities(scale, marks, title, [toggle], series)
 
 
 def thinning(n_intervals: int) -> str:
@@ -117,22 +114,25 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
         See `page.js`.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
-    scale = _Scale(np.unique(np.concatenate(list(marks.values()))))
+    every = np.unique(np.concatenate([*marks.values()]))
+    scale = StepScale(every)
     layers = sorted({layer for _, lines in curves.values() for layer in lines})
     colours = _group_colours(groups)
     series = []
     for layer in layers:
         for group, colour in colours.items():
             members = [name for name in curves if groups[name] == group and layer in curves[name][1]]
-            lines = {name: np.asarray(curves[name][1][layer], dtype=np.float64) for name in members}
-            for name, line in lines.items():
-                keys, bold = [str(layer), group], len(members) == 1
-                series.append(_moves_of(scale, keys, name, colour, bold, marks[name], line))
-            if len(members) > 1 and all(np.array_equal(marks[name], marks[members[0]]) for name in members):
-                mean = np.mean(list(lines.values()), axis=0)
-                name, at = f"{group}, mean of {len(members)} seeds", marks[members[0]]
-                series.append(_moves_of(scale, [str(layer), group], name, colour, True, at, mean))
-    return _velocities(scale, title, _layer_and_group(layers, colours), series)
+            drawn = {name: (marks[name], np.asarray(curves[name][1][layer], np.float64)) for name in members}
+            alone = len(members) < 2
+            if not alone and all(np.array_equal(marks[name], marks[members[0]]) for name in members):
+                mean = np.mean([line for _, line in drawn.values()], axis=0)
+                drawn[f"{group}, mean of {len(members)} seeds"] = (marks[members[0]], mean)
+            for name, (at, line) in drawn.items():
+                one = _moves(scale, at, line, _shown(line, ~one_step_apart(at)))
+                bold = alone or name not in members
+                what = {"keys": [str(layer), group], "name": name, "colour": colour, "bold": bold}
+                series.append(one | what)
+    return _velocities(scale, every, title, _layer_and_group(layers, colours), series)
 
 
 def map_chart(
@@ -159,51 +159,36 @@ def map_chart(
         See `page.js`.
     """
     colours = _group_colours(groups)
-    names = sorted(layers)
     series = []
-    for layer in names:
-        shown, paths = layers[layer]
+    for layer, (shown, paths) in sorted(layers.items()):
+        share = f"\nlayer {layer}: {100 * shown:.0f} % of the variance" if np.isfinite(shown) else ""
         for name, (steps, coordinates) in paths.items():
-            marks, (x, y) = step_marks(steps, "steps"), np.asarray(coordinates, dtype=np.float64).T
-            one = _series([str(layer), groups[name]], name, colours[groups[name]], False, x.tolist(), y)
-            share = f"layer {layer}: {100 * shown:.0f} % of the variance" if np.isfinite(shown) else ""
-            series.append(one | {"tips": [f"step {step:g}\n{share}".strip() for step in marks]})
+            marks, (x, y) = step_marks(steps, "steps"), np.asarray(coordinates, dtype=np.float64).T.tolist()
+            tips = [f"step {step:g}{share}" for step in marks]
+            what = {"keys": [str(layer), groups[name]], "name": name, "colour": colours[groups[name]]}
+            series.append({**what, "bold": False, "x": x, "y": y, "tips": tips})
     return {
         "title": title,
         "x": {"label": f"first dimension ({DISTANCE})"},
         "y": f"second dimension ({DISTANCE})",
         "shade": None,
         "ends": True,
-        "toggles": _layer_and_group(names, colours),
+        "toggles": _layer_and_group(sorted(layers), colours),
         "series": series,
     }
 
 
-class _Scale:
-    """The step axis of the pictures: linear over the dense window, then logarithmic."""
-
-    def __init__(self, marks: Floats) -> None:
-        marks = marks if marks.size else np.zeros(1)
-        window = dense_window(marks)
-        self.first, self.last = float(marks[0]), max(float(marks[-1]), float(marks[0]) + 1)
-        self._forward, _ = linear_then_log(self.first, window or self.last - self.first)
-        self.label = "optimiser step" + (f" (linear to {self.first + window:g}, then log)" if window else "")
-        self.marks = marks
-
-    def places(self, steps: ArrayLike) -> list[float]:
-        found: list[float] = np.asarray(self._forward(steps)).tolist()
-        return found
-
-
-def _velocities(scale: _Scale, title: str, toggles: list[Any], series: list[Any]) -> dict[str, Any]:
-    last = scale.places([scale.last])[0]
+def _velocities(scale: StepScale, steps: Floats, title: str, toggles: list[Any], series: list[Any]) -> Any:
+    third, last = _places(scale, [scale.first + (scale.last - scale.first) / 3, scale.last])
     # of many checkpoints the first and some evenly spread ones
-    marks = scale.marks[:: -(-scale.marks.size // _MOST_DOTS)]
-    ticks = [[place, f"{step:g}"] for place, step in zip(scale.places(marks), marks, strict=True)]
-    third = scale.places([scale.first + (scale.last - scale.first) / 3])[0]
+    marks = steps[:: -(-steps.size // _MOST_DOTS)] if steps.size else np.zeros(1)
     return {
         "title": title,
-        "x": {"label": scale.label, "ticks": ticks, "range": [0.0, 1.02 * last]},
+        "x": {
+            "label": scale.label,
+            "ticks": [[place, f"{step:g}"] for place, step in zip(_places(scale, marks), marks, strict=True)],
+            "range": [0.0, 1.02 * last],
+        },
         "y": f"H1 velocity ({DISTANCE})",
         "shade": third,
         "ends": False,
@@ -212,34 +197,26 @@ def _velocities(scale: _Scale, title: str, toggles: list[Any], series: list[Any]
     }
 
 
-def _series(keys: list[str], name: str, colour: str, bold: bool, x: list[float], y: Floats) -> dict[str, Any]:
-    return {"keys": keys, "name": name, "colour": colour, "bold": bold, "x": x, "y": y.tolist()}
-
-
-def _moves_of(
-    scale: _Scale, keys: list[str], name: str, colour: str, bold: bool, marks: Floats, line: Floats
-) -> dict[str, Any]:
-    """A line of velocities without bands."""
-    shown = _shown(line, ~one_step_apart(marks))
-    one = _series(keys, name, colour, bold, scale.places(marks[1:][shown]), line[shown])
-    return one | {"tips": _moves(marks, line, shown)}
+def _places(scale: StepScale, steps: ArrayLike) -> list[float]:
+    places: list[float] = scale.forward(steps).tolist()
+    return places
 
 
 def _moves(
+    scale: StepScale,
     marks: Floats,
     line: Floats,
     shown: NDArray[np.intp],
-    low: Floats | None = None,
-    high: Floats | None = None,
-) -> list[str]:
-    """What is said of each interval that is shown when it is pointed at."""
-    said = []
+    band: tuple[Floats, Floats] | None = None,
+) -> dict[str, Any]:
+    """Where the intervals that are shown stand, and what is said of each when it is pointed at."""
+    tips = []
     for at in shown:
         words = f"steps {marks[at]:g} to {marks[at + 1]:g}: {line[at]:.4g}"
-        if low is not None and high is not None and np.isfinite([low[at], high[at]]).all():
-            words += f"\n95 % interval over prompts {low[at]:.4g} to {high[at]:.4g}"
-        said.append(words)
-    return said
+        if band is not None and np.isfinite([end[at] for end in band]).all():
+            words += f"\n95 % interval over prompts {band[0][at]:.4g} to {band[1][at]:.4g}"
+        tips.append(words)
+    return {"x": _places(scale, marks[1:][shown]), "y": line[shown].tolist(), "tips": tips}
 
 
 def _group_colours(groups: Mapping[str, str]) -> dict[str, str]:
@@ -247,16 +224,12 @@ def _group_colours(groups: Mapping[str, str]) -> dict[str, str]:
     return {name: str(run_style(number)["color"]) for number, name in enumerate(names)}
 
 
+def _toggle(name: str, options: list[str], **more: Any) -> dict[str, Any]:
+    return {"name": name, "one": False, "options": options, "on": options, **more}
+
+
 def _layer_and_group(layers: Sequence[int], colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """Switches: one layer at a time, the deepest first; any groups."""
     names = list(map(str, layers))
-    return [
-        {"name": "layer", "one": True, "options": names, "on": names[-1:]},
-        {
-            "name": "runs",
-            "one": False,
-            "options": list(colours),
-            "on": list(colours),
-            "colours": list(colours.values()),
-        },
-    ]
+    of_runs = _toggle("runs", list(colours), colours=list(colours.values()))
+    return [_toggle("layer", names, one=True, on=names[-1:]), of_runs]

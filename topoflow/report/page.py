@@ -18,18 +18,13 @@ from typing import Any
 
 from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
 
-__all__ = [
-    "chart",
-    "claims_table",
-    "document",
-    "escape",
-    "facts",
-    "fold",
-    "picture",
-    "prose",
-    "table",
-    "verdict",
-]
+
+def code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
+
+
+def paragraph(html: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{html}</p>' if kind else f"<p>{html}</p>"
 
 
 def prose(text: str) -> str:
@@ -66,22 +61,23 @@ def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
     """Claims with their verdicts, ladders, statistics, rules, values and p-values."""
     rows = []
     for claim in in_order(claims):
-        value = _shown(claim["value"], ".3g")
+        value = shown(claim["value"], ".3g")
         if claim["low"] is not None and claim["high"] is not None:
-            value += f"<div>[{_shown(claim['low'], '.3g')}, {_shown(claim['high'], '.3g')}]</div>"
+            value += f"<div>[{shown(claim['low'], '.3g')}, {shown(claim['high'], '.3g')}]</div>"
         of = f"<b>{escape(claim['homology'])}</b> " if claim["homology"] else ""
         rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
-        counted = f"<div>Value: {escape(claim['statistic'])}.</div><div>Rule: {escape(rule)}.</div>"
-        said = "".join(
-            f"<div>{escape(line)}</div>" for line in (why_open(claim), claim.get("beside", "")) if line
-        )
-        what = (
-            f"{of}{escape(claim['statement'])}{ladder(claim['steps'])}{said}{fold('value and rule', counted)}"
-        )
-        rows.append([verdict(claim["verdict"]), what, value, _shown(claim["p"], ".2g")])
+        counted = _lines(f"Value: {claim['statistic']}.", f"Rule: {rule}.")
+        said = _lines(why_open(claim), claim.get("beside", ""))
+        what = of + escape(claim["statement"]) + ladder(claim["steps"]) + said
+        rows.append([verdict(claim["verdict"]), what + fold("value and rule", counted), value])
+        rows[-1].append(shown(claim["p"], ".2g"))
     return table(
         ["verdict", "claim", "value<br>[95\u00a0%\u00a0interval]", "p"], rows, kind="claims", words=2
     )
+
+
+def _lines(*texts: str) -> str:
+    return "".join(f"<div>{escape(text)}</div>" for text in texts if text)
 
 
 def ladder(steps: Iterable[Sequence[str]]) -> str:
@@ -90,7 +86,8 @@ def ladder(steps: Iterable[Sequence[str]]) -> str:
     return f'<ol class="ladder">{climbed}</ol>' if climbed else ""
 
 
-def _shown(value: float | None, spec: str) -> str:
+def shown(value: float | None, spec: str) -> str:
+    """A number, with a dash where there is none."""
     return "–" if value is None else format(value, spec).replace("-", "−")
 
 
@@ -102,9 +99,8 @@ def facts(pairs: Mapping[str, str]) -> str:
 
 def fold(summary: str, body: str, *, kind: str = "more", anchor: str = "", unfolded: bool = False) -> str:
     """A part that opens at a click; `summary` and `body` are HTML."""
-    name = f' id="{escape(anchor)}"' if anchor else ""
-    state = " open" if unfolded else ""
-    return f'<details class="{kind}"{name}{state}><summary>{summary}</summary><div>\n{body}\n</div></details>'
+    state = (f' id="{escape(anchor)}"' if anchor else "") + (" open" if unfolded else "")
+    return f'<details class="{kind}"{state}><summary>{summary}</summary><div>\n{body}\n</div></details>'
 
 
 def picture(png: bytes, alt: str, caption: str = "") -> str:

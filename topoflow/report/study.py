@@ -8,43 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import topoflow
-from topoflow import storage
+from topoflow import finished, storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order
 from topoflow.errors import InvalidFile
+from topoflow.figures.of_comparison import read_map
 from topoflow.figures.of_run import kept_pictures
-from topoflow.finished import (
-    FinishedRun,
-    check_findings,
-    check_manifest,
-    open_diagrams,
-    read_comparison,
-    read_findings,
-)
 from topoflow.names import layer_of
 from topoflow.report import charts, page
-from topoflow.report.page import escape, prose
+from topoflow.report.page import code, paragraph, prose, shown
 from topoflow.storage import layout
 from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
-from topoflow.tracking.note import (
-    LAYER_COLUMNS,
-    Page,
-    caveats,
-    definitions,
-    exploratory,
-    floor_caveat,
-    layer_cells,
-    measured,
-    rivals,
-)
+from topoflow.tracking import note
 
 __all__ = ["report"]
 
@@ -62,7 +46,6 @@ _RUN_PICTURES = {
 }
 _MOST_NAMED = 128  # checkpoints that are listed one by one
 _MAP, _CLASSIFICATION = "map.csv", "classification.csv"
-_MAP_COLUMNS = ("model", "objective", "seed", "layer", "step", "x", "y", "shown")
 _COMPARISON_PICTURES = {
     "velocity.png": "H1 velocities of all runs, a panel a layer.",
     "separation.png": "How far runs of different labels are apart, and runs of one label with different seeds.",
@@ -94,13 +77,13 @@ class _Study:
     params: Params
     runs: list[_Found]
     comparison: Mapping[str, Any] | None
-    pages: Mapping[str, Page]  # of runs that MLflow holds
+    pages: Mapping[str, note.Page]  # of runs that MLflow holds
     host: str | None
     missing: list[str] = field(default_factory=list)
 
 
 def report(
-    params: Params, pages: Mapping[str, Page] | None = None, host: str | None = None
+    params: Params, pages: Mapping[str, note.Page] | None = None, host: str | None = None
 ) -> tuple[bytes, list[str]]:
     """The report of the study of `params`, drawn from results/, diagrams/ and comparison/ of this folder.
 
@@ -121,7 +104,7 @@ def report(
 
     Raises
     ------
-    InvalidFile
+    ValueError
         When no run of the study has results.
     """
     study = _look(params, pages or {}, host)
@@ -148,10 +131,8 @@ def report(
         counted = f"{len(study.missing)} part{'s' * (len(study.missing) > 1)}, and how to get them"
         named = page.fold(f"<strong>What is missing here</strong>: {counted}", f"<ul>{items}</ul>")
         parts.append(f'<section class="missing" id="missing">{named}</section>')
-    parts += [
-        f'<section id="{_anchor(name)}">\n<h2>{escape(name)}</h2>\n{body}\n</section>'
-        for name, body in sections.items()
-    ]
+    for name, body in sections.items():
+        parts.append(f'<section id="{_anchor(name)}">\n<h2>{escape(name)}</h2>\n{body}\n</section>')
     parts.append(f"</main>\n<footer>Made by topoflow {escape(topoflow.__version__)}.</footer>")
     return page.document(title, "\n".join(parts)), study.missing
 
@@ -163,10 +144,11 @@ def _anchor(name: str) -> str:
 # --- what there is ------------------------------------------------------------------------------
 
 
-def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study:
+def _look(params: Params, pages: Mapping[str, note.Page], host: str | None) -> _Study:
     found: list[_Found] = []
     missing: list[str] = []
-    for run in params.runs():
+    wanted = params.runs()
+    for run in wanted:
         try:
             found.append(_look_at(params, run, missing))
         except ValueError as error:
@@ -175,7 +157,7 @@ def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study
         raise InvalidFile("results", "must hold those of at least one run, and it holds none", missing[0])
     comparison = None
     try:
-        comparison = _comparison(found, [str(run) for run in params.runs()])
+        comparison = _comparison(found, [str(run) for run in wanted])
     except ValueError as error:
         missing.append(f"The comparison of runs: {error}.")
     if comparison is not None:
@@ -187,14 +169,14 @@ def _look(params: Params, pages: Mapping[str, Page], host: str | None) -> _Study
 def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
     """Open what there is of a run; a run that params.yaml does not describe is an error."""
     results = run.folder("results")
-    findings = read_findings(run)
+    findings = finished.read_findings(run)
     activations = _manifest(run.folder("activations"))
     try:
-        diagrams = open_diagrams(run)
+        diagrams = finished.open_diagrams(run)
     except ValueError as error:
         missing.append(f"Pictures of the run {run}: {error}.")
         return _Found(run, findings, None, activations)
-    check_findings(findings, results, diagrams)
+    finished.check_findings(findings, results, diagrams)
     if activations is None:
         missing.append(
             f"The hidden states of the run {run}: {run.folder('activations')} is not here, so that its parameters "
@@ -202,8 +184,8 @@ def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
         )
     else:
         diagrams.check_made_from(activations)
-        check_manifest(activations, "activations", layout.again(f"finetune@{run}"))
-        FinishedRun(run, activations, diagrams, results, findings).check_parameters(params)
+        finished.check_manifest(activations, "activations", layout.again(f"finetune@{run}"))
+        finished.FinishedRun(run, activations, diagrams, results, findings).check_parameters(params)
     return _Found(run, findings, diagrams, activations)
 
 
@@ -222,7 +204,7 @@ def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, 
     """The comparison, if it is of these runs as they are now; None for a study of one run."""
     if len(wanted) < 2:
         return None
-    facts, path = read_comparison(), layout.COMPARISON_FOLDER / layout.COMPARISON_FILE
+    facts, path = finished.read_comparison(), layout.COMPARISON_FOLDER / layout.COMPARISON_FILE
     remedy = "bring it up to date with: dvc repro"
     theirs, ours = facts["runs"], {str(one.run): one.findings["pooled"] for one in found}
     if sorted(theirs) != sorted(wanted):
@@ -236,29 +218,27 @@ def _comparison(found: Sequence[_Found], wanted: Sequence[str]) -> Mapping[str, 
 
 
 def _what_ran(study: _Study) -> str:
-    params, first = study.params, study.runs[0]
+    params, first, wanted = study.params, study.runs[0], len(study.params.runs())
     summaries = layout.read_columns(first.results / layout.SUMMARIES_FILE, ["step"])
     steps = np.unique(summaries["step"]).astype(int).tolist()
     at = ", ".join(map(str, steps)) if len(steps) <= _MOST_NAMED else f"{steps[0]} to {steps[-1]}"
     layers = {
         one.run.model: ", ".join(str(layer_of(key)) for key in one.findings["layers"]) for one in study.runs
     }
-    of = len(params.runs())
-    counted = str(of) if len(study.runs) == of else f"{len(study.runs)} of {of}; see what is missing"
+    of_models = "; ".join(
+        f"{model}: {names}" if len(layers) > 1 else names for model, names in layers.items()
+    )
+    some = "" if len(study.runs) == wanted else f" of {wanted}; see what is missing"
     topology = params.topology
     return page.facts(
         {
             "Models": escape(", ".join(params.models)),
             "Objectives": escape(", ".join(params.objectives)),
             "Seeds of training": escape(", ".join(map(str, params.seeds))),
-            "Runs": counted,
+            "Runs": f"{len(study.runs)}{some}",
             "Point clouds": f"{params.prompts.n_prompts} evaluation prompts, hidden state of the last token; "
             f"{topology.n_subsamples} subsamples of {topology.subsample_size}",
-            "Layers": escape(
-                "; ".join(
-                    f"{model}: {names}" if len(layers) > 1 else names for model, names in layers.items()
-                )
-            ),
+            "Layers": escape(of_models),
             "Checkpoints": f"{len(steps)}, at the optimiser steps {at}",
             "Distances": f"order-{first.findings['order']:g} Wasserstein, Euclidean ground metric, in units of the "
             "filtration (Euclidean distance of hidden states)",
@@ -268,30 +248,29 @@ def _what_ran(study: _Study) -> str:
 
 def _verdicts(study: _Study) -> Iterator[str]:
     facts = study.comparison
-    if facts is None:
-        why = (
-            "is not here (see what is missing)"
-            if len(study.params.runs()) > 1
-            else "needs two runs, and this study has one"
+    if facts is not None:
+        yield paragraph(
+            f"Over {len(facts['runs'])} runs, at level {facts['level']:g}, for this base and these prompts. A claim "
+            "climbs a ladder of rival explanations and is supported where it passes all; else the rung that it failed "
+            "at says why. “Not supported” is no proof of the opposite; “shown absent” is."
         )
-        if len(study.runs) == 1:
-            yield f"<p>A comparison of runs {why}. This is what may be said of the one run.</p>"
-            yield _claims(study.runs[0].findings)
-            return
-        yield f"<p>A comparison of runs {why}. Each run's own claims stand in its section.</p>"
+        yield _claims(facts)
         return
-    yield (
-        f"<p>Over {len(facts['runs'])} runs, at level {facts['level']:g}, for this base and these prompts. A claim "
-        "climbs a ladder of rival explanations and is supported where it passes all; else the rung that it failed "
-        "at says why. “Not supported” is no proof of the opposite; “shown absent” is.</p>"
+    several = len(study.params.runs()) > 1
+    why = "is not here (see what is missing)" if several else "needs two runs, and this study has one"
+    alone = len(study.runs) == 1
+    told = (
+        "This is what may be said of the one run." if alone else "Each run's own claims stand in its section."
     )
-    yield _claims(facts)
+    yield paragraph(f"A comparison of runs {why}. {told}")
+    if alone:
+        yield _claims(study.runs[0].findings)
 
 
 def _claims(findings: Mapping[str, Any]) -> str:
     """The table of claims, under a warning where margins came after the states."""
-    warning = exploratory(findings)
-    return (f"<p>{warning}</p>" if warning else "") + page.claims_table(findings["claims"].values())
+    warning = note.exploratory(findings)
+    return (paragraph(warning) if warning else "") + page.claims_table(findings["claims"].values())
 
 
 def _glance(study: _Study) -> str:
@@ -301,55 +280,29 @@ def _glance(study: _Study) -> str:
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
-        verdicts = [
-            "".join(
-                f"<div>{homology} {page.verdict(found['verdict'])}</div>"
-                for homology in ("H1", "H0")
-                if (found := claims.get(f"{claim.name}_{homology.lower()}"))
-            )
-            for claim in named
-        ]
-        shares = "".join(
-            f"<div>{_number(pooled[f'early_share_{name}'], '.3f')}</div>" for name in ("h1", "h0")
-        )
-        numbers = [
-            shares,
-            _number(pooled["peak_step"], "g"),
-            _number(pooled["concentration"], ".3f"),
-            _number(pooled["concentration_expected"], ".3f"),
-        ]
-        rows.append([f'<a href="#{one.anchor}">{escape(str(one.run))}</a>', *verdicts, *numbers])
-    header = [
-        "run",
-        *(escape(claim.heading) for claim in named),
-        "early share<br>H1, H0",
-        "peak of W2<br>at step",
-        "concentration<br>(Eq. 2)",
-        "expected<br>of it",
-    ]
+        row = [f'<a href="#{one.anchor}">{escape(str(one.run))}</a>']
+        for claim in named:
+            found = {name: claims.get(f"{claim.name}_{name.lower()}") for name in ("H1", "H0")}
+            verdicts = {name: page.verdict(of["verdict"]) for name, of in found.items() if of}
+            row.append("".join(f"<div>{name} {verdict}</div>" for name, verdict in verdicts.items()))
+        shares = (shown(pooled[f"early_share_{name}"], ".3f") for name in ("h1", "h0"))
+        row += ["".join(f"<div>{share}</div>" for share in shares), shown(pooled["peak_step"], "g")]
+        row += [shown(pooled[name], ".3f") for name in ("concentration", "concentration_expected")]
+        rows.append(row)
+    header = ["run", *(escape(claim.heading) for claim in named), "early share<br>H1, H0"]
+    header += ["peak of W2<br>at step", "concentration<br>(Eq. 2)", "expected<br>of it"]
     return page.table(header, rows, kind="glance", words=1 + len(named))
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None else format(value, spec).replace("-", "−")
-
-
-def _group(study: _Study, run: Run) -> str:
-    return run.without_seed(len(study.params.models) > 1)
-
-
-def _name(study: _Study, run: Run) -> str:
-    return f"{_group(study, run)}, seed {run.seed}"
 
 
 def _side_by_side(study: _Study) -> Iterator[str]:
     if len(study.runs) < 2:
         return
-    groups = {_name(study, one.run): _group(study, one.run) for one in study.runs}
-    curves = {
-        _name(study, one.run): layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
-        for one in study.runs
-    }
+    several = len(study.params.models) > 1
+    group_of = {one.run: one.run.without_seed(several) for one in study.runs}
+    names = {run: f"{group}, seed {run.seed}" for run, group in group_of.items()}
+    groups = {names[run]: group for run, group in group_of.items()}
+    tables = {names[one.run]: one.results / layout.VELOCITY_FILE for one in study.runs}
+    curves = {name: layout.read_velocity(path, "h1_velocity") for name, path in tables.items()}
     longest = max(len(steps) for steps, _ in curves.values()) - 1
     twins = any(charts.without_line(steps) for steps, _ in curves.values())
     left_out = " The single steps between twins are left out." if twins else ""
@@ -362,98 +315,69 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         return
     folder = layout.COMPARISON_FOLDER
     if (folder / _MAP).exists():
+        paths = {
+            layer: (share, {names[run]: path for run, path in of_runs.items() if run in names})
+            for layer, (share, of_runs) in read_map(folder / _MAP).items()
+        }
         yield page.chart(
-            charts.map_chart(_paths(study), groups, title="Map of all checkpoints"),
+            charts.map_chart(paths, groups, title="Map of all checkpoints"),
             "Map of all checkpoints, one layer at a time: classical scaling of the distances between H1 diagrams. "
             "Point at a dot for its run and step. Ring: first checkpoint; square: last.",
         )
     for name, caption in _COMPARISON_PICTURES.items():
         if (folder / name).exists():
             yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
-    columns = ("label", "other", "accuracy", "chance", "p", "smallest_p")
-    if rows := _rows(folder / _CLASSIFICATION, columns):
+    yield from _told_apart(folder / _CLASSIFICATION)
+
+
+def _told_apart(path: Path) -> Iterator[str]:
+    """How well a classifier tells labels apart, where the comparison has tried."""
+    numbers = ("accuracy", "chance", "p", "smallest_p")
+    rows = layout.read_rows(path, ("label", "other", *numbers)) if path.exists() else []
+    if rows:
         yield "<h3>Told apart on prompts left out</h3>"
-        yield (
-            "<p>Share of subsamples of unseen prompts whose label a classifier of their 41 summaries tells, at the "
-            "last checkpoint of the deepest layer, all seeds together: it may tell seeds and not labels.</p>"
+        yield paragraph(
+            "Share of subsamples of unseen prompts whose label a classifier of their 41 summaries tells, at the "
+            "last checkpoint of the deepest layer, all seeds together: it may tell seeds and not labels."
         )
-        header = ["labels", "accuracy", "chance", "p", "smallest p there could be"]
-        cells = [
-            [
-                escape(f"{row['label']} and {row['other']}"),
-                *(
-                    f"{float(row[name]):.2g}" if row[name] else "–"
-                    for name in ("accuracy", "chance", "p", "smallest_p")
-                ),
-            ]
-            for row in rows
-        ]
-        yield page.table(header, cells)
-
-
-def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    return layout.read_rows(path, columns) if path.exists() else []
-
-
-def _paths(study: _Study) -> dict[int, tuple[float, dict[str, Any]]]:
-    """Layer -> share of the variance shown, and of each run steps and coordinates, from map.csv."""
-    found: dict[int, tuple[float, dict[str, list[list[float]]]]] = {}
-    names = {str(one.run): _name(study, one.run) for one in study.runs}
-    for row in _rows(layout.COMPARISON_FOLDER / _MAP, _MAP_COLUMNS):
-        name = names.get(str(Run(row["model"], row["objective"], int(row["seed"]))))
-        if name is not None:
-            shown = float(row["shown"]) if row["shown"] else np.nan
-            layer = found.setdefault(int(row["layer"]), (shown, {}))
-            layer[1].setdefault(name, []).append([float(row[key]) for key in ("step", "x", "y")])
-    tables = {
-        key: (share, {n: np.array(rows) for n, rows in paths.items()})
-        for key, (share, paths) in found.items()
-    }
-    return {
-        key: (share, {n: (table[:, 0], table[:, 1:]) for n, table in paths.items()})
-        for key, (share, paths) in tables.items()
-    }
+        cells = []
+        for row in rows:
+            shares = (f"{float(row[name]):.2g}" if row[name] else "–" for name in numbers)
+            cells.append([escape(f"{row['label']} and {row['other']}"), *shares])
+        yield page.table(["labels", "accuracy", "chance", "p", "smallest p there could be"], cells)
 
 
 def _one_run(study: _Study, one: _Found) -> str:
     findings, alone = one.findings, len(study.runs) == 1
-    steps, velocities = layout.read_velocity(one.results / layout.VELOCITY_FILE, "h1_velocity")
-    low, high = (
-        layout.read_velocity(one.results / layout.VELOCITY_FILE, f"h1_velocity_{end}")[1]
-        for end in ("low", "high")
-    )
+    path = one.results / layout.VELOCITY_FILE
+    steps, velocities = layout.read_velocity(path, "h1_velocity")
+    low, high = (layout.read_velocity(path, f"h1_velocity_{end}")[1] for end in ("low", "high"))
+    bands = {layer: (low[layer], high[layer]) for layer in low}
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
+    cells = [list(map(escape, note.layer_cells(layer, found))) for layer, found in findings["layers"].items()]
     parts = [
         *_in_mlflow(study, one.run),
         "" if alone else _claims(findings),
         page.chart(
-            charts.velocity_chart(
-                steps, velocities, {key: (low[key], high[key]) for key in low}, title=f"H1 velocity, {name}"
-            ),
+            charts.velocity_chart(steps, velocities, bands, title=f"H1 velocity, {name}"),
             "H1 velocity by step. Point at a dot for its value; bands are 95 % intervals over prompts. Shaded: the "
             f"first third of training.{charts.without_line(steps)}{charts.thinning(len(steps) - 1)}",
         ),
         "<h3>Layer by layer</h3>",
-        page.table(
-            list(map(escape, LAYER_COLUMNS)),
-            [list(map(escape, layer_cells(layer, found))) for layer, found in findings["layers"].items()],
-        ),
-        *(f"<p>{prose(line)}</p>" for line in (*measured(findings), *rivals(findings))),
+        page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
+        *(paragraph(prose(line)) for line in (*note.measured(findings), *note.rivals(findings))),
     ]
     if one.diagrams is not None:
-        of_all, made = caveats([]), one.diagrams.manifest
-        of_this = [
-            line for line in caveats(made["constant_cells"], made.get("not_finite", ())) if line not in of_all
-        ]
-        of_this += filter(None, floor_caveat(made["n_prompts"], made["subsample_size"]))
-        parts += [f"<p>{prose(line)}</p>" for line in of_this]
+        of_all, made = note.caveats([]), one.diagrams.manifest
+        of_this = note.caveats(made["constant_cells"], made.get("not_finite", ()))
+        of_this = [line for line in of_this if line not in of_all]
+        of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
         drawn = kept_pictures(one.run, one.diagrams, one.results)
-        parts += [
-            page.picture(drawn[file], f"{caption} ({name})", caption)
-            for file, caption in _RUN_PICTURES.items()
-        ]
+        parts += [paragraph(prose(line)) for line in of_this]
+        for file, caption in _RUN_PICTURES.items():
+            parts.append(page.picture(drawn[file], f"{caption} ({name})", caption))
     else:
-        parts.append('<p class="soft">Its pictures need its diagrams, which are not here.</p>')
+        parts.append(paragraph("Its pictures need its diagrams, which are not here.", "soft"))
     headings = {claim.name: claim.heading for claim in listed.CLAIMS}
     verdicts = " · ".join(
         f"{headings.get(claim['claim'], claim['claim'])} {claim['homology']}: {claim['verdict']}"
@@ -467,63 +391,54 @@ def _one_run(study: _Study, one: _Found) -> str:
 def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:
     """Which MLflow run holds this one, if it is known."""
     if at := study.pages.get(str(run)):
-        words = f"<code>{escape(at.run_id)}</code>"
+        words = code(at.run_id)
         if study.host:
             address = escape(f"{study.host}/{at.url}")
             words = f'<a href="{address}" target="_blank" rel="noopener">{words}</a>'
             # MLflow shows the report in a frame that no link may leave
             words += '<span class="in-frame"> (this link works once the report is downloaded)</span>'
-        yield f'<p class="soft">MLflow run {words}</p>'
+        yield paragraph(f"MLflow run {words}", "soft")
 
 
 def _caveats(study: _Study) -> str:
-    parts = [f"<p>{prose(line)}</p>" for line in caveats([]) if line]
+    parts = [prose(line) for line in note.caveats([]) if line]
     if study.comparison is not None:
         parts.append(
-            "<p>Tests over runs take the run as their unit and count runs as independent, though runs of one study "
+            "Tests over runs take the run as their unit and count runs as independent, though runs of one study "
             "share their model, their prompts and, for one seed, the order of their rows. A few seeds allow no small "
-            "p-value at all, which is said where it is so.</p>"
+            "p-value at all, which is said where it is so."
         )
-    return "\n".join(parts)
+    return "\n".join(map(paragraph, parts))
 
 
 def _definitions() -> str:
-    words = "\n".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{prose(text)}.</dd>"
-        for name, text in definitions().items()
+    words = {escape(name.replace("_", " ")): f"{prose(text)}." for name, text in note.definitions().items()}
+    words["H0, H1"] = (
+        "Persistence diagrams of connected components and of loops (Vietoris-Rips complexes over "
+        "Z/2, Euclidean distance of hidden states)."
     )
-    words += (
-        "\n<dt>H0, H1</dt><dd>Persistence diagrams of connected components and of loops (Vietoris-Rips complexes over "
-        "Z/2, Euclidean distance of hidden states).</dd>\n<dt>Betti curve</dt><dd>For each filtration distance t the "
-        "number of H1 bars with birth ≤ t &lt; death; mean over subsamples.</dd>"
+    words["Betti curve"] = (
+        "For each filtration distance t the number of H1 bars with birth ≤ t &lt; death; mean over subsamples."
     )
-    return f'<dl class="words">{words}</dl>'
+    rows = "\n".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in words.items())
+    return f'<dl class="words">{rows}</dl>'
 
 
 def _provenance(study: _Study) -> str:
-    sections = asdict(study.params)
+    params, sections = study.params, asdict(study.params)
     chosen: dict[str, Any] = {key: sections[key] for key in ("seed", "models", "objectives", "seeds")}
-    for model in study.params.models:
+    for model in params.models:
         chosen |= flat(f"model.{model}", sections["model"][model])
-    for objective in _objectives(study.params):
+    # each objective with the others that it is made of
+    parts = (part for name in params.objectives for part in params.made_of(name))
+    for objective in dict.fromkeys([*params.objectives, *parts]):
         chosen |= flat(f"objective.{objective}", sections["objective"][objective])
     for key in ("prompts", "prepare", "finetune", "recording", "topology", "trajectory"):
         chosen |= flat(key, sections[key])
-    rows = [[f"<code>{escape(key)}</code>", escape(_plain(key, value))] for key, value in chosen.items()]
+    rows = [[code(key), escape(_plain(key, value))] for key, value in chosen.items()]
     settings = page.table(["parameter", "value"], rows, kind="settings", words=2)
-    return "\n".join(
-        [
-            page.facts(_versions(study)),
-            page.fold("SHA-256 of what each run was made from", _hashes(study)),
-            page.fold("Parameters (params.yaml)", settings),
-        ]
-    )
-
-
-def _objectives(params: Params) -> list[str]:
-    """Those of the study, each with the others that it is made of."""
-    parts = (part for name in params.objectives for part in params.made_of(name))
-    return list(dict.fromkeys([*params.objectives, *parts]))
+    hashes = page.fold("SHA-256 of what each run was made from", _hashes(study))
+    return "\n".join([page.facts(_versions(study)), hashes, page.fold("Parameters (params.yaml)", settings)])
 
 
 def _plain(key: str, value: Any) -> str:
@@ -534,35 +449,32 @@ def _plain(key: str, value: Any) -> str:
 
 
 def _versions(study: _Study) -> dict[str, str]:
+    states = [one.activations.manifest for one in study.runs if one.activations]
+    diagrams = [one.diagrams.manifest for one in study.runs if one.diagrams]
     found: dict[str, set[str]] = {"topoflow": {topoflow.__version__}}
-    for one in study.runs:
-        for stored in (one.activations, one.diagrams):
-            for package, version in (stored.manifest["versions"] if stored else {}).items():
-                found.setdefault(package, set()).add(version)
-    versions = ", ".join(f"{package} {' and '.join(sorted(v))}" for package, v in found.items())
-    facts = {"Versions": escape(versions)}
-    for key, words in (("engine", "Engine"), ("complex", "Complex")):
-        if kinds := sorted({str(one.diagrams.manifest[key]) for one in study.runs if one.diagrams}):
-            facts[words] = escape("; ".join(kinds))
-    if prompts := sorted({one.diagrams.manifest["prompts_sha256"] for one in study.runs if one.diagrams}):
-        facts["Prompts (SHA-256)"] = " ".join(f"<code>{escape(digest)}</code>" for digest in prompts)
-    if weights := sorted(
-        {one.activations.manifest["weights_sha256"] for one in study.runs if one.activations}
-    ):
-        facts["Model weights (SHA-256)"] = " ".join(f"<code>{escape(digest)}</code>" for digest in weights)
-    return facts
+    for made in (*states, *diagrams):
+        for package, version in made["versions"].items():
+            found.setdefault(package, set()).add(version)
+
+    def each(manifests: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+        return sorted({str(made[key]) for made in manifests})
+
+    facts = {
+        "Versions": escape(
+            ", ".join(f"{package} {' and '.join(sorted(of))}" for package, of in found.items())
+        ),
+        "Engine": escape("; ".join(each(diagrams, "engine"))),
+        "Complex": escape("; ".join(each(diagrams, "complex"))),
+        "Prompts (SHA-256)": " ".join(map(code, each(diagrams, "prompts_sha256"))),
+        "Model weights (SHA-256)": " ".join(map(code, each(states, "weights_sha256"))),
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def _hashes(study: _Study) -> str:
-    rows = [
-        [
-            escape(str(one.run)),
-            *(
-                f"<code>{stored.sha256}</code>" if stored else "not here"
-                for stored in (one.activations, one.diagrams)
-            ),
-            f"<code>{storage.sha256_of_file(one.results / layout.TRAJECTORY_FILE)}</code>",
-        ]
-        for one in study.runs
-    ]
+    rows = []
+    for one in study.runs:
+        stored = [code(of.sha256) if of else "not here" for of in (one.activations, one.diagrams)]
+        findings = code(storage.sha256_of_file(one.results / layout.TRAJECTORY_FILE))
+        rows.append([escape(str(one.run)), *stored, findings])
     return page.table(["run", "hidden states (manifest)", "diagrams (manifest)", "findings"], rows, words=4)
