@@ -223,6 +223,17 @@ def test_where_loops_have_no_power_that_stands_beside_the_verdict(as_fast_as_the
     assert "three seeds" in beside(run(lambda step: step / 48, 3), "calm")["H1"]
 
 
+def test_where_loops_have_no_power_their_absence_is_not_shown_either():
+    late = run(lambda step: 1 / (1 + np.exp(-(step - 38) / 2)), 3)
+    rates = 1 + np.cos(np.pi * np.arange(48) / 48)
+    decaying = Trajectory(replace(late.recorded, learning_rate=rates), CLAIMS)
+    assert said(late.verdicts)["early", "H1"] == said(late.verdicts)["early", "H0"] == "shown absent"
+    assert said(decaying.verdicts)["early", "H1"] == "not supported"
+    assert said(decaying.verdicts)["early", "H0"] == "shown absent"
+    over = [topoflow.compare({"ring": [one] * 3}, kind="runs").verdicts for one in (late, decaying)]
+    assert [said(verdicts)["early", "H1"] for verdicts in over] == ["shown absent", "not supported"]
+
+
 def test_calm_waits_for_early():
     def verdict(claim, said, p):
         return Verdict(claim, "H1", said, "", 1.0, None, None, p, "", "")

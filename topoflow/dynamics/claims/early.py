@@ -20,6 +20,7 @@ from topoflow.dynamics.claims.rungs import (
     margin_test,
     over_seeds,
     rotation_rungs,
+    unless_weak,
     weak_in_loops,
 )
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
@@ -92,7 +93,12 @@ def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
 
     return [
         moves.rung([run], homology, claims.moves_level),
-        Rung(_RAW, lambda: ratio(RAW, in_steps=True), claims.level, explains=False),
+        Rung(
+            _RAW,
+            lambda: unless_weak([run], homology, ratio(RAW, in_steps=True)),
+            claims.level,
+            explains=False,
+        ),
         Rung(_SCALE, scale, claims.level),
         Rung(RATE, in_rate_time([run], lambda: ratio(SCALE_FREE, in_steps=False)), claims.level),
         Rung(FEW, few, claims.level),
@@ -200,7 +206,12 @@ def _rungs_over_runs(
 
     rungs = [
         moves.rung(runs, homology, claims.moves_level),
-        Rung(_RAW, lambda: shares(RAW, in_steps=True), claims.level, explains=False),
+        Rung(
+            _RAW,
+            lambda: unless_weak(runs, homology, shares(RAW, in_steps=True)),
+            claims.level,
+            explains=False,
+        ),
         Rung(_SCALE, scale, claims.level),
         Rung(RATE, in_rate_time(runs, lambda: shares(SCALE_FREE)), claims.level),
         Rung(FEW, lambda: shares(WITHOUT_FAR), claims.level),
