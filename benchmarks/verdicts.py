@@ -490,9 +490,9 @@ def chunk(trainings: File, section: str, name: str, first: int, last: int) -> li
     return [world.judge([*key, replicate]) for replicate in range(first, last)]
 
 
-def train(trainings: File, pool: ProcessPoolExecutor) -> None:
-    """Make the trainings that are not there yet."""
-    if numbers := shuffled.missing(trainings):
+def train(trainings: File, pool: ProcessPoolExecutor, most: int) -> None:
+    """Make those of the first so many trainings that are not there yet."""
+    if numbers := [number for number in shuffled.missing(trainings) if number < most]:
         description = pool.submit(shuffled.describe).result()
         for _ in pool.map(partial(shuffled.train, trainings, description), numbers):
             pass
@@ -510,8 +510,8 @@ def run(wanted: Sequence[str], processes: int, trainings: File, counts: dict[str
     ]  # fmt: skip
     tasks.sort(key=lambda task: task[2] // ROUND)
     with ProcessPoolExecutor(processes) as pool:
-        if any(section in (SHUFFLED, TUNED) for section, *_ in tasks):
-            train(trainings, pool)
+        named = {section for section, *_ in tasks}
+        train(trainings, pool, shuffled.N if SHUFFLED in named else int(TUNED in named))
         results = pool.map(partial(chunk, trainings), *zip(*tasks, strict=True))
         for (section, name, _, last), found in zip(tasks, results, strict=True):
             entry = counts.setdefault(section, {}).setdefault(name, {"versions": [], "counts": {}})
