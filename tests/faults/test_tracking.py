@@ -577,7 +577,7 @@ def test_track_says_that_mlflow_did_not_take_all_and_called_again_logs_the_rest_
     faulty.mode = mode
     assert track("http://127.0.0.1:9" if mode == "down" else faulty.uri) == 1
     assert study.output.count("Error: ") == 1
-    assert "what was finished is kept" in study.output
+    assert "finished work is kept" in study.output
     assert "Traceback" not in study.output
     client = mlflow.MlflowClient(faulty.uri)
     begun = [run.info.status for run in client.search_runs(["0"])] if mode == "no artifacts" else []

@@ -21,6 +21,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from trl import SFTTrainer
+from topoflow import storage
 from topoflow.storage import sets
 from topoflow.study import stages
 from topoflow.config import load_params
