@@ -551,7 +551,8 @@ What is known not to hold, and how to read verdicts for it:
 - *A walk on the states of `tiny`*, the embedded model: "early" of components is supported in {walk} single runs, where
   it is false and 5 % is the bar. The likely reason is that such states are clustered: a walk blurs clusters fastest at
   first, and rotations that keep the leading components of the start do not keep clusters. Hold a single run of such a
-  model against a control. An early loop on these states is found by components in {tiny} runs, by loops in {tiny_loops}.
+  model against a control. An early loop on these states is found by components in {tiny} runs, by loops in
+  {tiny_loops}.
 - *A loop under a rate that decays*, on states that drift: the claim about loops (H1) hardly ever finds it, for drift
   moves loops as well, and never shows it absent. Read H0: one run of 13 anchors finds {run}, one of 8 or 5 anchors
   {eight} and {five}, two layers {layers}; three seeds find {three}, six seeds {six}.
