@@ -62,6 +62,13 @@ def test_a_run_with_twins_can_decide_what_one_run_can():
     assert deciding.never(PARAMS, TWINS) == ""
 
 
+def test_no_power_is_simulated_where_only_what_can_never_be_decided_is_asked(monkeypatch):
+    monkeypatch.setattr("topoflow.dynamics.power.power_of_a_run", lambda *_: {}["was simulated"])
+    assert deciding.never(PARAMS, TWINS) == ""
+    with pytest.raises(KeyError):
+        deciding.run_decides(PARAMS, TWINS)
+
+
 def test_a_run_without_twins_can_never_decide_three_claims_and_the_reason_is_said_once():
     why = deciding.never(PARAMS, Design(range(0, 49, 8)))
     assert why.startswith("moves, early, calm: needs 5 twin")
@@ -144,7 +151,23 @@ def test_a_pilot_of_two_runs_says_nothing(plan, tmp_path):
     assert "has fewer than 3 runs in which something moves" in said.output
 
 
-@pytest.mark.parametrize("facts", [[], {}, {"pooled": {}}, {"pooled": {"early_share_h1": "much"}}])
+SHARES = {"early_share_h1": 0.1, "early_share_h0": 0.1}
+
+
+@pytest.mark.parametrize("wrong", ["much", True, [1]])
+def test_a_pilot_whose_movement_is_no_number_is_refused_by_name(tmp_path, wrong):
+    path = tmp_path / "trajectory.json"
+    path.write_text(json.dumps({"pooled": {**SHARES, "moved_h1": wrong, "jitter_h1": 0.1}}))
+    with pytest.raises(InvalidFile) as caught:
+        finished.read_jitters(tmp_path)
+    assert caught.value.path == path
+    assert "moved_h1" in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[], {}, {"pooled": {}}, {"pooled": {"early_share_h1": "much"}}, {"pooled": {"early_share_h1": 2}}],
+)
 def test_a_pilot_of_an_older_topoflow_or_with_other_than_shares_is_refused_by_name(tmp_path, facts):
     path = tmp_path / "trajectory.json"
     path.write_text(json.dumps(facts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -208,28 +208,15 @@ def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
     InvalidFile
         When there is no finished run, or one that an older topoflow finished.
     """
-    paths = sorted(folder.rglob(layout.TRAJECTORY_FILE))
-    if not paths:
-        raise InvalidFile(
-            folder, f"holds no {layout.TRAJECTORY_FILE}", "name the results of a study, or a study"
-        )
     found: dict[str, dict[str, list[float]]] = {key: {} for key in EARLY_SHARES}
-    for path in paths:
-        facts = layout.read_json(path)
-        pooled = facts.get("pooled") if isinstance(facts, dict) else None
+    for path, pooled in _pooled(folder):
         for key, labels in found.items():
-            if not isinstance(pooled, dict) or key not in pooled:
-                problem = f"has no {key}: an older topoflow wrote it"
-                raise InvalidFile(path, problem, "bring it up to date with: dvc repro")
-            if pooled[key] is None:
+            share = _number_of(pooled, key, path)
+            if share is None:
                 continue
-            if (
-                isinstance(pooled[key], bool)
-                or not isinstance(pooled[key], int | float)
-                or not -1 <= pooled[key] <= 1
-            ):
-                raise InvalidFile(path, f"must have a share as {key}, and has {quoted(pooled[key])}")
-            labels.setdefault(path.parents[1].as_posix(), []).append(float(pooled[key]))
+            if not -1 <= share <= 1:
+                raise InvalidFile(path, f"must have a share as {key}, and has {quoted(share)}")
+            labels.setdefault(path.parents[1].as_posix(), []).append(share)
     return found
 
 
@@ -237,16 +224,45 @@ def read_jitters(folder: Path) -> list[float]:
     """What jitter makes of the movement of a typical finished run below a folder, for H1 and for H0.
 
     The standard error that jitter gives to the squared movement of a run, as a share of it; the median over runs in
-    which something moves, and nothing for a homology that none moves in.
+    which something moves, and nothing for a homology that none moves in. Errors are those of `read_early_shares`.
     """
     found: dict[str, list[float]] = {}
-    for path in sorted(folder.rglob(layout.TRAJECTORY_FILE)):
-        pooled = layout.read_json(path)["pooled"]
+    for path, pooled in _pooled(folder):
         for homology in ("h1", "h0"):
-            moved, jitter = (pooled.get(f"{name}_{homology}") for name in ("moved", "jitter"))
+            keys = [f"{name}_{homology}" for name in ("moved", "jitter")]
+            if not set(keys) <= set(pooled):  # an older topoflow did not write them
+                continue
+            moved, jitter = (_number_of(pooled, key, path) for key in keys)
             if moved and jitter and moved > 0:
                 found.setdefault(homology, []).append(jitter / moved)
     return [float(np.median(shares)) for shares in found.values()]
+
+
+def _pooled(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The numbers of all layers together of each finished run below a folder, and the file that has them."""
+    paths = sorted(folder.rglob(layout.TRAJECTORY_FILE))
+    if not paths:
+        raise InvalidFile(
+            folder, f"holds no {layout.TRAJECTORY_FILE}", "name the results of a study, or a study"
+        )
+    for path in paths:
+        facts = layout.read_json(path)
+        pooled = facts.get("pooled") if isinstance(facts, dict) else None
+        yield path, pooled if isinstance(pooled, dict) else {}
+
+
+def _number_of(pooled: Mapping[str, Any], key: str, path: Path) -> float | None:
+    """A number of a run; None where nothing moved."""
+    if key not in pooled:
+        raise InvalidFile(
+            path, f"has no {key}: an older topoflow wrote it", "bring it up to date with: dvc repro"
+        )
+    value = pooled[key]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidFile(path, f"must have a number as {key}, and has {quoted(value)}")
+    return float(value)
 
 
 def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any]:

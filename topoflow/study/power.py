@@ -80,7 +80,7 @@ def study_decides(
 def never(params: Params, design: Design) -> str:
     """Which claims about one run can never be decided, and why; empty if all can."""
     why: dict[str, list[str]] = {}
-    for one in power.of_run(design, params.claims):
+    for one in power.of_run(design, params.claims, jitters=()):  # no power is asked for, and none simulated
         if not one.can_decide and one.claim != leads.CLAIM:  # which no single run decides
             why.setdefault(one.why, []).append(one.claim)
     return "; ".join(f"{', '.join(claims)}: {reason}" for reason, claims in why.items())
