@@ -33,7 +33,7 @@ STATISTIC = (
     "speed of the second half of the cumulative learning rate over that of the fastest two intervals of the first "
     "(scale-free; below {third:.2g} counts as calm)"
 )
-# counted on planted worlds: 25 of 40 single runs, and all studies of three seeds
+# counted on planted worlds: benchmarks/verdicts.md
 _WEAK_IN_LOOPS = "calm of loops is found in two of three single runs that have it: three seeds find it"
 _NO_HALVES = "needs two intervals between twin checkpoints in each half of the training"
 
