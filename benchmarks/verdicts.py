@@ -176,11 +176,12 @@ def real_run(
             clouds.append(mean + worlds.turned(clouds[-1] - mean, alike() - start.mean(axis=0), angle))
     elif kind.startswith("to instruct"):
         clouds = [start + share * (goal - start) for share in (RISE if "early" in kind else done)]
-    elif kind.endswith("loop"):
+    elif "loop" in kind:
         left, sizes, right = np.linalg.svd(centred, full_matrices=False)
         scale = sizes[0] / math.sqrt(150)
         turned = left * sizes / scale
-        clouds = [start.mean(axis=0) + scale * worlds.loop(turned, share) @ right for share in RISE]
+        even = kind.endswith("even")
+        clouds = [start.mean(axis=0) + scale * worlds.loop(turned, share, even=even) @ right for share in RISE]
     else:
         clouds = [start] * (LAST + 1)
     size = 0.05 * float(centred.std())
@@ -204,6 +205,7 @@ REAL: dict[str, tuple[Truth, Mapping[str, float]]] = {
     "to instruct, cosine": ({"moves": True, "early": False, "calm": False}, {}),
     "to instruct, early": ({"moves": True, "early": None, "calm": None}, {}),
     "early loop": ({"moves": True, "early": True, "calm": True}, {"early, H1": 0.9, "early, H0": 0.9}),
+    "early loop, even": ({"moves": True, "early": True, "calm": True}, {"early, H1": 0.9, "early, H0": 0.9}),
 }
 
 

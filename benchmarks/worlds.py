@@ -41,9 +41,14 @@ def turned(cloud: Cloud, target: Cloud, angle: float) -> Cloud:
     return math.cos(angle) * cloud + math.sin(angle) * target
 
 
-def loop(cloud: Cloud, share: float, radius: float = 3.0) -> Cloud:
-    """Points drawn to a circle in the first two directions, flattened in the others."""
+def loop(cloud: Cloud, share: float, radius: float = 3.0, even: bool = False) -> Cloud:
+    """Points drawn to a circle in the first two directions, flattened in the others.
+
+    Each stays at its angle, or in the order of their angles they spread evenly over the circle.
+    """
     found, angle = cloud.copy(), np.arctan2(cloud[:, 1], cloud[:, 0])
+    if even:
+        angle = 2 * math.pi * angle.argsort().argsort() / len(angle)
     circle = radius * np.column_stack([np.cos(angle), np.sin(angle)])
     found[:, :2] = (1 - share) * cloud[:, :2] + share * circle
     found[:, 2:] *= 1 - 0.7 * share
@@ -51,13 +56,18 @@ def loop(cloud: Cloud, share: float, radius: float = 3.0) -> Cloud:
 
 
 def base(rng: np.random.Generator, kind: str = "gauss", n: int = N_PROMPTS, size: int = SIZE) -> Cloud:
-    """Clouds before training: Gaussian, five clusters, heavy tails (Student's t, 3 degrees), or wide (size > n)."""
+    """Clouds before training: Gaussian, five clusters, heavy tails (Student's t, 3 degrees), wide (size > n), or wide
+    with near copies of a few prompts.
+    """
     if kind == "clusters":
         return 2.0 * rng.normal(size=(5, size))[rng.integers(5, size=n)] + 0.6 * rng.normal(size=(n, size))
     if kind == "heavy":
         return rng.standard_t(3, size=(n, size)) / math.sqrt(3)
     if kind == "wide":
         return rng.normal(size=(n, 2 * n)) * np.geomspace(1, 0.05, 2 * n)
+    if kind == "copies":
+        wide = rng.normal(size=(n // 4, 2 * n)) * np.geomspace(1, 0.05, 2 * n)
+        return wide[rng.integers(n // 4, size=n)] + 0.05 * rng.normal(size=(n, 2 * n)) * wide.std()
     return rng.normal(size=(n, size))
 
 
@@ -151,6 +161,8 @@ WORLDS: dict[str, tuple[World, str, bool]] = {
     "walk, cosine": (lambda rng, x: walk(rng, x, True), "gauss", False),
     "walk from clusters": (walk, "clusters", False),
     "walk from heavy tails": (walk, "heavy", False),
+    "walk from near copies": (walk, "copies", False),
+    "drift from near copies, cosine": (lambda rng, x: drift(rng, x, rates(True), True), "copies", False),
     "drift": (lambda rng, x: drift(rng, x, EVEN), "gauss", False),
     "drift, cosine": (lambda rng, x: drift(rng, x, rates(True), True), "gauss", False),
     "drift from clusters, cosine": (lambda rng, x: drift(rng, x, rates(True), True), "clusters", False),

@@ -14,7 +14,8 @@ from topoflow.dynamics.claims.rungs import margin_test
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, decide, monte_carlo_p, stouffer, surrogates_needed
-from topoflow.dynamics.surrogates import any_rotation, coordinates, kept_start
+from topoflow.dynamics.surrogates import any_rotation, axes_of, coordinates, kept_start, parts
+from topoflow.topology.point_clouds import distance_matrix
 
 YES, NO, AGAINST = Test(2.0, p=0.001), Test(1.0, p=0.4), Test(0.5, p=0.9, p_absent=0.01)
 
@@ -120,6 +121,37 @@ def test_rotations_keep_every_second_moment_over_time_and_the_start():
     keep = kept_start([first]).draw(rng)
     np.testing.assert_allclose(keep @ first, first, atol=1e-10)
     assert np.abs(keep @ later - later).max() > 0.5
+
+
+@pytest.mark.parametrize("size", [4, 60, 300])
+def test_the_start_stays_whole_however_wide_it_is_and_what_leaves_it_is_turned(size):
+    rng = np.random.default_rng(0)
+    first, way = rng.normal(size=(2, 40, size))
+    law = kept_start([first])
+    axes = axes_of(first, law)
+    turn = law.draw(rng)
+
+    def distances(cloud):
+        stays, turns = parts(cloud, axes)
+        return distance_matrix(stays + turn @ turns)
+
+    np.testing.assert_allclose(distances(first), distance_matrix(first), atol=1e-6)
+    np.testing.assert_allclose(distances(3 * first + 5), distance_matrix(3 * first), atol=1e-6)
+    later = first + way
+    assert np.abs(distances(later) - distance_matrix(later)).max() > 1
+    # as far away as it was, but for chance: blindly, and in the time that it took
+    assert np.sum(distances(later) ** 2) == pytest.approx(np.sum(distance_matrix(later) ** 2), rel=0.1)
+
+
+def test_where_a_law_keeps_the_whole_start_the_rest_is_turned_as_it_is():
+    rng = np.random.default_rng(0)
+    first, later = rng.normal(size=(2, 60, 4))
+    law = kept_start([first])
+    turn = law.draw(rng)
+    stays, turns = parts(later, axes_of(first, law))
+    np.testing.assert_allclose(
+        distance_matrix(stays + turn @ turns), distance_matrix(turn @ later), atol=1e-7
+    )
 
 
 def test_few_coordinates_hold_all_distances_of_a_wide_cloud():

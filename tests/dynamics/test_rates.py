@@ -52,7 +52,16 @@ def test_jitter_that_shrinks_is_called_movement_as_rarely_as_the_level_says(n_an
 
 
 @pytest.mark.parametrize(
-    "name", ["shrinking jitter", "walk, cosine", "drift, cosine", "growth", "4 movers of 80", "late loop"]
+    "name",
+    [
+        "shrinking jitter",
+        "walk, cosine",
+        "walk from near copies",  # fast at first, as copies part
+        "drift, cosine",
+        "growth",
+        "4 movers of 80",
+        "late loop",
+    ],
 )
 def test_what_is_not_early_is_hardly_ever_called_early(name):
     found = counts("One run, 13 anchors", name, 20)

@@ -10,4 +10,5 @@ import pytest
 def _warnings_are_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("default", ResourceWarning)  # what another test left may be collected here
         yield

@@ -1,6 +1,8 @@
 """Behaviour: next-token distributions as transformers itself gives them, compared between checkpoints."""
 
+import gc
 import math
+import tempfile
 
 import numpy as np
 import pytest
@@ -150,6 +152,17 @@ def test_divergences_are_at_most_ln_2(tmp_path):
     with np.errstate(divide="ignore"):
         told(behaviour, 0, np.array([[1.0, 0.0]]))
         assert told(behaviour, 1, np.array([[0.0, 1.0]])).tolist() == [[math.log(2)], [math.log(2)]]
+
+
+def test_a_folder_of_its_own_goes_with_it_and_nobody_is_warned(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    behaviour = Behaviour(1)
+    told(behaviour, 0, np.array([[0.5, 0.5]]))
+    assert [*tmp_path.glob("*/step_*")]
+    del behaviour
+    gc.collect()
+    assert not [*tmp_path.iterdir()]
+    assert not recwarn.list
 
 
 def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):

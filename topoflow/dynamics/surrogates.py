@@ -19,6 +19,7 @@ Matrix = NDArray[np.float64]
 COVARIANCE, START = "covariance", "the start"
 _BASIS = 26061954  # seed of the basis that is turned; any basis serves that is not also drawn
 _PROMPTS_A_DIRECTION = 10  # of the first clouds' leading directions that are kept
+_ROUNDING = 1e-9  # share of a cloud's size below which an axis is none
 
 
 def coordinates(cloud: ArrayLike) -> Matrix:
@@ -78,10 +79,10 @@ def any_rotation(n: int) -> Rotations:
 
 
 def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
-    """Rotations that keep the first clouds in their leading directions as well, and turn only the rest.
+    """Rotations that keep the leading directions of the first clouds as well: one for every ten prompts.
 
     A base with structure (clusters above all) loses it fastest at first, however evenly its points move; this null
-    moves blindly from the same start. It keeps one direction for every ten prompts.
+    moves blindly from the same start. What the leading directions leave out of the start, `parts` keeps.
 
     Parameters
     ----------
@@ -106,6 +107,58 @@ def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
         :, : min(start.shape[1], n // _PROMPTS_A_DIRECTION)
     ]
     return Rotations.that_keep(np.column_stack([np.ones(n), leading]))
+
+
+def parts(cloud: ArrayLike, axes: tuple[Matrix, Matrix] | None = None) -> tuple[Matrix, Matrix]:
+    """Split a cloud into what a rotation leaves where it is and what it turns, in few coordinates that both share.
+
+    What stays is the first cloud, each of its principal axes stretched as this cloud has it. A stretch is one number
+    of n_prompts an axis, so that of what moves blindly next to nothing stays with it. Without axes nothing stays.
+
+    Parameters
+    ----------
+    cloud : array_like, shape (n_prompts, hidden_size)
+    axes : pair of ndarray, optional
+        As `axes_of` gives them.
+
+    Returns
+    -------
+    stays, turns : pair of ndarray, shape (n_prompts, n_coordinates)
+        Centred, and broadcast where nothing stays.
+    """
+    if axes is None:
+        turns = coordinates(cloud)
+        return np.zeros((len(turns), 1)), turns
+    points: Matrix = np.asarray(cloud, dtype=np.float64)
+    points = np.asarray(points - points.mean(axis=0))
+    left, right = axes
+    stays = (left * ((left.T @ points) * right).sum(axis=1)) @ right
+    both = coordinates(np.concatenate([stays, points - stays]))
+    return both[: len(points)], both[len(points) :]
+
+
+def axes_of(start: ArrayLike, law: Rotations) -> tuple[Matrix, Matrix]:
+    """The principal axes of a first cloud, without what a law keeps of it: of prompts, and of coordinates.
+
+    Examples
+    --------
+    A cloud that is its start, stretched, stays as it is; one that left it is turned:
+
+    >>> rng = np.random.default_rng(0)
+    >>> start = rng.normal(size=(12, 30))
+    >>> axes = axes_of(start, any_rotation(12))
+    >>> stays, turns = parts(3 * start, axes)
+    >>> bool(np.abs(turns).max() < 1e-9 * np.abs(stays).max())
+    True
+    >>> stays, turns = parts(start + rng.normal(size=start.shape), axes)
+    >>> bool(np.abs(turns).max() > 1)
+    True
+    """
+    points: Matrix = np.asarray(start, dtype=np.float64)
+    size = math.sqrt(((points - points.mean(axis=0)) ** 2).sum())
+    left, values, right = np.linalg.svd(points - law.kept @ (law.kept.T @ points), full_matrices=False)
+    real = values > _ROUNDING * size
+    return left[:, real], right[real]
 
 
 def _haar_basis(kept: Matrix, rng: np.random.Generator) -> Matrix:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,9 +71,10 @@ class Behaviour:
     """
 
     def __init__(self, n_prompts: int, folder: str | Path | None = None, seed: int = 0) -> None:
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="topoflow-behaviour-")
-        self._folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
+        self._folder = Path(folder or tempfile.mkdtemp(prefix="topoflow-behaviour-"))
         self._folder.mkdir(parents=True, exist_ok=True)
+        if not folder:  # gone with this object, without TemporaryDirectory's warning that nobody closed it
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._n_prompts, self._seed = n_prompts, seed
         self._first: Path | None = None
         self._before: Path | None = None
