@@ -19,7 +19,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import click
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
@@ -29,9 +31,10 @@ from cosmic_ray.plugins import get_operator, operator_names
 HERE = Path(__file__).parent
 PACKAGES = ("topology", "dynamics")
 SEED = 20260619
-PATIENCE = 240  # seconds; a mutation that hangs is found
+PATIENCE = 5  # times what the tests take without a mutation; one that hangs longer is found
 # `X | None` in type hints means nothing when the code runs, and no number of the code is joined by |
 LEFT_OUT = "BitOr"
+Mutation = tuple[Path, str, int]  # file, operator, occurrence
 
 
 def places(path: Path) -> Iterator[tuple[str, int]]:
@@ -47,16 +50,32 @@ def places(path: Path) -> Iterator[tuple[str, int]]:
         yield from ((name, occurrence) for occurrence in range(found))
 
 
-def survives(python: str, root: Path, file: Path, package: str) -> bool:
-    own = root / "tests" / package / f"test_{file.stem}.py"
-    tests = [str(path) for path in (file, own, own.parent) if path.exists()]
-    command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+def passes(python: str, root: Path, tests: list[Path], patience: float | None = None) -> bool:
+    """Whether some tests pass, in time."""
+    command = [python, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *map(str, tests)]
     settings = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     try:
-        result = subprocess.run(command, cwd=root, env=settings, capture_output=True, timeout=PATIENCE)  # noqa: S603
+        result = subprocess.run(command, cwd=root, env=settings, capture_output=True, timeout=patience)  # noqa: S603
     except subprocess.TimeoutExpired:
         return False
     return result.returncode == 0
+
+
+def judged(python: str, roots: Queue[Path], mutation: Mutation, patience: float) -> tuple[str, bool] | None:
+    """What a mutation changes, and whether it survives; None where it changes nothing."""
+    relative, name, occurrence = mutation
+    root = roots.get()
+    try:
+        file = root / relative
+        with use_mutation(file, get_operator(name)(), occurrence) as (before, after):
+            if after is None or after == before:
+                return None
+            folder = root / "tests" / relative.parent.name
+            own = [path for path in (file, folder / f"test_{file.stem}.py") if path.exists()]
+            lives = passes(python, root, own, patience) and passes(python, root, [folder], patience)
+            return changed(before, after), lives
+    finally:
+        roots.put(root)
 
 
 def changed(before: str, after: str) -> str:
@@ -68,42 +87,50 @@ def changed(before: str, after: str) -> str:
 @click.command()
 @click.option("--python", default=".venv/bin/python", show_default=True, help="Runs the tests.")
 @click.option("--number", default=80, show_default=True, help="Mutations of each package.")
-def main(python: str, number: int) -> None:
+@click.option("--at-once", default=2, show_default=True, help="Mutations tried at a time.")
+def main(python: str, number: int, at_once: int) -> None:
     """Draw mutations, run the tests on each, and write what survived."""
     python = str(Path(python).absolute())  # not resolved: an environment's python is a link
-    began = time.monotonic()
-    rng = random.Random(SEED)  # noqa: S311
-    drawn, found, survivors = Counter[str](), Counter[str](), []
-    sizes = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "topoflow"
-        ignored = shutil.ignore_patterns(
-            ".git", ".venv", "mlruns", "activations", "diagrams", "__pycache__", ".dvc"
-        )
-        shutil.copytree(HERE.parent, root, ignore=ignored)
+    began, rng = time.monotonic(), random.Random(SEED)  # noqa: S311
+    drawn, found, survivors, sizes = Counter[str](), Counter[str](), [], {}
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "mlruns", "activations", "diagrams", "__pycache__", ".dvc"
+    )
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:
+        roots: Queue[Path] = Queue()
+        for place in range(at_once):
+            roots.put(shutil.copytree(HERE.parent, Path(folder) / str(place) / "topoflow", ignore=ignored))
         for package in PACKAGES:
-            files = sorted((root / "topoflow" / package).rglob("*.py"))
-            mutations = [(file, *place) for file in files for place in places(file)]
+            of_package = HERE.parent / "topoflow" / package
+            mutations = [
+                (file.relative_to(HERE.parent), *place)
+                for file in sorted(of_package.rglob("*.py"))
+                for place in places(file)
+            ]
             sizes[package] = len(mutations)
-            for file, name, occurrence in rng.sample(mutations, min(number, len(mutations))):
-                with use_mutation(file, get_operator(name)(), occurrence) as (before, after):
-                    if after is None or after == before:
-                        continue
-                    drawn[package] += 1
-                    lives = survives(python, root, file, package)
-                    found[package] += not lives
-                    where = file.relative_to(root).as_posix()
-                    if lives:
-                        survivors.append(f"`{where}`\n\n```diff\n{changed(before, after)}\n```\n")
-                print(f"{drawn[package]} {where} {name}: {'survives' if lives else 'found'}", flush=True)
-    write(drawn, found, sizes, survivors, time.monotonic() - began)
+            chosen = rng.sample(mutations, min(number, len(mutations)))
+            before = time.monotonic()
+            if not passes(python, Path(folder) / "0/topoflow", [Path("tests") / package]):
+                raise click.ClickException(f"the tests of {package} fail without a mutation")
+            patience = PATIENCE * (time.monotonic() - before)
+            tried = pool.map(lambda one, most=patience: judged(python, roots, one, most), chosen)
+            for (file, name, _), result in zip(chosen, tried, strict=True):
+                if result is None:
+                    continue
+                difference, lives = result
+                drawn[package] += 1
+                found[package] += not lives
+                if lives:
+                    survivors.append(f"`{file.as_posix()}`\n\n```diff\n{difference}\n```\n")
+                print(f"{drawn[package]} {file} {name}: {'survives' if lives else 'found'}", flush=True)
+            write(drawn, found, sizes, survivors, time.monotonic() - began)
 
 
 def write(
     drawn: Counter[str], found: Counter[str], sizes: dict[str, int], survivors: list[str], seconds: float
 ) -> None:
     rows = []
-    for package in PACKAGES:
+    for package in drawn:
         n, share = drawn[package], found[package] / drawn[package]
         error = 1.96 * math.sqrt(share * (1 - share) / n)
         rows.append(

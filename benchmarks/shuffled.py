@@ -27,11 +27,11 @@ N, OF, MODEL = 40, "helpful", "tiny"  # trainings, whose answers are shuffled, w
 N_PROMPTS, SHAPE = 256, Topology(16, 100)
 _WHOLE = "recorded.json"  # written last
 NOTE = f"""\
-These are {N} real trainings of the embedded model `{MODEL}`, a small one, with the weights that it had before
-they came with topoflow, by the settings of params.yaml: 48 steps at a cosine rate, 13 twins, five layers, and the
-margins and rotations of its section `claims`. Each has the rows of `{OF}` with the answers permuted in a way of its
-own, and a seed of training of its own. Base and prompts are the same. There are {N_PROMPTS} prompts and not 750, and
-{SHAPE.n_subsamples} subsamples of {SHAPE.subsample_size} and not 64 of 160. Behaviour is not followed.
+These are {N} real trainings of the embedded model `{MODEL}`, a small one, by the settings of params.yaml: 48
+steps at a cosine rate, 13 twins, five layers, and the margins and rotations of its section `claims`. Each has
+the rows of `{OF}` with the answers permuted in a way of its own, and a seed of training of its own. Base and
+prompts are the same. There are {N_PROMPTS} prompts and not 750, and {SHAPE.n_subsamples} subsamples of
+{SHAPE.subsample_size} and not 64 of 160. Behaviour is not followed.
 
 What one training does is not known, so its verdicts are described and not judged. *Six against six* draws twelve
 trainings by lot: six get one label and six another, or six are the controls of the others. So it is false that the

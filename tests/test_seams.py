@@ -89,7 +89,8 @@ def test_a_claim_is_one_line_in_the_list_of_claims(planted):
     assert found["value"] == pytest.approx(0.5, abs=0.02)
     assert "small: H0 supported" in logged.data.tags["mlflow.note.content"]
     assert "clouds end smaller than they begin" in logged.data.tags["mlflow.note.content"]
-    assert logged.data.metrics["claims/value/small_h0"] == found["value"]
+    assert logged.data.tags["topoflow.verdict.small_h0"] == "supported"
+    assert logged.data.tags["topoflow.value.small_h0"] == f"{found['value']:.6g}"
     rows = csv.DictReader((tables / "verdicts.csv").open(encoding="utf-8"))
     assert [row["verdict"] for row in rows if row["claim"] == "small"] == ["supported"]
     assert "<th>ends small</th>" in page

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from topoflow.tracking.store import absolute_uri, address, open_store
+from topoflow.tracking.store import absolute_uri, address, open_store, set_tags
 from topoflow.tracking.unfinished import Note
 
 
@@ -53,3 +53,21 @@ def test_a_store_of_files_that_is_named_relative_to_the_study_is_that_of_the_stu
 )
 def test_an_address_that_means_the_same_everywhere_stays_as_it_is(study, given):
     assert absolute_uri(given) == given
+
+
+def test_more_tags_than_mlflow_takes_at_once_are_all_set_and_the_last_of_them_last(fresh_store, monkeypatch):
+    asked = []
+    ask = mlflow.MlflowClient.log_batch
+
+    def log_batch(self, run_id, **batch):
+        asked.append([tag.key for tag in batch["tags"]])
+        return ask(self, run_id, **batch)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", log_batch)
+    with mlflow.start_run() as run:
+        pass
+    tags = {f"topoflow.value.{number}": str(number) for number in range(250)} | {"mark": "whole"}
+    set_tags(run.info.run_id, tags)
+    assert mlflow.get_run(run.info.run_id).data.tags.items() >= tags.items()
+    assert [len(some) for some in asked] == [100, 100, 51]
+    assert asked[-1][-1] == "mark"

@@ -19,13 +19,13 @@ from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
     answering,
-    as_tags,
     brief,
     experiments,
     lacking,
     log_batches,
     loggable,
     open_store,
+    set_tags,
     start_run,
     tagged,
 )
@@ -111,7 +111,7 @@ class LiveRun:
         if self._joined:
             run = client.get_run(self._joined)
             if tags := lacking(context, run.data.tags):
-                client.log_batch(self._joined, tags=as_tags(tags))
+                set_tags(self._joined, tags)
         else:
             assert self._note is not None
             there = tagged(client, experiments(client), KEY_TAG, self._note.tags[KEY_TAG])

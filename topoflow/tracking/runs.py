@@ -33,12 +33,12 @@ from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
     answering,
-    as_tags,
     experiments,
     lacking,
     log_batches,
     loggable,
     open_store,
+    set_tags,
     start_run,
     tagged,
     without_password,
@@ -122,7 +122,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
         note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
-    client.log_batch(run_id, tags=as_tags(tags))
+    set_tags(run_id, tags)
 
 
 @answering()
@@ -233,15 +233,12 @@ def log_comparison(
     name = f"comparison of {len(facts['runs'])} runs"
     with nullcontext(there[0]) if there else start_run(name, {}) as run:
         run_id = str(run.info.run_id)
-        if not there:
-            # not among the claims of runs: a bar of nine runs beside bars of one would look like one of them
-            log_batches(run, _claim_metrics("comparison", facts["claims"]))
         _check_destination(run)
         client.log_artifacts(run_id, str(folder), "comparison")
         if report is not None:
             client.log_text(run_id, report.decode(), "report.html")
         note = write_comparison_note(facts, pages, _page(run), with_report=report is not None)
-        client.log_batch(run_id, tags=as_tags({NOTE_TAG: note, COMPARISON_TAG: digest}))
+        set_tags(run_id, {**_claim_tags(facts["claims"]), NOTE_TAG: note, COMPARISON_TAG: digest})
     return run_id
 
 
@@ -303,12 +300,18 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
         ACTIVATIONS_TAG: done.activations.sha256,
         "topoflow.diagrams": done.diagrams.sha256,
         TRAJECTORY_TAG: done.sha256,
-        # columns of MLflow's table of runs, in words; metrics beside them are for sorting
-        **{f"topoflow.verdict.{name}": claim["verdict"] for name, claim in done.facts["claims"].items()},
+        **_claim_tags(done.facts["claims"]),
     }
     if dvc_revision:
         tags["topoflow.dvc_activations_md5"] = dvc_revision
     return tags
+
+
+def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Columns of MLflow's table of runs. As metrics, each would be a chart of its own with one bar."""
+    tags = {f"topoflow.verdict.{name}": claim["verdict"] for name, claim in claims.items()}
+    known = {name: claim["value"] for name, claim in claims.items() if claim["value"] is not None}
+    return tags | {f"topoflow.value.{name}": f"{value:.6g}" for name, value in known.items()}
 
 
 # --- metrics ------------------------------------------------------------------------------------
@@ -353,21 +356,12 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
                 yield metric_name("trajectory", name, layer), findings[name], 0
     if (far := facts["pooled"].get("far_prompts")) is not None:
         yield metric_name("trajectory", "far_prompts"), far, 0
-    yield from _claim_metrics("claims", facts["claims"])
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):
             yield metric_name("behaviour", name), row[name], int(row["step"])
     if (quantities := results / layout.QUANTITIES_FILE).is_file():
         for row in layout.read_table(quantities, ["step"]):
             yield from ((name, value, int(row["step"])) for name, value in row.items() if name != "step")
-
-
-def _claim_metrics(prefix: str, claims: Mapping[str, Mapping[str, Any]]) -> Iterator[_Metric]:
-    """One section for all values and one for all p-values: a section a claim would hide the curves below them."""
-    for name in ("value", "p"):
-        for claim, found in claims.items():
-            if found[name] is not None:
-                yield metric_name(prefix, name, claim), found[name], 0
 
 
 def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:

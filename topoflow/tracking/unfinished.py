@@ -22,7 +22,7 @@ from typing import Any, Literal
 from topoflow.errors import printable
 from topoflow.storage import WORK_FOLDER, sha256
 from topoflow.storage.files import make_folder
-from topoflow.tracking.store import address, answering, as_tags, experiments, lasting, tagged
+from topoflow.tracking.store import address, answering, experiments, lasting, set_tags, tagged
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _end(notes: list[tuple[Path, Any]]) -> None:
         for run in runs:
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 if note.activations:
-                    client.log_batch(run.info.run_id, tags=as_tags({ACTIVATIONS_TAG: note.activations}))
+                    set_tags(run.info.run_id, {ACTIVATIONS_TAG: note.activations})
                 client.set_terminated(run.info.run_id, note.status, note.ended)
         with suppress(OSError):
             if runs or time.time() - path.lstat().st_mtime > _ON_ITS_WAY:
