@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topoflow.dynamics.claims.objectives import all_labels_test, dispersion_test, location_test
-from topoflow.dynamics.claims.rungs import margin_test
+from topoflow.dynamics.claims.rungs import margin_test, rotation_rungs
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, decide, monte_carlo_p, stouffer, surrogates_needed
@@ -222,3 +223,22 @@ def test_movement_is_heard_where_jitter_shrinks_by_orders_of_magnitude():
     moving, resting = np.sum(found, axis=0)
     assert moving == 20
     assert resting <= 2
+
+
+@pytest.mark.parametrize(
+    ("centre", "verdict"),
+    [
+        (0.3, "supported"),
+        (1.0, "shown absent"),  # surrogates do as much: they explain it
+        (1.5, "not supported"),  # they do clearly more, and are no description of this run
+    ],
+)
+def test_surrogates_explain_what_they_reproduce_and_not_what_they_overshoot(centre, verdict):
+    drawn = centre + np.random.default_rng(0).normal(scale=0.02, size=39)
+    run = SimpleNamespace(
+        claims=SimpleNamespace(n_rotations=39),
+        unrotated={"H0": 1.0},
+        rotated=lambda kind, number: {"H0": drawn[number]},
+    )
+    for rung in rotation_rungs([run], "H0", lambda run, moved: moved, 0.05):
+        assert decide(rung.test(), 0.05) == verdict

@@ -67,9 +67,15 @@ def _against_rotations(
     null = np.array(list(drawn))
     centre, spread = float(null.mean()), float(null.std(ddof=1)) * math.sqrt(1 + 1 / len(null))
     p_absent = math.nan
-    if centre > 0 and spread > 0:  # do surrogates reproduce two thirds of it?
+    if centre > 0 and spread > 0 and not _fall_short(observed, centre, spread, level):
+        # do surrogates reproduce two thirds of it?
         p_absent = float(stats.norm.cdf((observed - centre - _REPRODUCED * centre) / spread))
     return Test(observed, monte_carlo_p(observed, null), p_absent, 1 / (1 + most))
+
+
+def _fall_short(observed: float, centre: float, spread: float, level: float) -> bool:
+    """Whether runs do clearly less than their surrogates: those are no explanation of what is not there."""
+    return bool(stats.norm.cdf((observed - centre) / spread) <= level)
 
 
 def in_rate_time(runs: Sequence[Trajectory], test: Callable[[], Test | str]) -> Callable[[], Test | str]:
