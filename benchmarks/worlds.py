@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.linalg import expm
+from scipy.spatial.distance import pdist
 
 Cloud = NDArray[np.float64]
 N_PROMPTS, SIZE, LAST = 80, 8, 48  # prompts, hidden size, optimiser steps
@@ -144,6 +147,28 @@ def with_loop(path: Path, share: NDArray[np.float64]) -> Path:
     )
 
 
+def gathered(rng: np.random.Generator, start: Cloud) -> Path:
+    """Near copies stay together, while groups of them gather in four places, early."""
+    groups = fcluster(linkage(start, "complete"), 0.4 * np.median(pdist(start)), "distance") - 1
+    centres = np.array([start[groups == group].mean(axis=0) for group in range(groups.max() + 1)])
+    places = rng.integers(4, size=len(centres))
+    goals = np.array([centres[places == place].mean(axis=0) for place in places])
+    return Path([start + share * (goals - centres)[groups] for share in 0.8 * RISE])
+
+
+def turning(rng: np.random.Generator, path: Path, angles: NDArray[np.float64]) -> Path:
+    """A path whose hidden space turns as a whole: by such an angle at each step, in the root mean square of its planes.
+
+    No distance changes.
+    """
+    size = path.clouds[0].shape[1]
+    way = rng.normal(size=(size, size))
+    way -= way.T
+    way *= math.sqrt(size) / np.linalg.norm(way)
+    clouds = [cloud @ expm(angle * way) for cloud, angle in zip(path.clouds, angles, strict=True)]
+    return Path(clouds, path.jitter, path.memory, path.cosine)
+
+
 EVEN = np.ones(LAST)
 _SLOWER = np.where(np.arange(LAST) < LAST // 3, 1.0, 0.7)
 _TO_ZERO = 1 - np.arange(LAST) / LAST
@@ -162,6 +187,10 @@ WORLDS: dict[str, tuple[World, str, bool]] = {
     "walk from clusters": (walk, "clusters", False),
     "walk from heavy tails": (walk, "heavy", False),
     "walk from near copies": (walk, "copies", False),
+    "walk from near copies, the space turns late": (
+        lambda rng, x: turning(rng, walk(rng, x), LATE), "copies", False,
+    ),
+    "near copies gather early": (gathered, "copies", True),
     "drift from near copies, cosine": (lambda rng, x: drift(rng, x, rates(True), True), "copies", False),
     "drift": (lambda rng, x: drift(rng, x, EVEN), "gauss", False),
     "drift, cosine": (lambda rng, x: drift(rng, x, rates(True), True), "gauss", False),

@@ -22,19 +22,19 @@ def layer_of(name: str) -> int:
     return int(name.removeprefix("layer_"))
 
 
-def metric_name(section: str, name: str, of: int | str | None = None) -> str:
+def metric_name(section: str, name: str, layer: int | str | None = None) -> str:
     """The key of a number in MLflow, which draws a section for what stands before the first slash.
 
-    It ends in what the number is of, so that the curves of all layers lie in one chart.
+    It ends in the layer, so that the curves of all layers lie in one chart.
 
     Parameters
     ----------
     section : str
-        Such as topology, measures, behaviour, trajectory or claims.
+        Such as topology, measures, behaviour or trajectory.
     name : str
         What is measured; a column of velocity.csv or summaries.csv where it is one.
-    of : int or str, optional
-        The number of a layer, or a name: what `layer_name` made of it, or that of a claim.
+    layer : int or str, optional
+        Its number, or its name as `layer_name` makes it.
 
     Examples
     --------
@@ -42,6 +42,6 @@ def metric_name(section: str, name: str, of: int | str | None = None) -> str:
     ('topology/h1_velocity/layer_03', 'behaviour/velocity')
     """
     key = f"{section}/{name}"
-    if of is None:
+    if layer is None:
         return key
-    return f"{key}/{layer_name(of) if isinstance(of, int) else of}"
+    return f"{key}/{layer_name(layer) if isinstance(layer, int) else layer}"

@@ -95,6 +95,7 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
         present = found.data.metrics
         topology = _topology_metrics(params, done.results)
         log_batches(found, (metric for metric in topology if metric[0] not in present))
+        set_tags(found.info.run_id, lacking(_claim_tags(done.facts["claims"]), found.data.tags))
         return str(found.info.run_id)
     if found:
         _fill(client, found, params, done)
@@ -122,7 +123,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
         note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
-    set_tags(run_id, tags)
+    set_tags(run_id, {**tags, TRAJECTORY_TAG: done.sha256})  # last: it says that the run is full
 
 
 @answering()
@@ -299,7 +300,6 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
         "topoflow.prompts_sha256": manifest["prompts_sha256"],
         ACTIVATIONS_TAG: done.activations.sha256,
         "topoflow.diagrams": done.diagrams.sha256,
-        TRAJECTORY_TAG: done.sha256,
         **_claim_tags(done.facts["claims"]),
     }
     if dvc_revision:
@@ -309,9 +309,12 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
 
 def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Columns of MLflow's table of runs. As metrics, each would be a chart of its own with one bar."""
-    tags = {f"topoflow.verdict.{name}": claim["verdict"] for name, claim in claims.items()}
-    known = {name: claim["value"] for name, claim in claims.items() if claim["value"] is not None}
-    return tags | {f"topoflow.value.{name}": f"{value:.6g}" for name, value in known.items()}
+    tags = {}
+    for name, claim in claims.items():
+        tags[f"topoflow.verdict.{name}"] = claim["verdict"]
+        # a dash takes the place of a number that an earlier result had
+        tags[f"topoflow.value.{name}"] = "–" if claim["value"] is None else f"{claim['value']:.6g}"
+    return tags
 
 
 # --- metrics ------------------------------------------------------------------------------------

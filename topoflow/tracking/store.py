@@ -318,4 +318,4 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
 
     client, found = MlflowClient(), (RunTag(key, value) for key, value in tags.items())
     while some := list(islice(found, _MOST_TAGS)):
-        client.log_batch(run_id, tags=some)
+        client.log_batch(run_id, tags=some, synchronous=True)
