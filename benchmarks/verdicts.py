@@ -553,11 +553,6 @@ bar, have 200.
 
 What is known not to hold, and how to read verdicts for it:
 
-- *Near copies among the prompts.* "The start" imitates a training that moves states in random directions, which
-  tears copies apart at once. Where copies stay together and gather in four places early, components find it in
-  {gathered} runs. And a turn of the whole hidden space, which changes no distance, counts as movement there: where
-  it turns late, by one radian, a walk of constant speed is called early by components in {turned}. Such a turn has
-  not been seen in a training.
 - *An early loop on the states of `tiny`*, the embedded model, is a matter of where the prompts lie. These states
   have one direction that is four times as long as any other, so that drawn to a circle at their own angles ("early
   loop") the prompts leave a third of it empty: an arc. Components find it in {tiny} runs, loops in {tiny_loops}.
@@ -588,8 +583,6 @@ def reading(counts: Mapping[str, Any]) -> str:
 
     return READING.format(
         rotations=ROTATIONS,
-        gathered=of(run, "near copies gather early", "early, H0"),
-        turned=of(run, "walk from near copies, the space turns late", "early, H0"),
         tiny=of(TUNED, "early loop", "early, H0"),
         tiny_loops=of(TUNED, "early loop", "early, H1"),
         even=of(TUNED, "early loop, even", "early, H1"),

@@ -15,7 +15,7 @@ from topoflow.dynamics.claims.rungs import margin_test, rotation_rungs
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, decide, monte_carlo_p, stouffer, surrogates_needed
-from topoflow.dynamics.surrogates import any_rotation, axes_of, coordinates, kept_start, parts
+from topoflow.dynamics.surrogates import any_rotation, coordinates, kept_start
 from topoflow.topology.point_clouds import distance_matrix
 
 YES, NO, AGAINST = Test(2.0, p=0.001), Test(1.0, p=0.4), Test(0.5, p=0.9, p_absent=0.01)
@@ -124,35 +124,44 @@ def test_rotations_keep_every_second_moment_over_time_and_the_start():
     assert np.abs(keep @ later - later).max() > 0.5
 
 
-@pytest.mark.parametrize("size", [4, 60, 300])
-def test_the_start_stays_whole_however_wide_it_is_and_what_leaves_it_is_turned(size):
+def test_near_copies_part_under_rotations_that_keep_the_start_as_they_do_in_the_run():
     rng = np.random.default_rng(0)
-    first, way = rng.normal(size=(2, 40, size))
-    law = kept_start([first])
-    axes = axes_of(first, law)
-    turn = law.draw(rng)
-
-    def distances(cloud):
-        stays, turns = parts(cloud, axes)
-        return distance_matrix(stays + turn @ turns)
-
-    np.testing.assert_allclose(distances(first), distance_matrix(first), atol=1e-6)
-    np.testing.assert_allclose(distances(3 * first + 5), distance_matrix(3 * first), atol=1e-6)
-    later = first + way
-    assert np.abs(distances(later) - distance_matrix(later)).max() > 1
-    # as far away as it was, but for chance: blindly, and in the time that it took
-    assert np.sum(distances(later) ** 2) == pytest.approx(np.sum(distance_matrix(later) ** 2), rel=0.1)
+    places = rng.normal(size=(10, 100))
+    start = places[np.arange(40) % 10] + 0.01 * rng.normal(size=(40, 100))
+    later = start + rng.normal(size=start.shape)
+    turn = kept_start([start]).draw(rng)
+    before, after = distance_matrix(later), distance_matrix(turn @ later)
+    copies = np.arange(40)[:, None] % 10 == np.arange(40) % 10
+    np.testing.assert_allclose(after[copies], before[copies], atol=1e-6)
+    assert np.abs(after - before)[~copies].max() > 1
 
 
-def test_where_a_law_keeps_the_whole_start_the_rest_is_turned_as_it_is():
+def test_a_turn_of_the_hidden_space_is_seen_by_no_rotation():
     rng = np.random.default_rng(0)
-    first, later = rng.normal(size=(2, 60, 4))
-    law = kept_start([first])
-    turn = law.draw(rng)
-    stays, turns = parts(later, axes_of(first, law))
+    start, later = rng.normal(size=(2, 40, 60))
+    turned = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    turn = kept_start([start]).draw(rng)
     np.testing.assert_allclose(
-        distance_matrix(stays + turn @ turns), distance_matrix(turn @ later), atol=1e-7
+        distance_matrix(turn @ later), distance_matrix(turn @ later @ turned), atol=1e-7
     )
+
+
+@pytest.mark.parametrize(
+    "start",
+    [np.ones((20, 4)), np.zeros((20, 4)), np.ones((2, 3)), np.full((12, 1), 0.1), np.eye(30)],
+    ids=["all alike", "zero", "two prompts", "alike but for rounding", "one-hot"],
+)
+def test_a_start_without_structure_or_without_size_has_rotations_all_the_same(start):
+    turn = kept_start([start]).draw(np.random.default_rng(0))
+    np.testing.assert_allclose(turn @ turn.T, np.eye(len(start)), atol=1e-9)
+    np.testing.assert_allclose(turn.sum(axis=1), 1, atol=1e-9)
+
+
+def test_a_layer_that_says_nothing_takes_no_direction_from_another():
+    rng = np.random.default_rng(0)
+    alive, dead = rng.normal(size=(60, 6)), np.full((60, 5), 0.1)
+    turn = kept_start([alive, dead]).draw(rng)
+    np.testing.assert_allclose(turn @ alive, alive, atol=1e-9)
 
 
 def test_few_coordinates_hold_all_distances_of_a_wide_cloud():

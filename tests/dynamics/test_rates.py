@@ -57,6 +57,7 @@ def test_jitter_that_shrinks_is_called_movement_as_rarely_as_the_level_says(n_an
         "shrinking jitter",
         "walk, cosine",
         "walk from near copies",  # fast at first, as copies part
+        "walk from near copies, the space turns late",
         "drift, cosine",
         "growth",
         "4 movers of 80",
@@ -68,6 +69,11 @@ def test_what_is_not_early_is_hardly_ever_called_early(name):
     for homology in ("H1", "H0"):
         assert found["early", homology, "supported"] <= 2
         assert found["calm", homology, "supported"] <= 2
+
+
+@pytest.mark.parametrize("name", ["early loop, wide", "near copies gather early"])
+def test_what_is_early_is_found_in_states_wider_than_prompts_are_many(name):
+    assert counts("One run, 13 anchors", name, 5)["early", "H0", "supported"] >= 4
 
 
 @pytest.mark.parametrize("speed", [1 - np.arange(48) / 48, np.where(np.arange(48) < 24, 1.0, 0.85)])

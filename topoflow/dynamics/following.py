@@ -17,15 +17,7 @@ from topoflow.dynamics.claims.margins import Claims
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Amounts, Moved, Movement
-from topoflow.dynamics.surrogates import (
-    COVARIANCE,
-    START,
-    Rotations,
-    any_rotation,
-    axes_of,
-    kept_start,
-    parts,
-)
+from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
 from topoflow.dynamics.twins import cumulative_rate, find_twins, offsets, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
@@ -125,7 +117,6 @@ class Trajectory:
     _movements: dict[str, dict[str, Movement]] = field(default_factory=dict, repr=False)
     _rotated: dict[str, list[dict[str, Moved]]] = field(default_factory=dict, repr=False)
     _laws: dict[str, Rotations] = field(default_factory=dict, repr=False)
-    _split: dict[str, list[list[tuple[Matrix, Matrix]]]] = field(default_factory=dict, repr=False)
 
     # --- time ---
 
@@ -265,7 +256,7 @@ class Trajectory:
     def _computed(self, kind: str | None, numbers: range) -> Matrix:
         engine, seed = self.recorded.engine, self.recorded.seed
         plan = self.recorded.plan[: self.claims.rotation_subsamples]
-        clouds, law = self._parts(kind), None if kind is None else self._law(kind)
+        clouds, law = self._coordinates, None if kind is None else self._law(kind)
         # of runs with one seed and as many prompts, the same rotation
         tasks = ((clouds, plan, engine, law, [seed, number, len(kind or "")]) for number in numbers)
         label = f"rotations {numbers[0] + 1} to {numbers[-1] + 1}, {kind}" if kind else "clouds as they are"
@@ -282,23 +273,13 @@ class Trajectory:
             (self._laws[kind],) = self.mapper(_law_of, [(kind, clouds)], 1, f"what rotations keep, {kind}")
         return self._laws[kind]
 
-    def _parts(self, kind: str | None) -> list[list[tuple[Matrix, Matrix]]]:
-        """Of each layer, clouds of anchors and twins: what of each stays under a kind of rotation, and what turns."""
-        which = START if kind == START else COVARIANCE
-        if which not in self._split:
-            layers, steps = self.recorded.layers, self.recorded_twins
-            axes: list[tuple[Matrix, Matrix] | None] = [None] * len(layers)
-            if which == START:
-                starts = ((self.recorded.cloud(steps[0], layer), self._law(START)) for layer in layers)
-                axes = list(self.mapper(axes_of, starts, len(layers), f"axes, {START}"))
-            tasks = (
-                (self.recorded.cloud(step, layer), its)
-                for layer, its in zip(layers, axes, strict=True)
-                for step in steps
-            )
-            found = list(self.mapper(parts, tasks, len(layers) * len(steps), "coordinates"))
-            self._split[which] = [found[at : at + len(steps)] for at in range(0, len(found), len(steps))]
-        return self._split[which]
+    @cached_property
+    def _coordinates(self) -> list[list[Matrix]]:
+        """Of each layer the clouds of anchors and twins, in few coordinates."""
+        layers, steps = self.recorded.layers, self.recorded_twins
+        tasks = ((self.recorded.cloud(step, layer),) for layer in layers for step in steps)
+        found = list(self.mapper(coordinates, tasks, len(layers) * len(steps), "coordinates"))
+        return [found[at : at + len(steps)] for at in range(0, len(found), len(steps))]
 
     @cached_property
     def _paths(self) -> Matrix:
@@ -373,7 +354,7 @@ def _law_of(kind: str, first_clouds: list[Matrix]) -> Rotations:
 
 
 def _turned(
-    clouds: list[list[tuple[Matrix, Matrix]]],
+    clouds: list[list[Matrix]],
     plan: NDArray[np.int64],
     engine: str,
     law: Rotations | None,
@@ -390,8 +371,8 @@ def _turned(
     pairs = places[:, one] * len(used) + places[:, other]
     for layer in clouds:
         rows = []
-        for stays, turns in layer:
-            distances = distance_matrix(stays[used] + (turns[used] if chosen is None else chosen @ turns))
+        for points in layer:
+            distances = distance_matrix(points[used] if chosen is None else chosen @ points)
             unit = float(np.median(distances.take(pairs)))
             cell = subsample_diagrams(distances, places, 1, engine)
             rows.append(cell_vectors(cell, plan.shape[1], unit))

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
 
 Matrix = NDArray[np.float64]
 COVARIANCE, START = "covariance", "the start"
 _BASIS = 26061954  # seed of the basis that is turned; any basis serves that is not also drawn
 _PROMPTS_A_DIRECTION = 10  # of the first clouds' leading directions that are kept
-_ROUNDING = 1e-9  # share of a cloud's size below which an axis is none
+_COPIES = 0.3  # of the median distance: prompts nearer than that are near copies
+_ROUNDING = 1e-9  # share of a cloud's size below which a direction is none
 
 
 def coordinates(cloud: ArrayLike) -> Matrix:
@@ -79,15 +82,16 @@ def any_rotation(n: int) -> Rotations:
 
 
 def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
-    """Rotations that keep the leading directions of the first clouds as well: one for every ten prompts.
+    """Rotations that keep what gives the first clouds their structure: leading directions, and near copies together.
 
-    A base with structure (clusters above all) loses it fastest at first, however evenly its points move; this null
-    moves blindly from the same start. What the leading directions leave out of the start, `parts` keeps.
+    A base with structure (clusters, prompts that are near copies of one another) loses it fastest at first, however
+    evenly its points move; this null moves blindly from the same start. One direction is kept for every ten prompts,
+    and all differences within a group of near copies, so that copies part as they do in the run.
 
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        At the first checkpoint, one a layer.
+        At the first checkpoint, one a layer; all layers weigh alike.
 
     Examples
     --------
@@ -96,69 +100,43 @@ def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
     >>> bool(np.allclose(turn @ cloud, cloud)), bool(np.allclose(turn, np.eye(30)))
     (True, False)
     """
-    scaled = []
-    for cloud in clouds:
-        points = coordinates(cloud)
-        scale = math.sqrt((points**2).sum())
-        scaled.append(points / scale if scale > 0 else points)
-    start = np.concatenate(scaled, axis=1)
+    start = np.concatenate([_of_size_one(cloud) for cloud in clouds], axis=1)
     n = len(start)
-    leading = np.linalg.svd(start, full_matrices=False)[0][
-        :, : min(start.shape[1], n // _PROMPTS_A_DIRECTION)
-    ]
-    return Rotations.that_keep(np.column_stack([np.ones(n), leading]))
+    columns = [np.ones((n, 1)) / math.sqrt(n), _range(start)[:, : n // _PROMPTS_A_DIRECTION]]
+    groups = near_copies(start)
+    alike = groups[:, None] == groups
+    columns.append(np.eye(n) - alike / alike.sum(axis=1))
+    return Rotations.that_keep(_range(np.concatenate(columns, axis=1)))
 
 
-def parts(cloud: ArrayLike, axes: tuple[Matrix, Matrix] | None = None) -> tuple[Matrix, Matrix]:
-    """Split a cloud into what a rotation leaves where it is and what it turns, in few coordinates that both share.
-
-    What stays is the first cloud, each of its principal axes stretched as this cloud has it. A stretch is one number
-    of n_prompts an axis, so that of what moves blindly next to nothing stays with it. Without axes nothing stays.
-
-    Parameters
-    ----------
-    cloud : array_like, shape (n_prompts, hidden_size)
-    axes : pair of ndarray, optional
-        As `axes_of` gives them.
-
-    Returns
-    -------
-    stays, turns : pair of ndarray, shape (n_prompts, n_coordinates)
-        Centred, and broadcast where nothing stays.
-    """
-    if axes is None:
-        turns = coordinates(cloud)
-        return np.zeros((len(turns), 1)), turns
-    points: Matrix = np.asarray(cloud, dtype=np.float64)
-    points = np.asarray(points - points.mean(axis=0))
-    left, right = axes
-    stays = (left * ((left.T @ points) * right).sum(axis=1)) @ right
-    both = coordinates(np.concatenate([stays, points - stays]))
-    return both[: len(points)], both[len(points) :]
-
-
-def axes_of(start: ArrayLike, law: Rotations) -> tuple[Matrix, Matrix]:
-    """The principal axes of a first cloud, without what a law keeps of it: of prompts, and of coordinates.
+def near_copies(cloud: ArrayLike) -> NDArray[np.int64]:
+    """Number groups of points in which no two are farther apart than 0.3 of the median distance (complete linkage).
 
     Examples
     --------
-    A cloud that is its start, stretched, stays as it is; one that left it is turned:
-
-    >>> rng = np.random.default_rng(0)
-    >>> start = rng.normal(size=(12, 30))
-    >>> axes = axes_of(start, any_rotation(12))
-    >>> stays, turns = parts(3 * start, axes)
-    >>> bool(np.abs(turns).max() < 1e-9 * np.abs(stays).max())
-    True
-    >>> stays, turns = parts(start + rng.normal(size=start.shape), axes)
-    >>> bool(np.abs(turns).max() > 1)
-    True
+    >>> near_copies([[0.0], [0.1], [5.0], [9.0]]).tolist()
+    [1, 1, 2, 3]
     """
-    points: Matrix = np.asarray(start, dtype=np.float64)
-    size = math.sqrt(((points - points.mean(axis=0)) ** 2).sum())
-    left, values, right = np.linalg.svd(points - law.kept @ (law.kept.T @ points), full_matrices=False)
-    real = values > _ROUNDING * size
-    return left[:, real], right[real]
+    points = np.asarray(cloud, dtype=np.float64)
+    if len(points) < 3:  # of two points the only distance is the median one
+        return np.arange(1, len(points) + 1)
+    distances = pdist(points)
+    tree = linkage(distances, "complete")
+    return np.asarray(fcluster(tree, _COPIES * np.median(distances), "distance"), dtype=np.int64)
+
+
+def _of_size_one(cloud: ArrayLike) -> Matrix:
+    """A centred cloud in few coordinates, of size 1, or of no size where its points differ by rounding alone."""
+    points = coordinates(cloud)
+    size = math.sqrt((points**2).sum())
+    real = size > _ROUNDING * float(np.linalg.norm(np.asarray(cloud, dtype=np.float64)))
+    return points / size if real else np.zeros_like(points)
+
+
+def _range(columns: Matrix) -> Matrix:
+    """An orthonormal basis of what columns span, the longest direction first."""
+    left, values, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(left[:, values > _ROUNDING * max(float(values.max(initial=0.0)), 1e-300)])
 
 
 def _haar_basis(kept: Matrix, rng: np.random.Generator) -> Matrix:
