@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import topoflow
 from topoflow.dynamics.claims.objectives import all_labels_test, dispersion_test, location_test
 from topoflow.dynamics.claims.rungs import margin_test, rotation_rungs
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.movement import Movement
 from topoflow.dynamics.permutation import Test, decide, monte_carlo_p, stouffer, surrogates_needed
-from topoflow.dynamics.surrogates import any_rotation, coordinates, kept_start
+from topoflow.dynamics.surrogates import COVARIANCE, START, any_rotation, coordinates, kept_start
 from topoflow.topology.point_clouds import distance_matrix
 
 YES, NO, AGAINST = Test(2.0, p=0.001), Test(1.0, p=0.4), Test(0.5, p=0.9, p_absent=0.01)
@@ -136,14 +137,19 @@ def test_near_copies_part_under_rotations_that_keep_the_start_as_they_do_in_the_
     assert np.abs(after - before)[~copies].max() > 1
 
 
-def test_a_turn_of_the_hidden_space_is_seen_by_no_rotation():
+def test_a_hidden_space_that_turns_from_step_to_step_changes_nothing_under_any_rotation():
     rng = np.random.default_rng(0)
-    start, later = rng.normal(size=(2, 40, 60))
-    turned = np.linalg.qr(rng.normal(size=(60, 60)))[0]
-    turn = kept_start([start]).draw(rng)
-    np.testing.assert_allclose(
-        distance_matrix(turn @ later), distance_matrix(turn @ later @ turned), atol=1e-7
-    )
+    places, steps = rng.normal(size=(10, 60)), [step + twin for step in range(0, 20, 4) for twin in (0, 1)]
+    start = places[np.arange(40) % 10] + 0.01 * rng.normal(size=(40, 60))
+    clouds = {step: {1: start + 0.1 * step * rng.normal(size=start.shape)} for step in steps}
+    turned = {
+        step: {1: layers[1] @ np.linalg.qr(rng.normal(size=(60, 60)))[0]} for step, layers in clouds.items()
+    }
+    run, again = (topoflow.follow(some, topology=topoflow.Topology(2, 20)) for some in (clouds, turned))
+    for kind in (COVARIANCE, START):
+        for homology in ("H1", "H0"):
+            ours, theirs = (one.rotated(kind, 0)[homology].squared for one in (run, again))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_a_turn_of_the_hidden_space_is_seen_by_no_rotation():
     [np.ones((20, 4)), np.zeros((20, 4)), np.ones((2, 3)), np.full((12, 1), 0.1), np.eye(30)],
     ids=["all alike", "zero", "two prompts", "alike but for rounding", "one-hot"],
 )
-def test_a_start_without_structure_or_without_size_has_rotations_all_the_same(start):
+def test_a_start_of_any_shape_has_rotations_that_keep_distances_and_the_mean(start):
     turn = kept_start([start]).draw(np.random.default_rng(0))
     np.testing.assert_allclose(turn @ turn.T, np.eye(len(start)), atol=1e-9)
     np.testing.assert_allclose(turn.sum(axis=1), 1, atol=1e-9)

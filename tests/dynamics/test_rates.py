@@ -72,7 +72,7 @@ def test_what_is_not_early_is_hardly_ever_called_early(name):
 
 
 @pytest.mark.parametrize("name", ["early loop, wide", "near copies gather early"])
-def test_what_is_early_is_found_in_states_wider_than_prompts_are_many(name):
+def test_what_is_early_is_found_in_states_of_more_dimensions_than_prompts(name):
     assert counts("One run, 13 anchors", name, 5)["early", "H0", "supported"] >= 4
 
 
