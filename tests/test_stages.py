@@ -154,7 +154,7 @@ def test_what_a_run_finds_follows_from_its_stored_diagrams_by_public_functions(s
     stored, steps = diagrams(folder), [0, 1, 2, 4]
     facts = json.loads((folder / "results/tiny/helpful/seed_0/trajectory.json").read_text())
     assert (facts["order"], facts["diagrams"]) == (2, stored.sha256)
-    metrics = mlflow.get_run(run_id).data.metrics
+    tags = mlflow.get_run(run_id).data.tags
     for h, dimension in (("h1", 1), ("h0", 0)):
         cells = [[pair[dimension] for pair in stored.diagrams(step, 2)] for step in steps]
         velocity = [
@@ -173,11 +173,9 @@ def test_what_a_run_finds_follows_from_its_stored_diagrams_by_public_functions(s
         found = facts["layers"]["layer_02"]
         for name, value in expected.items():
             assert found[f"{h}_{name}"] == pytest.approx(value, rel=1e-9), name
-            if name not in (
-                "path_length",
-                "displacement",
-            ):  # the last of the displacements is a metric already
-                assert metrics[f"trajectory/{h}_{name}/layer_02"] == pytest.approx(value, rel=1e-9), name
+            if name not in ("path_length", "displacement"):
+                tag = tags[f"topoflow.{h}_{name}.layer_02"]
+                assert float(tag) == pytest.approx(value, rel=1e-5), name  # six digits
 
 
 def test_the_note_has_the_numbers_of_each_layer_in_their_columns(study):
@@ -320,9 +318,16 @@ def test_metrics_equal_the_tables_and_none_is_nan(study):
     shares = [(int(row["step"]), row["h1_unmatched"]) for row in rows if row["layer"] == 2]
     known = [(step, share) for step, share in shares if not math.isnan(share)]
     assert history(run_id, "topology/h1_unmatched/layer_02") == known != []
-    assert "trajectory/h1_concentration/layer_01" in metrics
-    assert "trajectory/h1_concentration/layer_00" not in metrics  # nothing moved: missing, not zero
     assert "topology/h1_persistence_max/layer_00" not in metrics
+
+
+def test_single_numbers_are_tags_and_no_charts_of_one_bar(study):
+    _, _, run_id = study
+    data = mlflow.get_run(run_id).data
+    assert not [key for key in data.metrics if key.startswith("trajectory/")]
+    assert float(data.tags["topoflow.h1_concentration.layer_01"]) > 0
+    assert data.tags["topoflow.h1_concentration.layer_00"] == "–"  # nothing moved: missing, not zero
+    assert data.tags["topoflow.far_prompts"] == "–"  # a schedule without twins
 
 
 def test_parameters_and_tags_say_what_ran(study):

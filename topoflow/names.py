@@ -30,7 +30,7 @@ def metric_name(section: str, name: str, layer: int | str | None = None) -> str:
     Parameters
     ----------
     section : str
-        Such as topology, measures, behaviour or trajectory.
+        Such as topology, measures or behaviour.
     name : str
         What is measured; a column of velocity.csv or summaries.csv where it is one.
     layer : int or str, optional

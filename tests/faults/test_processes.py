@@ -151,7 +151,7 @@ def test_killed_at_a_random_moment_track_logs_nothing_twice(study):
         assert run.info.status == "FINISHED"
         assert "topoflow.trajectory" in run.data.tags
         for key, values in expected.items():
-            if key.startswith(("topology/", "trajectory/", "behaviour/", "loss")):
+            if key.startswith(("topology/", "behaviour/", "loss")):
                 assert history(study.folder, run, key) == values, key
     print(f"track: {kills.killed} of {kills.tried} killed")
 

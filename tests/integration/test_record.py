@@ -97,7 +97,7 @@ def test_the_checkpoints_of_a_folder_become_one_finished_run(study, home):
     assert f"MLflow run {run.info.run_id} holds the topology of the checkpoints." in output
     assert (run.info.status, run.info.run_name) == ("FINISHED", "base-adapters-0")
     assert steps_of(study, run.info.run_id, "topology/h1_velocity/layer_02") == [2, 4, 6]
-    assert "trajectory/h0_concentration/layer_01" in run.data.metrics
+    assert "topoflow.h0_concentration.layer_01" in run.data.tags
     state = json.loads((home / "adapters/checkpoint-6/trainer_state.json").read_text())
     losses = {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
     with study.store() as mlflow:

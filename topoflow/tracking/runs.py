@@ -300,27 +300,14 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
         "topoflow.prompts_sha256": manifest["prompts_sha256"],
         ACTIVATIONS_TAG: done.activations.sha256,
         "topoflow.diagrams": done.diagrams.sha256,
-        **_claim_tags(done.facts["claims"]),
+        **_single_numbers(done.facts),
     }
     if dvc_revision:
         tags["topoflow.dvc_activations_md5"] = dvc_revision
     return tags
 
 
-def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Columns of MLflow's table of runs. As metrics, each would be a chart of its own with one bar."""
-    tags = {}
-    for name, claim in claims.items():
-        tags[f"topoflow.verdict.{name}"] = claim["verdict"]
-        # a dash takes the place of a number that an earlier result had
-        tags[f"topoflow.value.{name}"] = "–" if claim["value"] is None else f"{claim['value']:.6g}"
-    return tags
-
-
-# --- metrics ------------------------------------------------------------------------------------
-
-_Metric = tuple[str, float, int]
-# Of what trajectory.json has of a layer, the numbers that are charts; the rest is read where it stands beside them.
+# What trajectory.json says of a layer in one number; the rest is read where it stands beside these.
 _OF_A_LAYER = [
     f"{dimension}_{name}"
     for dimension in ("h1", "h0")
@@ -336,11 +323,36 @@ _OF_A_LAYER = [
 ]
 
 
-def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
-    """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity.
+def _single_numbers(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Columns of MLflow's table of runs. As metrics, each would be a chart of its own with one bar."""
+    tags = _claim_tags(facts["claims"])
+    for layer, findings in facts["layers"].items():
+        for name in _OF_A_LAYER:
+            tags[f"topoflow.{name}.{layer}"] = _written(findings[name])
+    tags["topoflow.far_prompts"] = _written(facts["pooled"].get("far_prompts"))
+    return tags
 
-    What is one number a run stands at step 0: so MLflow draws a bar a run, and else a dot over the last step.
-    """
+
+def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    tags = {}
+    for name, claim in claims.items():
+        tags[f"topoflow.verdict.{name}"] = claim["verdict"]
+        tags[f"topoflow.value.{name}"] = _written(claim["value"])
+    return tags
+
+
+def _written(number: float | None) -> str:
+    """As text; a dash takes the place of a number that an earlier result had."""
+    return "–" if number is None else f"{number:.6g}"
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+_Metric = tuple[str, float, int]
+
+
+def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
+    """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
     moved = ("h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement")
     simpler = [measure.name for measure in listed.MEASURES]
     for section, file, names in (
@@ -352,13 +364,6 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         for name in names:
             for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
                 yield metric_name(section, name, int(layer)), float(value), int(step)
-    facts = layout.read_json(results / layout.TRAJECTORY_FILE)
-    for name in _OF_A_LAYER:
-        for layer, findings in facts["layers"].items():
-            if findings[name] is not None:
-                yield metric_name("trajectory", name, layer), findings[name], 0
-    if (far := facts["pooled"].get("far_prompts")) is not None:
-        yield metric_name("trajectory", "far_prompts"), far, 0
     for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
         for name in ("velocity", "displacement"):
             yield metric_name("behaviour", name), row[name], int(row["step"])
