@@ -21,6 +21,7 @@ DECIDES = (
     "training",
     "samples",
     "figures",
+    "followed.py",
     "study/comparison.py",
     "study/tables.py",
 )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +15,8 @@ from topoflow.config import Claims, Params
 from topoflow.errors import InvalidFile, quoted
 from topoflow.storage import layout, schemas
 from topoflow.storage.files import read_bytes
-from topoflow.storage.kept import Kept
 from topoflow.storage.layout import Run
 from topoflow.topology.persistence import choose_engine
-from topoflow.topology.point_clouds import subsample_plan
-
-if TYPE_CHECKING:
-    from topoflow.dynamics.following import Recorded, Trajectory
 
 EARLY_SHARES = ("early_share_h1", "early_share_h0")  # of a run, in trajectory.json
 
@@ -69,10 +62,6 @@ class FinishedRun:
         check_findings(facts, results, diagrams)
         return cls(run, activations, diagrams, results, facts)
 
-    def trajectory(self, params: Params) -> Trajectory:
-        """What its claims are made from; nothing is computed before it is asked for."""
-        return followed(self.run, self.activations, self.diagrams, params)
-
     def model_files(self) -> dict[str, str]:
         """SHA-256 of the files of its model, tokenizer and template by name; empty where that is not known."""
         path = self.results.parents[3] / layout.model_file(self.run.model)
@@ -113,55 +102,6 @@ class FinishedRun:
 def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:
     """Whether margins are others than those that held when the states were recorded."""
     return bool(activations.manifest.get("claims") != asdict(claims))
-
-
-def followed(
-    run: Run, activations: storage.StoredSet, diagrams: storage.StoredSet, params: Params
-) -> Trajectory:
-    """A run as its claims see it, from its verified sets: clouds and diagrams are read when they are needed.
-
-    Rotations of its prompts are kept in .topoflow/, for a process that goes on and for `compare`.
-    """
-    from topoflow.compute import map_cells
-    from topoflow.dynamics.following import Recorded, Trajectory
-
-    made = diagrams.manifest
-    plan = subsample_plan(made["n_prompts"], made["n_subsamples"], made["subsample_size"], made["study_seed"])
-    rates = activations.manifest.get("learning_rates")
-    recorded = Recorded(
-        steps=tuple(diagrams.steps),
-        layers=tuple(diagrams.layers),
-        cloud=activations.point_cloud,
-        plan=plan,
-        learning_rate=None if rates is None else np.array(rates),
-        rates_known=rates is not None,
-        cell=diagrams.diagrams,
-        roots=activations.roots,
-        engine=made["engine"],
-        seed=made["study_seed"],
-    )
-
-    def mapper(function: Any, tasks: Any, n_tasks: int, label: str) -> Any:
-        if n_tasks > 1 and not sys.stderr.isatty():  # where no bar is shown
-            print(f"{run}: {label}", file=sys.stderr, flush=True)
-        return map_cells(function, tasks, n_tasks, params.compute, f"{label}, {run}")
-
-    keeper = _kept_rotations(run, activations.sha256, recorded, params)
-    return Trajectory(recorded, params.claims, mapper, keeper)
-
-
-def _kept_rotations(run: Run, activations: str, recorded: Recorded, params: Params) -> Kept:
-    decides = {
-        "activations": activations,
-        "steps": recorded.steps,
-        "layers": recorded.layers,
-        "plan": recorded.plan[: params.claims.rotation_subsamples].tolist(),
-        "engine": recorded.engine,
-        "seed": recorded.seed,
-        "code": storage.code_sha256("dynamics", "topology"),
-        "versions": {package: version(package) for package in ("numba", "numpy", "ripser", "scipy")},
-    }
-    return Kept("rotations", str(run), decides, ndim=4)
 
 
 def open_activations(run: Run, root: Path = Path()) -> storage.StoredSet:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import refused
 
-from topoflow.dynamics.labelings import PermutationTest, count_labelings, labelings, permutation_p
+from topoflow.dynamics.labelings import count_labelings, labelings, permutation_p
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 
@@ -105,16 +105,3 @@ class TestPermutationP:
     def test_many_statistics_at_once(self):
         statistics = np.array([[3.0, 0.0], [1.0, 1.0], [2.0, 2.0], [0.0, -1.0]])
         assert permutation_p(statistics, scale=1.0).tolist() == [0.25, 0.75]
-
-
-class TestVerdict:
-    def test_it_cannot_tell_when_no_data_could_have_been_significant(self):
-        assert (
-            PermutationTest(9.0, p=0.1, smallest_p=0.1, n_labelings=10, exact=True).verdict() == "cannot tell"
-        )
-
-    def test_else_it_compares_p_with_the_level(self):
-        assert PermutationTest(9.0, 0.02, 0.01, 100, True).verdict() == "supported"
-        assert PermutationTest(9.0, 0.02, 0.01, 100, True).verdict(level=0.01) == "not supported"
-        with refused(name="level", got=5):
-            PermutationTest(9.0, 0.02, 0.01, 100, True).verdict(level=5)

@@ -492,7 +492,7 @@ def test_sets_of_another_run_and_diagrams_of_other_states_are_refused(study):
     assert manifest["activations"][:12] in study.output
 
 
-# --- numbers that are none ----------------------------------------------------------------------
+# --- numbers that are not finite ----------------------------------------------------------------------
 
 
 @pytest.mark.slow

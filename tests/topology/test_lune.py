@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import minimum_spanning_tree
 from support import refused
 
 from topoflow.topology.lune import diagrams_h0_h1
@@ -297,9 +298,12 @@ class TestBatches:
         subsample_diagrams(distances, plan, engine="lune")
         assert_same((distances, plan), before)
 
-    def test_maxdim_zero_gives_h0_alone(self):
-        points = np.random.default_rng(8).normal(size=(20, 2))
-        assert_same(vietoris_rips_diagrams(points, 0, "lune"), vietoris_rips_diagrams(points, 1, "lune")[:1])
+    def test_maxdim_zero_gives_h0_alone_whose_deaths_are_the_edges_of_the_shortest_tree(self):
+        distances = distance_matrix(np.random.default_rng(8).normal(size=(20, 2)))
+        (h0,) = vietoris_rips_diagrams(distances, 0, "lune", metric="precomputed")
+        tree = minimum_spanning_tree(distances).data
+        assert h0[:, 0].tolist() == [0] * 19
+        assert sorted(h0[:, 1]) == pytest.approx(sorted(tree))
 
     def test_an_installation_without_a_place_for_compiled_code_is_no_reason_to_fail(self):
         code = "import topoflow.topology.lune, topoflow.topology.matching"

@@ -225,12 +225,10 @@ class TestIsConstant:
         assert is_constant(points)
         points[3, 2] = np.nextafter(0.1, 1)
         assert not is_constant(points)
+        assert is_constant(points[3:])  # a single point
 
     def test_equal_coordinates_within_each_point_are_not_what_is_asked(self):
         assert not is_constant([[1.0, 1.0], [2.0, 2.0]])
-
-    def test_a_single_point_is_constant(self):
-        assert is_constant([[1.0, 2.0]])
 
     def test_errors_name_the_argument(self):
         with refused(name="points", expected="finite"):

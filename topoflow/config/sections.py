@@ -319,7 +319,7 @@ class Params:
             self.finetune_of(name)  # refused here
 
     def _check_layers(self) -> None:
-        """Of other models than embedded ones, the depth is known when they are opened."""
+        """The depth of an embedded model is known beforehand; that of another when it is opened."""
         layers = self.recording.layers
         deepest = layers if isinstance(layers, int) else max(layers)
         for name in self.models:
@@ -348,7 +348,7 @@ class Params:
         return typing.cast(ObjectiveSource, look_up(name, self.objective, "objective"))
 
     def checkpoints(self, objective: str) -> CheckpointSource | None:
-        """The checkpoints that are an objective, of a training that has been; None where it is to be trained."""
+        """The checkpoints of a finished training, where an objective is one; None where it is to be trained."""
         source = self.objective_source(objective)
         return source if isinstance(source, CheckpointFolder | HubCheckpoints) else None
 
@@ -380,7 +380,7 @@ class Params:
         return {name: control for name, control in found.items() if control in self.objectives}
 
     def training(self, objective: str) -> dict[str, Any] | None:
-        """How an objective is trained, as manifests say it; None where that has been before."""
+        """How an objective is trained, as manifests say it; None where its training is finished."""
         if self.checkpoints(objective):
             return None
         chosen = dataclasses.asdict(self.finetune_of(objective))

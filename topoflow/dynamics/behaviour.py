@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.dynamics.nulls import NullTest, permuted_rows
+from topoflow.dynamics.permutation import at_least
 from topoflow.dynamics.velocity import check_run, peak_step
 from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
-_TIE = 1e-12
 _LONGEST_LAG = 64  # checkpoints: with all lags of a long run, time and memory would grow with its square
 
 
@@ -109,12 +109,11 @@ def lead_lag(
     )
     shifted = np.stack([_shift(x, lag) for lag in lags], axis=1) / n
     observed = y @ shifted
-    best = int(np.argmax(observed >= observed.max() - _TIE))
+    best = int(np.argmax(at_least(observed, observed.max())))
     null = np.concatenate(
         [(permuted @ shifted).max(axis=1) for permuted in permuted_rows(rng, y, n_permutations)]
     )
-    at_least = int((null >= observed[best] - _TIE).sum())
-    p_value = (1 + at_least) / (1 + n_permutations)
+    p_value = (1 + int(at_least(null, observed[best]).sum())) / (1 + n_permutations)
     gaps = np.diff(checkpoints)
     return LeadLag(
         peak_difference=difference,

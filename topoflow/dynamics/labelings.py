@@ -14,12 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.dynamics.permutation import at_least
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array
-from topoflow.topology.point_clouds import LARGEST_PLAN, check_share, check_whole_number
-
-# Two sums of the same distances in another order differ by rounding only, and must count as equal.
-_TIE = 1e-12
+from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -46,22 +44,6 @@ class PermutationTest:
     smallest_p: float
     n_labelings: int
     exact: bool
-
-    def verdict(self, level: float = 0.05) -> str:
-        """Say what the test allows to be said of "the labels differ" at a level.
-
-        "cannot tell" where ``smallest_p`` is above the level, else "supported" where ``p`` is at most the
-        level, else "not supported".
-
-        Examples
-        --------
-        >>> PermutationTest(statistic=9.0, p=0.1, smallest_p=0.1, n_labelings=10, exact=True).verdict()
-        'cannot tell'
-        """
-        check_share("level", level)
-        if self.smallest_p > level:
-            return "cannot tell"
-        return "supported" if self.p <= level else "not supported"
 
 
 def count_labelings(labels: ArrayLike, blocks: ArrayLike | None = None) -> int:
@@ -171,7 +153,7 @@ def permutation_p(statistics: NDArray[np.float64], scale: float) -> NDArray[np.f
     >>> permutation_p(np.array([2.0, 1.0, 2.0, 0.0]), scale=1.0)
     array(0.5)
     """
-    return np.asarray((statistics >= statistics[0] - _TIE * scale).mean(axis=0))
+    return np.asarray(at_least(statistics, statistics[0], scale).mean(axis=0))
 
 
 def codes_of(name: str, labels: ArrayLike, n: int | None = None, units: str = "units") -> NDArray[np.int64]:

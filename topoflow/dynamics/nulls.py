@@ -19,6 +19,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from topoflow.dynamics.permutation import at_least
 from topoflow.dynamics.velocity import (
     check_run,
     check_steps,
@@ -32,7 +33,6 @@ from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import LARGEST_PLAN, check_whole_number
 
-_TIE = 1e-12  # statistics are shares: two this near are equal but for rounding, and a tie counts against
 _BLOCK = 2**20  # numbers permuted at a time
 _ROWS = 2**21  # and where they are values themselves
 
@@ -136,9 +136,9 @@ def concentration_test(
     share = (scaled / scaled.sum(axis=1, keepdims=True)).mean(axis=0)
     observed = share[early].sum()
     chosen = _subsets(n_intervals, n_early) if exact else _draws(rng, n_intervals, n_early, n_permutations)
-    at_least = sum(int((share[rows].sum(axis=1) >= observed - _TIE).sum()) for rows in chosen)
+    as_large = sum(int(at_least(share[rows].sum(axis=1), observed).sum()) for rows in chosen)
     statistic = float(np.mean([concentration(layer, steps) for layer in layers]))
-    return NullTest(statistic, expected, _p_value(at_least, n_permutations, exact), n_permutations, exact)
+    return NullTest(statistic, expected, _p_value(as_large, n_permutations, exact), n_permutations, exact)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ SUPPORTED, NOT_SUPPORTED, ABSENT, CANNOT_TELL = (
     "shown absent",
     "cannot tell",
 )
-_TIE = 1e-12  # of the largest statistic: two this near are equal but for rounding, and a tie counts against
+_TIE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,17 @@ def decide(test: Test, level: float) -> str:
     return NOT_SUPPORTED
 
 
+def at_least(values: ArrayLike, observed: ArrayLike, size: ArrayLike = 1.0) -> NDArray[np.bool_]:
+    """Say which statistics are at least the observed one: a tie, which differs by rounding alone, counts against.
+
+    ``size`` is that of the numbers that were summed: a trifle of it is rounding.
+
+    >>> at_least([0.3, 0.1 + 0.2, 0.2], 0.1 + 0.2).tolist()
+    [True, True, False]
+    """
+    return np.asarray(np.asarray(values) >= np.asarray(observed) - _TIE * np.asarray(size))
+
+
 def monte_carlo_p(observed: float, null: ArrayLike) -> float:
     """Compute (1 + the surrogates at least as large) / (1 + all surrogates), which is never 0.
 
@@ -70,8 +81,8 @@ def monte_carlo_p(observed: float, null: ArrayLike) -> float:
     0.5
     """
     values = as_numbers("null", null)
-    tie = _TIE * max(abs(observed), float(np.abs(values).max(initial=0.0)))
-    return (1 + int((values >= observed - tie).sum())) / (1 + len(values))
+    size = max(abs(observed), float(np.abs(values).max(initial=0.0)))
+    return (1 + int(at_least(values, observed, size).sum())) / (1 + len(values))
 
 
 def surrogates_needed(
@@ -93,7 +104,7 @@ def surrogates_needed(
     exceeding = 0
     for number in range(most):
         value = draw(number)
-        exceeding += value >= observed - _TIE * max(abs(observed), abs(value))
+        exceeding += bool(at_least(value, observed, max(abs(observed), abs(value))))
         yield value
         if number + 1 >= least and exceeding > most_exceeding:
             return

@@ -31,6 +31,7 @@ from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
 from topoflow.errors import InvalidArgument, Words
 from topoflow.finished import FinishedRun, is_exploratory
+from topoflow.followed import followed
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
@@ -195,7 +196,9 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
     runs: dict[tuple[str, str], dict[int, Trajectory]] = {}
     for member in members:
         key = member.run.model, member.run.objective
-        runs.setdefault(key, {})[member.run.seed] = member.trajectory(params)
+        runs.setdefault(key, {})[member.run.seed] = followed(
+            member.run, member.activations, member.diagrams, params
+        )
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
     files = {member.run.model: member.model_files() for member in members}

@@ -331,8 +331,9 @@ def record(
 
     `callback` has a folder, and is asked for `layers`.
 
-    The callback is told what a trainer would tell it that is at each step in turn. What its folder holds whole is
-    not recorded again; only the last of it is opened, because the answers of the next are compared with its.
+    The callback sees what it would see in a training: one step after another. A checkpoint that its folder holds whole
+    is not recorded again. The last of these is opened all the same, because the answers of the next one are compared
+    with its answers.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from topoflow.dynamics.claims.rungs import SEEDS
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
-from topoflow.dynamics.permutation import Test, sign_flips
+from topoflow.dynamics.permutation import Test, at_least, monte_carlo_p, sign_flips
 
 CLAIM = "objectives"
 STATISTIC = (
@@ -22,7 +22,6 @@ STATISTIC = (
     "different seeds (scale-free, no unit)"
 )
 _MOST_ORDERS = 4_999  # of labels within seeds, where there are too many to enumerate
-_TIE = 1e-12
 # Smallest distance between labels that counts, in distances of runs from their label's median. Labels that only spread
 # differently are a third apart, and truly so: who goes farther leaves the start that all share farther behind.
 _APART = 1.0
@@ -56,7 +55,7 @@ def location_test(a: Matrix, b: Matrix) -> Test:
     np.fill_diagonal(gram, 0)
     signs = sign_flips(n)
     values = np.einsum("pi,ij,pj->p", signs, gram, signs) / max(n * (n - 1), 1)
-    p = float((values >= values[0] - _TIE * np.abs(gram).sum()).mean())
+    p = float(at_least(values, values[0], np.abs(gram).sum()).mean())
     return Test(float(values[0]), p, smallest_p=1 / len(values))
 
 
@@ -81,8 +80,8 @@ def all_labels_test(vectors: Sequence[Matrix], seed: int = 0) -> Test:
         for p, q, sign in ((px, px, 1), (py, py, 1), (px, py, -1), (py, px, -1)):
             products = gram[p[:, :, None], of_seed[:, None], q[:, None, :], of_seed]
             values += sign * (products.sum(axis=(1, 2)) - np.trace(products, axis1=1, axis2=2))
-    at_least = values >= values[0] - _TIE * float(np.abs(gram).sum())
-    return Test(float(values[0]), float(at_least.mean()), smallest_p=1 / len(chosen))
+    p = float(at_least(values, values[0], np.abs(gram).sum()).mean())
+    return Test(float(values[0]), p, smallest_p=1 / len(chosen))
 
 
 def mean_spread(vectors: Matrix) -> float:
@@ -100,7 +99,7 @@ def dispersion_test(a: Matrix, b: Matrix, seed: int = 0, n_permutations: int = 9
 
     observed = apart(np.arange(len(away)))
     null = [apart(rng.permutation(len(away))) for _ in range(n_permutations)]
-    return (1 + sum(value >= observed * (1 - _TIE) for value in null)) / (1 + n_permutations)
+    return monte_carlo_p(observed, null)
 
 
 def whole_run(run: Trajectory, homology: str) -> Matrix:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def finetune(params: Params, run: Run) -> None:
     """Fine-tune and record: activations/, tuned/ (the trained weights) and loss.csv.
 
-    Where the objective is the checkpoints of a training that has been, these are recorded, and tuned/ says which they
-    are. Goes on from what an interrupted call has kept, and ends with the bytes of one that was not. Joins the MLflow
-    run it finds itself in, or starts one, and tags it with the activation set; MLflow that fails stops nothing.
+    Where the objective is a finished training, its checkpoints are recorded, and tuned/ says which they are. A call
+    that was interrupted is taken up where it stopped, and the bytes in the end are the same. The MLflow run that is
+    active is joined, or one is started, and tagged with the activation set; MLflow that fails stops nothing.
     """
     devices.check_single_process()
     devices.pin_one_gpu()

@@ -15,7 +15,8 @@ from topoflow import storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.finished import followed, is_exploratory, open_activations, open_diagrams
+from topoflow.finished import is_exploratory, open_activations, open_diagrams
+from topoflow.followed import followed
 from topoflow.names import layer_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
