@@ -302,8 +302,8 @@ class TestBatches:
         distances = distance_matrix(np.random.default_rng(8).normal(size=(20, 2)))
         (h0,) = vietoris_rips_diagrams(distances, 0, "lune", metric="precomputed")
         tree = minimum_spanning_tree(distances).data
-        assert h0[:, 0].tolist() == [0] * 19
-        assert sorted(h0[:, 1]) == pytest.approx(sorted(tree))
+        assert h0[:, 0].tolist() == [0] * 20
+        assert sorted(h0[:, 1]) == pytest.approx([*sorted(tree), math.inf])
 
     def test_an_installation_without_a_place_for_compiled_code_is_no_reason_to_fail(self):
         code = "import topoflow.topology.lune, topoflow.topology.matching"
