@@ -139,6 +139,7 @@ NOT_PUBLIC = (
     "mlflow.store",
     "dvc.repo",
     "dvc.exceptions",
+    "dvc.scm",
     "dvc_data",
 )
 

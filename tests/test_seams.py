@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import html
+import io
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +30,21 @@ RUN = Run("tiny", "helpful", 0)
 STEPS = (0, 1, 2, 4)
 
 
+STATEMENT = "clouds end small"
+
+
 def ends_small(run: listed.Trajectory) -> list[Verdict]:
     """A toy claim: the last cloud is smaller than the first."""
-    sizes = [
-        float(np.std(run.recorded.cloud(step, 1))) for step in (run.recorded.steps[0], run.recorded.steps[-1])
-    ]
+    steps = run.recorded.steps
+    sizes = [float(np.std(run.recorded.cloud(step, 1))) for step in (steps[0], steps[-1])]
     said = "supported" if sizes[1] < sizes[0] else "not supported"
-    statement = "clouds end smaller than they begin"
-    return [
-        Verdict(
-            "small", "H0", said, "size", sizes[1] / sizes[0], None, None, 0.01, "if so", statement, "ratio"
-        )
-    ]
+    ratio = sizes[1] / sizes[0]
+    return [Verdict("small", "H0", said, "size", ratio, None, None, 0.01, "if so", STATEMENT, "ratio")]
+
+
+def all_end_small(labels: listed.Labels, controls: listed.Labels | None) -> list[Verdict]:
+    """The same over runs, of which there is one here."""
+    return ends_small(labels[0][0])
 
 
 def farthest_step(before: Cell, after: Cell) -> float:
@@ -48,16 +54,17 @@ def farthest_step(before: Cell, after: Cell) -> float:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run with a claim and a measure of ours: its MLflow run, its table of verdicts and the report of its study."""
+    """A run with a claim and a measure of ours: its MLflow run, tables and report, and what the terminal said."""
     folder = tmp_path_factory.mktemp("study")
     measure = Measure("farthest_step", farthest_step, "longest way of one prompt since the checkpoint before")
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listed, "CLAIMS", (*listed.CLAIMS, listed.Claim("small", "ends small", ends_small)))
+        claim = listed.Claim("small", "ends small", ends_small, all_end_small)
+        patch.setattr(listed, "CLAIMS", (*listed.CLAIMS, claim))
         patch.setattr(measures, "MEASURES", (*measures.MEASURES, measure))
         patch.chdir(folder)
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        params = parse_params({**small_params(), "objectives": ["helpful"]})
+        params = parse_params({**small_params(), "objectives": ["helpful"], "seeds": [0, 1]})
         made = {
             "dtype": "float64",
             "versions": {},
@@ -71,39 +78,49 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
         rng = np.random.default_rng(0)
         cloud = rng.normal(size=(params.prompts.n_prompts, 3))
         noise = {step: 0.01 * rng.normal(size=cloud.shape) for step in STEPS}
-        plant_states(RUN, {(step, 1): cloud * (1 - step / 8) + noise[step] for step in STEPS}, **made)
-        stages.diagrams(params, RUN)
-        stages.trajectory(params, RUN)
+        states = {(step, 1): cloud * (1 - step / 8) + noise[step] for step in STEPS}
+        for run in params.runs():
+            plant_states(run, states, **made)
+            stages.diagrams(params, run)
+            stages.trajectory(params, run)
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         try:
-            run_id = stages.track(params, RUN)
-            path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology")
-            yield mlflow.get_run(run_id), Path(path), html.unescape(report(params)[0].decode())
+            with redirect_stdout(io.StringIO()) as terminal:
+                run_id, _ = (stages.track(params, run) for run in params.runs())
+                stages.compare(params)
+            tables = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology"))
+            page = html.unescape(report(params)[0].decode())
+            yield mlflow.get_run(run_id), tables, page, terminal.getvalue()
         finally:
             mlflow.set_tracking_uri(before)
 
 
 def test_a_claim_is_one_line_in_the_list_of_claims(planted):
-    logged, tables, page = planted
+    logged, tables, page, terminal = planted
     found = layout.read_json(RUN.folder("results") / layout.TRAJECTORY_FILE)["claims"]["small_h0"]
     assert found["value"] == pytest.approx(0.5, abs=0.02)
     assert "small: H0 supported" in logged.data.tags["mlflow.note.content"]
-    assert "clouds end smaller than they begin" in logged.data.tags["mlflow.note.content"]
+    assert STATEMENT in logged.data.tags["mlflow.note.content"]
     assert logged.data.tags["topoflow.verdict.small_h0"] == "supported"
     assert logged.data.tags["topoflow.value.small_h0"] == f"{found['value']:.6g}"
     rows = csv.DictReader((tables / "verdicts.csv").open(encoding="utf-8"))
     assert [row["verdict"] for row in rows if row["claim"] == "small"] == ["supported"]
     assert "<th>ends small</th>" in page
-    assert "clouds end smaller than they begin" in page
+    assert STATEMENT in page
+    for said in terminal.split("What may be said of ")[1:]:  # tiny-helpful-0, and the comparison
+        assert re.search(f"{STATEMENT} .* supported", said)
+    over_runs = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)["claims"]
+    assert [name for name in over_runs if name.endswith("small_h0")]
 
 
 def test_a_measure_is_one_line_in_the_list_of_measures(planted):
-    logged, tables, page = planted
+    logged, tables, page, _ = planted
     rows = list(csv.DictReader((tables / layout.VELOCITY_FILE).open(encoding="utf-8")))
     assert len(rows) == len(STEPS) - 1
     assert float(rows[-1]["farthest_step"]) > 0.5
     assert logged.data.metrics["measures/farthest_step/layer_01"] == float(rows[-1]["farthest_step"])
     said = "longest way of one prompt since the checkpoint before"
+    assert f"measures/farthest_step: {said}" in logged.data.tags["mlflow.note.content"]
     assert said in (tables / "definitions.json").read_text(encoding="utf-8")
     assert said in page
 

@@ -65,7 +65,7 @@ class ProjectBackend:
 
         stop_when_told()
         try:
-            jobs, folder = _plan(project_uri, entry_point, dict(params or {}), version, backend_config)
+            jobs, folder = _jobs(project_uri, entry_point, dict(params or {}), version, backend_config)
         except ValueError as error:
             raise ExecutionException(str(error)) from None
         where = _Place(project_uri, folder, entry_point, version, tracking_uri, str(experiment_id))
@@ -107,7 +107,7 @@ class _Job:
 # --- before there is a run ----------------------------------------------------------------------
 
 
-def _plan(
+def _jobs(
     uri: str, entry_point: str, params: dict[str, Any], version: str | None, config: Mapping[str, Any]
 ) -> tuple[list[_Job], Path]:
     """The jobs, each checked, and the folder of the project."""
@@ -171,12 +171,12 @@ def _check(arguments: list[str]) -> None:
         raise ValueError(error.format_message()) from None
     overrides = split_overrides(asked.get("overrides", ()))
     if command.name in ("run", "plan"):
-        study.plan(asked["model"], asked["objective"], overrides, asked.get("seed"))
+        study.resolve(asked["model"], asked["objective"], overrides, asked.get("seed"))
         return
     if command.name == "record":
         options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
         source = cli.checkpoint_source(*(asked[option] for option in options))
-        study.plan_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+        study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
         return
     params = load_params()
     if asked.get("model"):

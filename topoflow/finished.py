@@ -205,7 +205,7 @@ def _number_of(pooled: Mapping[str, Any], key: str, path: Path) -> float | None:
     return float(value)
 
 
-def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any]:
+def read_comparison() -> Mapping[str, Any]:
     """What comparison.json says; such of its tables and pictures as are there are proved to be those it names.
 
     Raises
@@ -214,6 +214,7 @@ def read_comparison(folder: Path = layout.COMPARISON_FOLDER) -> Mapping[str, Any
         When it is missing, of an older topoflow, or vouches for another file than there is.
     """
     names, remedy = (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES), layout.again("compare")
+    folder = layout.COMPARISON_FOLDER
     facts = _vouching(folder / layout.COMPARISON_FILE, names, remedy)
     layout.check_hashes(folder, facts["files"], {}, remedy, partly=True)
     return facts

@@ -178,7 +178,7 @@ def test_subsamples_as_large_as_the_cloud_leave_no_other_prompts_for_bands():
     clouds = [cloud[:20] for cloud in run("steady")[0][:3]]
     layer = follow_layer(clouds, [cell_diagrams(c, plan) for c in clouds], plan)
     assert np.isnan(layer.series["h1_velocity_low"]).all()
-    assert layer.floor > 0
+    assert layer.sampling_floor > 0
 
 
 def test_the_numbers_of_a_layer_are_those_of_their_functions():

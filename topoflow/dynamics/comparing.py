@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from topoflow.dynamics.claims import models, objectives
-from topoflow.dynamics.claims.listed import verdicts_over_runs
+from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import plain_table
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import Trajectory
 from topoflow.errors import InvalidArgument
 
-KINDS = ("objectives", "models", "runs")
+KINDS = (*listed.BETWEEN, "runs")
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,11 @@ def compare(
         if kind != "runs":
             raise InvalidArgument("controls", "left out unless the kind is runs", list(controls))
         _check_controls(runs, controls)
-    if kind == "objectives":
-        return Comparison(objectives.compared(runs))
-    if kind == "models":
-        return Comparison(models.compared(runs))
+    if kind != "runs":
+        return Comparison(listed.verdicts_between(kind, runs))
     labels = list(runs.values())
     nulls = None if controls is None else [controls[label] for label in runs]
-    return Comparison(verdicts_over_runs(labels, nulls))
+    return Comparison(listed.verdicts_over_runs(labels, nulls))
 
 
 def _check(runs: Mapping[str, Sequence[Trajectory]], kind: str) -> None:

@@ -202,11 +202,9 @@ def _subsets(n: int, size: int) -> Iterator[NDArray[np.int64]]:
     )  # of size 0 there is one, in no columns
 
 
-def _draws(
-    rng: np.random.Generator, n: int, size: int, n_draws: int, n_numbers: int | None = None
-) -> Iterator[NDArray[np.int64]]:
-    """Random ordered subsets, in blocks of rows; ``n_numbers`` is what a row costs in memory."""
-    rows = max(1, _BLOCK // (n_numbers or n))
+def _draws(rng: np.random.Generator, n: int, size: int, n_draws: int) -> Iterator[NDArray[np.int64]]:
+    """Random ordered subsets, in blocks of rows."""
+    rows = max(1, _BLOCK // n)
     for begin in range(0, n_draws, rows):
         block = np.tile(np.arange(n), (min(rows, n_draws - begin), 1))
         yield rng.permuted(block, axis=1)[:, :size]

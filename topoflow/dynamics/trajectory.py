@@ -96,10 +96,10 @@ class LayerTrajectory:
         As `summarise_cell` gives them.
     controls : dict of str to ndarray of shape (2, 41)
         Summaries of Gaussian clouds, `isotropic` and `matched`, in place of the first and the last checkpoint.
-    floor : float
+    sampling_floor : float
         Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
         unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
-    floor_unmatched : float
+    unmatched_of_other_prompts : float
         What `h1_unmatched` is between these two sets of prompts: of diagrams of which none follows from the other.
     replicates : PromptReplicates or None
         H1 distances within random subsets of the prompts; None where there are no bands.
@@ -109,8 +109,8 @@ class LayerTrajectory:
     distances: Series
     summaries: Series
     controls: dict[str, Series]
-    floor: float
-    floor_unmatched: float
+    sampling_floor: float
+    unmatched_of_other_prompts: float
     replicates: PromptReplicates | None
 
 
@@ -366,9 +366,9 @@ def describe_run(
             numbers.update({f"{h}_{name}": value for name, value in described.items()})
         peak = float(layer.series["h1_velocity"].max())
         numbers["h1_concentration_low"], numbers["h1_concentration_high"] = _interval([layer], steps)
-        numbers["h1_sampling_floor"] = layer.floor
-        numbers["h1_peak_over_sampling_floor"] = peak / layer.floor if layer.floor else None
-        numbers["h1_unmatched_of_other_prompts"] = known(layer.floor_unmatched)
+        numbers["h1_sampling_floor"] = layer.sampling_floor
+        numbers["h1_peak_over_sampling_floor"] = peak / layer.sampling_floor if layer.sampling_floor else None
+        numbers["h1_unmatched_of_other_prompts"] = known(layer.unmatched_of_other_prompts)
         numbers["h1_unmatched"] = known(mean_known(layer.series["h1_unmatched"]))
         found.append(numbers)
     for name in [name for name in found[0] if name.endswith("_p")]:

@@ -250,7 +250,7 @@ class TopologyCallback(TrainerCallback):
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer))
         scheduler = kwargs.get("lr_scheduler")
-        self._due = self._plan(state, scheduler)
+        self._due = self._steps_to_record(state, scheduler)
         self.learning_rates = []
         if scheduler is not None:  # else these are checkpoints of a finished training
             self.learning_rates = rates_so_far(state.log_history, scheduler, state.global_step)
@@ -303,7 +303,7 @@ class TopologyCallback(TrainerCallback):
         )  # masked, so any will do
         self._batches = self._own_batches()
 
-    def _plan(self, state: Any, scheduler: Any) -> frozenset[int]:
+    def _steps_to_record(self, state: Any, scheduler: Any) -> frozenset[int]:
         """The steps at which to record, the same on all ranks."""
         if state.global_step >= state.max_steps:  # nothing is trained
             return frozenset()

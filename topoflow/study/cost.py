@@ -105,7 +105,7 @@ class Rates:
     cell_bytes: float | None = None  # where none was written
 
     @classmethod
-    def assumed(cls, size: Size, params: Params, flops: float, bytes_per_second: float = 1e9) -> Rates:
+    def assumed(cls, size: Size, params: Params, flops: float) -> Rates:
         """Rates from `flops`, the floating-point operations a second that all devices reach together.
 
         A token costs 2 operations a weight forward and 2 more backward, and 2 more for the gradients of weights that
@@ -117,7 +117,7 @@ class Rates:
         return cls(
             training_token=(2 * forward + 2 * size.n_trainable) / flops,
             forward_token=forward / flops,
-            open_model=_FLOAT * size.n_parameters / bytes_per_second,
+            open_model=_FLOAT * size.n_parameters / 1e9,  # bytes a second
             matrix=area * (2.5e-3 + 1.9e-5 * width),
             diagram=part * 0.5e-3,
             summary=params.topology.n_subsamples * 0.035e-3,

@@ -70,7 +70,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
 
-    chosen, mapping = plan(model, objective, overrides, seed)
+    chosen, mapping = resolve(model, objective, overrides, seed)
     params = parse_params(mapping)
     if why := deciding.never(params, _design(params, chosen, rates=False)):
         logger.warning(
@@ -104,12 +104,12 @@ def record(
 ) -> str:
     """Do what `run` does with the checkpoints of a finished training; returns the MLflow run's id.
 
-    Arguments and errors are those of `plan_record`, by which everything is checked first.
+    Arguments and errors are those of `resolve_record`, by which everything is checked first.
     """
-    return run(*plan_record(source, model, objective, overrides, seed), seed)
+    return run(*resolve_record(source, model, objective, overrides, seed), seed)
 
 
-def plan_record(
+def resolve_record(
     source: Mapping[str, Any],
     model: str | None = None,
     objective: str | None = None,
@@ -153,7 +153,7 @@ def plan_record(
         model = _as_name(entry["id"] if "id" in entry else entry["path"] if apart else place)
         changes.insert(1, f"model.{model}={json.dumps(entry)}")
         changes.insert(2, f"objective.{objective}.model_is_step_0={json.dumps(apart)}")
-    chosen, _ = plan(model, objective, changes, seed)
+    chosen, _ = resolve(model, objective, changes, seed)
     if isinstance(found, CheckpointFolder):
         folders(found, chosen)  # refused before there is an MLflow run
     return model, objective, changes
@@ -181,7 +181,7 @@ def cost(
     """
     import time
 
-    chosen, mapping = plan(model, objective, overrides)
+    chosen, mapping = resolve(model, objective, overrides)
     all_params = parse_params(mapping)
     params = replace(all_params, finetune=all_params.finetune_of(objective))
     began = time.perf_counter()
@@ -193,7 +193,7 @@ def cost(
     from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
 
     from topoflow.study import calibration
-    from topoflow.study import cost as planning
+    from topoflow.study import cost as costs
     from topoflow.study import power as deciding
     from topoflow.tracking.runs import log_plan
     from topoflow.training import checkpoints, sft
@@ -208,23 +208,23 @@ def cost(
     elif params.recording.schedule.needs_learning_rates:
         learning_rates = sft.learning_rates(params.finetune)
 
-    def count(cell_bytes: float | None = None) -> planning.Counts:
-        return planning.count(params, found.size, found.texts, steps, adapters, cell_bytes, learning_rates)
+    def count(cell_bytes: float | None = None) -> costs.Counts:
+        return costs.count(params, found.size, found.texts, steps, adapters, cell_bytes, learning_rates)
 
     counts = count()
     memory = psutil.virtual_memory().available
     if torch.cuda.is_available():
         memory = torch.cuda.mem_get_info()[0]
     free = shutil.disk_usage(Path.cwd()).free
-    refusals = planning.obstacles(counts, free, memory)
+    refusals = costs.obstacles(counts, free, memory)
     n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
     if flops is None and not refusals:
         rates = calibration.measure(params, chosen, found, start)
         counts = count(rates.cell_bytes)
     else:
-        rates = planning.Rates.assumed(found.size, params, flops or 1e10)
-    seconds = planning.estimate(counts, rates, n_workers)
-    text = f"{planning.table(counts, found.texts, seconds)}\n{'disk free':<20}{planning.readable(free)}"
+        rates = costs.Rates.assumed(found.size, params, flops or 1e10)
+    seconds = costs.estimate(counts, rates, n_workers)
+    text = f"{costs.table(counts, found.texts, seconds)}\n{'disk free':<20}{costs.readable(free)}"
     text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
     log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))
     return text, refusals
@@ -290,7 +290,7 @@ def _design(params: Params, run: Run, rates: bool = True) -> Design:
     return Design(steps, learning_rates, has_behaviour=behaviour)
 
 
-def plan(
+def resolve(
     model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None
 ) -> tuple[Run, dict[str, Any]]:
     """Check what `run` is given against params.yaml, and touch nothing.

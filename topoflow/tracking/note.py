@@ -11,7 +11,7 @@ from urllib.parse import quote
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
-from topoflow.names import layer_of
+from topoflow.names import layer_of, metric_name
 
 _LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
 _MOST_LINKED = 12  # runs of a comparison; more links leave no room for the verdicts, and the report has them
@@ -121,6 +121,8 @@ def write_note(
         "",
         *measured(findings),
         "",
+        *simpler(),
+        "",
         *rivals(findings),
         "",
         *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
@@ -164,6 +166,12 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
     ]
+
+
+def simpler() -> list[str]:
+    """The measures that are charts beside topology, with their definitions, as a sentence."""
+    said = "; ".join(f"{metric_name('measures', it.name)}: {it.definition}" for it in measures.MEASURES)
+    return [f"Simpler measures, each a chart: {_text(said)}."]
 
 
 def measured(findings: Mapping[str, Any]) -> list[str]:

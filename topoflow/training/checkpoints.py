@@ -49,18 +49,6 @@ ADAPTER = "adapter"
 _BASE = "base"
 
 
-def step_of(folder: Path) -> int:
-    """The optimiser step of a Trainer's checkpoint folder.
-
-    >>> step_of(Path("trainer/checkpoint-16"))
-    16
-    """
-    found = _NAME.fullmatch(folder.name)
-    if not found:
-        raise InvalidFile(folder, "must be called checkpoint-N, as a checkpoint is")
-    return int(found[1])
-
-
 # --- which they are -----------------------------------------------------------------------------
 
 

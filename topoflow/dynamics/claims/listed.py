@@ -1,14 +1,14 @@
-"""Every claim about runs. A new one is a file beside this one and a line in `CLAIMS`, and nothing else.
+"""Every claim. A new one is a file beside this one and a line in `CLAIMS`, or in `BETWEEN`, and nothing else.
 
 The verdict table, the note, the report, MLflow's metrics and the CSV files take from here what they show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from topoflow.dynamics.claims import calm, early, leads, moves
+from topoflow.dynamics.claims import calm, early, leads, models, moves, objectives
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.permutation import SUPPORTED
@@ -54,6 +54,12 @@ CLAIMS = (  # in the order in which they are told: without movement there is not
     Claim(leads.CLAIM, "before behaviour", leads.of_run, leads.over_runs, alone=False),
 )
 
+# Claims about what differs between labels: by the kind of comparison, what tells of runs by label.
+BETWEEN: dict[str, tuple[Callable[[Mapping[str, Sequence[Trajectory]]], list[Verdict]], ...]] = {
+    "objectives": (objectives.compared,),
+    "models": (models.compared,),
+}
+
 
 def verdicts_of_run(run: Trajectory) -> list[Verdict]:
     """What may be said of one run."""
@@ -65,6 +71,11 @@ def verdicts_over_runs(labels: Labels, controls: Labels | None) -> list[Verdict]
     return gated(
         [verdict for claim in CLAIMS if claim.over_runs for verdict in claim.over_runs(labels, controls)]
     )
+
+
+def verdicts_between(kind: str, runs: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
+    """What may be said of how runs of one label differ from those of another."""
+    return [verdict for compared in BETWEEN[kind] for verdict in compared(runs)]
 
 
 def gated(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
-from typing import Any
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.verdict import PASSED
 from topoflow.dynamics.permutation import ABSENT, CANNOT_TELL, SUPPORTED
+from topoflow.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 # The columns of verdicts.csv.
 TABLE = (
@@ -92,40 +96,59 @@ def rungs(steps: Iterable[Sequence[str]]) -> list[str]:
     return [f"{marks.get(outcome, '✗')} {name}" for name, outcome in steps]
 
 
-def plain_table(claims: Iterable[Mapping[str, Any]], width: int = 96) -> str:
-    """Claims as a table for a terminal: a row a claim, a column a homology, each verdict with what decided it.
+def rich_table(claims: Iterable[Mapping[str, Any]]) -> Table:
+    """Claims as a table that rich prints: a row a claim, a column a homology, each verdict with what decided it."""
+    from rich import box
+    from rich.table import Column, Table
+    from rich.text import Text
 
-    >>> one = {"claim": "moves", "statement": "it moves", "verdict": "supported", "rung": "moves"}
-    >>> one |= {"value": 11.3, "p": 0.002}
-    >>> print(plain_table([{**one, "homology": homology} for homology in ("H1", "H0")], 66))
-    claim                 loops (H1)            components (H0)
-    ------------------------------------------------------------------
-    it moves              supported             supported
-                          rung: moves           rung: moves
-                          value 11.3, p 0.002   value 11.3, p 0.002
-    ------------------------------------------------------------------
-    """
-    column = (width - 4) // 3
+    headings = (Column(name, ratio=1) for name in ("claim", "loops (H1)", "components (H0)"))
+    table = Table(*headings, box=box.HORIZONTALS, show_lines=True, expand=True, pad_edge=False)
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for claim in in_order(claims):
         found.setdefault(claim["statement"], {})[claim["homology"] or "H1"] = claim
-    rule = "-" * width
-    lines = ["  ".join(name.ljust(column) for name in ("claim", "loops (H1)", "components (H0)")), rule]
     for statement, of in found.items():
-        cells = [
-            textwrap.wrap(statement, column),
-            *(_plain_cell(of.get(name), column) for name in ("H1", "H0")),
-        ]
-        lines += ["  ".join(text.ljust(column) for text in row) for row in zip_longest(*cells, fillvalue="")]
-        lines.append(rule)
-    return "\n".join(map(str.rstrip, lines))
+        table.add_row(Text(printable(statement)), *(_cell(of.get(name)) for name in ("H1", "H0")))
+    return table
 
 
-def _plain_cell(claim: Mapping[str, Any] | None, column: int) -> list[str]:
-    """A verdict, the rung that decided or why it is open, and the numbers, in lines of a column."""
+def _cell(claim: Mapping[str, Any] | None) -> Text:
+    """A verdict, the rung that decided or why it is open, and the numbers, a line each."""
+    from rich.text import Text
+
     if claim is None:
-        return []
+        return Text()
     numbers = [f"{name} {claim[name]:.3g}" for name in ("value", "p") if claim[name] is not None]
     rung = f"rung: {claim['rung']}" if claim["rung"] else ""
-    said = [claim["verdict"], why_open(claim) or rung, ", ".join(numbers), claim.get("beside", "")]
-    return [line for text in said for line in textwrap.wrap(text, column)]
+    beside = [why_open(claim) or rung, ", ".join(numbers), claim.get("beside", "")]
+    verdict = printable(claim["verdict"]), _STYLES[sort_of(claim["verdict"])]
+    return Text.assemble(verdict, *(f"\n{printable(line)}" for line in beside if line))
+
+
+_STYLES = {
+    "supported": "bold blue",
+    "absent": "bold magenta",
+    "explained": "bold yellow",
+    "unsupported": "bold",
+    "open": "bold",
+}
+
+
+def plain_table(claims: Iterable[Mapping[str, Any]], width: int = 96) -> str:
+    """`rich_table` as text without colours.
+
+    >>> one = {"claim": "moves", "statement": "it moves", "verdict": "supported", "rung": "moves"}
+    >>> one |= {"value": 11.3, "p": 0.002}
+    >>> print(plain_table([{**one, "homology": homology} for homology in ("H1", "H0")], 70))
+     claim                   loops (H1)             components (H0)
+     ────────────────────────────────────────────────────────────────────
+     it moves                supported              supported
+                             rung: moves            rung: moves
+                             value 11.3, p 0.002    value 11.3, p 0.002
+    """
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width)
+    console.print(rich_table(claims))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines[1:-1])

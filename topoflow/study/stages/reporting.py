@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from topoflow import storage
@@ -25,11 +27,16 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 
 def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
-    from topoflow.dynamics.claims.reading import plain_table
+    from rich.console import Console
+
+    from topoflow.dynamics.claims.reading import rich_table
     from topoflow.tracking.note import exploratory
 
-    said = [f"What may be said of {whose}:", plain_table(findings["claims"].values()), exploratory(findings)]
-    print(printable("\n" + "\n\n".join(filter(None, said))), flush=True)
+    print(printable(f"\nWhat may be said of {whose}:"), flush=True)
+    width = min(get_terminal_size().columns, 120) if sys.stdout.isatty() else 96
+    Console(width=width).print(rich_table(findings["claims"].values()))
+    if said := exploratory(findings):
+        print(printable(f"\n{said}"), flush=True)
 
 
 def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.COMPARISON_FOLDER) -> None:
