@@ -355,7 +355,7 @@ def messages_of_the_code() -> list[str]:
     patterns = {
         "InvalidArgument": "{} must be {}, got …",
         "InvalidFile": "{} {}",
-        "NoAnswer": "{} must answer, and did not: {}",
+        "NoAnswer": "{} does not answer: {}",
     }
     for node in nodes:
         if (

@@ -7,6 +7,8 @@ import pytest
 
 from topoflow.errors import (
     LONGEST_QUOTE,
+    CommandFailed,
+    DoesNotFit,
     InvalidArgument,
     InvalidFile,
     NoAnswer,
@@ -59,6 +61,8 @@ def test_what_was_given_cannot_steer_a_terminal():
         UnknownKey("finetune", "max_step", ["max_steps"]),
         InvalidFile("a.csv", "is cut off", "make it again"),
         NoAnswer("MLflow", "connection refused"),
+        DoesNotFit(["90 GB are needed, and 20 GB are free"]),
+        CommandFailed("dvc repro", "/study", "finished stages are kept"),
     ],
 )
 def test_an_error_of_another_process_keeps_its_type_and_attributes(error):

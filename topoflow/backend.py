@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topoflow.errors import InvalidArgument, UnknownKey, Words
+from topoflow.errors import InvalidArgument, TopoflowError, UnknownKey, Words
 from topoflow.study.scaffold import check_version
 from topoflow.tracking.live import handed_on
 from topoflow.tracking.store import answering
@@ -166,9 +166,11 @@ def _check(arguments: list[str]) -> None:
     try:
         asked = command.make_context(arguments[0], arguments[1:]).params
     except click.exceptions.Exit:
-        raise ValueError("a parameter must have a value, and not be an option of its own") from None
+        raise InvalidArgument(
+            "a parameter", "given a value, and no option of its own", arguments[1:]
+        ) from None
     except click.ClickException as error:
-        raise ValueError(error.format_message()) from None
+        raise TopoflowError(error.format_message()) from None
     overrides = split_overrides(asked.get("overrides", ()))
     if command.name in ("run", "plan"):
         study.resolve(asked["model"], asked["objective"], overrides, asked.get("seed"))

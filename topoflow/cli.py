@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
-from topoflow.errors import InvalidArgument, printable
+from topoflow.errors import DoesNotFit, InvalidArgument, Words, printable
 from topoflow.processes import Stopped, stop_when_told
 from topoflow.storage.layout import Run
 from topoflow.study import scaffold, stages
@@ -247,6 +247,12 @@ def record(
     _say(f"Look at it: {where_to_look(run_id)}")
 
 
+def _check_one_of(first: str, has_first: bool, second: str, has_second: bool) -> None:
+    if has_first == has_second:
+        got = Words("both" if has_first else "neither")
+        raise InvalidArgument(f"one of {first} and {second}", "given, and not both", got)
+
+
 def checkpoint_source(
     checkpoints: str | None,
     steps: str | None,
@@ -254,11 +260,11 @@ def checkpoint_source(
     revisions: str | None,
     remove_downloads: bool,
 ) -> dict[str, Any]:
-    """The options of `record` as an entry under `objective` in params.yaml; ValueError where they are none."""
-    if (checkpoints is None) == (hub is None):
-        raise ValueError("one of --checkpoints and --hub must be given, and not both")
+    """The options of `record` as an entry under `objective` in params.yaml; InvalidArgument where they do not fit."""
+    _check_one_of("--checkpoints", checkpoints is not None, "--hub", hub is not None)
     if (hub is None) != (revisions is None):
-        raise ValueError("--hub and --revisions must be given together")
+        alone = Words("--hub alone" if revisions is None else "--revisions alone")
+        raise InvalidArgument("--hub and --revisions", "given together", alone)
     if checkpoints is None:
         named = {"id": hub, "revisions": _revisions(revisions or "")}
         return {"source": "revisions", **named, "remove_downloads": remove_downloads}
@@ -301,8 +307,7 @@ def plan(
     """
     from topoflow.study import run as studies
 
-    if study == (objective is not None):
-        raise ValueError("one of --objective and --study must be given, and not both")
+    _check_one_of("--objective", objective is not None, "--study", study)
     if study:
         _say(studies.decidable(split_overrides(overrides), pilot))
         return
@@ -312,7 +317,7 @@ def plan(
     text, refusals = studies.cost(model, str(objective), split_overrides(overrides), flops or None)
     _say(text)
     if refusals:
-        raise ValueError("; and ".join(refusals))
+        raise DoesNotFit(refusals)
 
 
 def _revisions(text: str) -> dict[str, int | None]:

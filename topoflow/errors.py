@@ -14,6 +14,7 @@ import reprlib
 from collections.abc import Sequence
 from numbers import Number
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 # The longest quotation of what was given, in characters: enough to recognise it, and not a file of it.
@@ -187,10 +188,53 @@ class NoAnswer(TopoflowError):
     --------
     >>> raise NoAnswer("MLflow at http://host:5000", "connection refused", "start it")
     Traceback (most recent call last):
-    topoflow.errors.NoAnswer: MLflow at http://host:5000 must answer, and did not: connection refused; start it
+    topoflow.errors.NoAnswer: MLflow at http://host:5000 does not answer: connection refused; start it
     """
 
     def __init__(self, service: str, reason: BaseException | str, remedy: str = "") -> None:
         self.service, self.reason, self.remedy = service, said(reason), remedy
         end = f"; {remedy}" if remedy else ""
-        super().__init__(f"{service} must answer, and did not: {self.reason}{end}")
+        super().__init__(f"{service} does not answer: {self.reason}{end}")
+
+
+class DoesNotFit(TopoflowError):
+    """A run needs more than this machine has.
+
+    Attributes
+    ----------
+    obstacles : tuple of str
+        What it needs, and what there is.
+
+    Examples
+    --------
+    >>> raise DoesNotFit(["90 GB of disk are needed, and 20 GB are free"])
+    Traceback (most recent call last):
+    topoflow.errors.DoesNotFit: 90 GB of disk are needed, and 20 GB are free
+    """
+
+    def __init__(self, obstacles: Sequence[str]) -> None:
+        self.obstacles = tuple(obstacles)
+        super().__init__("; and ".join(self.obstacles))
+
+
+class CommandFailed(TopoflowError):
+    """A command of another program has failed, and has said why itself.
+
+    Attributes
+    ----------
+    command : str
+    folder : path
+        Where it ran.
+    remedy : str
+        What is left, and what to do.
+
+    Examples
+    --------
+    >>> raise CommandFailed("dvc repro", "/study", "finished stages are kept")
+    Traceback (most recent call last):
+    topoflow.errors.CommandFailed: dvc repro failed in /study (see above); finished stages are kept
+    """
+
+    def __init__(self, command: str, folder: Path | str, remedy: str) -> None:
+        self.command, self.folder, self.remedy = command, folder, remedy
+        super().__init__(f"{command} failed in {folder} (see above); {remedy}")

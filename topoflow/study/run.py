@@ -35,7 +35,7 @@ from topoflow.config import (
     read_mapping,
     yaml_bytes,
 )
-from topoflow.errors import InvalidFile
+from topoflow.errors import CommandFailed, InvalidFile
 from topoflow.processes import call
 from topoflow.storage.files import locked, make_folder, read_bytes, remove
 from topoflow.storage.layout import Run
@@ -454,5 +454,5 @@ def _reproduce(run_id: str, *arguments: str) -> None:
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
     result = call([sys.executable, "-m", "dvc", *arguments], cwd=cwd, **options)
     if result.returncode:
-        raise ValueError(f"dvc {' '.join(arguments)} failed in {cwd} (see above); finished stages are kept")
+        raise CommandFailed(f"dvc {' '.join(arguments)}", cwd, "finished stages are kept")
     return result
