@@ -140,8 +140,20 @@ def cell_matchings(
 
 
 def mean_known(values: NDArray[np.float64]) -> float:
-    """Average what is known of `cell_matchings`' shares; NaN where none is.
+    """Average what is known of `cell_matchings`' shares.
 
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        NaN is a missing one, and is left out.
+
+    Returns
+    -------
+    float
+        NaN where none is known.
+
+    Examples
+    --------
     >>> mean_known(np.array([0.5, np.nan, 1.0]))
     0.75
     """

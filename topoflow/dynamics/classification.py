@@ -42,6 +42,12 @@ class Classification:
         As for `PermutationTest`: accuracy against that of labels exchanged within groups.
     left_out : tuple of str
         Features left out because a row misses them (NaN).
+
+    Examples
+    --------
+    >>> found = Classification(0.9, chance=0.5, p=0.03, smallest_p=0.01, n_labelings=100, exact=False, left_out=())
+    >>> found.accuracy > found.chance, found.p <= 0.05
+    (True, True)
     """
 
     accuracy: float

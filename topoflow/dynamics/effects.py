@@ -39,6 +39,12 @@ class EffectSize:
         Numbers of observations used.
     n_missing
         Number of missing observations (NaN) left out of both.
+
+    Examples
+    --------
+    >>> effect = cliffs_delta([3.0, 4.0, float("nan")], [1.0, 2.0])
+    >>> effect.value, effect.n_a, effect.n_missing  # each of the first is the larger
+    (1.0, 2, 1)
     """
 
     value: float

@@ -26,6 +26,12 @@ class Embedding:
     not_euclidean
         Share of the negative eigenvalues in the sum of all absolute ones, between 0 and 1/2: what no
         Euclidean map of any dimension can show. 0 for Euclidean distances; NaN when all distances are 0.
+
+    Examples
+    --------
+    >>> found = classical_mds([[0, 2], [2, 0]], n_components=1)
+    >>> found.coordinates.round(9).tolist(), found.shown
+    ([[1.0], [-1.0]], 1.0)
     """
 
     coordinates: NDArray[np.float64]

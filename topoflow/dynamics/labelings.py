@@ -39,6 +39,12 @@ class PermutationTest:
         Number of labelings looked at.
     exact
         Whether these were all the distinct ones; else they were drawn at random.
+
+    Examples
+    --------
+    >>> test = PermutationTest(statistic=9.0, p=0.02, smallest_p=0.02, n_labelings=50, exact=True)
+    >>> test.verdict(level=0.05), test.verdict(level=0.01)
+    ('supported', 'cannot tell')
     """
 
     statistic: float
@@ -50,8 +56,21 @@ class PermutationTest:
     def verdict(self, level: float = 0.05) -> str:
         """Say what the test allows to be said of "the labels differ" at a level.
 
-        "cannot tell" where ``smallest_p`` is above the level, else "supported" where ``p`` is at most the
-        level, else "not supported".
+        Parameters
+        ----------
+        level
+            The largest p-value that counts, between 0 and 1.
+
+        Returns
+        -------
+        str
+            "cannot tell" where ``smallest_p`` is above the level, else "supported" where ``p`` is at most the level,
+            else "not supported".
+
+        Raises
+        ------
+        InvalidArgument
+            If ``level`` is not between 0 and 1.
 
         Examples
         --------

@@ -41,6 +41,12 @@ class SamplingFloor:
         Over the same pairs, the mean share of the distance to the power of its order that comes from bars without a
         partner (`wasserstein_matchings`), of shape (2,): what such a share is where nothing of one set is followed into
         the other. NaN where all distances are 0.
+
+    Examples
+    --------
+    >>> floor = SamplingFloor(30, True, disjoint=np.array([0.4, 0.2]), unmatched=np.array([0.1, 0.7]))
+    >>> floor.disjoint[1].item()  # the floor of H1, in filtration distance
+    0.2
     """
 
     subsample_size: int
@@ -59,6 +65,14 @@ class PromptBands:
         Each of shape (T - 1,), in filtration distance.
     replicates
         The distances that the standard error comes from.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(20, 3)), [rng.choice(20, 8, replace=False) for _ in range(4)]
+    >>> bands = prompt_bands([cloud, cloud], plan, n_replicates=2)  # nothing moves, whatever the prompts
+    >>> bands.velocity, bands.standard_error
+    (array([0.]), array([0.]))
     """
 
     velocity: NDArray[np.float64]
@@ -80,6 +94,13 @@ class PromptReplicates:
         Of shape (T - 1, n_replicates, n_subsamples), in filtration distance.
     inflation
         k / (n - k) for subsets of k of n prompts: what a variance between them is to be multiplied by.
+
+    Examples
+    --------
+    Two subsamples of the plan, and two replicates of two, all at the distance 1: nothing is uncertain.
+
+    >>> PromptReplicates(np.ones((1, 2)), np.ones((1, 2, 2)), inflation=1.0).standard_error()
+    array([0.])
     """
 
     by_plan: NDArray[np.float64]
@@ -87,9 +108,25 @@ class PromptReplicates:
     inflation: float
 
     def standard_error(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Of means over subsamples: of ``weights`` (n_numbers, T - 1) times the velocities, or of each velocity.
+        """Return the standard error of means over subsamples, as `prompt_bands` has it.
 
-        See `prompt_bands`.
+        Parameters
+        ----------
+        weights : ndarray, shape (n_numbers, T - 1), optional
+            Each row is a number that is a weighted sum of the velocities. Without them each velocity is a number.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_numbers,)
+            In filtration distance, times the unit of the weights.
+
+        Examples
+        --------
+        Replicates of means 0 and 2 have the variance 2 between them, and none within.
+
+        >>> found = PromptReplicates(np.ones((1, 2)), np.array([[[0.0, 0.0], [2.0, 2.0]]]), inflation=1.0)
+        >>> found.standard_error().round(4), found.standard_error(np.array([[10.0]])).round(4)
+        (array([1.4142]), array([14.1421]))
         """
         of_plan, others = self.by_plan, self.by_replicate
         if weights is not None:
