@@ -26,7 +26,7 @@ _ROUNDING = 1e-9  # share of a cloud's size below which a direction is none
 
 
 def coordinates(cloud: ArrayLike) -> Matrix:
-    """Return a centred cloud in as few coordinates as hold all its distances: at most n_prompts - 1.
+    """Return a centred cloud in as few coordinates as hold all its distances: at most n_prompts.
 
     Rotating it costs n_prompts^2 times the coordinates, so that a wide model costs no more than a narrow one.
 
@@ -37,7 +37,7 @@ def coordinates(cloud: ArrayLike) -> Matrix:
     Returns
     -------
     ndarray of float64, shape (n_prompts, min(n_prompts, hidden_size))
-        Distances are the cloud's, to rounding. Coordinates beyond n_prompts - 1 are 0.
+        Distances are the cloud's, to rounding.
 
     Examples
     --------
