@@ -226,11 +226,6 @@ def power_of_a_pair(effect: float, n_seeds: int, level: float = 0.05) -> float:
     float
         The power, from 0 to 1; up to 12 seeds from 400 simulated studies, and so within 0.05.
 
-    Raises
-    ------
-    InvalidArgument
-        If ``level`` is not between 0 and 1, from 13 seeds on.
-
     Examples
     --------
     >>> power_of_a_pair(2.0, 5), power_of_a_pair(2.0, 6) > 0.8
