@@ -83,7 +83,7 @@ def lead_lag(
     Returns
     -------
     LeadLag
-        Of equal correlations the shortest lag counts, and then that with topology first. Where one of the
+        The shortest lag of equal correlations counts, and then that with topology first. Where one of the
         two is constant there is no lag, and the correlation is NaN.
 
     Raises

@@ -85,9 +85,9 @@ def cell_distances(
     a, b : sequence of [H0, H1]
         Two cells under one plan.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
 
     Returns
     -------

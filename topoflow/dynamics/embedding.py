@@ -111,9 +111,9 @@ def diagram_distance_matrix(
     cells : sequence of sequences of [H0, H1]
         Cells under one plan, such as all checkpoints of all runs at one layer.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     n_subsamples
         Compare only the first so many subsamples of each cell; None compares all.
 

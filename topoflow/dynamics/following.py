@@ -74,6 +74,7 @@ class Recorded:
     cloud : callable
         The states at (step, layer), of shape (n_prompts, hidden_size).
     plan : ndarray of int, shape (n_subsamples, subsample_size)
+        The prompts of each subsample, as `subsample_plan` gives them.
     learning_rate : ndarray or None
         Rates of optimiser steps 1, 2 and so on; None for a constant one.
     rates_known : bool
@@ -83,8 +84,18 @@ class Recorded:
     roots : callable, optional
         Square roots of the next-token probabilities at a step, or a sketch of them that keeps their inner products, of
         shape (n_prompts, n); None where they were not recorded.
-    engine, seed
-        Of persistence and of rotations.
+    engine : str
+        How persistence is computed, as for `vietoris_rips_diagrams`.
+    seed : int
+        Which rotations are drawn.
+
+    Examples
+    --------
+    >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+    >>> steps = (0, 1, 8, 9, 16, 17)
+    >>> recorded = Recorded(steps, (1,), cloud=lambda step, layer: cloud + step, plan=subsample_plan(20, 4, 10))
+    >>> Trajectory(recorded).anchors
+    (0, 8, 16)
     """
 
     steps: tuple[int, ...]
@@ -198,7 +209,7 @@ class Trajectory:
         Returns
         -------
         dict of str to Movement
-            Of "H1" and "H0".
+            The keys are "H1" and "H0".
 
         Examples
         --------
@@ -254,7 +265,7 @@ class Trajectory:
         Returns
         -------
         dict of str to Moved
-            Of "H1" and "H0".
+            The keys are "H1" and "H0".
 
         Examples
         --------
@@ -518,11 +529,11 @@ def follow(
     behaviour : mapping of int to array_like of shape (n_prompts, n_outcomes), optional
         Next-token probabilities by step, at every twin.
     topology : topoflow.Topology, optional
-        Of 64 subsamples of 160 prompts by default, or of all prompts where there are fewer.
+        How persistence is computed: by default on 64 subsamples of 160 prompts, or of all where there are fewer.
     claims : topoflow.Claims, optional
         Margins and levels.
     seed
-        Of subsamples and rotations. Give all runs of a study the same.
+        Chooses subsamples and rotations. Give all runs of a study the same.
 
     Returns
     -------

@@ -29,7 +29,7 @@ class PermutationTest:
     Attributes
     ----------
     statistic
-        Of the labels as they are.
+        What the labels as they are give.
     p
         Share of the labelings, the actual one among them, whose statistic is at least as large.
     smallest_p

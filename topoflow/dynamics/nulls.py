@@ -50,7 +50,7 @@ class NullTest:
     p_value
         Under the null, the probability of a statistic at least as extreme. NaN where the statistic is.
     n_permutations
-        Of the null: all there are where ``exact``, otherwise as many random ones.
+        Number of permutations in the null: all there are where ``exact``, otherwise as many random ones.
     exact
         Whether the null was enumerated. Random permutations give ``(1 + k) / (1 + n_permutations)`` with k of
         them at least as extreme, which is never 0.

@@ -29,9 +29,10 @@ class Test:
     value, low, high
         The statistic, and its 95 % interval where there is one (NaN where not).
     p
-        Of data at least as favourable to the claim if the claim were just false; NaN where it is not defined.
+        The probability of data at least as favourable to the claim if the claim were just false; NaN where it is not
+        defined.
     p_absent
-        Of data at least as unfavourable if the claim were just true; NaN where absence cannot be shown.
+        The probability of data at least as unfavourable if the claim were just true; NaN where absence cannot be shown.
     smallest_p
         The least that ``p`` could have been in this design: above the level, no data could have been significant.
 

@@ -52,8 +52,9 @@ def power_over_seeds(
 ) -> float:
     """Compute the power of a one-sided t test, over seeds, of a mean against a margin (noncentral t).
 
-    Of one test: a claim climbs several rungs, each of which must reject, so its own power is at most this. Near the
-    jitter floor early shares are skewed, and then it is less (predicted 0.67, found 0.42 in simulated studies).
+    It is the power of one test: a claim climbs several rungs, each of which must reject, so its own power is at most
+    this. Near the jitter floor early shares are skewed, and then it is less (predicted 0.67, found 0.42 in simulated
+    studies).
 
     Parameters
     ----------
@@ -62,11 +63,11 @@ def power_over_seeds(
     spread
         Standard deviation between seeds.
     n_seeds
-        Of fewer than two there is no test, and the power is 0.
+        Number of seeds. With fewer than two there is no test, and the power is 0.
     margin
         What the mean is held against.
     level
-        Of the test.
+        The level of the test, between 0 and 1.
 
     Returns
     -------
@@ -179,7 +180,7 @@ def smallest_paired_p(n_seeds: int) -> float:
 def seeds_for_pairs(n_labels: int, level: float = 0.05) -> int:
     """Return the fewest seeds of each label with which a pair of them can be told apart.
 
-    Of three labels the test of all and that of the pair must both reject, and no p-value is corrected; of more,
+    With three labels the test of all and that of the pair must both reject, and no p-value is corrected; with more,
     p-values are corrected for all pairs (Holm).
 
     Parameters
@@ -187,7 +188,7 @@ def seeds_for_pairs(n_labels: int, level: float = 0.05) -> int:
     n_labels
         Number of labels, 2 or more.
     level
-        Of the tests, between 0 and 1.
+        The level of the tests, between 0 and 1.
 
     Returns
     -------
@@ -219,7 +220,7 @@ def power_of_a_pair(effect: float, n_seeds: int, level: float = 0.05) -> float:
     n_seeds
         Number of seeds that both labels have.
     level
-        Of the test; 0 is the power where no p-value of so few seeds reaches it.
+        The level of the test; 0 is the power where no p-value of so few seeds reaches it.
 
     Returns
     -------
@@ -351,7 +352,7 @@ class Design:
     learning_rate
         Rate of optimiser steps 1, 2 and so on; None for a constant one.
     n_seeds, n_objectives, n_models
-        Controls are no objectives here.
+        How many of each there will be; controls are no objectives here.
     has_controls
         Whether every objective has a negative control, of the same seeds.
     has_behaviour
@@ -470,7 +471,7 @@ class Decidable:
     effect, spread
         What those are, in words.
     enough
-        What would be enough: of seeds, with power 0.8, and of what is not there yet.
+        How many seeds would be enough, with power 0.8, and how much of what is not there yet.
     why
         Why it can never be decided; empty if it can.
 

@@ -89,9 +89,9 @@ class PromptReplicates:
     Attributes
     ----------
     by_plan
-        Of shape (T - 1, n_plan), in filtration distance.
+        The subsamples of the plan, shape (T - 1, n_plan), in filtration distance.
     by_replicate
-        Of shape (T - 1, n_replicates, n_subsamples), in filtration distance.
+        Those of the subsets, shape (T - 1, n_replicates, n_subsamples), in filtration distance.
     inflation
         k / (n - k) for subsets of k of n prompts: what a variance between them is to be multiplied by.
 
@@ -164,7 +164,7 @@ def sampling_floor(
     seed
         A whole number, 0 or more.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     engine
         As for `vietoris_rips_diagrams`.
 
@@ -247,13 +247,14 @@ def prompt_bands(
     n_replicates
         2 or more; the standard error has a relative error of some ``1 / sqrt(2 n_replicates)``.
     n_subsamples
-        Of each replicate, 2 or more. In all ``T * n_replicates * n_subsamples`` more subsamples.
+        Number of subsamples of each replicate, 2 or more. In all it takes ``T * n_replicates * n_subsamples`` more
+        subsamples.
     level
-        Of the bands, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+        The coverage of the bands, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     engine
         As for `vietoris_rips_diagrams`.
     seed
@@ -311,7 +312,7 @@ def prompt_bands(
 def concentration_interval(
     layers: Sequence[PromptReplicates], steps: ArrayLike, level: float = 0.95
 ) -> tuple[float, float]:
-    r"""Compute an interval for the mean concentration of a run's layers that resamples prompts.
+    """Compute an interval for the mean concentration of a run's layers that resamples prompts.
 
     A concentration C = E / S is a ratio of two means over subsamples, and to first order (the delta method) its
     error is that of the mean of :math:`(e_b - C s_b) / S`, with what subsample b moved early and in all; its variance
@@ -321,11 +322,11 @@ def concentration_interval(
     Parameters
     ----------
     layers : sequence of PromptReplicates
-        Of `prompt_bands` with the same seed for each layer. Layers in which nothing moved are left out.
+        What `prompt_bands` gives with the same seed for each layer. Layers in which nothing moved are left out.
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
     level
-        Of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+        The coverage of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
 
     Returns
     -------

@@ -185,7 +185,7 @@ def near_copies(cloud: ArrayLike) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int64, shape (n_points,)
-        The number of each point's group, from 1 on. Of two points each is a group.
+        The number of each point's group, from 1 on. Two points alone are two groups.
 
     Examples
     --------

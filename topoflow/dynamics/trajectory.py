@@ -56,12 +56,12 @@ MOST_PAIRED = 128
 
 
 def paired_checkpoints(n_checkpoints: int) -> NDArray[np.int64]:
-    """Which checkpoints of a run are compared with one another, and not only with those before them and the first.
+    """Choose which checkpoints of a run are compared with one another, and not only with those before and the first.
 
     Parameters
     ----------
     n_checkpoints
-        Of the run.
+        Number of checkpoints of the run.
 
     Returns
     -------
@@ -100,7 +100,7 @@ class LayerTrajectory:
         Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
         unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
     floor_unmatched : float
-        What `h1_unmatched` is between these two sets of prompts: of diagrams of which none follows from the other.
+        What `h1_unmatched` is between these two sets of prompts, where no diagram follows from another.
     replicates : PromptReplicates or None
         H1 distances within random subsets of the prompts; None where there are no bands.
 
@@ -138,20 +138,20 @@ def follow_layer(
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        The recorded states at T checkpoints, two or more. Of a sequence that reads each when it is asked for, no more
-        than three are held.
+        The recorded states at T checkpoints, two or more. No more than three are held of a sequence that reads each
+        when it is asked for.
     cells : sequence of sequences of [H0, H1]
         Their diagrams under the plan. Likewise, two and those of `paired_checkpoints` are held.
     plan : array_like of int, shape (n_subsamples, subsample_size)
         As `subsample_plan` gives it.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     n_replicates
-        Of the prompts, for the bands; 0 for none.
+        Number of random subsets of the prompts, for the bands; 0 for none.
     engine
         As for `vietoris_rips_diagrams`.
     seed
-        Of the controls and of the resampled prompts.
+        Chooses the controls and the resampled prompts.
 
     Returns
     -------
@@ -306,7 +306,7 @@ def describe_layer(
     steps : sequence of int
         The T checkpoints.
     seed
-        Of the permutations.
+        Chooses the permutations: a whole number, 0 or more.
 
     Returns
     -------
@@ -364,7 +364,7 @@ def describe_run(
     steps : sequence of int
         The T checkpoints, in optimiser steps.
     seed
-        Of the permutations.
+        Chooses the permutations: a whole number, 0 or more.
 
     Returns
     -------
@@ -450,7 +450,7 @@ def describe_pooled(
     behaviour : array_like, shape (T - 1,), optional
         Behavioural velocity, in nats.
     seed
-        Of the permutations.
+        Chooses the permutations: a whole number, 0 or more.
 
     Returns
     -------

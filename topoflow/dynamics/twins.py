@@ -67,7 +67,7 @@ def offsets(steps: Sequence[int]) -> tuple[int, ...]:
 def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
     """Return the anchors among checkpoints: steps t at which t + 1 is recorded too, each checkpoint in one pair only.
 
-    Of triplets, and nothing but triplets, the first of each.
+    Where all checkpoints are triplets, the anchors are the first of each.
 
     Parameters
     ----------

@@ -254,7 +254,7 @@ def record_states(
     batch_size : int
         Prompts a forward pass. Batches are of similar lengths, so little is spent on padding.
     dtype : str
-        Of the arrays returned.
+        The dtype of the arrays returned: "float16", "float32" or "float64".
     behaviour : Behaviour, optional
         Is given the next-token distribution of each prompt, batch by batch.
 

@@ -28,7 +28,7 @@ class Verdict:
     rung
         The rung that decided: the first that failed, or the last of those that passed.
     value, low, high, p
-        The number, its 95 % interval and its p-value; None where there is none. Of a claim that climbed, `p` is the
+        The number, its 95 % interval and its p-value; None where there is none. Where a claim climbed, `p` is the
         largest of the rungs it passed and of the one that decided, adjusted for the other homology (Holm).
     rule
         How the verdict follows from the numbers, or what is missing.
@@ -84,7 +84,7 @@ class Rung:
     Attributes
     ----------
     name
-        Of the explanation.
+        What the explanation is called.
     test
         Computes the test when the claim gets here; an explanation of why it cannot be made instead of a test.
     level
