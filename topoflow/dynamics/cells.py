@@ -64,6 +64,11 @@ def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
     ndarray of float64, shape (41,)
         In the order of `SUMMARY_NAMES`.
 
+    Raises
+    ------
+    InvalidArgument
+        As `barcode_summaries` does.
+
     Examples
     --------
     >>> summarise_cell([[[[0, 1]], np.empty((0, 2))], [[[0, 3]], np.empty((0, 2))]])[0]

@@ -317,6 +317,11 @@ def describe_layer(
         `displacement`, and `straightness`, the last as a share of the one before; None where nothing moved (or
         nothing above the floor), and so it is not defined.
 
+    Raises
+    ------
+    InvalidArgument
+        As `concentration` does, or if ``seed`` is not a whole number of at least 0.
+
     Examples
     --------
     >>> found = describe_layer([6.0, 2.0, 2.0], [6.0, 7.0, 8.0], [0, 10, 20, 30])
@@ -374,6 +379,11 @@ def describe_run(
         `h1_peak_over_sampling_floor`, `h1_unmatched` (mean over the intervals in which something moved), and
         `h1_unmatched_of_other_prompts`, the same between two sets of prompts.
 
+    Raises
+    ------
+    InvalidArgument
+        As `describe_layer` does.
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -422,6 +432,11 @@ def pooled_velocity(velocity: ArrayLike) -> Series:
     ndarray of float64, shape (T - 1,)
         Shares of the whole movement, of sum 1; all 0 where nothing moved.
 
+    Raises
+    ------
+    InvalidArgument
+        If ``velocity`` does not hold real numbers.
+
     Examples
     --------
     >>> pooled_velocity([[3.0, 1.0], [100.0, 100.0], [0.0, 0.0]])
@@ -459,6 +474,11 @@ def describe_pooled(
         expected value, the same per step; `settled` (share of training) and what is expected of it; `peak_step`,
         `behaviour_peak_step`, `peak_difference` (optimiser steps), and of the largest cross-correlation of topology
         with behaviour `lag` (checkpoints that topology is behind) and `lag_correlation`. None where not defined.
+
+    Raises
+    ------
+    InvalidArgument
+        As `concentration` and `lead_lag` do.
 
     Examples
     --------
