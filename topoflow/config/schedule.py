@@ -88,15 +88,26 @@ class Schedule:
         return bool(self.twins) and self.clock == "learning_rate"
 
     def checkpoints(self, max_steps: int, learning_rates: Sequence[float] | None = None) -> tuple[int, ...]:
-        """All checkpoints of a training of `max_steps` optimiser steps, increasing.
+        """Return all checkpoints of a training.
 
         Parameters
         ----------
         max_steps : int
+            Optimiser steps of the training, 1 or more.
         learning_rates : sequence of float, optional
             The rate of each of the steps 1 to `max_steps`, which the clock "learning_rate" needs
             (`topoflow.training.sft.learning_rates` has those of a study). Without it the rate is taken to be
             constant. How many anchors there are does not depend on it.
+
+        Returns
+        -------
+        tuple of int
+            Optimiser steps, increasing.
+
+        Raises
+        ------
+        InvalidArgument
+            When there is not one rate for each step, or one is negative or not finite.
 
         Examples
         --------
@@ -114,11 +125,26 @@ class Schedule:
         return tuple(sorted(due))
 
     def anchors(self, max_steps: int, learning_rates: Sequence[float] | None = None) -> tuple[int, ...]:
-        """The anchors of twins, increasing, as `checkpoints` records them.
+        """Return the anchors of twins, as `checkpoints` records them.
 
         Each is the step at which the sum of the rates is nearest to what is wanted, as far as twins do not overlap:
         where the rate is so high that less than two steps (with triplets three) lie between two anchors, they are
         moved to the next steps that are free.
+
+        Parameters
+        ----------
+        max_steps, learning_rates
+            As for `checkpoints`.
+
+        Returns
+        -------
+        tuple of int
+            Optimiser steps, increasing; empty where no twins are asked for.
+
+        Raises
+        ------
+        InvalidArgument
+            As `checkpoints` does.
 
         Examples
         --------

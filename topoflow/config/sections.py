@@ -179,7 +179,32 @@ class Recording:
 
 @checked
 class Topology:
-    """Vietoris-Rips persistence of `n_subsamples` overlapping subsamples of `subsample_size` points."""
+    """Vietoris-Rips persistence of `n_subsamples` overlapping subsamples of `subsample_size` points.
+
+    Parameters
+    ----------
+    n_subsamples : int
+        Number of subsamples, 1 or more; their mean is what is reported.
+    subsample_size : int
+        Number of points in each, 2 or more, and at most those of the cloud.
+    maxdim : int
+        Highest homology dimension: 1, as the protocol studies H0 and H1.
+    engine : str
+        "auto", "lune" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
+
+    Raises
+    ------
+    InvalidArgument
+        When a number is outside its range, or the engine is not known.
+
+    Examples
+    --------
+    >>> Topology(n_subsamples=16, subsample_size=40).engine
+    'auto'
+    >>> Topology(subsample_size=1)
+    Traceback (most recent call last):
+    topoflow.errors.InvalidArgument: subsample_size must be at least 2, got 1
+    """
 
     n_subsamples: Annotated[Sample, Field(ge=1)] = 64
     subsample_size: Annotated[Count, Field(ge=2)] = 160

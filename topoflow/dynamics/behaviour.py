@@ -30,6 +30,12 @@ class LeadLag:
         The same in optimiser steps; None on an uneven schedule, on which a lag has no one length in steps.
     correlation
         The cross-correlation at that lag, with its permutation null.
+
+    Examples
+    --------
+    >>> found = lead_lag([1, 9, 2, 1, 1, 1, 1], [1, 1, 1, 9, 2, 1, 1], steps=range(0, 80, 10))
+    >>> found.lag_checkpoints, found.lag_steps  # topology is first, by two checkpoints
+    (-2, -20)
     """
 
     peak_difference: int
@@ -77,7 +83,7 @@ def lead_lag(
     Returns
     -------
     LeadLag
-        Of equal correlations the shortest lag counts, and then that with topology first. Where one of the
+        The shortest lag of equal correlations counts, and then that with topology first. Where one of the
         two is constant there is no lag, and the correlation is NaN.
 
     Raises

@@ -64,6 +64,11 @@ def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
     ndarray of float64, shape (41,)
         In the order of `SUMMARY_NAMES`.
 
+    Raises
+    ------
+    InvalidArgument
+        As `barcode_summaries` does.
+
     Examples
     --------
     >>> summarise_cell([[[[0, 1]], np.empty((0, 2))], [[[0, 3]], np.empty((0, 2))]])[0]
@@ -85,9 +90,9 @@ def cell_distances(
     a, b : sequence of [H0, H1]
         Two cells under one plan.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
 
     Returns
     -------
@@ -140,8 +145,20 @@ def cell_matchings(
 
 
 def mean_known(values: NDArray[np.float64]) -> float:
-    """Average what is known of `cell_matchings`' shares; NaN where none is.
+    """Average what is known of `cell_matchings`' shares.
 
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        NaN is a missing one, and is left out.
+
+    Returns
+    -------
+    float
+        NaN where none is known.
+
+    Examples
+    --------
     >>> mean_known(np.array([0.5, np.nan, 1.0]))
     0.75
     """

@@ -42,6 +42,12 @@ class Classification:
         As for `PermutationTest`: accuracy against that of labels exchanged within groups.
     left_out : tuple of str
         Features left out because a row misses them (NaN).
+
+    Examples
+    --------
+    >>> found = Classification(0.9, chance=0.5, p=0.03, smallest_p=0.01, n_labelings=100, exact=False, left_out=())
+    >>> found.accuracy > found.chance, found.p <= 0.05
+    (True, True)
     """
 
     accuracy: float
@@ -145,7 +151,7 @@ def classify_summaries(
     groups : array_like, shape (n_rows,)
         The group of prompts, or the seed, of each row. Every group must hold every label.
     names
-        Of the features.
+        The name of each feature.
     largest_correlation
         Absolute Pearson correlation, between 0 and 1.
     explained
@@ -153,7 +159,8 @@ def classify_summaries(
     n_folds
         Number of folds, at most that of the groups; None leaves out one group at a time.
     n_permutations
-        Of the labels. If there are no more distinct ones, all are taken. Each costs one cross-validation.
+        Number of labelings that are drawn. If there are no more distinct ones, all are taken. Each costs one
+        cross-validation.
     seed
         A whole number, 0 or more, of random labelings.
 

@@ -21,12 +21,30 @@ class Comparison:
     Attributes
     ----------
     verdicts : list of Verdict
+        One a claim, homology and, where labels are compared, pair of labels.
+
+    Examples
+    --------
+    >>> from topoflow.dynamics.claims.verdict import Verdict
+    >>> Comparison([Verdict("early", "H1", "supported", "seeds", 0.2, 0.1, 0.3, 0.01, "", "")]).verdicts[0].verdict
+    'supported'
     """
 
     verdicts: list[Verdict]
 
     def table(self) -> str:
-        """The verdicts as a table for a terminal or a notebook: a row a claim, a column a homology."""
+        """Return the verdicts as a table for a terminal or a notebook: a row a claim, a column a homology.
+
+        Returns
+        -------
+        str
+            Print it.
+
+        Examples
+        --------
+        >>> print(Comparison([]).table().splitlines()[0])
+        claim                           loops (H1)                      components (H0)
+        """
         return plain_table(map(asdict, self.verdicts))
 
 
@@ -37,7 +55,9 @@ def compare(
 ) -> Comparison:
     """Compare runs by label, with seeds as the units.
 
-    Runs of one study share their base and their prompts, so every statement is "for this base and these prompts".
+    Use it for any statement about more than one run. Runs of one study share their base and their prompts, so every
+    statement is "for this base and these prompts". Two or three objectives need six seeds each to be told apart
+    (`topoflow.dynamics.power.seeds_for_pairs`).
 
     Parameters
     ----------
@@ -53,11 +73,36 @@ def compare(
     Returns
     -------
     Comparison
+        Its `verdicts`; `table()` prints them.
 
     Raises
     ------
     InvalidArgument
         If labels are missing, have no runs or differ in seeds, prompts, layers or checkpoints, or controls do not fit.
+
+    Examples
+    --------
+    Runs of six seeds, in which prompts move onto a ring or to four corners. Labels can be swapped within six seeds in
+    32 ways, so p is at least 1/32.
+
+    >>> import numpy as np
+    >>> from topoflow.config import Topology
+    >>> from topoflow.dynamics.following import follow
+    >>> base = np.random.default_rng(0).normal(size=(30, 2))
+    >>> targets = {"ring": 3 * base / np.linalg.norm(base, axis=1, keepdims=True), "corners": 3 * np.sign(base)}
+    >>> def run(target, seed):
+    ...     rng, steps = np.random.default_rng(seed), [t + twin for t in range(0, 40, 8) for twin in (0, 1)]
+    ...     clouds = {t: {1: base + t / 33 * (target - base) + 0.02 * rng.normal(size=(30, 2))} for t in steps}
+    ...     return follow(clouds, topology=Topology(4, 20))
+    >>> runs = {label: [run(target, seed) for seed in range(6)] for label, target in targets.items()}
+    >>> [(found.homology, found.verdict, found.p) for found in compare(runs).verdicts]
+    [('H1', 'supported', 0.03125), ('H0', 'supported', 0.03125)]
+
+    With two seeds nothing can be told.
+
+    >>> (h1, h0) = compare({label: group[:2] for label, group in runs.items()}).verdicts
+    >>> h1.verdict, h1.rule.rpartition("; ")[2]
+    ('cannot tell', 'needs 6 seeds of each label, and has 2')
     """
     if kind not in KINDS:
         raise InvalidArgument("kind", f"one of {', '.join(KINDS)}", kind)

@@ -61,7 +61,16 @@ def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic
 
 
 def pairwise_distances(cloud: ArrayLike) -> NDArray[np.float64]:
-    """Compute the distances between any two points of a cloud, each once, as SciPy's pdist orders them.
+    """Compute the distances between any two points of a cloud, each once.
+
+    Parameters
+    ----------
+    cloud : array_like, shape (n_points, n_coordinates)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_points * (n_points - 1) / 2,)
+        In the order of SciPy's `pdist`: 0 and 1, 0 and 2, and so on.
 
     Raises
     ------

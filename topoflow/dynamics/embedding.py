@@ -26,6 +26,12 @@ class Embedding:
     not_euclidean
         Share of the negative eigenvalues in the sum of all absolute ones, between 0 and 1/2: what no
         Euclidean map of any dimension can show. 0 for Euclidean distances; NaN when all distances are 0.
+
+    Examples
+    --------
+    >>> found = classical_mds([[0, 2], [2, 0]], n_components=1)
+    >>> found.coordinates.round(9).tolist(), found.shown
+    ([[1.0], [-1.0]], 1.0)
     """
 
     coordinates: NDArray[np.float64]
@@ -105,9 +111,9 @@ def diagram_distance_matrix(
     cells : sequence of sequences of [H0, H1]
         Cells under one plan, such as all checkpoints of all runs at one layer.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     n_subsamples
         Compare only the first so many subsamples of each cell; None compares all.
 

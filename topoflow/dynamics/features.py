@@ -85,13 +85,19 @@ def _sorted_deaths(diagram: ArrayLike, size: int) -> NDArray[np.float64]:
 
 
 def side_by_side(layers: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Pool layers: vectors side by side, so that the movement of the pool is the mean of the layers' movements.
+    """Pool layers by putting their vectors side by side.
 
-    What layers share, jitter above all, so stays in the error of the pooled movement.
+    The movement of the pool is the mean of the layers' movements. What layers share, jitter above all, so stays in the
+    error of the pooled movement.
 
     Parameters
     ----------
     layers : sequence of ndarray, each of shape (n_checkpoints, n_features)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_checkpoints, sum of all n_features)
+        Divided by the root of the number of layers.
 
     Examples
     --------

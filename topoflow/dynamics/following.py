@@ -74,6 +74,7 @@ class Recorded:
     cloud : callable
         The states at (step, layer), of shape (n_prompts, hidden_size).
     plan : ndarray of int, shape (n_subsamples, subsample_size)
+        The prompts of each subsample, as `subsample_plan` gives them.
     learning_rate : ndarray or None
         Rates of optimiser steps 1, 2 and so on; None for a constant one.
     rates_known : bool
@@ -83,8 +84,18 @@ class Recorded:
     roots : callable, optional
         Square roots of the next-token probabilities at a step, or a sketch of them that keeps their inner products, of
         shape (n_prompts, n); None where they were not recorded.
-    engine, seed
-        Of persistence and of rotations.
+    engine : str
+        How persistence is computed, as for `vietoris_rips_diagrams`.
+    seed : int
+        Which rotations are drawn.
+
+    Examples
+    --------
+    >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+    >>> steps = (0, 1, 8, 9, 16, 17)
+    >>> recorded = Recorded(steps, (1,), cloud=lambda step, layer: cloud + step, plan=subsample_plan(20, 4, 10))
+    >>> Trajectory(recorded).anchors
+    (0, 8, 16)
     """
 
     steps: tuple[int, ...]
@@ -103,11 +114,31 @@ class Recorded:
 class Trajectory:
     """A run as its claims see it. Everything is computed when it is first asked for, and kept.
 
-    Rotations are kept in `keeper`, batch by batch: one that outlives the process has them drawn only once.
+    `follow` makes one from arrays. Make it yourself to compute in parallel, or to keep rotations: those are kept in
+    `keeper`, batch by batch, and one that outlives the process has them drawn only once.
+
+    Parameters
+    ----------
+    recorded : Recorded
+        What was recorded of the run, and how its topology is computed.
+    claims : topoflow.Claims
+        Margins and levels.
+    mapper : callable
+        Calls a function on each of some tuples of arguments, in order: by default one by one, in this thread.
+    keeper : mapping of str to ndarray
+        Holds batches of rotations by name; by default a dict.
 
     Examples
     --------
-    See `follow`.
+    A cloud that grows evenly, with twins at five anchors.
+
+    >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+    >>> run = follow({t + twin: {1: (1 + t) * cloud} for t in range(0, 40, 8) for twin in (0, 1)})
+    >>> run.anchors
+    (0, 8, 16, 24, 32)
+    >>> growth = run.movement(RAW)["H0"].squared  # as much in each interval
+    >>> (growth / growth[0]).round(9).tolist()
+    [1.0, 1.0, 1.0, 1.0]
     """
 
     recorded: Recorded
@@ -166,8 +197,28 @@ class Trajectory:
     # --- movement ---
 
     def movement(self, kind: str) -> dict[str, Movement]:
-        """Movement by homology, layers pooled: of `RAW` clouds (in units of the first one's median distance), of
-        `SCALE_FREE` ones, or of scale-free ones `WITHOUT_FAR` prompts.
+        """Return the movement between twins, by homology, layers pooled.
+
+        Parameters
+        ----------
+        kind
+            `RAW` for the clouds as they are, in units of the first one's median distance; `SCALE_FREE` for clouds
+            divided by their own median distance; `WITHOUT_FAR` for scale-free ones without the 5 % of prompts that go
+            farthest.
+
+        Returns
+        -------
+        dict of str to Movement
+            The keys are "H1" and "H0".
+
+        Examples
+        --------
+        Growth is movement, but no scale-free movement.
+
+        >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+        >>> run = follow({t + twin: {1: (1 + t) * cloud} for t in range(0, 40, 8) for twin in (0, 1)})
+        >>> run.movement(SCALE_FREE)["H0"].squared.round(9).tolist(), bool(run.movement(RAW)["H0"].squared[0] > 1)
+        ([0.0, 0.0, 0.0, 0.0], True)
         """
         if kind not in self._movements:
             if kind == WITHOUT_FAR:
@@ -202,18 +253,81 @@ class Trajectory:
         return self._between(np.array(rows))
 
     def rotated(self, kind: str, number: int) -> dict[str, Moved]:
-        """Scale-free movement after the prompts were turned by rotation `number` of a kind, on few subsamples."""
+        """Return the scale-free movement after the prompts were turned, on few subsamples.
+
+        Parameters
+        ----------
+        kind
+            `COVARIANCE` or `START` of `topoflow.dynamics.surrogates`: what the rotations keep.
+        number
+            Which rotation, from 0 on. They are drawn ten at a time; runs with one seed and as many prompts share them.
+
+        Returns
+        -------
+        dict of str to Moved
+            The keys are "H1" and "H0".
+
+        Examples
+        --------
+        A cloud that grows still does no more than grow when its prompts are turned.
+
+        >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+        >>> run = follow({t + twin: {1: (1 + t) * cloud} for t in range(0, 40, 8) for twin in (0, 1)})
+        >>> np.abs(run.rotated(COVARIANCE, 0)["H0"].squared).round(9).tolist()
+        [0.0, 0.0, 0.0, 0.0]
+        """
         known = self._rotated.setdefault(kind, [])
         while len(known) <= number:
             known.extend(self._batch(kind, range(len(known), len(known) + _AT_A_TIME)))
         return known[number]
 
     def drawn(self, kind: str) -> list[dict[str, Moved]]:
-        """The rotations of a kind that were asked for so far, whatever the keeper holds besides."""
+        """Return the rotations of a kind that were asked for so far, whatever the keeper holds besides.
+
+        Parameters
+        ----------
+        kind
+            As for `rotated`.
+
+        Returns
+        -------
+        list of dict of str to Moved
+            As `rotated` gives each.
+
+        Examples
+        --------
+        >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+        >>> run = follow({t + twin: {1: (1 + t) * cloud} for t in range(0, 40, 8) for twin in (0, 1)})
+        >>> turned = run.rotated(COVARIANCE, 0)
+        >>> len(run.drawn(COVARIANCE)), len(run.drawn(START))  # they are drawn ten at a time
+        (10, 0)
+        """
         return self._rotated.get(kind, [])
 
     def rotation_band(self, homology: str) -> Matrix | None:
-        """Unrotated movement, and mean and 95 % band of the rotated, shape (4, K); None where no rotation was drawn."""
+        """Return the unrotated movement beside what rotations that keep the covariance give.
+
+        Parameters
+        ----------
+        homology
+            "H1" or "H0".
+
+        Returns
+        -------
+        ndarray of float64, shape (4, K), or None
+            Unrotated squared movement, and mean, 2.5 % and 97.5 % of the rotated, by interval. None where no rotation
+            was drawn.
+
+        Examples
+        --------
+        >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+        >>> run = follow({t + twin: {1: (1 + t) * cloud} for t in range(0, 40, 8) for twin in (0, 1)})
+        >>> run.rotation_band("H1") is None
+        True
+        >>> turned = run.rotated(COVARIANCE, 0)
+        >>> run.rotation_band("H1").shape
+        (4, 4)
+        """
         if not (drawn := self.drawn(COVARIANCE)):
             return None
         null = np.array([moved[homology].squared for moved in drawn])
@@ -233,7 +347,19 @@ class Trajectory:
         return verdicts_of_run(self)
 
     def table(self) -> str:
-        """The verdicts as a table for a terminal or a notebook: a row a claim, a column a homology."""
+        """Return the verdicts as a table for a terminal or a notebook: a row a claim, a column a homology.
+
+        Returns
+        -------
+        str
+            Print it.
+
+        Examples
+        --------
+        >>> cloud = np.random.default_rng(0).normal(size=(20, 3))
+        >>> print(follow({0: {1: cloud}, 8: {1: cloud}}).table().splitlines()[0])
+        claim                           loops (H1)                      components (H0)
+        """
         from topoflow.dynamics.claims.reading import plain_table
 
         return plain_table(map(asdict, self.verdicts))
@@ -403,11 +529,11 @@ def follow(
     behaviour : mapping of int to array_like of shape (n_prompts, n_outcomes), optional
         Next-token probabilities by step, at every twin.
     topology : topoflow.Topology, optional
-        Of 64 subsamples of 160 prompts by default, or of all prompts where there are fewer.
+        How persistence is computed: by default on 64 subsamples of 160 prompts, or of all where there are fewer.
     claims : topoflow.Claims, optional
         Margins and levels.
     seed
-        Of subsamples and rotations. Give all runs of a study the same.
+        Chooses subsamples and rotations. Give all runs of a study the same.
 
     Returns
     -------

@@ -27,7 +27,7 @@ class PermutationTest:
     Attributes
     ----------
     statistic
-        Of the labels as they are.
+        What the labels as they are give.
     p
         Share of the labelings, the actual one among them, whose statistic is at least as large.
     smallest_p
@@ -37,6 +37,12 @@ class PermutationTest:
         Number of labelings looked at.
     exact
         Whether these were all the distinct ones; else they were drawn at random.
+
+    Examples
+    --------
+    >>> test = PermutationTest(statistic=9.0, p=0.02, smallest_p=0.02, n_labelings=50, exact=True)
+    >>> test.verdict(level=0.05), test.verdict(level=0.01)
+    ('supported', 'cannot tell')
     """
 
     statistic: float

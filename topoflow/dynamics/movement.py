@@ -34,6 +34,12 @@ class Moved:
     ----------
     squared, jitter_floor : ndarray, shape (K,)
         As `Movement` has them.
+
+    Examples
+    --------
+    >>> moved = Amounts(np.array([3.0, 1.0]), np.array([0.0, 0.0]))  # without jitter nothing is uncertain
+    >>> isinstance(moved, Moved), moved.total, moved.total_error
+    (True, 4.0, 0.0)
     """
 
     if TYPE_CHECKING:  # at run time, a dataclass would take these for defaults
@@ -70,6 +76,13 @@ class Moved:
 class Amounts(Moved):
     """Movement whose vectors were let go: some hundred bytes, and no hundreds of kilobytes, for a surrogate.
 
+    Attributes
+    ----------
+    squared, jitter_floor : ndarray, shape (K,)
+        As `Movement` has them, in the squared unit of its vectors.
+
+    Examples
+    --------
     >>> Amounts(np.array([2.0, 1.0]), np.array([0.1, 0.1])).total
     3.0
     """
@@ -89,6 +102,15 @@ class Movement(Moved):
     near : ndarray, shape (K + 1, n_features), optional
         At the second of each triplet. Jitter that is remembered for some steps then adds less to `squared`, while
         its size is still told from neighbouring steps, between which hardly anything moves.
+
+    Examples
+    --------
+    Two intervals: a step of length 2 and none. Twins move alike.
+
+    >>> path = np.array([[0.0], [2.0], [2.0]])
+    >>> moved = Movement(path, path + 0.5)
+    >>> moved.squared, moved.total
+    (array([4., 0.]), 4.0)
     """
 
     a: Series
@@ -131,13 +153,42 @@ class Movement(Moved):
         return Test(float(scores[0]), min(p, 1 - smallest), smallest_p=len(scores) * smallest)
 
     def after(self, interval: int) -> Movement:
-        """The same of the anchors from one interval on."""
+        """Return the movement of the anchors from one interval on.
+
+        Parameters
+        ----------
+        interval
+            The first interval that is kept, counted from 0.
+
+        Returns
+        -------
+        Movement
+            It has K - ``interval`` intervals.
+
+        Examples
+        --------
+        >>> path = np.array([[0.0], [2.0], [3.0]])
+        >>> Movement(path, path).squared, Movement(path, path).after(1).squared
+        (array([4., 1.]), array([1.]))
+        """
         return Movement(
             self.a[interval:], self.b[interval:], None if self.near is None else self.near[interval:]
         )
 
     def profile(self) -> Series:
-        """Cross-twin distance from the first anchor at each later one, shape (K,); 0 where jitter makes it negative."""
+        """Return the cross-twin distance from the first anchor at each later one.
+
+        Returns
+        -------
+        ndarray of float64, shape (K,)
+            In the unit of the vectors; 0 where jitter makes the squared distance negative.
+
+        Examples
+        --------
+        >>> path = np.array([[0.0], [2.0], [5.0], [0.0]])
+        >>> Movement(path, path).profile()
+        array([2., 5., 0.])
+        """
         squared = ((self.a[1:] - self.a[0]) * (self.b[1:] - self.b[0])).sum(axis=1)
         return np.asarray(np.sqrt(np.maximum(squared, 0)))
 
@@ -145,13 +196,32 @@ class Movement(Moved):
 def moves_test(moved: Movement) -> Test:
     """Test whether anything moves beyond jitter that is forgotten within one optimiser step.
 
-    The value is the sum of squared movement over its standard error under jitter alone. Beside it stands a second
-    score, the mean over intervals of movement over its own floor, each cut at +-4: where jitter shrinks by orders
-    of magnitude, the sum hears its beginning only. The smaller p-value of the two counts, doubled. Their null is
-    simulated: twins of Gaussian jitter that has, around each anchor, the covariance of the differences within
-    twins, and from which the standard error is estimated anew each time. So few twins estimate it that a normal
-    null would reject three to thirty times too often. Jitter that remembers longer than one step counts as
-    movement.
+    Use it as the gate of every other claim. The value is the sum of squared movement over its standard error under
+    jitter alone. Beside it stands a second score, the mean over intervals of movement over its own floor, each cut at
+    +-4: where jitter shrinks by orders of magnitude, the sum hears its beginning only. The smaller p-value of the two
+    counts, doubled. Their null is simulated: twins of Gaussian jitter that has, around each anchor, the covariance of
+    the differences within twins, and from which the standard error is estimated anew each time. So few twins estimate
+    it that a normal null would reject three to thirty times too often. Jitter that remembers longer than one step
+    counts as movement.
+
+    Parameters
+    ----------
+    moved : Movement
+        The vectors of the twins of a run.
+
+    Returns
+    -------
+    Test
+        Its value is in standard errors; its p-value is one-sided, and at least 0.002.
+
+    Examples
+    --------
+    Five units an interval, with jitter of size 0.1, against jitter alone.
+
+    >>> a, b = 0.1 * np.random.default_rng(0).normal(size=(2, 6, 3))
+    >>> path = 5.0 * np.arange(6)[:, None]
+    >>> moves_test(Movement(path + a, path + b)).p, moves_test(Movement(a, b)).p > 0.05
+    (0.002, True)
     """
     return moved.moves
 
@@ -193,7 +263,26 @@ def _scores_of_jitter(within: Series, together: int) -> Series:
 
 
 def rates(moved: Moved, clock: Series) -> tuple[float, float]:
-    """Return squared movement per unit of the clock, early and late."""
+    """Return squared movement per unit of the clock, early and late.
+
+    Parameters
+    ----------
+    moved : Moved
+        The movement of a run in K intervals.
+    clock : ndarray, shape (K + 1,)
+        Time at the anchors, increasing: optimiser steps or the cumulative learning rate.
+
+    Returns
+    -------
+    early, late : float
+        Over the intervals that `early_intervals` calls early, and over the others.
+
+    Examples
+    --------
+    >>> moved = Amounts(np.array([4.0, 4.0, 1.0, 1.0, 1.0, 1.0]), np.zeros(6))
+    >>> rates(moved, np.arange(7.0))
+    (4.0, 1.0)
+    """
     early, gap = early_intervals(clock), np.diff(clock)
     squared = moved.squared
     return (
@@ -203,20 +292,54 @@ def rates(moved: Moved, clock: Series) -> tuple[float, float]:
 
 
 def contrast(moved: Moved, clock: Series) -> float:
-    """Return squared movement per unit of the clock, early minus late."""
+    """Return squared movement per unit of the clock, early minus late.
+
+    Parameters
+    ----------
+    moved, clock
+        As for `rates`.
+
+    Returns
+    -------
+    float
+        0 at constant speed, positive where the run is faster early.
+
+    Examples
+    --------
+    >>> moved = Amounts(np.array([4.0, 4.0, 1.0, 1.0, 1.0, 1.0]), np.zeros(6))
+    >>> contrast(moved, np.arange(7.0))
+    3.0
+    """
     early, late = rates(moved, clock)
     return early - late
 
 
 def early_share(moved: Moved, clock: Series) -> float:
-    """Return how much more of the speed is early than the clock's own share: 0 at constant speed, at most about 2/3.
+    """Return how much more of the speed is early than the clock's own share.
 
-    Speed is the root of the mean squared movement per unit of the clock. NaN where nothing moves.
+    Speed is the root of the mean squared movement per unit of the clock.
 
-    >>> steps = np.arange(7.0)
-    >>> even = Movement(np.cumsum(np.eye(7), axis=0), np.cumsum(np.eye(7), axis=0))
-    >>> round(early_share(even, steps), 9)
+    Parameters
+    ----------
+    moved, clock
+        As for `rates`.
+
+    Returns
+    -------
+    float
+        0 at constant speed, at most about 2/3; NaN where nothing moves.
+
+    Examples
+    --------
+    >>> clock = np.arange(7.0)
+    >>> round(early_share(Amounts(np.ones(6), np.zeros(6)), clock), 9)
     0.0
+
+    Twice as fast in the first third: half of the way is early, where a third would be even.
+
+    >>> fast_early = Amounts(np.array([4.0, 4.0, 1.0, 1.0, 1.0, 1.0]), np.zeros(6))
+    >>> round(early_share(fast_early, clock), 4)  # 1/2 - 1/3
+    0.1667
     """
     early, gap = early_intervals(clock), np.diff(clock)
     lengths = _lengths(moved, clock)
@@ -228,10 +351,20 @@ def early_share(moved: Moved, clock: Series) -> float:
 def path_length(moved: Moved, clock: Series) -> float:
     """Return how far a run goes, early and late: speeds (roots of the mean squared movement) times their times.
 
-    >>> steps = np.arange(7.0)
-    >>> even = Movement(np.cumsum(np.eye(7), axis=0), np.cumsum(np.eye(7), axis=0))
-    >>> round(path_length(even, steps), 9)
-    6.0
+    Parameters
+    ----------
+    moved, clock
+        As for `rates`.
+
+    Returns
+    -------
+    float
+        In the unit of the vectors times the root of the clock's: speeds are roots, and times are not.
+
+    Examples
+    --------
+    >>> path_length(Amounts(np.array([4.0, 4.0, 1.0, 1.0, 1.0, 1.0]), np.zeros(6)), np.arange(7.0))  # 2 * 2 + 4 * 1
+    8.0
     """
     return sum(_lengths(moved, clock))
 
@@ -248,8 +381,31 @@ def _lengths(moved: Moved, clock: Series) -> tuple[float, float]:
 def ratio_test(moved: Moved, clock: Series, ratio: float) -> Test:
     """Test whether a run moves faster in the first third of a clock, by more than a ratio of speeds.
 
-    The error is that of jitter: the verdict is about this run. The value is the ratio of speeds, early over late
-    (infinite where nothing moves late, NaN where nothing moves early).
+    The error is that of jitter, so the verdict is about this run: another seed is not in it.
+
+    Parameters
+    ----------
+    moved : Moved
+        The movement of a run in K intervals.
+    clock : ndarray, shape (K + 1,)
+        Time at the anchors, increasing: optimiser steps or the cumulative learning rate.
+    ratio
+        The ratio of speeds, early over late, that must be exceeded; above 0.
+
+    Returns
+    -------
+    Test
+        Its value is the ratio of speeds, early over late: infinite where nothing moves late, NaN where nothing moves
+        early. Its p-values are one-sided and normal.
+
+    Examples
+    --------
+    Twice as fast early. That is more than a ratio of 1.5, and just the ratio of 2.
+
+    >>> moved = Amounts(np.array([4.0, 4.0, 1.0, 1.0, 1.0, 1.0]), np.full(6, 0.01))
+    >>> found = ratio_test(moved, np.arange(7.0), ratio=1.5)
+    >>> found.value, round(found.p, 4), round(ratio_test(moved, np.arange(7.0), ratio=2.0).p, 4)
+    (2.0, 0.0, 0.5)
     """
     early, gap = early_intervals(clock), np.diff(clock)
     fast, slow = rates(moved, clock)
@@ -260,7 +416,25 @@ def ratio_test(moved: Moved, clock: Series, ratio: float) -> Test:
 
 
 def centre(moved: Moved, clock: Series) -> float:
-    """Return the centre of squared movement on a clock, 0 to 1; NaN where nothing moves."""
+    """Return the centre of squared movement on a clock.
+
+    Parameters
+    ----------
+    moved, clock
+        As for `rates`.
+
+    Returns
+    -------
+    float
+        0 for the beginning of the clock, 1 for its end, 0.5 at constant speed; NaN where nothing moves.
+
+    Examples
+    --------
+    >>> centre(Amounts(np.ones(4), np.zeros(4)), np.arange(5.0))
+    0.5
+    >>> centre(Amounts(np.array([0.0, 0.0, 0.0, 2.0]), np.zeros(4)), np.arange(5.0))  # the middle of the last quarter
+    0.875
+    """
     if not moved.total > 0:
         return math.nan
     middle = ((clock[1:] + clock[:-1]) / 2 - clock[0]) / (clock[-1] - clock[0])
@@ -269,7 +443,21 @@ def centre(moved: Moved, clock: Series) -> float:
 
 @dataclass(frozen=True)
 class Windows:
-    """Squared movement per unit of a clock in windows of two intervals, those of the first half and of the second."""
+    """Squared movement per unit of a clock in windows of two intervals, those of the first half and of the second.
+
+    Attributes
+    ----------
+    rate, error : ndarray of float64, shape (K - 1,)
+        Squared movement per unit of the clock, window by window, and its standard error.
+    first, second : ndarray of bool, shape (K - 1,)
+        Which windows lie in the first half of the clock, and which in the second. One across the middle is in neither.
+
+    Examples
+    --------
+    >>> found = windows(Amounts(np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4)), np.arange(5.0))
+    >>> found.rate, found.peak
+    (array([4. , 2.5, 1. ]), 4.0)
+    """
 
     rate: Series
     error: Series
@@ -283,7 +471,28 @@ class Windows:
 
 
 def windows(moved: Moved, clock: Series) -> Windows | None:
-    """Return the windows of two intervals; None where one half of the clock has none."""
+    """Return squared movement per unit of the clock in windows of two intervals.
+
+    Neighbouring windows overlap by one interval.
+
+    Parameters
+    ----------
+    moved, clock
+        As for `rates`.
+
+    Returns
+    -------
+    Windows or None
+        None where one half of the clock has no window.
+
+    Examples
+    --------
+    >>> found = windows(Amounts(np.array([4.0, 4.0, 1.0, 1.0]), np.zeros(4)), np.arange(5.0))
+    >>> found.rate, found.first, found.second
+    (array([4. , 2.5, 1. ]), array([ True, False, False]), array([False, False,  True]))
+    >>> windows(Amounts(np.ones(3), np.zeros(3)), np.arange(4.0)) is None
+    True
+    """
     gap = np.diff(clock)
     ends = (clock[1:] - clock[0]) / (clock[-1] - clock[0])
     width = gap[1:] + gap[:-1]

@@ -50,10 +50,18 @@ class NullTest:
     p_value
         Under the null, the probability of a statistic at least as extreme. NaN where the statistic is.
     n_permutations
-        Of the null: all there are where ``exact``, otherwise as many random ones.
+        Number of permutations in the null: all there are where ``exact``, otherwise as many random ones.
     exact
         Whether the null was enumerated. Random permutations give ``(1 + k) / (1 + n_permutations)`` with k of
         them at least as extreme, which is never 0.
+
+    Examples
+    --------
+    Of 15 orders, the observed one and another give as much. Had none come near, p would be 1/15.
+
+    >>> test = NullTest(statistic=0.75, expected=0.5, p_value=2 / 15, n_permutations=15, exact=True)
+    >>> round(test.p_value, 3), round(test.smallest_p, 3)
+    (0.133, 0.067)
     """
 
     statistic: float
@@ -184,7 +192,28 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def permuted_rows(
     rng: np.random.Generator, values: NDArray[np.float64], n_rows: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Rows of `values` in random orders, in blocks that bound the memory however many rows and values there are."""
+    """Return values in random orders, in blocks that bound the memory however many rows and values there are.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Where the randomness comes from.
+    values : ndarray, shape (n,)
+        What is permuted, one or more.
+    n_rows
+        Number of orders.
+
+    Returns
+    -------
+    iterator of ndarray of float64, shape (n_rows of the block, n)
+        Each row holds the values in a random order.
+
+    Examples
+    --------
+    >>> (block,) = permuted_rows(np.random.default_rng(0), np.array([1.0, 2.0, 3.0]), n_rows=4)
+    >>> block.shape, np.sort(block, axis=1)[0].tolist()
+    ((4, 3), [1.0, 2.0, 3.0])
+    """
     block = max(1, _ROWS // len(values))
     for begin in range(0, n_rows, block):
         yield rng.permuted(np.tile(values, (min(block, n_rows - begin), 1)), axis=1)

@@ -29,11 +29,18 @@ class Test:
     value, low, high
         The statistic, and its 95 % interval where there is one (NaN where not).
     p
-        Of data at least as favourable to the claim if the claim were just false; NaN where it is not defined.
+        The probability of data at least as favourable to the claim if the claim were just false; NaN where it is not
+        defined.
     p_absent
-        Of data at least as unfavourable if the claim were just true; NaN where absence cannot be shown.
+        The probability of data at least as unfavourable if the claim were just true; NaN where absence cannot be shown.
     smallest_p
         The least that ``p`` could have been in this design: above the level, no data could have been significant.
+
+    Examples
+    --------
+    >>> found = Test(value=2.5, p=0.01)
+    >>> found.p, found.p_absent, found.smallest_p
+    (0.01, nan, 0.0)
     """
 
     __test__ = False  # no test of pytest's
@@ -47,8 +54,23 @@ class Test:
 
 
 def decide(test: Test, level: float) -> str:
-    """Say what a test allows to say at a level: the only place where a p-value becomes a verdict.
+    """Say what a test allows to be said at a level: the only place where a p-value becomes a verdict.
 
+    Parameters
+    ----------
+    test : Test
+        What was found.
+    level
+        The largest p-value that counts, between 0 and 1.
+
+    Returns
+    -------
+    str
+        "supported" where ``p`` is at most the level; else "shown absent" where ``p_absent`` is; else "cannot tell"
+        where ``p`` is not defined or could not have been so small; else "not supported".
+
+    Examples
+    --------
     >>> decide(Test(1.0, p=0.01), 0.05), decide(Test(1.0, p=0.3), 0.05)
     ('supported', 'not supported')
     >>> decide(Test(1.0, p=0.99, p_absent=0.01), 0.05), decide(Test(1.0, p=0.1, smallest_p=0.1), 0.05)
@@ -77,6 +99,25 @@ def at_least(values: ArrayLike, observed: ArrayLike, size: ArrayLike = 1.0) -> N
 def monte_carlo_p(observed: float, null: ArrayLike) -> float:
     """Compute (1 + the surrogates at least as large) / (1 + all surrogates), which is never 0.
 
+    Parameters
+    ----------
+    observed
+        The statistic of the data.
+    null : array_like, shape (n_surrogates,)
+        The statistic of each surrogate. What differs from ``observed`` by rounding alone is a tie, and counts.
+
+    Returns
+    -------
+    float
+        The p-value of so large a statistic, above 0 and at most 1.
+
+    Raises
+    ------
+    InvalidArgument
+        If ``null`` does not hold real numbers.
+
+    Examples
+    --------
     >>> monte_carlo_p(3.0, [1.0, 2.0, 3.0])
     0.5
     """
@@ -92,6 +133,24 @@ def surrogates_needed(
 
     The decision at the level is the one that all ``most`` would have given, and the p-value that `monte_carlo_p` gives
     of those drawn is at most larger. At least ``least`` are drawn, so that their mean and spread are known.
+
+    Parameters
+    ----------
+    observed
+        The statistic of the data.
+    draw : callable
+        Returns the statistic of the surrogate of a number, 0, 1 and so on.
+    most
+        Number of surrogates that are drawn at most.
+    level
+        The largest p-value that counts, between 0 and 1.
+    least
+        Number of surrogates that are drawn at least, if ``most`` allows it.
+
+    Returns
+    -------
+    iterator of float
+        The statistics of the surrogates, each drawn when it is asked for.
 
     Examples
     --------
@@ -111,8 +170,22 @@ def surrogates_needed(
 
 
 def sign_flips(n: int) -> NDArray[np.float64]:
-    """All patterns of signs of n differences, up to a common sign: shape (2 ** (n - 1), n), the observed one first.
+    """Return all patterns of signs of n differences, up to a common sign.
 
+    Use them for a paired test of few units: under the null each difference could as well have had the other sign.
+
+    Parameters
+    ----------
+    n
+        Number of differences, 1 or more. The patterns double with each further one.
+
+    Returns
+    -------
+    ndarray of float64, shape (2 ** (n - 1), n)
+        1 and -1; the first row is the observed pattern, all 1.
+
+    Examples
+    --------
     >>> sign_flips(2).tolist()
     [[1.0, 1.0], [1.0, -1.0]]
     """
@@ -121,10 +194,26 @@ def sign_flips(n: int) -> NDArray[np.float64]:
 
 
 def stouffer(p_values: Sequence[float]) -> float:
-    """Combine one-sided p-values of independent runs into one (Stouffer 1949, by the sum of their normal scores).
+    r"""Combine one-sided p-values of independent runs into one, by the sum of their normal scores (Stouffer 1949).
 
-    >>> round(stouffer([0.05, 0.05]), 4)
-    0.01
+    Parameters
+    ----------
+    p_values : sequence of float
+        One or more, each from 0 to 1.
+
+    Returns
+    -------
+    float
+        The p-value of all together.
+
+    Notes
+    -----
+    :math:`p = \Phi(-\sum_i z_i / \sqrt n)` with :math:`z_i = \Phi^{-1}(1 - p_i)`.
+
+    Examples
+    --------
+    >>> round(stouffer([0.03]), 4), round(stouffer([0.5, 0.5]), 4), round(stouffer([0.05, 0.05]), 4)
+    (0.03, 0.5, 0.01)
     """
     from scipy.stats import norm
 

@@ -52,8 +52,9 @@ def power_over_seeds(
 ) -> float:
     """Compute the power of a one-sided t test, over seeds, of a mean against a margin (noncentral t).
 
-    Of one test: a claim climbs several rungs, each of which must reject, so its own power is at most this. Near the
-    jitter floor early shares are skewed, and then it is less (predicted 0.67, found 0.42 in simulated studies).
+    It is the power of one test: a claim climbs several rungs, each of which must reject, so its own power is at most
+    this. Near the jitter floor early shares are skewed, and then it is less (predicted 0.67, found 0.42 in simulated
+    studies).
 
     Parameters
     ----------
@@ -62,11 +63,21 @@ def power_over_seeds(
     spread
         Standard deviation between seeds.
     n_seeds
-        Of fewer than two there is no test, and the power is 0.
+        Number of seeds. With fewer than two there is no test, and the power is 0.
     margin
         What the mean is held against.
     level
-        Of the test.
+        The level of the test, between 0 and 1.
+
+    Returns
+    -------
+    float
+        The power, from 0 to 1.
+
+    Raises
+    ------
+    InvalidArgument
+        If ``spread`` is not a positive number or ``level`` is not between 0 and 1.
 
     Examples
     --------
@@ -85,7 +96,24 @@ def power_over_seeds(
 def seeds_needed(
     effect: float, spread: float, margin: float = 0.10, level: float = 0.05, power: float = ENOUGH
 ) -> int | None:
-    """Return the fewest seeds with which an effect is found with this power; None if 64 do not suffice.
+    """Return the fewest seeds with which an effect is found with this power.
+
+    Parameters
+    ----------
+    effect, spread, margin, level
+        As for `power_over_seeds`.
+    power
+        What is asked for, between 0 and 1.
+
+    Returns
+    -------
+    int or None
+        None if 64 seeds do not suffice, or the effect does not exceed the margin.
+
+    Raises
+    ------
+    InvalidArgument
+        As `power_over_seeds` does.
 
     Examples
     --------
@@ -103,6 +131,23 @@ def seeds_for_absence(
 ) -> int | None:
     """Return the fewest seeds that show a mean to be below a margin with this power, if it is 0.
 
+    Parameters
+    ----------
+    spread, margin, level
+        As for `power_over_seeds`.
+    power
+        What is asked for, between 0 and 1.
+
+    Returns
+    -------
+    int or None
+        None if 64 seeds do not suffice.
+
+    Raises
+    ------
+    InvalidArgument
+        As `power_over_seeds` does.
+
     Examples
     --------
     >>> seeds_for_absence(0.05), seeds_for_absence(0.08)
@@ -113,6 +158,16 @@ def seeds_for_absence(
 
 def smallest_paired_p(n_seeds: int) -> float:
     """Return the smallest p-value of two labels compared by the signs of their same-seed differences.
+
+    Parameters
+    ----------
+    n_seeds
+        Number of seeds that both labels have.
+
+    Returns
+    -------
+    float
+        1 over the number of patterns of signs, 2 ** (n_seeds - 1).
 
     Examples
     --------
@@ -125,8 +180,20 @@ def smallest_paired_p(n_seeds: int) -> float:
 def seeds_for_pairs(n_labels: int, level: float = 0.05) -> int:
     """Return the fewest seeds of each label with which a pair of them can be told apart.
 
-    Of three labels the test of all and that of the pair must both reject, and no p-value is corrected; of more,
+    With three labels the test of all and that of the pair must both reject, and no p-value is corrected; with more,
     p-values are corrected for all pairs (Holm).
+
+    Parameters
+    ----------
+    n_labels
+        Number of labels, 2 or more.
+    level
+        The level of the tests, between 0 and 1.
+
+    Returns
+    -------
+    int
+        Seeds of each label.
 
     Examples
     --------
@@ -151,8 +218,14 @@ def power_of_a_pair(effect: float, n_seeds: int, level: float = 0.05) -> float:
     effect
         Distance between the means of the labels, in standard deviations of same-seed differences.
     n_seeds
+        Number of seeds that both labels have.
     level
-        Of the test; 0 is the power where no p-value of so few seeds reaches it.
+        The level of the test; 0 is the power where no p-value of so few seeds reaches it.
+
+    Returns
+    -------
+    float
+        The power, from 0 to 1; up to 12 seeds from 400 simulated studies, and so within 0.05.
 
     Examples
     --------
@@ -179,11 +252,16 @@ def power_of_a_run(
     speed : array_like, shape (K,)
         In each interval between anchors, in any unit.
     clock : array_like, shape (K + 1,)
-        At the anchors.
+        Time at the anchors, increasing.
     jitter
         Standard error that jitter gives to the squared movement of the whole run, as a share of it.
     rejects
-        The test.
+        The test: is given the movement of a run, and returns whether it rejects.
+
+    Returns
+    -------
+    float
+        The power, from 0 to 1; from 400 simulated runs, and so within 0.05.
 
     Examples
     --------
@@ -201,7 +279,17 @@ def power_of_a_run(
 
 
 def smallest_rotation_p(n_rotations: int) -> float:
-    """Return the smallest p-value against so many rotations of the prompts.
+    """Return the smallest p-value that a test against rotations of the prompts can give.
+
+    Parameters
+    ----------
+    n_rotations
+        Number of rotations that are drawn.
+
+    Returns
+    -------
+    float
+        1 / (1 + n_rotations).
 
     Examples
     --------
@@ -212,7 +300,7 @@ def smallest_rotation_p(n_rotations: int) -> float:
 
 
 def pilot_spread(shares: Mapping[str, Sequence[float]]) -> float | None:
-    """Return the standard deviation of runs around the mean of their label; None of fewer than three runs.
+    """Return the standard deviation of runs around the mean of their label.
 
     It is at least 0.001, as in the tests over seeds. Where no label has two runs, it is that of all runs: labels then
     count as seeds, and it is rather too large.
@@ -221,6 +309,11 @@ def pilot_spread(shares: Mapping[str, Sequence[float]]) -> float | None:
     ----------
     shares : mapping of str to sequence of float
         Early shares of the runs of each label, finite.
+
+    Returns
+    -------
+    float or None
+        In the unit of the shares; None of fewer than three runs.
 
     Examples
     --------
@@ -259,11 +352,19 @@ class Design:
     learning_rate
         Rate of optimiser steps 1, 2 and so on; None for a constant one.
     n_seeds, n_objectives, n_models
-        Controls are no objectives here.
+        How many of each there will be; controls are no objectives here.
     has_controls
         Whether every objective has a negative control, of the same seeds.
     has_behaviour
         Whether next-token probabilities are recorded.
+
+    Examples
+    --------
+    >>> design = Design([t + twin for t in range(0, 48, 4) for twin in (0, 1)], n_seeds=3)
+    >>> design.n_intervals, design.why_no_twins
+    ((4, 7), '')
+    >>> Design(range(0, 49, 8)).why_no_twins
+    'needs 5 twin checkpoints (steps t and t + 1), and has 0'
     """
 
     steps: Sequence[int]
@@ -292,8 +393,20 @@ class Design:
         return int(is_early.sum()), int((~is_early).sum())
 
     def early_speed(self, share: float) -> NDArray[np.float64]:
-        """A speed of each interval with which a run has this early share, as `early_share` has it.
+        """Return a speed of each interval with which a run has an early share, as `early_share` has it.
 
+        Parameters
+        ----------
+        share
+            Above the clock's own, 0 or more.
+
+        Returns
+        -------
+        ndarray of float64, shape (K,)
+            1 is the mean speed.
+
+        Examples
+        --------
         >>> Design([t + twin for t in range(0, 60, 10) for twin in (0, 1)]).early_speed(0.2).round(2).tolist()
         [1.5, 1.5, 0.67, 0.67, 0.67]
         """
@@ -303,8 +416,20 @@ class Design:
         return np.asarray(np.where(is_early, of_run / of_clock, (1 - of_run) / (1 - of_clock)))
 
     def calm_speed(self, ratio: float) -> NDArray[np.float64]:
-        """A speed of each interval with which a run slows to this share of its first two intervals.
+        """Return a speed of each interval with which a run slows to a share of its first two intervals.
 
+        Parameters
+        ----------
+        ratio
+            That share.
+
+        Returns
+        -------
+        ndarray of float64, shape (K,)
+            1 is the speed of the first two intervals.
+
+        Examples
+        --------
         >>> Design([t + twin for t in range(0, 60, 10) for twin in (0, 1)]).calm_speed(0.2).tolist()
         [1.0, 1.0, 0.2, 0.2, 0.2]
         """
@@ -346,9 +471,15 @@ class Decidable:
     effect, spread
         What those are, in words.
     enough
-        What would be enough: of seeds, with power 0.8, and of what is not there yet.
+        How many seeds would be enough, with power 0.8, and how much of what is not there yet.
     why
         Why it can never be decided; empty if it can.
+
+    Examples
+    --------
+    >>> found = Decidable("leads", "one run", smallest_p=1.0, level=0.05, why="one run has no error bar")
+    >>> found.can_decide
+    False
     """
 
     claim: str
@@ -375,9 +506,16 @@ def of_run(
     Parameters
     ----------
     design : Design
+        What will be recorded of the run.
     claims : Claims, optional
+        Levels, margins and numbers of rotations; by default `Claims()`.
     jitters
         Standard errors that jitter gives to the squared movement of a whole run, as shares of it.
+
+    Returns
+    -------
+    list of Decidable
+        One a claim: moves, early, calm, leads.
 
     Examples
     --------
@@ -437,12 +575,19 @@ def of_study(
     Parameters
     ----------
     design : Design
+        What will be recorded of each run, and how many runs there will be.
     claims : Claims, optional
+        Levels, margins and numbers of rotations; by default `Claims()`.
     spreads
         Standard deviations of early shares between seeds.
     pilot
-        Whether those are a pilot's. Of leads a pilot says nothing, and the usual spreads are taken; so are those of
-        logs of ratios.
+        Whether those are a pilot's. A pilot says nothing of leads, and the usual spreads are taken for them; so are
+        those of logs of ratios.
+
+    Returns
+    -------
+    list of Decidable
+        One a claim: early, calm, leads, objectives, and the two of models.
 
     Examples
     --------

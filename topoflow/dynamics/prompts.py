@@ -41,6 +41,12 @@ class SamplingFloor:
         Over the same pairs, the mean share of the distance to the power of its order that comes from bars without a
         partner (`wasserstein_matchings`), of shape (2,): what such a share is where nothing of one set is followed into
         the other. NaN where all distances are 0.
+
+    Examples
+    --------
+    >>> floor = SamplingFloor(30, True, disjoint=np.array([0.4, 0.2]), unmatched=np.array([0.1, 0.7]))
+    >>> floor.disjoint[1].item()  # the floor of H1, in filtration distance
+    0.2
     """
 
     subsample_size: int
@@ -59,6 +65,14 @@ class PromptBands:
         Each of shape (T - 1,), in filtration distance.
     replicates
         The distances that the standard error comes from.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(20, 3)), [rng.choice(20, 8, replace=False) for _ in range(4)]
+    >>> bands = prompt_bands([cloud, cloud], plan, n_replicates=2)  # nothing moves, whatever the prompts
+    >>> bands.velocity, bands.standard_error
+    (array([0.]), array([0.]))
     """
 
     velocity: NDArray[np.float64]
@@ -75,11 +89,18 @@ class PromptReplicates:
     Attributes
     ----------
     by_plan
-        Of shape (T - 1, n_plan), in filtration distance.
+        The subsamples of the plan, shape (T - 1, n_plan), in filtration distance.
     by_replicate
-        Of shape (T - 1, n_replicates, n_subsamples), in filtration distance.
+        Those of the subsets, shape (T - 1, n_replicates, n_subsamples), in filtration distance.
     inflation
         k / (n - k) for subsets of k of n prompts: what a variance between them is to be multiplied by.
+
+    Examples
+    --------
+    Two subsamples of the plan, and two replicates of two, all at the distance 1: nothing is uncertain.
+
+    >>> PromptReplicates(np.ones((1, 2)), np.ones((1, 2, 2)), inflation=1.0).standard_error()
+    array([0.])
     """
 
     by_plan: NDArray[np.float64]
@@ -87,9 +108,25 @@ class PromptReplicates:
     inflation: float
 
     def standard_error(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """Of means over subsamples: of ``weights`` (n_numbers, T - 1) times the velocities, or of each velocity.
+        """Return the standard error of means over subsamples, as `prompt_bands` has it.
 
-        See `prompt_bands`.
+        Parameters
+        ----------
+        weights : ndarray, shape (n_numbers, T - 1), optional
+            Each row is a number that is a weighted sum of the velocities. Without them each velocity is a number.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_numbers,)
+            In filtration distance, times the unit of the weights.
+
+        Examples
+        --------
+        Replicates of means 0 and 2 have the variance 2 between them, and none within.
+
+        >>> found = PromptReplicates(np.ones((1, 2)), np.array([[[0.0, 0.0], [2.0, 2.0]]]), inflation=1.0)
+        >>> found.standard_error().round(4), found.standard_error(np.array([[10.0]])).round(4)
+        (array([1.4142]), array([14.1421]))
         """
         of_plan, others = self.by_plan, self.by_replicate
         if weights is not None:
@@ -127,7 +164,7 @@ def sampling_floor(
     seed
         A whole number, 0 or more.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     engine
         As for `vietoris_rips_diagrams`.
 
@@ -210,13 +247,14 @@ def prompt_bands(
     n_replicates
         2 or more; the standard error has a relative error of some ``1 / sqrt(2 n_replicates)``.
     n_subsamples
-        Of each replicate, 2 or more. In all ``T * n_replicates * n_subsamples`` more subsamples.
+        Number of subsamples of each replicate, 2 or more. In all it takes ``T * n_replicates * n_subsamples`` more
+        subsamples.
     level
-        Of the bands, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+        The coverage of the bands, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
     dimension
-        Of homology, 0 or 1.
+        The dimension of homology, 0 or 1.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     engine
         As for `vietoris_rips_diagrams`.
     seed
@@ -274,7 +312,7 @@ def prompt_bands(
 def concentration_interval(
     layers: Sequence[PromptReplicates], steps: ArrayLike, level: float = 0.95
 ) -> tuple[float, float]:
-    r"""Compute an interval for the mean concentration of a run's layers that resamples prompts.
+    """Compute an interval for the mean concentration of a run's layers that resamples prompts.
 
     A concentration C = E / S is a ratio of two means over subsamples, and to first order (the delta method) its
     error is that of the mean of :math:`(e_b - C s_b) / S`, with what subsample b moved early and in all; its variance
@@ -284,11 +322,11 @@ def concentration_interval(
     Parameters
     ----------
     layers : sequence of PromptReplicates
-        Of `prompt_bands` with the same seed for each layer. Layers in which nothing moved are left out.
+        What `prompt_bands` gives with the same seed for each layer. Layers in which nothing moved are left out.
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
     level
-        Of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+        The coverage of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
 
     Returns
     -------

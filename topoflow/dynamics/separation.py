@@ -34,6 +34,12 @@ class Separation:
     ----------
     between, within : ndarray of float64, shape (...)
         In filtration distance, one number for each matrix given.
+
+    Examples
+    --------
+    >>> found = Separation(between=np.array(6.0), within=np.array(2.0))
+    >>> found.difference, found.ratio
+    (array(4.), array(3.))
     """
 
     between: NDArray[np.float64]

@@ -26,12 +26,23 @@ _ROUNDING = 1e-9  # share of a cloud's size below which a direction is none
 
 
 def coordinates(cloud: ArrayLike) -> Matrix:
-    """Return a centred cloud in as few coordinates as hold all its distances: at most n_prompts - 1.
+    """Return a centred cloud in as few coordinates as hold all its distances: at most n_prompts.
 
     Rotating it costs n_prompts^2 times the coordinates, so that a wide model costs no more than a narrow one.
 
+    Parameters
+    ----------
+    cloud : array_like, shape (n_prompts, hidden_size)
+
+    Returns
+    -------
+    ndarray of float64, shape (n_prompts, min(n_prompts, hidden_size))
+        Distances are the cloud's, to rounding.
+
     Examples
     --------
+    >>> coordinates([[0.0, 0.0], [2.0, 2.0]]).tolist()
+    [[-1.0, -1.0], [1.0, 1.0]]
     >>> coordinates(np.random.default_rng(0).normal(size=(5, 40))).shape
     (5, 5)
     """
@@ -53,6 +64,12 @@ class Rotations:
         Orthonormal directions that no rotation turns, the all-ones vector among them.
     rest : ndarray, shape (n_prompts, n_prompts - n_kept)
         An orthonormal basis of their complement.
+
+    Examples
+    --------
+    >>> law = Rotations.that_keep(np.array([[1.0], [1.0], [0.0]]))
+    >>> law.kept.shape, law.rest.shape
+    ((3, 1), (3, 2))
     """
 
     kept: Matrix
@@ -60,17 +77,61 @@ class Rotations:
 
     @classmethod
     def that_keep(cls, columns: Matrix) -> Rotations:
-        """All rotations that leave each of some columns, shape (n_prompts, n_columns), where it is."""
+        """Return all rotations that leave some columns where they are.
+
+        Parameters
+        ----------
+        columns : ndarray, shape (n_prompts, n_columns)
+            Linearly independent.
+
+        Returns
+        -------
+        Rotations
+
+        Examples
+        --------
+        >>> column = np.array([[1.0], [2.0], [3.0]])
+        >>> turn = Rotations.that_keep(column).draw(np.random.default_rng(0))
+        >>> (turn @ column).round(9).ravel().tolist()
+        [1.0, 2.0, 3.0]
+        """
         kept = np.linalg.qr(columns)[0]
         return cls(kept, _haar_basis(kept, np.random.default_rng(_BASIS)))
 
     def draw(self, rng: np.random.Generator) -> Matrix:
-        """Draw one, of shape (n_prompts, n_prompts)."""
+        """Draw one rotation.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Where its randomness comes from.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_prompts, n_prompts)
+            An orthogonal matrix.
+
+        Examples
+        --------
+        >>> turn = any_rotation(3).draw(np.random.default_rng(0))
+        >>> (turn @ turn.T).round(9).tolist() == np.eye(3).tolist()
+        True
+        """
         return np.asarray(self.kept @ self.kept.T + _haar_basis(self.kept, rng) @ self.rest.T)
 
 
 def any_rotation(n: int) -> Rotations:
-    """Rotations that keep the mean and every second moment of n prompts.
+    """Return the rotations that keep the mean and every second moment of n prompts.
+
+    Parameters
+    ----------
+    n
+        Number of prompts.
+
+    Returns
+    -------
+    Rotations
+        They leave the all-ones vector alone.
 
     Examples
     --------
@@ -82,16 +143,21 @@ def any_rotation(n: int) -> Rotations:
 
 
 def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
-    """Rotations that keep what gives the first clouds their structure: leading directions, and near copies together.
+    """Return the rotations that keep what gives the first clouds their structure.
 
-    A base with structure (clusters, prompts that are near copies of one another) loses it fastest at first, however
-    evenly its points move; this null moves blindly from the same start. One direction is kept for every ten prompts,
-    and all differences within a group of near copies, so that copies part as they do in the run.
+    That is their leading directions, and near copies together. A base with structure (clusters, prompts that are near
+    copies of one another) loses it fastest at first, however evenly its points move; this null moves blindly from the
+    same start. One direction is kept for every ten prompts, and all differences within a group of near copies, so that
+    copies part as they do in the run.
 
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
         At the first checkpoint, one a layer; all layers weigh alike.
+
+    Returns
+    -------
+    Rotations
 
     Examples
     --------
@@ -111,6 +177,15 @@ def kept_start(clouds: Sequence[ArrayLike]) -> Rotations:
 
 def near_copies(cloud: ArrayLike) -> NDArray[np.int64]:
     """Number groups of points in which no two are farther apart than 0.3 of the median distance (complete linkage).
+
+    Parameters
+    ----------
+    cloud : array_like, shape (n_points, n_coordinates)
+
+    Returns
+    -------
+    ndarray of int64, shape (n_points,)
+        The number of each point's group, from 1 on. Two points alone are two groups.
 
     Examples
     --------

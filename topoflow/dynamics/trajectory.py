@@ -56,12 +56,12 @@ MOST_PAIRED = 128
 
 
 def paired_checkpoints(n_checkpoints: int) -> NDArray[np.int64]:
-    """Which checkpoints of a run are compared with one another, and not only with those before them and the first.
+    """Choose which checkpoints of a run are compared with one another, and not only with those before and the first.
 
     Parameters
     ----------
     n_checkpoints
-        Of the run.
+        Number of checkpoints of the run.
 
     Returns
     -------
@@ -100,9 +100,18 @@ class LayerTrajectory:
         Mean H1 distance of two sets of prompts at the first checkpoint, in filtration distance: what an
         unpaired comparison cannot go below. Velocities are paired, so it is their yardstick and not their floor.
     unmatched_of_other_prompts : float
-        What `h1_unmatched` is between these two sets of prompts: of diagrams of which none follows from the other.
+        What `h1_unmatched` is between these two sets of prompts, where no diagram follows from another.
     replicates : PromptReplicates or None
         H1 distances within random subsets of the prompts; None where there are no bands.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(30, 3)), [rng.choice(30, 12, replace=False) for _ in range(4)]
+    >>> cells = [cell_diagrams(cloud, plan)] * 3
+    >>> layer = follow_layer([cloud] * 3, cells, plan, n_replicates=0)  # nothing moves
+    >>> layer.series["h1_velocity"].tolist(), layer.distances.shape, layer.summaries.shape
+    ([0.0, 0.0], (3, 3), (3, 41))
     """
 
     series: dict[str, Series]
@@ -129,20 +138,20 @@ def follow_layer(
     Parameters
     ----------
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        The recorded states at T checkpoints, two or more. Of a sequence that reads each when it is asked for, no more
-        than three are held.
+        The recorded states at T checkpoints, two or more. No more than three are held of a sequence that reads each
+        when it is asked for.
     cells : sequence of sequences of [H0, H1]
         Their diagrams under the plan. Likewise, two and those of `paired_checkpoints` are held.
     plan : array_like of int, shape (n_subsamples, subsample_size)
         As `subsample_plan` gives it.
     order
-        Of the Wasserstein distance; the ground metric is Euclidean.
+        The order of the Wasserstein distance; the ground metric is Euclidean.
     n_replicates
-        Of the prompts, for the bands; 0 for none.
+        Number of random subsets of the prompts, for the bands; 0 for none.
     engine
         As for `vietoris_rips_diagrams`.
     seed
-        Of the controls and of the resampled prompts.
+        Chooses the controls and the resampled prompts.
 
     Returns
     -------
@@ -297,7 +306,7 @@ def describe_layer(
     steps : sequence of int
         The T checkpoints.
     seed
-        Of the permutations.
+        Chooses the permutations: a whole number, 0 or more.
 
     Returns
     -------
@@ -307,6 +316,11 @@ def describe_layer(
         as the floor), `path_length`,
         `displacement`, and `straightness`, the last as a share of the one before; None where nothing moved (or
         nothing above the floor), and so it is not defined.
+
+    Raises
+    ------
+    InvalidArgument
+        As `concentration` does, or if ``seed`` is not a whole number of at least 0.
 
     Examples
     --------
@@ -348,6 +362,15 @@ def describe_run(
 ) -> list[dict[str, Number]]:
     """Describe each layer of a run, p-values also adjusted for the number of layers (Holm).
 
+    Parameters
+    ----------
+    layers : sequence of LayerTrajectory
+        The layers of one run, one or more.
+    steps : sequence of int
+        The T checkpoints, in optimiser steps.
+    seed
+        Chooses the permutations: a whole number, 0 or more.
+
     Returns
     -------
     list of dict
@@ -355,6 +378,21 @@ def describe_run(
         each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance),
         `h1_peak_over_sampling_floor`, `h1_unmatched` (mean over the intervals in which something moved), and
         `h1_unmatched_of_other_prompts`, the same between two sets of prompts.
+
+    Raises
+    ------
+    InvalidArgument
+        As `describe_layer` does.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(30, 3)), [rng.choice(30, 12, replace=False) for _ in range(4)]
+    >>> clouds = [cloud, 2 * cloud, 2 * cloud, 2 * cloud]  # it moves in the first of three intervals
+    >>> layer = follow_layer(clouds, [cell_diagrams(c, plan) for c in clouds], plan, n_replicates=0)
+    >>> (numbers,) = describe_run([layer], [0, 8, 16, 24])
+    >>> numbers["h1_concentration"], numbers["h1_peak_step"], numbers["h1_straightness"]
+    (1.0, 8, 1.0)
     """
     found: list[dict[str, Number]] = []
     for layer in layers:
@@ -394,6 +432,11 @@ def pooled_velocity(velocity: ArrayLike) -> Series:
     ndarray of float64, shape (T - 1,)
         Shares of the whole movement, of sum 1; all 0 where nothing moved.
 
+    Raises
+    ------
+    InvalidArgument
+        If ``velocity`` does not hold real numbers.
+
     Examples
     --------
     >>> pooled_velocity([[3.0, 1.0], [100.0, 100.0], [0.0, 0.0]])
@@ -416,12 +459,13 @@ def describe_pooled(
     Parameters
     ----------
     layers : sequence of LayerTrajectory
+        The layers of one run, one or more.
     steps : sequence of int
-        The T checkpoints.
+        The T checkpoints, in optimiser steps.
     behaviour : array_like, shape (T - 1,), optional
         Behavioural velocity, in nats.
     seed
-        Of the permutations.
+        Chooses the permutations: a whole number, 0 or more.
 
     Returns
     -------
@@ -430,6 +474,21 @@ def describe_pooled(
         expected value, the same per step; `settled` (share of training) and what is expected of it; `peak_step`,
         `behaviour_peak_step`, `peak_difference` (optimiser steps), and of the largest cross-correlation of topology
         with behaviour `lag` (checkpoints that topology is behind) and `lag_correlation`. None where not defined.
+
+    Raises
+    ------
+    InvalidArgument
+        As `concentration` and `lead_lag` do.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> cloud, plan = rng.normal(size=(30, 3)), [rng.choice(30, 12, replace=False) for _ in range(4)]
+    >>> clouds = [cloud, 2 * cloud, 2 * cloud, 2 * cloud]  # it moves in the first of three intervals
+    >>> layer = follow_layer(clouds, [cell_diagrams(c, plan) for c in clouds], plan, n_replicates=0)
+    >>> numbers = describe_pooled([layer], [0, 8, 16, 24], behaviour=[0.0, 0.0, 0.5])  # answers change in the last
+    >>> numbers["concentration"], numbers["peak_step"], numbers["behaviour_peak_step"], numbers["peak_difference"]
+    (1.0, 8, 24, -16)
     """
     velocity = np.array([layer.series["h1_velocity"] for layer in layers])
     plain, per_step = (
@@ -460,7 +519,12 @@ def describe_pooled(
 
 
 def describe_movement(run: Trajectory) -> dict[str, Number]:
-    """Describe a run's movement between twins, all layers pooled; None where there are no twins to tell by.
+    """Describe a run's movement between twins, all layers pooled.
+
+    Parameters
+    ----------
+    run : Trajectory
+        A run that was followed.
 
     Returns
     -------
@@ -468,7 +532,19 @@ def describe_movement(run: Trajectory) -> dict[str, Number]:
         For H1 and H0: `early_share_` (scale-free, of the cumulative learning rate, above the clock's own), `moved_`
         (scale-free squared movement in all, no unit), `jitter_` (standard deviation of that under jitter alone).
         `far_prompts` is the share that the 5 % of prompts that go farthest make of the squared movement of the states
-        themselves, between anchors and with jitter: 0.05 where all prompts move alike.
+        themselves, between anchors and with jitter: 0.05 where all prompts move alike. All are None where there are no
+        twins to tell by.
+
+    Examples
+    --------
+    Prompts that all drift alike: their topology stands still.
+
+    >>> from topoflow.dynamics.following import follow
+    >>> cloud = np.random.default_rng(0).normal(size=(40, 3))
+    >>> run = follow({t + twin: {1: cloud + t} for t in range(0, 40, 8) for twin in (0, 1)})
+    >>> numbers = describe_movement(run)
+    >>> round(numbers["far_prompts"], 9), round(numbers["moved_h1"], 9), round(numbers["moved_h0"], 9)
+    (0.05, 0.0, 0.0)
     """
     numbers: dict[str, Number] = {
         "far_prompts": None if run.why_no_twins else known(run.share_of_far_prompts)

@@ -18,8 +18,20 @@ _REACH = 0.85  # of the clock that the anchors must span, or they do not speak o
 
 
 def are_triplets(steps: Sequence[int]) -> bool:
-    """Whether all checkpoints stand three and three in a row, and not two and two as well.
+    """Tell whether all checkpoints stand three and three in a row, and not two and two as well.
 
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of the checkpoints, increasing.
+
+    Returns
+    -------
+    bool
+        False where there is no checkpoint.
+
+    Examples
+    --------
     >>> are_triplets([0, 1, 2, 3, 4, 5, 9, 10, 11]), are_triplets([0, 1, 2, 3, 4, 5])
     (True, False)
     """
@@ -34,6 +46,18 @@ def are_triplets(steps: Sequence[int]) -> bool:
 def offsets(steps: Sequence[int]) -> tuple[int, ...]:
     """Return how long after its anchor each checkpoint of a twin or triplet is, in optimiser steps.
 
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of the checkpoints, increasing.
+
+    Returns
+    -------
+    tuple of int
+        (0, 1) for twins, (0, 1, 2) for triplets.
+
+    Examples
+    --------
     >>> offsets([0, 1, 8, 9]), offsets([0, 1, 2, 8, 9, 10, 16, 17, 18])
     ((0, 1), (0, 1, 2))
     """
@@ -43,12 +67,17 @@ def offsets(steps: Sequence[int]) -> tuple[int, ...]:
 def find_twins(steps: Sequence[int]) -> tuple[int, ...]:
     """Return the anchors among checkpoints: steps t at which t + 1 is recorded too, each checkpoint in one pair only.
 
-    Of triplets, and nothing but triplets, the first of each.
+    Where all checkpoints are triplets, the anchors are the first of each.
 
     Parameters
     ----------
     steps : sequence of int
         Optimiser steps of the checkpoints, increasing.
+
+    Returns
+    -------
+    tuple of int
+        Increasing; empty where there is no pair.
 
     Examples
     --------
@@ -69,6 +98,16 @@ def spaced(steps: Sequence[int]) -> tuple[int, ...]:
     """Return the checkpoints that are no twin of an anchor, and the last: those between which a run moves.
 
     Pictures and distances of runs need no others. All where there are fewer twins than `LEAST_ANCHORS`.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Optimiser steps of the checkpoints, increasing.
+
+    Returns
+    -------
+    tuple of int
+        Increasing.
 
     Examples
     --------
@@ -91,6 +130,16 @@ def cumulative_rate(steps: Sequence[int], learning_rate: ArrayLike | None) -> ND
         Optimiser steps of the checkpoints.
     learning_rate : array_like, shape (last step,), optional
         Rate of optimiser steps 1, 2 and so on; None for a constant one. Where all are 0, steps are counted.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        One number for each of ``steps``, in the unit of the rates; in optimiser steps without them.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is not a rate for each optimiser step, or one is negative or not finite.
 
     Examples
     --------
@@ -122,6 +171,11 @@ def why_no_twins(steps: Sequence[int], clock: NDArray[np.float64]) -> str | None
     clock : ndarray, shape (T,)
         `cumulative_rate` of each.
 
+    Returns
+    -------
+    str or None
+        What they need and what they have, in words.
+
     Examples
     --------
     >>> why_no_twins([0, 8, 16], np.array([0.0, 8.0, 16.0]))
@@ -148,8 +202,20 @@ def why_no_twins(steps: Sequence[int], clock: NDArray[np.float64]) -> str | None
 def early_intervals(clock: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell of each interval between anchors whether its middle lies in the first third of the clock.
 
-    By the middle, as anchors are whole steps and meet the third only nearly.
+    It goes by the middle, as anchors are whole steps and meet the third only nearly.
 
+    Parameters
+    ----------
+    clock : ndarray, shape (K + 1,)
+        Time at the anchors, increasing: optimiser steps or the cumulative learning rate.
+
+    Returns
+    -------
+    ndarray of bool, shape (K,)
+        All False on a clock that stands still.
+
+    Examples
+    --------
     >>> early_intervals(np.arange(7.0)).tolist()
     [True, True, False, False, False, False]
     """

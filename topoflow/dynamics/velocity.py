@@ -149,7 +149,7 @@ def peak_step(velocity: ArrayLike, steps: ArrayLike) -> int:
     Returns
     -------
     int
-        In optimiser steps. Of equal velocities the first counts, so where all are 0 this is ``steps[1]``; the
+        In optimiser steps. The first of equal velocities counts, so where all are 0 this is ``steps[1]``; the
         `concentration` is NaN then.
 
     Raises

@@ -29,7 +29,7 @@ _SHORT = 0.1  # of the whole axis: H1 without a longer bar is a line along the d
 
 @style.styled
 def diagrams_figure(panels: Panels, *, title: str) -> Figure:
-    """Persistence diagrams side by side, on common axes unless they differ several times in size.
+    """Draw persistence diagrams side by side, on common axes unless they differ several times in size.
 
     In many dimensions H1 is a small cloud far from the origin, or one along the diagonal; then a second row shows its
     births and lifetimes.
@@ -44,14 +44,23 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
 
     Returns
     -------
-    Figure
-        A column a panel, a row or two.
+    matplotlib.figure.Figure
+        A column a panel, a row or two. A notebook shows it; `figure.savefig("diagrams.png")` writes it.
 
     Raises
     ------
-    ValueError
+    InvalidArgument
         If a diagram is not of shape (n_bars, 2), has a death before its birth, a NaN or an infinite birth, or
         if a panel has no diagram or more than two.
+
+    Examples
+    --------
+    The corners of a unit square: three components that die at 1, one that lives on, and a loop.
+
+    >>> h0, h1 = [[0, 1], [0, 1], [0, 1], [0, float("inf")]], [[1, 2**0.5]]
+    >>> panels = [("a square", [h0, h1]), ("two points", [[[0, 1], [0, float("inf")]]])]
+    >>> [axes.get_title() for axes in diagrams_figure(panels, title="Diagrams").axes if axes.get_title()]
+    ['a square', 'two points']
     """
     named = _panels(panels)
     if not named:

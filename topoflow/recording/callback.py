@@ -111,7 +111,7 @@ class TopologyCallback(TrainerCallback):
     max_length : int
         Tokens kept of a prompt: its end, since the last token is the one recorded.
     dtype : str
-        Of the recorded states.
+        The dtype of the recorded states: "float16", "float32" or "float64".
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
@@ -121,7 +121,7 @@ class TopologyCallback(TrainerCallback):
         (Jensen-Shannon divergence, nats), and keep the roots of their probabilities, which any two checkpoints can be
         compared by.
     seed : int
-        Of the subsample plan and of what is kept of answers.
+        Chooses the subsample plan and what is kept of answers.
     stop_when_stable : int, optional
         End training after this many checkpoints in a row at which the H1 velocity of every recorded layer was below
         its floor; needs `topology`. By default training is never ended.

@@ -37,10 +37,22 @@ FINAL_NORM = "applied at the last layer"
 
 
 def evenly_spaced_layers(n_layers: int, count: int) -> tuple[int, ...]:
-    """`count` layers spaced evenly over 1..`n_layers`, the last one included.
+    """Space layers evenly over the blocks of a model, the last one included.
 
     Layer 0 is left out: prompts that end in the same token, as under a chat template, all have the same
-    embedding there (see PROTOCOL in the documentation of `TopologyCallback`).
+    embedding there (see `TopologyCallback`).
+
+    Parameters
+    ----------
+    n_layers : int
+        Number of blocks.
+    count : int
+        Number of layers wanted.
+
+    Returns
+    -------
+    tuple of int
+        Layers between 1 and `n_layers`, increasing.
 
     Raises
     ------
@@ -81,9 +93,10 @@ def last_token_states(
     attention_mask: torch.Tensor,
     layers: Sequence[int],
 ) -> dict[int, torch.Tensor]:
-    """Hidden states of the last real token of each sequence, from one forward pass without the head.
+    """Compute the hidden states of the last real token of each sequence, by one forward pass without the head.
 
     Where FSDP has sharded the model, all ranks must call this equally often, each with a batch of its own.
+    `record_states` makes the batches, and leaves the model as it was found; this does neither.
 
     Parameters
     ----------
@@ -98,6 +111,25 @@ def last_token_states(
     -------
     dict of int to Tensor of shape (n_sequences, hidden_size)
         In the model's own dtype, each on the device of its layer.
+
+    Raises
+    ------
+    InvalidArgument
+        When the model is no decoder of transformers, or passes something other than hidden states from block to block.
+
+    Examples
+    --------
+    At layer 0 a token's state is its embedding. Here the last real tokens are 3 and 5; 0 is padding.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = dict(vocab_size=9, hidden_size=4, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
+    >>> input_ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    >>> states = last_token_states(model, input_ids, mask, layers=[0, 2])
+    >>> {layer: tuple(rows.shape) for layer, rows in states.items()}
+    {0: (2, 4), 2: (2, 4)}
+    >>> torch.equal(states[0], model.get_input_embeddings().weight[[3, 5]])
+    True
     """
     if sharded_modules(model):  # FSDP must finish the pass that it has begun
         with (
@@ -205,7 +237,7 @@ def record_states(
     dtype: str = "float32",
     behaviour: Behaviour | Answers | None = None,
 ) -> dict[int, npt.NDArray[Any]]:
-    """Point clouds of one checkpoint: the last-token states of all prompts at each layer.
+    """Record the point clouds of one checkpoint: the last-token states of all prompts at each layer.
 
     The model is left as it was found: train or eval mode module by module, random state, gradients.
 
@@ -222,7 +254,7 @@ def record_states(
     batch_size : int
         Prompts a forward pass. Batches are of similar lengths, so little is spent on padding.
     dtype : str
-        Of the arrays returned.
+        The dtype of the arrays returned: "float16", "float32" or "float64".
     behaviour : Behaviour, optional
         Is given the next-token distribution of each prompt, batch by batch.
 
@@ -230,6 +262,24 @@ def record_states(
     -------
     dict of int to ndarray of shape (n_prompts, hidden_size)
         In the order of `token_ids`.
+
+    Raises
+    ------
+    InvalidArgument
+        As `last_token_states` does, or when the model is not in memory.
+
+    Examples
+    --------
+    At layer 0 the clouds are embeddings of the last tokens, here 3 and 5.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> sizes = dict(vocab_size=9, hidden_size=4, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
+    >>> clouds = record_states(model, [[1, 2, 3], [4, 5]], layers=[0, 2], pad_token_id=0)
+    >>> {layer: cloud.shape for layer, cloud in clouds.items()}
+    {0: (2, 4), 2: (2, 4)}
+    >>> np.array_equal(clouds[0], model.get_input_embeddings().weight[[3, 5]].detach().numpy())
+    True
     """
     batches = batches_by_length(token_ids, batch_size)
     rows = record_batches(

@@ -61,7 +61,32 @@ class Quantity:
             raise InvalidArgument("name", "letters, digits and underscores", self.name)
 
     def of(self, model: nn.Module, tokenizer: Any) -> dict[str, float]:
-        """Measure it: by name in MLflow, the numbers."""
+        """Measure a model.
+
+        Parameters
+        ----------
+        model : nn.Module
+            It is left as it was found.
+        tokenizer : object
+            The Trainer's `processing_class`, or whatever else `measure` is to be given.
+
+        Returns
+        -------
+        dict of str to float
+            The numbers, by their names in MLflow: `name` of the quantity, a slash, and the name of the number.
+
+        Raises
+        ------
+        InvalidArgument
+            When `measure` does not return a number for each name.
+
+        Examples
+        --------
+        >>> def weights(model, tokenizer):
+        ...     return {"all": sum(weight.numel() for weight in model.parameters())}
+        >>> Quantity("weights", "number of weights", weights).of(nn.Linear(3, 2), None)
+        {'weights/all': 8.0}
+        """
         with undisturbed(model):
             found = self.measure(model, tokenizer)
         if not isinstance(found, Mapping) or not all(isinstance(value, Real) for value in found.values()):
@@ -74,7 +99,7 @@ class Quantity:
 def held_out_loss(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], *, batch_size: int = 16, max_length: int = 512
 ) -> Quantity:
-    """The loss on rows that are not trained on, at each checkpoint: whether a model learns, and what it forgets.
+    """Make a quantity of the loss on rows that are not trained on: whether a model learns, and what it forgets.
 
     It is the mean cross-entropy of the answers' tokens, each row's after its prompt, in nats a token. TRL's
     `eval_loss` of the same rows in one batch, with `completion_only_loss`, is the same number.
@@ -88,6 +113,11 @@ def held_out_loss(
         Rows a forward pass. All logits of a batch are in memory at once.
     max_length : int
         Tokens; longer rows are left out, since cutting them would cut the answer.
+
+    Returns
+    -------
+    Quantity
+        Give it to `TopologyCallback(..., quantities=[...])`.
 
     Raises
     ------

@@ -86,6 +86,17 @@ class StoredSet:
         What it holds: `format`, `steps`, `layers`, `files` (path -> SHA-256) and what made it.
     sha256 : str
         The manifest's own SHA-256, which identifies the set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_file(Path(folder, "step_000000/layer_01.npy"), array_bytes(np.eye(2)))
+    ...     seal(Path(folder), manifest, ["step_000000/layer_01.npy"])
+    ...     found = open_set(folder, ACTIVATIONS)
+    >>> found.steps, found.layers, list(found.manifest["files"])
+    ((0,), (1,), ['step_000000/layer_01.npy'])
     """
 
     folder: Path
@@ -103,7 +114,26 @@ class StoredSet:
         return tuple(self.manifest["layers"])
 
     def check_made_from(self, source: StoredSet) -> None:
-        """Refuse a diagram set that was made from another activation set than the one there is now."""
+        """Refuse a diagram set that was made from another activation set than the one there is now.
+
+        Parameters
+        ----------
+        source : StoredSet
+            The activation set there is now.
+
+        Raises
+        ------
+        InvalidFile
+            When the manifest names another SHA-256 than the source has; both are named.
+
+        Examples
+        --------
+        >>> diagrams = StoredSet(Path("diagrams"), {"activations": "5a" * 32}, "")
+        >>> diagrams.check_made_from(StoredSet(Path("activations"), {}, "5a" * 32))
+        >>> diagrams.check_made_from(StoredSet(Path("activations"), {}, "c3" * 32))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        topoflow.errors.InvalidFile: diagrams was made from another activations (SHA-256 5a5a5a5a5a5a) than the one...
+        """
         if (made_from := str(self.manifest.get("activations"))) != source.sha256:
             raise made_from_another(self.folder, source.folder, "SHA-256", made_from, source.sha256)
 
@@ -119,15 +149,33 @@ class StoredSet:
         ------
         InvalidFile
             When the two hashes differ; both are named.
+
+        Examples
+        --------
+        >>> found = StoredSet(Path("activations"), {"prompts_sha256": "5a" * 32}, "")
+        >>> found.check_inputs({"prompts_sha256": (Path("prompts.jsonl"), "5a" * 32)})
+        >>> found.check_inputs({"prompts_sha256": (Path("prompts.jsonl"), "c3" * 32)})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        topoflow.errors.InvalidFile: activations was made from another prompts.jsonl (prompts_sha256 5a5a5a5a5a5a)...
         """
         for key, (path, now) in files.items():
             if (made_from := str(self.manifest.get(key))) != now:
                 raise made_from_another(self.folder, path, key, made_from, now)
 
     def point_cloud(self, step: int, layer: int) -> npt.NDArray[Any]:
-        """The recorded states of one cell of an activation set, shape (n_prompts, hidden_size).
+        """Return the recorded states of one cell of an activation set, as they were recorded: NaN and infinity too.
 
-        As they were recorded: NaN and infinity too.
+        Parameters
+        ----------
+        step : int
+            A checkpoint, in optimiser steps.
+        layer : int
+            A layer.
+
+        Returns
+        -------
+        ndarray, shape (n_prompts, hidden_size)
+            In the dtype in which they were recorded.
 
         Raises
         ------
@@ -135,26 +183,115 @@ class StoredSet:
             When the cell was not recorded.
         InvalidFile
             When its file is no such array: a manifest vouches for bytes alone.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(Path(folder, "step_000000/layer_01.npy"), array_bytes(np.eye(2)))
+        ...     seal(Path(folder), manifest, ["step_000000/layer_01.npy"])
+        ...     open_set(folder, ACTIVATIONS).point_cloud(step=0, layer=1)
+        array([[1., 0.],
+               [0., 1.]])
         """
         shape = self.manifest.get("n_prompts"), self.manifest.get("hidden_size")
         return _load_array(self._cell(step, layer, ".npy"), _CLOUD_DTYPES, shape)
 
     def divergences(self, step: int) -> npt.NDArray[np.float64] | None:
-        """How far the answers at a checkpoint are from those before, nats, shape (2, n_prompts); None if not recorded.
+        """Return how far the answers at a checkpoint are from those before.
 
-        Jensen-Shannon divergence of the next-token distributions, from the checkpoint before and from the first.
+        They are Jensen-Shannon divergences of the next-token distributions.
+
+        Parameters
+        ----------
+        step : int
+            A checkpoint, in optimiser steps.
+
+        Returns
+        -------
+        ndarray of float64, shape (2, n_prompts), or None
+            In nats: from the checkpoint before, and from the first. None if not recorded.
+
+        Raises
+        ------
+        InvalidFile
+            When the file is no such array.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(Path(folder, "step_000000/behaviour.npy"), array_bytes(np.zeros((2, 2))))
+        ...     seal(Path(folder), manifest, ["step_000000/behaviour.npy"])
+        ...     open_set(folder, ACTIVATIONS).divergences(step=0)
+        array([[0., 0.],
+               [0., 0.]])
         """
         return self._of_behaviour(behaviour_name(step), "float64", (2, self.manifest.get("n_prompts")))
 
     def roots(self, step: int) -> npt.NDArray[np.float32] | None:
-        """Roots of the next-token probabilities at a checkpoint, shape (n_prompts, n); None if not recorded.
+        """Return the roots of the next-token probabilities at a checkpoint.
 
-        A sketch of them where the vocabulary is large (`topoflow.recording.sketch`).
+        It is a sketch of them where the vocabulary is large (`topoflow.recording.sketch`).
+
+        Parameters
+        ----------
+        step : int
+            A checkpoint, in optimiser steps.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_prompts, n), or None
+            None if not recorded.
+
+        Raises
+        ------
+        InvalidFile
+            When the file is no such array.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(Path(folder, "step_000000/roots.npy"), array_bytes(np.eye(2, dtype=np.float32)))
+        ...     seal(Path(folder), manifest, ["step_000000/roots.npy"])
+        ...     open_set(folder, ACTIVATIONS).roots(step=0)
+        array([[1., 0.],
+               [0., 1.]], dtype=float32)
         """
         return self._of_behaviour(roots_name(step), "float32", (self.manifest.get("n_prompts"), None))
 
     def measured(self, step: int) -> dict[str, float | None]:
-        """The numbers that were measured of the model at a checkpoint, by their names in MLflow; None for a NaN."""
+        """Return the numbers that were measured of the model at a checkpoint.
+
+        Parameters
+        ----------
+        step : int
+            A checkpoint, in optimiser steps.
+
+        Returns
+        -------
+        dict of str to float or None
+            By their names in MLflow; None for a NaN. Empty if nothing was measured.
+
+        Raises
+        ------
+        InvalidFile
+            When the file holds no such numbers.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(Path(folder, "step_000000/quantities.json"), json_bytes({"weights/all": 8.0}))
+        ...     seal(Path(folder), manifest, ["step_000000/quantities.json"])
+        ...     open_set(folder, ACTIVATIONS).measured(step=0)
+        {'weights/all': 8.0}
+        """
         name = quantities_name(step)
         return read_quantities(self.folder / name) if name in self.manifest["files"] else {}
 
@@ -164,7 +301,19 @@ class StoredSet:
         return _load_array(self.folder / name, (dtype,), shape)
 
     def diagrams(self, step: int, layer: int) -> list[list[npt.NDArray[np.float64]]]:
-        """The diagrams of one cell of a diagram set: a list over subsamples of [H0, H1].
+        """Return the diagrams of one cell of a diagram set.
+
+        Parameters
+        ----------
+        step : int
+            A checkpoint, in optimiser steps.
+        layer : int
+            A layer.
+
+        Returns
+        -------
+        list of [H0, H1]
+            One pair a subsample, each an ndarray of shape (n_bars, 2), in filtration distance.
 
         Raises
         ------
@@ -172,6 +321,18 @@ class StoredSet:
             When the cell was not computed.
         InvalidFile
             When its file holds no diagrams.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> h0, h1 = np.array([[0.0, 1.0]]), np.array([[1.0, 1.4]])
+        >>> manifest = {"format": DIAGRAMS, "steps": [0], "layers": [1]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_file(Path(folder, "step_000000/layer_01.npz"), diagram_bytes([[h0, h1]]))
+        ...     seal(Path(folder), manifest, ["step_000000/layer_01.npz"])
+        ...     ((same_h0, same_h1),) = open_set(folder, DIAGRAMS).diagrams(step=0, layer=1)
+        >>> same_h0.tolist(), same_h1.tolist()
+        ([[0.0, 1.0]], [[1.0, 1.4]])
         """
         path = self._cell(step, layer, ".npz")
         try:
@@ -414,11 +575,34 @@ def open_set(folder: str | Path, expected_format: str) -> StoredSet:
     DVC trusts what lies in its cache; a flipped bit there would pass unseen, so it is looked for here,
     before anything is computed from it.
 
+    Parameters
+    ----------
+    folder : path
+        Where the set stands.
+    expected_format : str
+        `ACTIVATIONS` or `DIAGRAMS` of `topoflow.storage`.
+
+    Returns
+    -------
+    StoredSet
+        Its arrays are read when they are asked for.
+
     Raises
     ------
     InvalidFile
         When the manifest is missing, malformed or of another format, or a file is missing or altered; the remedy is
         the command that repairs the set.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> manifest = {"format": ACTIVATIONS, "steps": [0], "layers": [1], "n_prompts": 2, "hidden_size": 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_file(Path(folder, "step_000000/layer_01.npy"), array_bytes(np.eye(2)))
+    ...     seal(Path(folder), manifest, ["step_000000/layer_01.npy"])
+    ...     states = open_set(folder, ACTIVATIONS)
+    >>> states.steps, states.layers
+    ((0,), (1,))
     """
     folder = Path(folder)
     manifest, data = _read_manifest(folder)

@@ -65,7 +65,7 @@ def wasserstein_distance(a: ArrayLike, b: ArrayLike, order: float = 2.0) -> floa
 def wasserstein_distances(
     diagrams_a: Sequence[ArrayLike], diagrams_b: Sequence[ArrayLike], order: float = 2.0
 ) -> NDArray[np.float64]:
-    """Compute the exact Wasserstein distance of each diagram to its partner: of one cell's to another's.
+    """Compute the exact Wasserstein distance of each diagram of one cell to its partner of another.
 
     Parameters
     ----------

@@ -153,6 +153,11 @@ def choose_engine(engine: str, maxdim: int = 1, thresh: float = math.inf, coeff:
     engine, maxdim, thresh, coeff
         As for `vietoris_rips_diagrams`.
 
+    Returns
+    -------
+    str
+        "lune" or "ripser".
+
     Raises
     ------
     InvalidArgument

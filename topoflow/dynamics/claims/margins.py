@@ -18,9 +18,9 @@ class Claims:
     Parameters
     ----------
     level
-        Of each test.
+        The level of each test, between 0 and 1.
     moves_level
-        Of the first rung, that anything moves beyond jitter.
+        The level of the first rung, that anything moves beyond jitter.
     ratio
         Smallest ratio of speeds, early over late, that is of interest in one run.
     early_margin

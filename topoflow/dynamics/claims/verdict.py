@@ -28,7 +28,7 @@ class Verdict:
     rung
         The rung that decided: the first that failed, or the last of those that passed.
     value, low, high, p
-        The number, its 95 % interval and its p-value; None where there is none. Of a claim that climbed, `p` is the
+        The number, its 95 % interval and its p-value; None where there is none. Where a claim climbed, `p` is the
         largest of the rungs it passed and of the one that decided, adjusted for the other homology (Holm).
     rule
         How the verdict follows from the numbers, or what is missing.
@@ -42,6 +42,12 @@ class Verdict:
         The two labels that are compared, if any.
     beside
         What to read with `value`, though no rung tests it: another number that could explain it, in words.
+
+    Examples
+    --------
+    >>> one = Verdict("early", "H1", "supported", "the start", 2.0, None, None, 0.01, "", "")
+    >>> one.verdict, one.name
+    ('supported', 'early_h1')
     """
 
     claim: str
@@ -78,7 +84,7 @@ class Rung:
     Attributes
     ----------
     name
-        Of the explanation.
+        What the explanation is called.
     test
         Computes the test when the claim gets here; an explanation of why it cannot be made instead of a test.
     level
@@ -87,6 +93,11 @@ class Rung:
         Whether the claim is "explained by" this rung where the test shows absence; else it is "shown absent".
     gate
         Whether a failure means that nothing can be told.
+
+    Examples
+    --------
+    >>> Rung("scale", lambda: Test(2.0, p=0.01), level=0.05).test().p
+    0.01
     """
 
     name: str
@@ -98,7 +109,29 @@ class Rung:
 
 @dataclass(frozen=True)
 class Climb:
-    """How far a claim got: its verdict, the rung that decided, the p-value so far, and every rung's outcome."""
+    """How far a claim got.
+
+    Attributes
+    ----------
+    verdict
+        As `Verdict` has it.
+    rung
+        The rung that decided.
+    p
+        The largest p-value of the rungs up to there; NaN where a test could not be made.
+    tests
+        Name and test of each rung that was tested, in order.
+    steps
+        Name and outcome of each rung that was climbed, in order.
+    why
+        Why the verdict is "cannot tell"; empty of any other.
+
+    Examples
+    --------
+    >>> found = climb([Rung("raw", lambda: Test(2.0, p=0.01), 0.05), Rung("scale", lambda: "needs twins", 0.05)])
+    >>> found.verdict, found.rung, found.why
+    ('cannot tell', 'scale', 'needs twins')
+    """
 
     verdict: str
     rung: str
@@ -108,7 +141,24 @@ class Climb:
     why: str = ""
 
     def at(self, rung: str) -> Test | None:
-        """The test of a rung, if the claim got there."""
+        """Return the test of a rung.
+
+        Parameters
+        ----------
+        rung
+            Its name.
+
+        Returns
+        -------
+        Test or None
+            None where the claim did not get there, or the test could not be made.
+
+        Examples
+        --------
+        >>> found = climb([Rung("raw", lambda: Test(2.0, p=0.01), 0.05)])
+        >>> found.at("raw").value, found.at("scale") is None
+        (2.0, True)
+        """
         return dict(self.tests).get(rung)
 
     def told(
@@ -122,7 +172,26 @@ class Climb:
         labels: tuple[str, ...] = (),
         beside: str = "",
     ) -> Verdict:
-        """The verdict in words; `shown` has its number, with the interval, and `beside` what to read with that."""
+        """Say the verdict in words.
+
+        Parameters
+        ----------
+        claim, homology, statement, statistic, rule, labels, beside
+            As `Verdict` has them. Why nothing can be told is added to the rule.
+        shown : Test or None
+            Has the number of the verdict, with its interval.
+
+        Returns
+        -------
+        Verdict
+
+        Examples
+        --------
+        >>> found = climb([Rung("raw", lambda: Test(2.0, p=0.01), 0.05)])
+        >>> told = found.told("early", "H1", found.at("raw"), "it moves early", "a ratio", "supported if p <= 0.05")
+        >>> told.verdict, told.value, told.p
+        ('supported', 2.0, 0.01)
+        """
         number = shown or Test(math.nan, math.nan)
         return Verdict(
             claim,
@@ -143,7 +212,19 @@ class Climb:
 
 
 def climb(rungs: Sequence[Rung]) -> Climb:
-    """Climb until a rung fails. All rungs must reject (intersection-union), so none of them is corrected.
+    """Climb until a rung fails.
+
+    All rungs must reject (intersection-union), so none of them is corrected. The tests of later rungs are not computed.
+
+    Parameters
+    ----------
+    rungs : sequence of Rung
+        One or more, the cheapest rival explanation first.
+
+    Returns
+    -------
+    Climb
+        It is "supported" where all rungs reject; else the first that does not says what it is.
 
     Examples
     --------
@@ -186,6 +267,25 @@ def adjust(verdicts: Sequence[Verdict], level: float) -> list[Verdict]:
 
     What is supported alone and not among the others becomes "not supported beyond the number of claims".
 
+    Parameters
+    ----------
+    verdicts : sequence of Verdict
+        One without a p-value counts as one of the family, and stays as it is.
+    level
+        Which the adjusted p-values must reach, between 0 and 1.
+
+    Returns
+    -------
+    list of Verdict
+        In their order, with adjusted p-values.
+
+    Raises
+    ------
+    InvalidArgument
+        As `holm` does.
+
+    Examples
+    --------
     >>> one = Verdict("early", "H1", "supported", "the start", 2.0, None, None, 0.04, "", "")
     >>> [v.verdict for v in adjust([one, replace(one, homology="H0", p=0.2, verdict="not supported")], 0.05)]
     ['not supported beyond the number of claims', 'not supported']
@@ -206,8 +306,20 @@ def adjust(verdicts: Sequence[Verdict], level: float) -> list[Verdict]:
 
 
 def known(value: float) -> float | None:
-    """The number, or None where there is none: NaN and infinity are none in JSON.
+    """Return a number as JSON has it, which knows neither NaN nor infinity.
 
+    Parameters
+    ----------
+    value
+        Any number.
+
+    Returns
+    -------
+    float or None
+        None for NaN and infinity.
+
+    Examples
+    --------
     >>> known(0.5), known(math.nan)
     (0.5, None)
     """
