@@ -84,7 +84,7 @@ def test_the_table_for_a_terminal_has_both_homologies_beside_a_claim_with_the_ru
     ]
     table = plain_table([{**claims[0], "rung": "few prompts", "p": 0.04}, *claims[1:]], width=90)
     assert max(map(len, table.splitlines())) < 90
-    head, *rows = re.split(r"\n ─+\n?", table)
+    head, *rows = re.split(r"\n─+\n?", table)
     assert head.split() == ["claim", "loops", "(H1)", "components", "(H0)"]
     assert [row.split()[0] for row in rows] == ["moves", "early", "calm", "leads"]
     loops, components = (

@@ -34,7 +34,7 @@ class LabelComparison:
         Mean H1 distance of runs of different labels, and of one label (the seed-to-seed floor), in filtration
         distance. Runs of one seed are not compared, since they share the order of their rows.
     ratio : float
-        Of whole trajectories, between over within; NaN where nothing differs.
+        The distance between labels over that within, of whole trajectories; NaN where nothing differs.
     """
 
     labels: tuple[str, ...]
@@ -80,9 +80,9 @@ def compare_labels(
     distances : array_like, shape (n_layers, T, n_runs, n_runs)
         As `runs_at_each_checkpoint` gives them, a layer each.
     labels : sequence of str
-        Of the runs: objectives, or models.
+        The labels of the runs: objectives, or models.
     seeds : sequence of int
-        Of the runs' trainings.
+        The seeds of the runs' trainings.
     """
     stack = as_numbers("distances", distances)
     names = tuple(dict.fromkeys(labels))
@@ -114,10 +114,10 @@ def effects(
     Parameters
     ----------
     numbers : sequence of mapping
-        Of each run, as `RunClaims.numbers`.
+        The numbers of each run, as `RunClaims.numbers`.
     labels : sequence of str
     seed
-        Of the bootstrap intervals.
+        Seeds the bootstrap intervals.
     """
     found = []
     for a, b, _ in pairs_of(labels):
@@ -144,10 +144,10 @@ def summary_energy(
     Parameters
     ----------
     summaries : array_like, shape (n_runs, n_numbers)
-        Of each run at one checkpoint, its layers side by side; numbers that some run misses are left out.
+        The summaries of each run at one checkpoint, its layers side by side; numbers that some run misses are left out.
     labels : sequence of str
     seed
-        Of random labelings.
+        Seeds the random labelings.
     """
     rows = as_numbers("summaries", summaries)
     rows = rows[:, ~np.isnan(rows).any(axis=0)]

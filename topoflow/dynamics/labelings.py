@@ -41,8 +41,8 @@ class PermutationTest:
     Examples
     --------
     >>> test = PermutationTest(statistic=9.0, p=0.02, smallest_p=0.02, n_labelings=50, exact=True)
-    >>> test.verdict(level=0.05), test.verdict(level=0.01)
-    ('supported', 'cannot tell')
+    >>> test.p <= 0.05
+    True
     """
 
     statistic: float

@@ -88,8 +88,22 @@ def decide(test: Test, level: float) -> str:
 def at_least(values: ArrayLike, observed: ArrayLike, size: ArrayLike = 1.0) -> NDArray[np.bool_]:
     """Say which statistics are at least the observed one: a tie, which differs by rounding alone, counts against.
 
-    ``size`` is that of the numbers that were summed: a trifle of it is rounding.
+    Parameters
+    ----------
+    values : array_like
+        The statistics.
+    observed : array_like
+        What they are held against.
+    size : array_like
+        How large the numbers are that were summed: a trifle of it is rounding.
 
+    Returns
+    -------
+    ndarray of bool
+        True where a statistic is at least as large.
+
+    Examples
+    --------
     >>> at_least([0.3, 0.1 + 0.2, 0.2], 0.1 + 0.2).tolist()
     [True, True, False]
     """

@@ -285,7 +285,7 @@ def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
 
 
 def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[Number, Number]:
-    """Of the layers' mean H1 concentration, 95 % over prompts; None where there are no bands or nothing moved."""
+    """The 95 % interval of the layers' mean H1 concentration, over prompts; None without bands or movement."""
     replicates = [layer.replicates for layer in layers if layer.replicates is not None]
     low, high = concentration_interval(replicates, steps)
     return known(low), known(high)

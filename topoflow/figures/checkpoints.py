@@ -95,7 +95,7 @@ def controls_figure(
     steps : tuple of int
         The first and the last checkpoint, in optimiser steps.
     controls : mapping of summary to mapping of kind to array_like of shape (n_layers, 2)
-        Of each summary (``h1_count``, say) and kind of cloud (``recorded``, ``isotropic``, ``matched``) the values at
+        For each summary (``h1_count``, say) and kind of cloud (``recorded``, ``isotropic``, ``matched``) the values at
         the two checkpoints; NaN is missing and not drawn.
     title : str
         Title of the picture.

@@ -34,7 +34,7 @@ def map_figure(
     Parameters
     ----------
     layers : mapping of layer to (shown, groups)
-        Of each layer the share of the variance that two dimensions show, and for each group (an objective, say) its
+        For each layer the share of the variance that two dimensions show, and for each group (an objective, say) its
         runs: checkpoints (optimiser steps) of shape (T,) and coordinates (filtration distance) of shape (T, 2).
     order : float
         Order of the Wasserstein distance.

@@ -135,7 +135,7 @@ def summaries_figure(
     steps : array_like of shape (T,)
         Checkpoints, in optimiser steps, strictly increasing.
     summaries : mapping of summary to mapping of layer to array_like of shape (T,)
-        Of each summary (``h1_count``, say) its values, mean over subsamples; NaN is missing and a gap.
+        The values of each summary (``h1_count``, say), mean over subsamples; NaN is missing and a gap.
     title : str
         Title of the picture.
 

@@ -93,7 +93,7 @@ def _overall(rows: Sequence[Row]) -> dict[str, dict[int, list[Floats]]]:
 
 
 def read_map(path: Path) -> dict[int, tuple[float, dict[Run, Trail]]]:
-    """Of each layer of map.csv the share of the variance that is shown, and of each run steps and coordinates."""
+    """For each layer of map.csv the share of the variance that is shown, and each run's steps and coordinates."""
     found: dict[int, tuple[float, dict[Run, list[list[float]]]]] = {}
     for row in layout.read_rows(path, _MAP_COLUMNS):
         _, runs = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))

@@ -169,7 +169,7 @@ def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
 
 
 def _controls(results: Path) -> dict[str, dict[str, Floats]]:
-    """Of each summary, by kind of cloud, its values at the first step and the last, shape (n_layers, 2)."""
+    """The values of each summary, by kind of cloud, at the first step and the last, shape (n_layers, 2)."""
     # of each layer the first step, then the last
     kinds, names = ("recorded", "matched", "isotropic"), layout.CONTROL_SUMMARIES
     columns = [f"{kind}_{name}" for name in names for kind in kinds]

@@ -237,7 +237,7 @@ def orders_apart(layers: Sequence[Floats]) -> bool:
 
 
 def _medians(layers: Sequence[Floats]) -> list[float]:
-    """Of what moves in each layer that moves at all."""
+    """The medians of what moves, in each layer that moves at all."""
     return [float(np.median(known)) for line in layers if (known := line[line > 0]).size]
 
 

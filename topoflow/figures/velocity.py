@@ -54,7 +54,7 @@ def velocity_figure(
 ) -> Figure:
     """Topological velocity of every layer against the step at which the interval ends.
 
-    Of a run with twins the lines are those of the intervals from one pair of twins to the next; what one step does,
+    Where a run has twins, the lines are those of the intervals from one pair of twins to the next; what one step does,
     between twins, stands beside them as hollow marks.
 
     Parameters

@@ -57,7 +57,7 @@ class Behaviour:
     folder : path, optional
         Where to keep distributions (n_prompts x vocabulary x 4 bytes, twice); a temporary folder without it.
     seed : int
-        Of the sketches.
+        Seeds the sketches.
 
     Examples
     --------

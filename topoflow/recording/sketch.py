@@ -25,7 +25,7 @@ def sketched_roots(
     log_probabilities : ndarray, shape (n, n_tokens)
         Natural logarithms.
     seed
-        Of places and signs.
+        Seeds the places and signs.
 
     Returns
     -------

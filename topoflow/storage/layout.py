@@ -147,7 +147,7 @@ def read_prompts() -> list[Any]:
 def read_training_rows(objective: str) -> list[Any]:
     """The training rows that `prepare` drew of an objective, one a line.
 
-    Of a variant the first line is none: it says what is other in its training, so that DVC knows when that changes.
+    The first line of a variant is no row: it says what differs in its training, so that DVC knows when that changes.
     """
     lines = [line for line in read_json_lines(rows_file(objective)) if HELD_OUT not in line]
     return lines[1:] if lines and VARIANT in lines[0] else lines

@@ -463,7 +463,7 @@ def sha256(data: bytes) -> str:
 
 
 def code_sha256(*packages: str) -> str:
-    """Of the sources of packages of topoflow: what they made is made again when they change."""
+    """The SHA-256 of the sources of packages of topoflow: what they made is made again when they change."""
     home = Path(__file__).parents[1]
     sources = sorted(path for package in packages for path in (home / package).glob("*.py"))
     return sha256("".join(sha256_of_file(path) for path in sources).encode())

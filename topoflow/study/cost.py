@@ -147,7 +147,7 @@ def count(
     adapters : bool
         Whether these are adapters of one model, and not models each.
     cell_bytes : float, optional
-        Of a cell's file of diagrams; without it, what language models' states usually leave.
+        The bytes of a cell's file of diagrams; without it, what language models' states usually leave.
     learning_rates : sequence of float, optional
         Those of the training's optimiser steps, as `Schedule.checkpoints` takes them.
 

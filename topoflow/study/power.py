@@ -107,7 +107,7 @@ def _lines(found: Sequence[Decidable]) -> list[str]:
 
 
 def _powers(found: Sequence[Decidable], source: str) -> list[str]:
-    """Of each claim a line with the effects, and one a spread with the power to find them."""
+    """For each claim a line with the effects, and one for each spread with the power to find them."""
     lines = ["power to find"]
     for one in found:
         for place, (spread, powers) in enumerate(one.power.items()):

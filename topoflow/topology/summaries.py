@@ -218,6 +218,6 @@ def _totals(bars: Diagram, counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _groups(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of the groups that are not empty: the group of each value, where each group begins, and its size."""
+    """The group of each value, where each group begins, and its size; empty groups are left out."""
     size = counts[counts > 0]
     return np.repeat(np.arange(len(size)), size), np.cumsum(size) - size, size

@@ -42,7 +42,7 @@ class ActivationsSource(DatasetSource):
     uri : str
         A folder, or a URL as the module describes.
     sha256 : str
-        Of the set's manifest, which names the SHA-256 of every file.
+        The SHA-256 of the set's manifest, which names the SHA-256 of every file.
     dvc_md5 : str, optional
         Under which DVC has a folder: its cache and remotes find the set by it when the folder holds another.
     """

@@ -32,7 +32,7 @@ class _Settings:
     Attributes
     ----------
     tokenizer
-        Of a transformers model; a pipeline has its own.
+        The tokenizer of a transformers model; a pipeline has its own.
     layers
         As for `TopologyCallback`.
     n_subsamples, subsample_size, seed, engine

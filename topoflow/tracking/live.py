@@ -159,7 +159,7 @@ def whole_run(name: str, folder: Path) -> Iterator[str]:
     Parameters
     ----------
     name : str
-        Of a run that the user has given none.
+        The name of a run to which the user has given none.
     folder : Path
         Where the stages run, for the tags.
 

@@ -94,7 +94,7 @@ def write_note(
     activations, diagrams : mapping
         The manifests of the two sets.
     page : Page
-        Of the run, where its pictures are in the folder `topology`.
+        The page of the run, whose pictures are in the folder `topology`.
     """
     steps = activations["steps"]
     lines = [
@@ -366,9 +366,9 @@ def write_comparison_note(
     facts : mapping
         What comparison.json holds.
     pages : mapping of str to Page
-        Of the runs compared, by name, as far as MLflow holds them.
+        The pages of the runs compared, by name, as far as MLflow holds them.
     page : Page
-        Of the comparison, where its pictures are in the folder `comparison`.
+        The page of the comparison, whose pictures are in the folder `comparison`.
     with_report : bool
         Whether `report.html` is there as well.
     """

@@ -132,7 +132,7 @@ def over_runs(
     labels : sequence of sequences of Trajectory
         Runs by label, in the same order of seeds.
     controls : likewise, optional
-        Of each label's runs, one by one. With them, they are the null and rotations are not needed.
+        The controls of each label's runs, one by one. With them, they are the null and rotations are not needed.
     """
     claims = labels[0][0].claims
     found = []

@@ -25,7 +25,7 @@ class Claim:
     name
         As in its verdicts.
     heading
-        Of its column, where each run has a row.
+        The heading of its column, where each run has a row.
     of_run
         Its verdicts about one run, one a homology.
     over_runs

@@ -120,8 +120,9 @@ def seeds_needed(level: float) -> int:
 def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
     """A verdict for each pair of labels and each homology, never none.
 
-    Of three labels the test of all and that of the pair must both reject, which keeps the level over the pairs (closed
-    testing: with three labels, two pairs can only both be equal if all are); of more, p-values are Holm's.
+    With three labels the test of all of them and that of the pair must both reject, which keeps the level over the
+    pairs (closed testing: two of the three pairs can only both be equal if all labels are). With more labels the
+    p-values are Holm's.
     """
     names = list(labels)
     runs = [run for group in labels.values() for run in group]

@@ -140,15 +140,15 @@ def plain_table(claims: Iterable[Mapping[str, Any]], width: int = 96) -> str:
     >>> one = {"claim": "moves", "statement": "it moves", "verdict": "supported", "rung": "moves"}
     >>> one |= {"value": 11.3, "p": 0.002}
     >>> print(plain_table([{**one, "homology": homology} for homology in ("H1", "H0")], 70))
-     claim                   loops (H1)             components (H0)
-     ────────────────────────────────────────────────────────────────────
-     it moves                supported              supported
-                             rung: moves            rung: moves
-                             value 11.3, p 0.002    value 11.3, p 0.002
+    claim                   loops (H1)             components (H0)
+    ────────────────────────────────────────────────────────────────────
+    it moves                supported              supported
+                            rung: moves            rung: moves
+                            value 11.3, p 0.002    value 11.3, p 0.002
     """
     from rich.console import Console
 
     console = Console(file=StringIO(), width=width)
     console.print(rich_table(claims))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines[1:-1])
+    return "\n".join(line[1:].rstrip() for line in lines[1:-1])

@@ -31,7 +31,7 @@ def prepare(params: Params, objective: str) -> str:
 def writes_something_else(params: Params, stage: str) -> bool:
     """Whether an input stage, such as `prepare@helpful`, would write something else now than what is there.
 
-    Of a user's own file or folder, DVC knows the path in params.yaml alone.
+    DVC knows a user's own file or folder by its path in params.yaml alone.
     """
     kind, _, name = stage.partition("@")
     match kind:

@@ -9,7 +9,7 @@ DECIDES = ("dynamics", "recording", "samples", "topology", "training")
 
 
 def code_sha256() -> str:
-    """Of the sources of all of topoflow that decides what an interrupted stage has kept."""
+    """The SHA-256 of the sources of all of topoflow that decides what an interrupted stage has kept."""
     return storage.code_sha256(*DECIDES)
 
 
