@@ -114,6 +114,23 @@ class TestReading:
         assert params.objective_source("file") == config.FileText("rows.jsonl")
         assert params.objective_source("hub") == config.HubText("owner/rows", "main", None, "train")
 
+    def test_how_a_model_is_opened_is_told_where_it_is_not_the_usual_way_and_only_there(self):
+        half = with_value("model.tiny", {"source": "embedded", "dtype": "bfloat16"})
+        assert parse_params(half).sources("tiny", "helpful")["model"] == {"name": "tiny", "dtype": "bfloat16"}
+        assert parse_params(MINIMAL).sources("tiny", "helpful")["model"] == {"name": "tiny"}
+
+    @pytest.mark.parametrize(("key", "value"), [("quantization", "4bit"), ("dtype", "float16")])
+    def test_weights_that_adapters_alone_can_train_are_refused_without_them(self, key, value):
+        mapping = with_value("model.tiny", {"source": "embedded", key: value})
+        parse_params(mapping)
+        refused(
+            with_value("finetune.lora", None, mapping), f"model.tiny.{key}", "finetune.lora is null", value
+        )
+
+    def test_a_device_and_a_map_of_devices_are_not_given_together(self):
+        source = {"source": "embedded", "device": "cpu", "device_map": "auto"}
+        refused(with_value("model.tiny", source), "model.tiny.device_map", "where there is a device", "auto")
+
     def test_prompts_may_come_from_any_text_source_with_their_number_beside_it(self):
         source = {"source": "hub", "id": "o/p", "split": "test", "n_prompts": 200}
         prompts = parse_params(with_value("prompts", source)).prompts

@@ -92,7 +92,7 @@ def checked(cls: type[T]) -> type[T]:
     Traceback (most recent call last):
     topoflow.errors.InvalidArgument: r must be at least 1, got 0
     """
-    known = tuple(cls.__annotations__)
+    known = tuple(name for part in reversed(cls.__mro__) for name in inspect.get_annotations(part))
 
     def refuse_unknown(given: Any) -> Any:
         for key in given if isinstance(given, dict) else ():
@@ -133,7 +133,7 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
 def problem(error: ValidationError, value: Any, place: str = "", whole: str = "it") -> TopoflowError:
     """The first thing that pydantic refuses in a value, as an error of this package.
 
-    Of the options of a union, that is what it refuses in the one that the value looks like.
+    For a union, that is what it refuses in the option that the value looks most like.
     """
 
     def depth(one: Mapping[str, Any]) -> tuple[int, bool]:

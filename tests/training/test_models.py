@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from support import llama, refused
 
 import topoflow.embedded
 from topoflow import storage
-from topoflow.config import EmbeddedModel, FolderModel, HubModel, PackageModel
+from topoflow.config import EmbeddedModel, Finetune, FolderModel, GgufModel, HubModel, PackageModel
 from topoflow.embedded import EMBEDDED, embedded_folder, recipe
 from topoflow.embedded.recipe import END, PAD, START, byte_tokenizer
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.samples import SAMPLE_NAMES, load_families, load_samples
 from topoflow.training import models
 from topoflow.training.models import cache_folder, describe, load
+from topoflow.training.sft import finetune
 
 TINY = EmbeddedModel()
 SIZES = {
@@ -469,10 +471,122 @@ class TestPackage:
         assert one["sha256"] != other["sha256"]
         assert one["n_parameters"] > other["n_parameters"]
 
+    def test_weights_that_are_split_over_two_wheels_are_joined(self, wheel, cache, tmp_path):
+        path, original = wheel
+        whole = (tmp_path / "model.gguf").read_bytes()
+        sources = []
+        for number, part in enumerate((whole[:1000], whole[1000:])):
+            half = path.with_name(f"half{number}-1.0-py3-none-any.whl")
+            with zipfile.ZipFile(path) as one, zipfile.ZipFile(half, "w") as other:
+                for name in one.namelist()[1:]:
+                    text = one.read(name).decode().replace("Name: tinymodel", f"Name: half{number}")
+                    other.writestr(name.replace("tinymodel", f"half{number}"), text)
+                other.writestr("weights/part", part)
+            sources.append((f"half{number}==1.0", storage.sha256_of_file(half), "weights/part"))
+        source = PackageModel(*zip(*sources, strict=True))
+        description = describe("split", source)
+        assert description["source"] == "package half0==1.0 half1==1.0"
+        assert same_weights(load(description, source)[0], original)
+
+    def test_lists_of_other_lengths_are_refused(self):
+        with refused(name="requirement", expected="lists of equal length", got=("a==1", "b==1")):
+            PackageModel(("a==1", "b==1"), ("0" * 64,), "model.gguf")
+
     def test_a_file_that_is_not_in_the_wheel_is_refused(self, wheel):
         source = self.source(wheel[0], file="tinymodel/other.gguf")
         with refused(name="file", expected="in the wheel of tinymodel==1.0", got="tinymodel/other.gguf"):
             describe("packed", source)
+
+
+class TestGguf:
+    def test_a_local_file_is_dequantized_once_and_known_by_its_hash(self, cache, tmp_path, tokenizer):
+        path = tmp_path / "mine.gguf"
+        original = write_gguf(path, tokenizer)
+        source = GgufModel(path=str(path))
+        description = describe("mine", source)
+        assert (description["source"], description["revision"]) == (
+            "gguf mine.gguf",
+            storage.sha256_of_file(path),
+        )
+        assert same_weights(load(description, source)[0], original)
+        assert len(list((cache / "gguf").iterdir())) == 1
+        write_gguf(path, tokenizer, intermediate_size=16)
+        with refused(InvalidFile, path="model 'mine'", problem="must be the one described"):
+            load(description, source)
+
+    def test_a_file_that_is_missing_or_no_gguf_is_refused(self, cache, tmp_path):
+        with refused(InvalidFile, path=tmp_path / "none.gguf", problem="is not there"):
+            describe("mine", GgufModel(path=str(tmp_path / "none.gguf")))
+        (tmp_path / "text.gguf").write_text("no weights")
+        with refused(InvalidFile, path=tmp_path / "text.gguf", problem="transformers can open"):
+            describe("mine", GgufModel(path=str(tmp_path / "text.gguf")))
+
+    @pytest.mark.parametrize("given", [{}, {"path": "a", "id": "b", "file": "c"}, {"id": "b"}, {"file": "c"}])
+    def test_it_is_given_in_one_way(self, given):
+        with refused(name="gguf", expected="`path`, or by `id` and `file`"):
+            GgufModel(**given)
+
+
+ROWS = [
+    {
+        "prompt": [{"role": "user", "content": "Say one."}],
+        "completion": [{"role": "assistant", "content": "One."}],
+    }
+] * 4
+
+
+class TestOpening:
+    @pytest.mark.parametrize(
+        ("chosen", "dtype"),
+        [
+            ({}, torch.float32),
+            ({"dtype": "bfloat16"}, torch.bfloat16),
+            ({"dtype": "float16", "device": "cpu"}, torch.float16),
+            ({"attn_implementation": "eager", "device_map": "auto"}, torch.float32),
+        ],
+    )
+    def test_a_model_is_opened_as_its_keys_say_and_trains(self, chosen, dtype, tmp_path):
+        source = EmbeddedModel("mini", **chosen)
+        description = describe("mini", source)
+        assert description.get("opened", {}) == chosen
+        network, tokenizer = load(description, source)
+        assert {weight.dtype for weight in network.parameters()} == {dtype}
+        if "attn_implementation" in chosen:
+            assert network.config._attn_implementation == "eager"
+        trained, log = finetune(
+            network, tokenizer, ROWS, Finetune(max_steps=1), 0, tmp_path, device=source.device
+        )
+        assert np.isfinite(log[0]["loss"])
+        assert {weight.dtype for weight in trained.parameters() if weight.requires_grad} == {torch.float32}
+
+    def test_a_base_in_four_bits_is_trained_by_adapters(self, tmp_path):
+        pytest.importorskip("bitsandbytes")
+        source = EmbeddedModel("mini", quantization="4bit", dtype="bfloat16")
+        network, tokenizer = load(describe("mini", source), source)
+        assert network.get_memory_footprint() < load(describe("mini", TINY), TINY)[0].get_memory_footprint()
+        trained, log = finetune(network, tokenizer, ROWS, Finetune(max_steps=2), 0, tmp_path)
+        assert log[1]["loss"] < log[0]["loss"]
+        assert all("lora" in name for name, weight in trained.named_parameters() if weight.requires_grad)
+
+    @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
+    def test_a_device_that_is_not_here_is_refused(self):
+        source = EmbeddedModel("mini", device="cuda")
+        with refused(name="device", expected="one that is here: cpu", got="cuda"):
+            load(describe("mini", source), source)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "package"),
+        [
+            ("quantization", "4bit", "bitsandbytes"),
+            ("attn_implementation", "flash_attention_2", "flash_attn"),
+        ],
+    )
+    def test_what_needs_a_package_that_is_not_installed_is_refused_by_its_key(self, key, value, package):
+        if find_spec(package):
+            pytest.skip(f"{package} is installed")
+        source = EmbeddedModel("mini", **{key: value})
+        with refused(name=key, expected="one whose package is installed", got=value):
+            load(describe("mini", source), source)
 
 
 class TestCacheFolder:

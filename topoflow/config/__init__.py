@@ -29,12 +29,14 @@ from topoflow.config.sources import (
     EmbeddedModel,
     FileText,
     FolderModel,
+    GgufModel,
     HubCheckpoints,
     HubModel,
     HubText,
     MixedText,
     ModelSource,
     ObjectiveSource,
+    Opening,
     PackageModel,
     PlainText,
     SampleText,
@@ -45,10 +47,10 @@ from topoflow.config.sources import (
 from topoflow.dynamics.claims.margins import Claims
 
 __all__ = [
-    "MODEL_SOURCES", "OBJECTIVE_SOURCES", "PARAMS_FILE", "TEXT_SOURCES", "CheckpointFolder",
-    "CheckpointSource", "Claims", "Compute", "EmbeddedModel", "FileText", "Finetune", "FolderModel",
-    "HubCheckpoints", "HubModel", "HubText", "Lora", "MixedText", "ModelSource", "ObjectiveSource",
-    "PackageModel", "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule",
-    "ShuffledText", "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides",
-    "control_of", "flat", "load_params", "parse_params", "read_mapping", "split_overrides", "yaml_bytes",
+    "MODEL_SOURCES", "OBJECTIVE_SOURCES", "PARAMS_FILE", "TEXT_SOURCES", "CheckpointFolder", "CheckpointSource",
+    "Claims", "Compute", "EmbeddedModel", "FileText", "Finetune", "FolderModel", "GgufModel", "HubCheckpoints",
+    "HubModel", "HubText", "Lora", "MixedText", "ModelSource", "ObjectiveSource", "Opening", "PackageModel",
+    "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule", "ShuffledText",
+    "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides", "control_of", "flat",
+    "load_params", "parse_params", "read_mapping", "split_overrides", "yaml_bytes",
 ]  # fmt: skip

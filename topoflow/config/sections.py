@@ -31,6 +31,7 @@ from topoflow.config.sources import (
     MixedText,
     ModelSource,
     ObjectiveSource,
+    Opening,
     PlainText,
     SampleText,
     ShuffledText,
@@ -311,6 +312,7 @@ class Params:
             )
         for name in self.objectives:
             self._check_schedule(name)
+            self._check_weights(name)
         self._check_layers()
 
     def _check_schedule(self, objective: str) -> None:
@@ -323,6 +325,20 @@ class Params:
         if schedule.twins and not schedule.anchors(most):
             expected = f"false where {key}.max_steps is {most}, too few for one"
             raise InvalidArgument("recording.schedule.triplets", expected, True)
+
+    def _check_weights(self, objective: str) -> None:
+        """Refuse weights that nothing can train: all of them in 4 bits, or in float16, which loses small updates."""
+        if self.checkpoints(objective) or self.finetune_of(objective).lora:
+            return
+        remedy = "train adapters (finetune.lora), which are float32"
+        for name in self.models:
+            source = self.model[name]
+            if source.quantization:
+                expected = "left out where finetune.lora is null"
+                raise InvalidArgument(f"model.{name}.quantization", expected, source.quantization, remedy)
+            if source.dtype == "float16":
+                expected = "float32 or bfloat16 where finetune.lora is null"
+                raise InvalidArgument(f"model.{name}.dtype", expected, source.dtype, remedy)
 
     def _check_parts(self, name: str) -> None:
         """Refuse an objective made of others that it cannot be made of."""
@@ -449,16 +465,20 @@ class Params:
 
         The rest of a path is the machine's; what stands there is vouched for by SHA-256s.
         """
+        source = self.model_source(model)
+        left_out = {key.name for key in dataclasses.fields(Opening)} - set(
+            source.chosen
+        )  # as before there were these
         sources = {
-            "model": dataclasses.asdict(self.model_source(model)),
+            "model": {key: value for key, value in dataclasses.asdict(source).items() if key not in left_out},
             "text": {name: dataclasses.asdict(self.objective[name]) for name in self.made_of(objective)},
             "prompts": dataclasses.asdict(self.prompts),
             "prepare": self._prepared(),
         }
-        for source in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
-            if "path" in source:
-                source["path"] = Path(source["path"]).name
-            source.pop("remove_downloads", None)  # changes no result
+        for of in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
+            if of.get("path"):
+                of["path"] = Path(of["path"]).name
+            of.pop("remove_downloads", None)  # changes no result
         return sources
 
 

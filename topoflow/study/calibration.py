@@ -37,7 +37,11 @@ class Found:
     folder: Path | None  # with its weights, where they are here
     rows: Sequence[Any]
     prompts: Sequence[Any]
-    trust_remote_code: bool  # as the model's source says
+    source: ModelSource
+
+    @property
+    def trust(self) -> bool:
+        return bool(getattr(self.source, "trust_remote_code", False))
 
 
 def look(params: Params, run: Run) -> Found:
@@ -70,7 +74,7 @@ def look(params: Params, run: Run) -> Found:
     prompts, rows, assumed = _texts(params, run)
     lengths = Texts(*_lengths(params, tokenizer, prompts, rows), assumed)
     size = _size(network, params)
-    return Found(size, lengths, network, tokenizer, folder, rows, prompts, trust)
+    return Found(size, lengths, network, tokenizer, folder, rows, prompts, source)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
@@ -206,11 +210,11 @@ def _network(found: Found) -> Any:
     from transformers import AutoModelForCausalLM
 
     if found.folder is not None:
-        return models.open_model(found.folder, found.trust_remote_code)
+        return models.open_model(found.folder, found.trust, found.source)
     if any(weights.is_meta for weights in found.network.parameters()):
         from_config: Any = AutoModelForCausalLM.from_config
-        trust = found.trust_remote_code
-        return from_config(found.network.config, dtype=torch.float32, trust_remote_code=trust).eval()
+        of = {"dtype": getattr(torch, found.source.dtype), "trust_remote_code": found.trust}
+        return from_config(found.network.config, **of).eval()
     return found.network
 
 
@@ -252,7 +256,7 @@ def _some(found: Found, params: Params) -> Sequence[Any]:
 
 
 def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> dict[str, float]:
-    """Of one cell at its real size: the recorded states, or Gaussian ones where they are few or of random weights."""
+    """The rates of one cell at its real size; Gaussian states stand in for recorded ones that are few or random."""
     from threadpoolctl import threadpool_limits
 
     from topoflow.dynamics.cells import cell_distances, summarise_cell

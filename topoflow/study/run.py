@@ -27,6 +27,7 @@ from topoflow.config import (
     CheckpointFolder,
     FileText,
     FolderModel,
+    GgufModel,
     MixedText,
     Params,
     apply_overrides,
@@ -431,7 +432,7 @@ def _out_of_date(inputs: Sequence[str]) -> list[str]:
 
 def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
     """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml."""
-    local = FileText | FolderModel | CheckpointFolder
+    local = FileText | FolderModel | GgufModel | CheckpointFolder
     asked = params.prompts.text
     sources: dict[str, list[Any]] = {
         f"model@{run.model}": [params.model_source(run.model)],

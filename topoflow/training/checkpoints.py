@@ -335,7 +335,9 @@ def record(
     tokenizer = _tokenizer(series)
     tokens = tokenize_prompts(tokenizer, callback.prompts, callback.max_length)
     largest = max(map(max, tokens))
-    arguments = TrainingArguments(f"{callback.folder}/trainer", report_to="none")
+    arguments = TrainingArguments(
+        f"{callback.folder}/trainer", report_to="none", use_cpu=series.model_source.device == "cpu"
+    )
     recorded = itertools.takewhile(
         lambda line: _is_recorded(line["step"], series, callback, layers), series.lines
     )
@@ -350,7 +352,10 @@ def record(
                 "take the tokenizer that it was trained with; if that has tokens of its own, resize the base to the "
                 "checkpoint's tokenizer",
             )
-        network.to(arguments.device)
+        if not (
+            series.model_source.device_map or series.model_source.quantization
+        ):  # which place it themselves
+            network.to(arguments.device)
         told = {"model": network, "processing_class": tokenizer}
         state = TrainerState(global_step=line["step"], max_steps=line["step"])
         if line is series.lines[begun]:
@@ -387,7 +392,7 @@ def training_log(series: Series) -> list[dict[str, float]]:
 
 
 def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Each checkpoint and its model, in float32 and eval mode.
+    """Each checkpoint and its model, opened as the model's entry says, in eval mode.
 
     Every adapter is put on a base of its own, opened anew: PEFT changes the weights of the base for some adapters
     (PiSSA, OLoRA) and does not give them back when the adapter is taken off.
@@ -408,10 +413,13 @@ def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tupl
         if line["kind"] == ADAPTER:
             assert home is not None
             network = _with_adapter(
-                models.open_model(home, series.trust), folder, line["name"], series.run.model
+                models.open_model(home, series.trust, series.model_source),
+                folder,
+                line["name"],
+                series.run.model,
             )
         else:
-            network = models.open_model(folder, series.trust)
+            network = models.open_model(folder, series.trust, series.model_source)
         yield line, network
         del network
         gc.collect()

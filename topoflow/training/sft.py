@@ -92,6 +92,7 @@ def finetune(
     callback: TopologyCallback | None = None,
     others: Sequence[TrainerCallback] = (),
     save_steps: int = 0,
+    device: str | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Fine-tune `model` in place; go on from the last whole checkpoint of an interrupted call, if the folder has one.
 
@@ -107,7 +108,7 @@ def finetune(
     settings : Finetune
         The section `finetune` of params.yaml.
     seed : int
-        Of everything random in training.
+        Seeds everything random in training.
     folder : Path
         The trainer's working folder.
     callback : TopologyCallback, optional
@@ -116,6 +117,8 @@ def finetune(
         Are told after it what the trainer does and logs.
     save_steps : int
         As in the section `compute` of params.yaml; 0 keeps no checkpoint.
+    device : str, optional
+        "cpu" to train there though there is an accelerator.
 
     Returns
     -------
@@ -124,6 +127,7 @@ def finetune(
     """
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
+    from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, set_seed
     from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
@@ -154,10 +158,15 @@ def finetune(
         **{
             **_DEFAULTS,
             "dataloader_pin_memory": torch.cuda.is_available(),
+            "use_cpu": device == "cpu",
             **_new_names(sft_arguments(settings)),
         },
     )
     _check_steps(len(fitting), arguments)
+    if getattr(model, "is_quantized", False):  # the norms in float32, and gradients that reach the adapters
+        model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+            model, use_gradient_checkpointing=settings.checkpoints_activations
+        )
     trainer = SFTTrainer(
         model=model,
         args=arguments,

@@ -32,7 +32,8 @@ def finetune(params: Params, run: Run) -> None:
     active is joined, or one is started, and tagged with the activation set; MLflow that fails stops nothing.
     """
     devices.check_single_process()
-    devices.pin_one_gpu()
+    if not params.model_source(run.model).device_map:
+        devices.pin_one_gpu()
     from topoflow.recording.callback import NOTE_FILE
     from topoflow.tracking.live import training_run
 
@@ -94,6 +95,7 @@ def _train(
         recording,
         [tracker, telling.at_checkpoints(recording)],
         params.compute.save_steps,
+        params.model_source(run.model).device,
     )
     _save_weights(trained, description, tuned)
     return log
