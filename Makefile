@@ -1,4 +1,4 @@
-# Two commands for a fresh clone with Python 3.11 and git: `make run` and `make test`.
+# The two commands for a fresh clone with Python 3.11 and git are `make run` and `make test`.
 PYTHON ?= python3.11
 VENV ?= .venv
 OBJECTIVE ?= helpful
@@ -10,7 +10,7 @@ ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
 
 .PHONY: run test test-fast lint docs ui
 
-run: $(READY) ## one objective end to end on the embedded model
+run: $(READY) ## one objective end to end on the bundled model
 	$(ACTIVE) mlflow run . --env-manager local -P objective=$(OBJECTIVE)
 	@echo
 	@echo "Look at the run:  make ui   then open http://127.0.0.1:5000/#/experiments/0?workflowType=machine_learning"
@@ -40,7 +40,7 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/python -c "$$COMPILE"
 	touch $@
 
-# numba keeps what it compiles beside the source: half a minute, once an installation, that the first run is spared
+# compile the numba code once, at installation (half a minute), so that the first run is not slower
 define COMPILE
 import numpy, topoflow
 point_cloud = numpy.random.default_rng(0).normal(size=(40, 3))

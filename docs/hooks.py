@@ -140,8 +140,12 @@ def params_page() -> str:
         ("text", OBJECTIVE_SOURCES, "`objective.NAME`; those of text in line in `prompts` as well"),
     ):
         lines += ["", f"## Sources of {kind}", "", f"An entry {where}; `source` says which."]
-        for name, section in sources.items():
-            lines += ["", f"### source: {name}", "", _description(section), ""]
+        parts = {f"source: {name}": section for name, section in sources.items()}
+        for heading, section in {
+            **parts,
+            **({"keys of every model": config.Opening} if kind == "models" else {}),
+        }.items():
+            lines += ["", f"### {heading}", "", _description(section), ""]
             lines += _table(section, "", comments, {})
     return "\n".join(lines) + "\n"
 
@@ -158,6 +162,8 @@ def _table(
     hints = typing.get_type_hints(section)
     lines = ["| key | type | default | |", "|---|---|---|---|"]
     for field in dataclasses.fields(section):
+        if field.name not in inspect.get_annotations(section):  # it is shown where it is defined
+            continue
         path = f"{prefix}.{field.name}".lstrip(".")
         remark = written.get(path) or comments.get((section.__name__, field.name), "")
         cells = (f"`{field.name}`", _type(hints[field.name]), _default(field), remark)

@@ -392,7 +392,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("path", "kinds"),
         [
-            ("model.tiny", "embedded, folder, hub, package"),
+            ("model.tiny", "embedded, folder, gguf, hub, package"),
             ("objective.helpful", "checkpoints, file, hub, mix, revisions, samples, shuffled, variant"),
             ("prompts", "file, hub, mix, samples"),
         ],

@@ -253,7 +253,7 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
     sections = [
         *(
             getattr(config, name)
-            for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording")
+            for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording", "Opening")
         ),
         *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Track", "Compute")),
         *config.MODEL_SOURCES.values(),

@@ -55,13 +55,27 @@ _overrides = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Sections(click.Group):
+    """A group whose help lists first what people type, and then the stages."""
+
+    typed = ("init", "run", "record", "plan", "compare", "report", "repair")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        stages = [name for name in self.commands if name not in self.typed]
+        for title, names in (("Commands", self.typed), ("Stages, which DVC calls", stages)):
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in names])
+
+
+@click.group(
+    cls=_Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="topoflow")
 def main() -> None:
     """Follow the topology of a language model's hidden states through fine-tuning.
 
-    Make a folder a study with `topoflow init`. In it, run one objective with `topoflow run`, or the whole
-    study with `dvc repro`. Most other commands are the stages that DVC calls.
+    Create a study with `topoflow init`. In its folder, run one objective with `topoflow run`, or the whole study with
+    `dvc repro`.
     """
     _make_all_printable()
     # no command asks anything, and no library may: a question would hang a stage that DVC runs
@@ -152,9 +166,10 @@ def _command(function: Callable[..., Any]) -> click.Command:
 )
 @_guarded
 def init(folder: Path, preset: str | None) -> None:
-    """Make FOLDER a study of your own: params.yaml, dvc.yaml and MLproject in a git and DVC repository.
+    """Create a study in FOLDER.
 
-    Nothing is overwritten. requirements.txt pins what runs now. A git repository that is made gets a first commit.
+    It gets params.yaml, dvc.yaml and MLproject, in a git and DVC repository. Nothing is overwritten.
+    requirements.txt pins what runs now. A git repository that is made gets a first commit.
     """
     names, committed = scaffold.lay_down(folder, preset)
     for name in names:
@@ -170,7 +185,10 @@ def init(folder: Path, preset: str | None) -> None:
 @_seed
 @_overrides
 def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
-    """Run one objective end to end through DVC, into one MLflow run."""
+    """Run one objective, from text to verdicts.
+
+    All stages run through DVC, into one MLflow run.
+    """
     from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
 
@@ -184,14 +202,14 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     "--checkpoints",
     metavar="FOLDER",
     callback=_given,
-    help="With checkpoint-N folders, models or PEFT adapters.",
+    help="Folder with checkpoint-N subfolders: whole models or PEFT adapters. Give this or --hub.",
 )
-@click.option("--steps", metavar="N,N,...", callback=_given, help="Only these of the folder.")
+@click.option("--steps", metavar="N,N,...", callback=_given, help="Record only these steps of the folder.")
 @click.option(
     "--hub",
     metavar="ID",
     callback=_given,
-    help="A repository of the Hub that has checkpoints as revisions.",
+    help="A repository of the Hub that has checkpoints as revisions. Give this or --checkpoints.",
 )
 @click.option(
     "--revisions",
@@ -202,6 +220,7 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
 @click.option(
     "--remove-downloads",
     type=bool,
+    metavar="[true|false]",
     is_flag=False,
     flag_value=True,  # MLproject cannot leave it out: there it is `--remove-downloads false`
     default=False,
@@ -233,10 +252,11 @@ def record(
     seed: int | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Follow a finished training by its checkpoints, end to end, into one MLflow run.
+    """Follow a finished training by its checkpoints.
 
-    Nothing is trained: hidden states are recorded from each checkpoint, and the rest is as in `run`. To keep them in
-    a study, write them under `objective` in params.yaml (source: checkpoints, or revisions).
+    Nothing is trained, and all goes into one MLflow run: hidden states are recorded from each checkpoint, and the
+    rest is as in `run`. To keep them in a study, write them under `objective` in params.yaml (source: checkpoints,
+    or revisions).
     """
     from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
@@ -273,7 +293,12 @@ def checkpoint_source(
 
 
 @_command
-@click.option("--objective", metavar="NAME", callback=_given, help="A key under `objective` in params.yaml.")
+@click.option(
+    "--objective",
+    metavar="NAME",
+    callback=_given,
+    help="A key under `objective` in params.yaml. Give this or --study.",
+)
 @click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
 @_overrides
 @click.option(
@@ -281,10 +306,12 @@ def checkpoint_source(
     type=click.FloatRange(0),
     default=0,
     metavar="NUMBER",
-    help="Operations a second of all devices together; by default (0), measured here in about ten seconds.",
+    help="Operations per second of all devices together; by default (0), measured here in about ten seconds.",
 )
 @click.option(
-    "--study", is_flag=True, help="Say what the whole study of params.yaml can decide, without its cost."
+    "--study",
+    is_flag=True,
+    help="Say what the whole study of params.yaml can decide, without its cost. Give this or --objective.",
 )
 @click.option(
     "--pilot",
@@ -300,10 +327,10 @@ def plan(
     study: bool,
     pilot: Path | None,
 ) -> None:
-    """Say what a run will cost and what it can decide; exit with 1 if it cannot fit here.
+    """Say what a run costs and what it can decide.
 
-    The cost: passes, tokens, bytes, memory, time. What it can decide: for each claim the smallest possible p-value,
-    whether that is enough, what would be enough, and the power.
+    Exits with 1 if the run cannot fit here. The cost: passes, tokens, bytes, memory, time. What it can decide: for
+    each claim the smallest possible p-value, whether that is enough, what would be enough, and the power.
     """
     from topoflow.study import run as studies
 
@@ -342,20 +369,29 @@ def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params
 @_command
 @_model
 def model(model: str) -> None:
-    """Find or build a model; write models/NAME.json, which says exactly which weights it has."""
+    """Find a model and say exactly what it is.
+
+    Writes models/NAME.json, with the SHA-256 of all its weights.
+    """
     stages.model(load_params(PARAMS_FILE), model)
 
 
 @_command
 def prompts() -> None:
-    """Draw the evaluation prompts; write data/prompts.jsonl."""
+    """Draw the evaluation prompts.
+
+    Writes data/prompts.jsonl.
+    """
     stages.prompts(load_params(PARAMS_FILE))
 
 
 @_command
 @_objective
 def prepare(objective: str) -> None:
-    """Draw an objective's training rows; write data/NAME.jsonl."""
+    """Draw the training rows of an objective.
+
+    Writes data/NAME.jsonl.
+    """
     _say(stages.prepare(load_params(PARAMS_FILE), objective), err=True)
 
 
@@ -364,7 +400,10 @@ def prepare(objective: str) -> None:
 @_objective
 @_seed
 def finetune(model: str, objective: str, seed: int | None) -> None:
-    """Fine-tune and record hidden states; write activations/, tuned/ and loss.csv."""
+    """Fine-tune, and record hidden states.
+
+    Writes activations/, tuned/ and loss.csv.
+    """
     stages.finetune(*_study_and_run(model, objective, seed))
 
 
@@ -373,7 +412,10 @@ def finetune(model: str, objective: str, seed: int | None) -> None:
 @_objective
 @_seed
 def diagrams(model: str, objective: str, seed: int | None) -> None:
-    """Compute persistence diagrams of the recorded states; write diagrams/."""
+    """Compute persistence diagrams.
+
+    Writes diagrams/, from the recorded states.
+    """
     stages.diagrams(*_study_and_run(model, objective, seed))
 
 
@@ -382,7 +424,10 @@ def diagrams(model: str, objective: str, seed: int | None) -> None:
 @_objective
 @_seed
 def trajectory(model: str, objective: str, seed: int | None) -> None:
-    """Compute summaries, velocities and concentration; write results/."""
+    """Compute velocities and verdicts.
+
+    Writes results/, from states and diagrams.
+    """
     stages.trajectory(*_study_and_run(model, objective, seed))
 
 
@@ -392,16 +437,20 @@ def trajectory(model: str, objective: str, seed: int | None) -> None:
 @_seed
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
 def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
-    """Log the topology, and what the training did not log, to the MLflow run of its training."""
+    """Log the results of one training to MLflow.
+
+    They go into the MLflow run of the training, with whatever the training could not log itself.
+    """
     _say(f"MLflow run {stages.track(*_study_and_run(model, objective, seed), run_id)}")
 
 
 @_command
 @click.argument("folder", type=click.Path(path_type=Path))
 def repair(folder: Path) -> None:
-    """Bring back a damaged activation or diagram set: from a remote, or else computed again.
+    """Restore a damaged activation or diagram set.
 
-    What is damaged is removed from DVC's cache as well, which trusts its files without reading them.
+    It is fetched from a remote, or else computed again. The damaged files are set aside, also in DVC's cache, which
+    would bring the damage back. If they cannot be restored, they are put back.
     """
     from topoflow.study.repair import repair as repair_set
 
@@ -413,17 +462,23 @@ def repair(folder: Path) -> None:
 @click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
 @click.option("--out", default="comparison", show_default=True, metavar="FOLDER", help="Where to write.")
 def compare(run_ids: tuple[str, ...], out: str) -> None:
-    """Compare runs, with a verdict on each claim: all of the study, or the MLflow runs named."""
+    """Compare runs, and give verdicts.
+
+    Compares all runs of the study, or the MLflow runs that you name.
+    """
     stages.compare(load_params(PARAMS_FILE), run_ids, Path(out))
 
 
 @_command
 @click.option("--out", default="report.html", show_default=True, metavar="FILE", help="Where to write.")
-@click.option("--mlflow", is_flag=True, help="Name the MLflow run of each run, with links to a server's.")
+@click.option(
+    "--mlflow", is_flag=True, help="Show the MLflow run of each run, with links if MLflow is on a server."
+)
 def report(out: str, mlflow: bool) -> None:
-    """Write the whole study as one HTML file, which works offline and can be mailed.
+    """Write the whole study as one HTML file.
 
-    Reads results/, diagrams/ and comparison/; what is not there is named in the report.
+    The file works offline and can be mailed. Reads results/, diagrams/ and comparison/; what is not there is named
+    in the report.
     """
     missing = stages.report(load_params(PARAMS_FILE), Path(out), mlflow)
     for part in missing:
