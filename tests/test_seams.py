@@ -131,7 +131,7 @@ def test_a_recorded_quantity_is_one_line_in_the_list_of_quantities(
     heads = Quantity(
         "head_norm",
         "L2 norm of the head's weights",
-        lambda model, _: {"all": float(model.lm_head.weight.norm())},
+        lambda model, _: {"all": float(model.lm_head.weight.norm()), "said": "<b>a | text</b>"},
     )
     monkeypatch.setattr(activations, "QUANTITIES", (*activations.QUANTITIES, lambda params, objective: heads))
     monkeypatch.chdir(tmp_path)
@@ -155,3 +155,11 @@ def test_a_recorded_quantity_is_one_line_in_the_list_of_quantities(
     assert said in logged.tags["mlflow.note.content"]
     assert said in page
     assert layout.read_json(tables / "definitions.json")["head_norm"] == heads.definition
+    assert "| head_norm/said | &lt;b&gt;a \\| text&lt;/b&gt; |" in logged.tags["mlflow.note.content"]
+    assert "<td>&lt;b&gt;a | text&lt;/b&gt;</td>" in report(params)[0].decode()
+    table = mlflow.load_table("texts.json", run_ids=[run_id])
+    answers = [f"answers/{number}" for number in range(1, params.recording.answers + 1)]
+    assert table["text"].tolist() == [*answers, "head_norm/said"]
+    assert set(table.iloc[-1, 1:]) == {"<b>a | text</b>"}
+    stages.track(params, RUN)
+    assert len(mlflow.load_table("texts.json", run_ids=[run_id])) == len(table)  # not logged twice

@@ -30,6 +30,7 @@ callback = topoflow.TopologyCallback(["a prompt"], schedule=schedule, topology=t
 assert_type(callback.metrics, dict[int, dict[str, float]])
 head = topoflow.Quantity("head", "L2 norm", lambda model, _: {"all": float(model.lm_head.weight.norm())})
 assert_type(head, topoflow.Quantity)
+assert_type(topoflow.greedy_answers(["2 + 2 ="]), topoflow.Quantity)
 assert_type(topoflow.held_out_loss({"own": [{"prompt": "1 +", "completion": " 1"}]}), topoflow.Quantity)
 run = topoflow.follow({0: {1: np.zeros((3, 2))}, 1: {1: np.zeros((3, 2))}}, claims=topoflow.Claims(level=0.1))
 assert_type(run.verdicts[0].verdict, str)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from topoflow.figures.of_arrays import movement_figure
     from topoflow.figures.persistence import diagrams_figure
     from topoflow.recording.callback import TopologyCallback
-    from topoflow.recording.quantities import Quantity, held_out_loss
+    from topoflow.recording.quantities import Quantity, greedy_answers, held_out_loss
     from topoflow.topology.distances import wasserstein_distance
     from topoflow.topology.persistence import vietoris_rips_diagrams
     from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
@@ -41,6 +41,7 @@ _HOME = {
     "concentration": "topoflow.dynamics.velocity",
     "diagrams_figure": "topoflow.figures.persistence",
     "follow": "topoflow.dynamics.following",
+    "greedy_answers": "topoflow.recording.quantities",
     "held_out_loss": "topoflow.recording.quantities",
     "movement_figure": "topoflow.figures.of_arrays",
     "vietoris_rips_diagrams": "topoflow.topology.persistence",
@@ -58,6 +59,7 @@ __all__ = [
     "concentration",
     "diagrams_figure",
     "follow",
+    "greedy_answers",
     "held_out_loss",
     "movement_figure",
     "vietoris_rips_diagrams",

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from support import llama
 
-from topoflow import Quantity, TopologyCallback, held_out_loss
+from topoflow import Quantity, TopologyCallback, greedy_answers, held_out_loss
 from topoflow.config import Finetune, Lora
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
@@ -122,6 +122,37 @@ def test_numbers_are_kept_beside_the_states_and_found_again_when_a_training_is_r
     assert callback._take_up(4) == [0, 4]
 
 
+def test_an_answer_is_the_likeliest_token_again_and_again(tokenizer):
+    network = llama(len(tokenizer)).eval()
+    short, long = PROMPTS[0], [{"role": "user", "content": "A prompt of more words than the other one has"}]
+    found = greedy_answers([short, long], max_new_tokens=5).of(network, tokenizer)
+    for name, prompt in (("answers/1", short), ("answers/2", long)):
+        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text)["input_ids"]
+        begin = len(ids)
+        with torch.no_grad():
+            while len(ids) < begin + 5 and ids[-1] != tokenizer.eos_token_id:
+                ids.append(int(network(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        assert found[name] == tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
+
+
+def test_answers_are_kept_beside_the_numbers_and_change_no_bit_of_the_training(tokenizer, tmp_path):
+    plain, losses, _ = train(tokenizer, tmp_path / "plain")
+    folder = tmp_path / "recorded"
+    asked = [greedy_answers(PROMPTS[:2], max_new_tokens=4), DICE]
+    answered, same, callback = train(tokenizer, tmp_path / "asked", asked, folder=folder)
+    assert losses == same
+    assert all(map(torch.equal, plain.state_dict().values(), answered.state_dict().values()))
+    assert set(callback.measured[4]) == {"answers/1", "answers/2", "dice/thrown"}
+    assert json.loads((folder / "step_000004/quantities.json").read_text()) == callback.measured[4]
+
+
+def test_answers_to_nothing_are_refused():
+    with pytest.raises(InvalidArgument) as caught:
+        greedy_answers([])
+    assert (caught.value.name, caught.value.got) == ("prompts", [])
+
+
 def test_a_number_that_is_none_ends_no_training(tokenizer, tmp_path):
     lost = Quantity("lost", "nothing", lambda *_: {"all": math.nan})
     _, _, callback = train(tokenizer, tmp_path, [lost], folder=tmp_path / "recorded")
@@ -149,7 +180,7 @@ def test_what_cannot_be_measured_is_refused_by_name(tokenizer):
         ("rows", lambda: held_out_loss({"own": []})),
         ("rows['own']", lambda: held_out_loss({"own": ROWS}, max_length=3).of(network, tokenizer)),
         ("measure of quantity 'one'", lambda: Quantity("one", "", lambda *_: 1.0).of(network, tokenizer)),
-        ("measure of quantity 'text'", lambda: Quantity("text", "", lambda *_: {"a": "b"}).of(network, tokenizer)),
+        ("measure of quantity 'list'", lambda: Quantity("list", "", lambda *_: {"a": [1]}).of(network, tokenizer)),
     ]  # fmt: skip
     for name, make in refused:
         with pytest.raises(InvalidArgument) as caught:

@@ -57,7 +57,7 @@ from topoflow.storage.files import read_bytes
 from topoflow.topology.point_clouds import check_whole_number
 
 if TYPE_CHECKING:
-    from topoflow.recording.quantities import Quantity
+    from topoflow.recording.quantities import Measured, Quantity
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class TopologyCallback(TrainerCallback):
         step -> name in MLflow -> value, when `topology` is asked for. Velocities are order-2 Wasserstein
         distances, Euclidean ground metric, since the checkpoint before; means over subsamples.
     measured : dict
-        step -> name in MLflow -> value, of `quantities` (with a folder in `step_000016/quantities.json` as well).
+        step -> name in MLflow -> number or text of `quantities` (with a folder also in `step_000016/quantities.json`).
     floors : dict
         layer -> the floor of `stop_when_stable`, in filtration distance, when that is asked for; in `metrics` of the
         first step.
@@ -224,7 +224,7 @@ class TopologyCallback(TrainerCallback):
         self.divergences: dict[int, npt.NDArray[np.float64]] = {}
         self.roots: dict[int, npt.NDArray[np.float32]] = {}
         self.metrics: dict[int, dict[str, float]] = {}
-        self.measured: dict[int, dict[str, float]] = {}
+        self.measured: dict[int, Measured] = {}
         self.quantities = tuple(quantities)
         self.stop_when_stable = stop_when_stable
         self.floors: dict[int, float] = {}
@@ -413,10 +413,10 @@ class TopologyCallback(TrainerCallback):
         self.computed_as = {key: _and(before.get(key, value), value) for key, value in computed.items()}
         return (prompts, states), answers
 
-    def _measure(self, model: Any) -> dict[str, float]:
+    def _measure(self, model: Any) -> Measured:
         """All quantities of the model; each rank measures, since each must take part in the passes of a sharded one."""
 
-        def found() -> dict[str, float]:
+        def found() -> Measured:
             ours = [quantity.of(model, self._processing_class) for quantity in self.quantities]
             return {name: value for one in ours for name, value in one.items()}
 
@@ -434,7 +434,7 @@ class TopologyCallback(TrainerCallback):
         for prompts, log_probabilities in pieces:
             self._behaviour.add(prompts, log_probabilities)
 
-    def _take(self, step: int, parts: Sequence[_Part], measured: dict[str, float]) -> int:
+    def _take(self, step: int, parts: Sequence[_Part], measured: Measured) -> int:
         """On rank 0: put the parts together, keep them, look at them; how many checkpoints in a row were stable."""
         order = np.concatenate([prompts for prompts, _ in parts])
         clouds = {layer: in_order(order, [states[layer] for _, states in parts]) for layer in self.layers}
@@ -443,7 +443,8 @@ class TopologyCallback(TrainerCallback):
             self.metrics[step] = self._live.update(clouds)
             if self.stop_when_stable:
                 self._compare_with_floor(step, clouds, self._live)
-        self._log(step, self.metrics.get(step, {}) | measured)
+        numbers = {name: value for name, value in measured.items() if not isinstance(value, str)}
+        self._log(step, self.metrics.get(step, {}) | numbers)
         if self.on_record is not None:
             self.on_record(step)
         return self._n_stable
@@ -475,7 +476,7 @@ class TopologyCallback(TrainerCallback):
         step: int,
         clouds: dict[int, npt.NDArray[Any]],
         answered: Answered | None,
-        measured: dict[str, float],
+        measured: Measured,
     ) -> None:
         if self.quantities:
             self.measured[step] = measured
@@ -494,7 +495,10 @@ class TopologyCallback(TrainerCallback):
             write_file(self.folder / roots_name(step), array_bytes(answered.roots))
         if self.quantities:
             # JSON has no NaN, which is the loss of a training that has diverged
-            known = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+            known = {
+                name: value if isinstance(value, str) or math.isfinite(value) else None
+                for name, value in measured.items()
+            }
             write_file(self.folder / quantities_name(step), json_bytes(known))
 
 

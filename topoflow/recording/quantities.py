@@ -1,4 +1,4 @@
-"""What is recorded of a model at checkpoints beside its hidden states: a few numbers, each with its definition.
+"""What is recorded of a model at checkpoints beside its hidden states: a few numbers or texts, with their definition.
 
 A quantity of one's own is a name, a definition and a function; `TopologyCallback` takes any number of them.
 """
@@ -12,22 +12,26 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from topoflow.errors import InvalidArgument
 from topoflow.names import metric_name
-from topoflow.recording.callback import plain_text, tokenizer_in
+from topoflow.recording.callback import plain_text, tokenize_prompts, tokenizer_in
 from topoflow.recording.hidden_states import batches_by_length, input_device, padded, undisturbed
 from topoflow.topology.point_clouds import check_whole_number
 
-Measure = Callable[[Any, Any], Mapping[str, float]]
+Measured = dict[str, float | str]  # by name in MLflow
+Measure = Callable[[Any, Any], Mapping[str, float | str]]
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something measured of a model at each checkpoint, as numbers with names.
+    """Something measured of a model at each checkpoint, as numbers or texts with names.
 
-    Use it for what hidden states do not say: a loss, the score of a probe, the norm of the weights. The model is in
+    Use it for what hidden states do not say: a loss, the score of a probe, the norm of the weights, an answer. Numbers
+    become charts in MLflow, texts a table at the first checkpoint, the peak and the last. The model is in
     evaluation mode and has no gradients then, and the training goes on as if nothing had been measured.
 
     Parameters
@@ -37,8 +41,8 @@ class Quantity:
     definition : str
         What the numbers are, with their unit.
     measure : callable
-        Is given the model and the Trainer's `processing_class`, and returns a number for each name. Where several
-        processes train, each is asked, and what the first finds is kept.
+        Is given the model and the Trainer's `processing_class`, and returns a number or a text for each name. Where
+        several processes train, each is asked, and what the first finds is kept.
 
     Raises
     ------
@@ -60,7 +64,7 @@ class Quantity:
         if not self.name.isidentifier():
             raise InvalidArgument("name", "letters, digits and underscores", self.name)
 
-    def of(self, model: nn.Module, tokenizer: Any) -> dict[str, float]:
+    def of(self, model: nn.Module, tokenizer: Any) -> Measured:
         """Measure a model.
 
         Parameters
@@ -89,11 +93,13 @@ class Quantity:
         """
         with undisturbed(model):
             found = self.measure(model, tokenizer)
-        if not isinstance(found, Mapping) or not all(isinstance(value, Real) for value in found.values()):
-            raise InvalidArgument(
-                f"measure of quantity {self.name!r}", "a function that returns a number for each name", found
-            )
-        return {metric_name(self.name, str(key)): float(value) for key, value in found.items()}
+        if not isinstance(found, Mapping) or not all(isinstance(it, Real | str) for it in found.values()):
+            expected = "a function that returns a number or a text for each name"
+            raise InvalidArgument(f"measure of quantity {self.name!r}", expected, found)
+        return {
+            metric_name(self.name, str(key)): it if isinstance(it, str) else float(it)
+            for key, it in found.items()
+        }
 
 
 def held_out_loss(
@@ -145,6 +151,60 @@ def held_out_loss(
         "held_out_loss",
         "mean cross-entropy of the answers of rows that are not trained on, by whose rows they are; nats a token",
         measure,
+    )
+
+
+def greedy_answers(prompts: Sequence[Any], *, max_new_tokens: int = 40, max_length: int = 512) -> Quantity:
+    """What a model answers to a few prompts at each checkpoint, taking the likeliest token each time.
+
+    Parameters
+    ----------
+    prompts : sequence of str or of lists of messages
+        Few, since each answer takes as many forward passes as it has tokens; all are answered in one batch.
+    max_new_tokens : int
+        Tokens of an answer at most.
+    max_length : int
+        Tokens kept of a prompt, its end.
+
+    Returns
+    -------
+    Quantity
+        Its texts are called 1, 2 and so on, in the order of the prompts.
+
+    Raises
+    ------
+    InvalidArgument
+        When there are no prompts, or a number is not positive.
+
+    Examples
+    --------
+    >>> greedy_answers(["2 + 2 ="]).name
+    'answers'
+    """
+    max_new_tokens = check_whole_number("max_new_tokens", max_new_tokens, at_least=1)
+    max_length = check_whole_number("max_length", max_length, at_least=1)
+    if not len(prompts):
+        raise InvalidArgument("prompts", "at least one", prompts)
+
+    def measure(model: Any, processing_class: Any) -> dict[str, str]:
+        tokenizer = tokenizer_in(processing_class)
+        ids = tokenize_prompts(processing_class, prompts, max_length)
+        longest, device = max(map(len, ids)), input_device(model)
+        pad = tokenizer.pad_token_id or 0  # masked, so any will do
+        rows = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
+        greedy = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        found = model.generate(input_ids=rows, attention_mask=mask, generation_config=greedy)[:, longest:]
+        texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+        return {str(number): text.strip() for number, text in enumerate(texts, 1)}
+
+    return Quantity(
+        "answers", f"greedy answers to a few evaluation prompts, {max_new_tokens} tokens at most", measure
     )
 
 

@@ -365,7 +365,9 @@ def _one_run(study: _Study, one: _Found) -> str:
         ),
         "<h3>Layer by layer</h3>",
         page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
-        *(paragraph(prose(line)) for line in (*note.measured(findings), *note.rivals(findings))),
+        *(paragraph(prose(line)) for line in note.measured(findings)),
+        *_texts(findings),
+        *(paragraph(prose(line)) for line in note.rivals(findings)),
     ]
     if one.diagrams is not None:
         of_all, made = note.caveats([]), one.diagrams.manifest
@@ -386,6 +388,13 @@ def _one_run(study: _Study, one: _Found) -> str:
     )
     summary = f'<strong>{escape(name)}</strong> <span class="soft">{escape(verdicts)}</span>'
     return page.fold(summary, "\n".join(parts), kind="run", anchor=one.anchor, unfolded=alone)
+
+
+def _texts(findings: Mapping[str, Any]) -> Iterator[str]:
+    """What the model answered, at the first checkpoint, the peak and the last."""
+    header, rows = note.texts(findings)
+    if rows:
+        yield page.table(header, [list(map(escape, row)) for row in rows], words=len(header))
 
 
 def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:

@@ -124,6 +124,7 @@ def _adapters() -> dict[str, Any]:
     trajectory = model(
         "Trajectory", diagrams=sha256, order=order, level=level, layers=layers, pooled=pooled,
         claims=claims, declared=dict[text, number], exploratory=bool, files=files,
+        texts=(dict[text, dict[text, text]], {}),
     )  # fmt: skip
     comparison = model(
         "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, exploratory=(bool, False),
@@ -162,6 +163,6 @@ def _adapters() -> dict[str, Any]:
     kinds = {
         "trajectory": trajectory, "comparison": comparison, "activations": activations, "diagrams": diagrams,
         "model": described, "checkpoint": checkpoint, "prompt": Annotated[list[message], Field(min_length=1)],
-        "quantities": dict[text, maybe],
+        "quantities": dict[text, maybe | text],
     }  # fmt: skip
     return {name: TypeAdapter(kind) for name, kind in kinds.items()}

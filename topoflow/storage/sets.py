@@ -264,8 +264,8 @@ class StoredSet:
         """
         return self._of_behaviour(roots_name(step), "float32", (self.manifest.get("n_prompts"), None))
 
-    def measured(self, step: int) -> dict[str, float | None]:
-        """Return the numbers that were measured of the model at a checkpoint.
+    def measured(self, step: int) -> dict[str, float | str | None]:
+        """Return the numbers and texts that were measured of the model at a checkpoint.
 
         Parameters
         ----------
@@ -274,13 +274,13 @@ class StoredSet:
 
         Returns
         -------
-        dict of str to float or None
+        dict of str to float, str or None
             By their names in MLflow; None for a NaN. Empty if nothing was measured.
 
         Raises
         ------
         InvalidFile
-            When the file holds no such numbers.
+            When the file holds something else.
 
         Examples
         --------
@@ -382,8 +382,8 @@ def quantities_name(step: int) -> str:
     return f"step_{step:06d}/quantities.json"
 
 
-def read_quantities(path: Path) -> dict[str, float | None]:
-    """The numbers that were measured at a checkpoint, by name; InvalidFile where the file does not hold such."""
+def read_quantities(path: Path) -> dict[str, float | str | None]:
+    """The numbers and texts that were measured at a checkpoint, by name; InvalidFile where the file holds none."""
     try:
         found = json.loads(read_bytes(path, MANIFEST_LIMIT))
     except (OSError, ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
@@ -121,6 +122,8 @@ def write_note(
         "",
         *measured(findings),
         "",
+        *texts_table(findings),
+        "",
         *simpler(),
         "",
         *rivals(findings),
@@ -165,6 +168,29 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         "",
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
+    ]
+
+
+def texts(findings: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
+
+    >>> texts({"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}})
+    (['text', 'step 0', 'step 48'], [['answers/1', 'I do not', 'A poem.']])
+    """
+    by_step = findings.get("texts", {})
+    names = dict.fromkeys(name for found in by_step.values() for name in found)
+    rows = [[name, *(found.get(name, "") for found in by_step.values())] for name in names]
+    return ["text", *(f"step {step}" for step in by_step)], rows
+
+
+def texts_table(findings: Mapping[str, Any]) -> list[str]:
+    header, rows = texts(findings)
+    if not rows:
+        return []
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(_text(shorten(cell, 160)) for cell in row)} |" for row in rows),
     ]
 
 

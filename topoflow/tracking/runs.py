@@ -28,7 +28,7 @@ from topoflow.finished import FinishedRun
 from topoflow.names import metric_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
-from topoflow.tracking.note import Page, definitions, write_comparison_note, write_note
+from topoflow.tracking.note import Page, definitions, texts, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
@@ -122,6 +122,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     with tempfile.TemporaryDirectory() as folder:
         note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
+    _log_texts(client, run_id, done.facts)
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
     set_tags(run_id, {**tags, TRAJECTORY_TAG: done.sha256})  # last: it says that the run is full
 
@@ -349,6 +350,7 @@ def _written(number: float | None) -> str:
 # --- metrics ------------------------------------------------------------------------------------
 
 _Metric = tuple[str, float, int]
+_TEXTS = "texts.json"
 
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
@@ -411,6 +413,13 @@ def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
 
     tags = [InputTag("mlflow.data.context", "topology")]
     client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags)])
+
+
+def _log_texts(client: Any, run_id: str, facts: Mapping[str, Any]) -> None:
+    """What was recorded as text as a table of MLflow's, once: a second call would add its rows again."""
+    header, rows = texts(facts)
+    if rows and not any(there.path == _TEXTS for there in client.list_artifacts(run_id)):
+        client.log_table(run_id, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), _TEXTS)
 
 
 def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:

@@ -210,8 +210,17 @@ def _held_out_loss(params: Params, objective: str) -> Quantity | None:
     return held_out_loss(rows, batch_size=size, max_length=trained.max_length) if rows else None
 
 
+def _answers(params: Params, objective: str) -> Quantity | None:
+    from topoflow.recording.quantities import greedy_answers
+
+    if not params.recording.answers:
+        return None
+    asked = layout.read_prompts()[: params.recording.answers]
+    return greedy_answers(asked, max_length=params.recording.max_length)
+
+
 # What a study measures of the model at each checkpoint: what makes each of parameters and an objective, or None.
-QUANTITIES: tuple[Callable[[Params, str], Quantity | None], ...] = (_held_out_loss,)
+QUANTITIES: tuple[Callable[[Params, str], Quantity | None], ...] = (_held_out_loss, _answers)
 
 
 def _logged_rates(log: _Log, last: int) -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -185,7 +186,10 @@ def trajectory(params: Params, run: Run) -> None:
     usable = len(behaviour) and np.isfinite(behaviour).all()
     pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
     measured = {step: activations.measured(step) for step in activations.steps}
-    first, last = measured[activations.steps[0]], measured[activations.steps[-1]]
+    numbers = {step: _only(found, float, int, type(None)) for step, found in measured.items()}
+    first, last = numbers[activations.steps[0]], numbers[activations.steps[-1]]
+    ends = activations.steps[0], int(pooled["peak_step"] or activations.steps[0]), activations.steps[-1]
+    said = {step: _only(measured[step], str) for step in sorted(set(ends))}
     facts = {
         "diagrams": stored.sha256,
         "order": settings.order,
@@ -197,13 +201,18 @@ def trajectory(params: Params, run: Run) -> None:
         "declared": asdict(params.claims),
         "quantities": {name: [first[name], last.get(name)] for name in first},  # at both ends
         "quantities_are": activations.manifest.get("quantities", {}),
+        **({"texts": {str(step): texts for step, texts in said.items()}} if any(said.values()) else {}),
         "exploratory": is_exploratory(activations, params.claims),
     }
     results = run.folder("results")
     with storage.sole_writer(results):
         write_trajectory(results, names, steps, layers, behaviour)
         write_movement(results, whole)
-        write_quantities(results, measured)
+        write_quantities(results, numbers)
         tables = (*layout.RUN_TABLES, layout.QUANTITIES_FILE)
         files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))
+
+
+def _only(measured: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
+    return {name: value for name, value in measured.items() if isinstance(value, kinds)}
