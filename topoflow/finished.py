@@ -62,10 +62,10 @@ class FinishedRun:
         check_findings(facts, results, diagrams)
         return cls(run, activations, diagrams, results, facts)
 
-    def model_files(self) -> dict[str, str]:
-        """SHA-256 of the files of its model, tokenizer and template by name; empty where that is not known."""
+    def described(self) -> dict[str, Any]:
+        """What models/NAME.json says of its model: files with their SHA-256, the chat template; empty without one."""
         path = self.results.parents[3] / layout.model_file(self.run.model)
-        return dict(layout.read_model(path).get("files") or {}) if path.is_file() else {}
+        return layout.read_model(path) if path.is_file() else {}
 
     @property
     def sha256(self) -> str:

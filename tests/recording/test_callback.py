@@ -369,6 +369,20 @@ def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
     assert plain.decode(ids) == plain_text(messages) == "\n\nHuman: Hi\n\nAssistant: Yes?\n\nAssistant:"
 
 
+def test_a_template_that_is_asked_for_is_used_or_refused(tokenizer):
+    from copy import deepcopy
+
+    bare = deepcopy(tokenizer)
+    bare.chat_template = None
+    prompt = [[{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi"}]]
+    for template, text in (("hh", plain_text(prompt[0])), ("plain", "Be short.\n\nHi")):
+        for one in (tokenizer, bare):
+            assert one.decode(tokenize_prompts(one, prompt, 512, template)[0]) == text
+    assert tokenize_prompts(tokenizer, prompt, 512, "chat") == tokenize_prompts(tokenizer, prompt, 512)
+    with refused(name="template", expected="no chat template", got="chat"):
+        tokenize_prompts(bare, prompt, 512, "chat")
+
+
 def test_too_few_or_empty_prompts_are_refused(tokenizer):
     with pytest.raises(InvalidArgument) as caught:
         tokenize_prompts(tokenizer, ["a", ""], 5)
@@ -378,7 +392,7 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
 @pytest.mark.parametrize(
     "changes",
     [{"prompts": ["one"]}, {"prompts": "one text"}, {"batch_size": 0}, {"max_length": 0}, {"max_length": -3},
-     {"dtype": "bfloat16"}],
+     {"dtype": "bfloat16"}, {"template": "alpaca"}],
     ids=str,
 )  # fmt: skip
 def test_what_would_record_something_else_or_fail_late_is_refused_at_once(changes):

@@ -176,9 +176,10 @@ class Recording:
     max_length: Count = 512
     dtype: Literal["float16", "float32", "float64"] = "float32"
     behaviour: Flag = True  # next-token distributions too, compared between checkpoints
-    answers: Annotated[Natural, Field(le=64)] = (
-        0  # prompts that the model answers at each checkpoint, greedily
+    template: Literal["auto", "chat", "hh", "plain"] = (
+        "auto"  # how a prompt becomes text, see TopologyCallback
     )
+    answers: Annotated[Natural, Field(le=64)] = 0  # first prompts, answered greedily at each checkpoint
 
 
 @checked
@@ -440,8 +441,9 @@ class Params:
         if not self.recording.schedule.twins:  # as manifests from before there were twins say it
             for key in ("twins", "clock", "triplets"):
                 del chosen["schedule"][key]
-        if not self.recording.answers:  # likewise
-            del chosen["answers"]
+        for key in ("answers", "template"):  # likewise
+            if getattr(self.recording, key) == getattr(Recording, key):
+                del chosen[key]
         return chosen
 
     def made_of(self, objective: str) -> list[str]:

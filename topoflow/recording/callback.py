@@ -68,6 +68,7 @@ Messages = Sequence[dict[str, str]]
 # of some prompts, by number: states by layer (n, hidden_size)
 _Part = tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[Any]]]
 DTYPES = ("float16", "float32", "float64")  # in which states can be recorded
+TEMPLATES = ("auto", "chat", "hh", "plain")  # how messages become text
 _PIECE = 16  # answers that each rank sends to rank 0 at once: 16 MB of a vocabulary of a quarter of a million tokens
 NOTE_FILE = "recording.json"  # beside recorded states, until a training has ended: what they are of
 
@@ -93,8 +94,8 @@ class TopologyCallback(TrainerCallback):
     Parameters
     ----------
     prompts : sequence of str, or of lists of messages
-        The evaluation prompts, the same at every checkpoint. Messages (`{"role", "content"}`) are
-        rendered with the tokenizer's chat template.
+        The evaluation prompts, the same at every checkpoint. Messages (`{"role", "content"}`) become text
+        by `template`.
     layers : int or sequence of int
         A number of layers spaced evenly over 1..L, or the layers themselves (0 is the embedding, L the
         last block after the final norm). Under a chat template all prompts end in the same token, so
@@ -112,6 +113,10 @@ class TopologyCallback(TrainerCallback):
         Tokens kept of a prompt: its end, since the last token is the one recorded.
     dtype : str
         The dtype of the recorded states: "float16", "float32" or "float64".
+    template : str
+        How messages become text. "chat" is the tokenizer's chat template, "hh" the form of Anthropic's HH-RLHF
+        ("Human: ... Assistant:"), "plain" their contents alone; "auto" is "chat" where there is one, and else "hh".
+        Give base and instruct models the same: the template alone changes the shape of a cloud.
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
@@ -196,6 +201,7 @@ class TopologyCallback(TrainerCallback):
         stop_when_stable: int | None = None,
         on_record: Callable[[int], None] | None = None,
         quantities: Sequence[Quantity] = (),
+        template: str = "auto",
     ) -> None:
         if isinstance(prompts, str) or len(prompts) < 2:
             raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
@@ -206,6 +212,8 @@ class TopologyCallback(TrainerCallback):
             raise InvalidArgument("quantities", "such that each has a name of its own", names)
         if dtype not in DTYPES:
             raise InvalidArgument("dtype", f"one of {', '.join(DTYPES)}", dtype)
+        if template not in TEMPLATES:
+            raise InvalidArgument("template", f"one of {', '.join(TEMPLATES)}", template)
         if stop_when_stable is not None:
             stop_when_stable = check_whole_number("stop_when_stable", stop_when_stable, at_least=1)
         if stop_when_stable is not None and topology is False:
@@ -216,6 +224,7 @@ class TopologyCallback(TrainerCallback):
         self.batch_size = batch_size
         self.max_length = max_length
         self.dtype = dtype
+        self.template = template
         self.on_record = on_record
         self.steps: list[int] = []
         self.learning_rates: list[float] = []
@@ -297,7 +306,7 @@ class TopologyCallback(TrainerCallback):
             self._behaviour = Behaviour(len(self.prompts), place, self._seed)
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
-        self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length)
+        self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length, self.template)
         self._pad_token_id = (
             getattr(tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
@@ -538,34 +547,38 @@ def _sender_to_active_run() -> Sender | None:
 
 
 def tokenize_prompts(
-    tokenizer: Any, prompts: Sequence[str] | Sequence[Messages], max_length: int
+    tokenizer: Any, prompts: Sequence[str] | Sequence[Messages], max_length: int, template: str = "auto"
 ) -> list[list[int]]:
     """The token ids of each prompt as the model would meet it before answering, its end kept.
 
     Messages are rendered by the chat template of the tokenizer (or of the processor that has it) with the generation
-    prompt; where there is no template, by `plain_text`.
+    prompt; where there is no template, by `plain_text`. Another `template` of `TopologyCallback` renders otherwise.
 
     Raises
     ------
     InvalidArgument
-        When a prompt has no token, or the template refuses it, as some do a system message.
+        When a prompt has no token, the template refuses it, as some do a system message, or there is none.
     """
     from jinja2 import TemplateError
 
     max_length = check_whole_number("max_length", max_length, at_least=1)
     tokenizer, processor = tokenizer_in(tokenizer), tokenizer
     own = getattr(tokenizer, "chat_template", None)
-    template = own or getattr(processor, "chat_template", None)
+    rendered_by = (own or getattr(processor, "chat_template", None)) if template in ("auto", "chat") else None
+    if template == "chat" and not rendered_by:
+        raise InvalidArgument(
+            "template", "auto, hh or plain where the tokenizer has no chat template", template
+        )
     token_ids: list[list[int]] = []
     for prompt in prompts:
         place = len(token_ids)
         if isinstance(prompt, str):
             ids = tokenizer(prompt)["input_ids"]
-        elif template:
+        elif rendered_by:
             try:
                 text = tokenizer.apply_chat_template(
                     prompt,
-                    chat_template=None if own else template,
+                    chat_template=None if own else rendered_by,
                     add_generation_prompt=True,
                     tokenize=False,
                 )
@@ -575,7 +588,7 @@ def tokenize_prompts(
                 ) from error
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has put its own
         else:
-            ids = tokenizer(plain_text(prompt))["input_ids"]
+            ids = tokenizer(contents(prompt) if template == "plain" else plain_text(prompt))["input_ids"]
         token_ids.append(list(ids)[-max_length:])
         if not token_ids[-1]:
             raise InvalidArgument(f"prompts[{place}]", "text of at least one token", prompt)
@@ -597,6 +610,15 @@ def tokenizer_in(processing_class: Any) -> Any:
             "give it to the Trainer",
         )
     return found
+
+
+def contents(messages: Messages) -> str:
+    """What the messages of a dialogue say, without who says it.
+
+    >>> contents([{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello."}])
+    'Hello?\\n\\nHello.'
+    """
+    return "\n\n".join(str(message["content"]) for message in messages)
 
 
 def plain_text(messages: Messages) -> str:

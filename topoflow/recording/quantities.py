@@ -154,7 +154,9 @@ def held_out_loss(
     )
 
 
-def greedy_answers(prompts: Sequence[Any], *, max_new_tokens: int = 40, max_length: int = 512) -> Quantity:
+def greedy_answers(
+    prompts: Sequence[Any], *, max_new_tokens: int = 40, max_length: int = 512, template: str = "auto"
+) -> Quantity:
     """What a model answers to a few prompts at each checkpoint, taking the likeliest token each time.
 
     Parameters
@@ -165,6 +167,8 @@ def greedy_answers(prompts: Sequence[Any], *, max_new_tokens: int = 40, max_leng
         Tokens of an answer at most.
     max_length : int
         Tokens kept of a prompt, its end.
+    template : str
+        How messages become text, as in `TopologyCallback`.
 
     Returns
     -------
@@ -188,7 +192,7 @@ def greedy_answers(prompts: Sequence[Any], *, max_new_tokens: int = 40, max_leng
 
     def measure(model: Any, processing_class: Any) -> dict[str, str]:
         tokenizer = tokenizer_in(processing_class)
-        ids = tokenize_prompts(processing_class, prompts, max_length)
+        ids = tokenize_prompts(processing_class, prompts, max_length, template)
         longest, device = max(map(len, ids)), input_device(model)
         pad = tokenizer.pad_token_id or 0  # masked, so any will do
         rows = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device)

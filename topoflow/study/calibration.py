@@ -128,7 +128,7 @@ def _lengths(
     from topoflow.recording.callback import tokenize_prompts
     from topoflow.training.sft import rows_that_fit
 
-    tokens = tokenize_prompts(tokenizer, prompts, params.recording.max_length)
+    tokens = tokenize_prompts(tokenizer, prompts, params.recording.max_length, params.recording.template)
     lengths = rows_that_fit(rows, tokenizer, params.finetune.max_length)[1] if rows else []
     multiple = params.finetune.arguments.get("pad_to_multiple_of")
     if isinstance(multiple, int):

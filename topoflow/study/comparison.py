@@ -201,13 +201,14 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
         )
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
-    files = {member.run.model: member.model_files() for member in members}
+    files = {member.run.model: member.described().get("files") or {} for member in members}
     found: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, groups: Mapping[str, Mapping[int, Trajectory]], of: str, **more: Any) -> None:
         for verdict in compare(_of_seeds(groups, _seeds(groups)), kind, **more).verdicts:
             if kind == "models":
-                verdict = replace(verdict, beside=asked_alike(*(files[model] for model in verdict.labels)))
+                one, other = (files[model] for model in verdict.labels)
+                verdict = replace(verdict, beside=asked_alike(one, other, params.recording.template))
             found[f"{verdict.name}{of}"] = asdict(verdict)
 
     for model in models:
@@ -238,17 +239,21 @@ _ASKED_BY = {
 }
 
 
-def asked_alike(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+def asked_alike(one: Mapping[str, str], other: Mapping[str, str], template: str = "auto") -> str:
     """Say whether two models were asked alike, from the SHA-256 of their files: what differs may be the asking.
+
+    A `template` that is no chat template is the same for both.
 
     >>> asked_alike({"tokenizer.json": "a", "chat_template.jinja": "b"}, {"tokenizer.json": "a"})
     'prompts may be put otherwise to each: their files of chat templates differ'
     """
     if not one or not other:
         return "whether prompts were put alike to both is not known"
+    by_template = template in ("auto", "chat")
     differ = [
         what
         for what, names in _ASKED_BY.items()
+        if by_template or what != "chat templates"
         if [one.get(name) for name in names] != [other.get(name) for name in names]
     ]
     if differ:

@@ -196,6 +196,7 @@ def cost(
     from topoflow.study import calibration
     from topoflow.study import cost as costs
     from topoflow.study import power as deciding
+    from topoflow.tracking.note import asked_as
     from topoflow.tracking.runs import log_plan
     from topoflow.training import checkpoints, sft
 
@@ -226,6 +227,8 @@ def cost(
         rates = costs.Rates.assumed(found.size, params, flops or 1e10)
     seconds = costs.estimate(counts, rates, n_workers)
     text = f"{costs.table(counts, found.texts, seconds)}\n{'disk free':<20}{costs.readable(free)}"
+    asked = asked_as(params.recording.template, bool(getattr(found.tokenizer, "chat_template", None)))
+    text += f"\n\n{asked.strip()}"
     text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
     log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))
     return text, refusals

@@ -84,7 +84,11 @@ class Page:
 
 
 def write_note(
-    findings: Mapping[str, Any], activations: Mapping[str, Any], diagrams: Mapping[str, Any], page: Page
+    findings: Mapping[str, Any],
+    activations: Mapping[str, Any],
+    diagrams: Mapping[str, Any],
+    page: Page,
+    model: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown for the run's page.
 
@@ -94,6 +98,8 @@ def write_note(
         What trajectory.json holds: `order`, `claims`, and `layers` with the numbers of each.
     activations, diagrams : mapping
         The manifests of the two sets.
+    model : mapping, optional
+        What models/NAME.json says of the model.
     page : Page
         The page of the run, whose pictures are in the folder `topology`.
     """
@@ -106,7 +112,10 @@ def write_note(
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
-        "the same subsample, in units of the filtration (Euclidean distance of hidden states).",
+        "the same subsample, in units of the filtration (Euclidean distance of hidden states)."
+        + asked_as(
+            activations.get("recording", {}).get("template", "auto"), (model or {}).get("chat_template")
+        ),
         "",
         *verdict_table(findings["claims"].values()),
         "",
@@ -169,6 +178,24 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
     ]
+
+
+def asked_as(template: str, has_chat: bool | None) -> str:
+    """How a prompt became text, as a sentence; "" where it is not known whether the model has a chat template.
+
+    >>> asked_as("auto", True), asked_as("auto", None)
+    (' Prompts are put to the model in its chat template.', '')
+    """
+    if template == "auto" and has_chat is None:
+        return ""
+    if template == "plain":
+        return " Prompts are put to the model as they are, without a template."
+    if template == "chat" or (template == "auto" and has_chat):
+        return " Prompts are put to the model in its chat template."
+    return (
+        " Prompts are put to the model as `Human: ... Assistant:`, without a chat template, so each point is the state "
+        "of the last `:`."
+    )
 
 
 def texts(findings: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -435,6 +435,6 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     )
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
-    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page)
+    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page, done.described())
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note

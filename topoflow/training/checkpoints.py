@@ -333,7 +333,7 @@ def record(
 
     torch.set_num_threads(n_threads)
     tokenizer = _tokenizer(series)
-    tokens = tokenize_prompts(tokenizer, callback.prompts, callback.max_length)
+    tokens = tokenize_prompts(tokenizer, callback.prompts, callback.max_length, callback.template)
     largest = max(map(max, tokens))
     arguments = TrainingArguments(
         f"{callback.folder}/trainer", report_to="none", use_cpu=series.model_source.device == "cpu"

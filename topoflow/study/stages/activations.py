@@ -198,6 +198,7 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         behaviour=recording.behaviour,
         seed=params.seed,
         quantities=[quantity for quantity in measured if quantity is not None],
+        template=recording.template,
     )
 
 
@@ -216,7 +217,7 @@ def _answers(params: Params, objective: str) -> Quantity | None:
     if not params.recording.answers:
         return None
     asked = layout.read_prompts()[: params.recording.answers]
-    return greedy_answers(asked, max_length=params.recording.max_length)
+    return greedy_answers(asked, max_length=params.recording.max_length, template=params.recording.template)
 
 
 # What a study measures of the model at each checkpoint: what makes each of parameters and an objective, or None.
