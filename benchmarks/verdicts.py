@@ -551,10 +551,6 @@ studies 60 prompts of 6 dimensions and 4 subsamples of 26. All runs of a study s
 single runs has 200 replicates, every world of studies 100; the two with a clustered base, which come nearest to the
 bar, have 200.
 
-Counts of the versions named above are of the rung "the start" as it was before it kept near copies together: with
-the whole first cloud kept (99caa07), or its leading directions alone (19d7ae9). Where states have as few dimensions
-as the rung keeps directions, that is nearly the same.
-
 What is known not to hold, and how to read verdicts for it:
 
 - *An early loop on the states of `tiny`*, the embedded model, is a matter of where the prompts lie. These states
@@ -582,7 +578,9 @@ def reading(counts: Mapping[str, Any]) -> str:
     clusters, memory = "drift from clusters, cosine", "jitter remembered by .8"
 
     def of(section: str, world: str, claim: str) -> str:
-        found = counts[section][world]["counts"][claim]
+        found = counts.get(section, {}).get(world, {}).get("counts", {}).get(claim)
+        if found is None:  # not reached yet
+            return "–"
         return f"{found.get('supported', 0)} of {sum(found.values())}"
 
     return READING.format(
