@@ -11,7 +11,7 @@ from support import llama, refused
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.training import sft
@@ -203,9 +203,8 @@ def test_a_training_that_goes_on_is_compared_with_its_own_first_checkpoint(token
 )
 def test_states_of_other_prompts_or_another_precision_are_not_taken_up(tokenizer, tmp_path, changes):
     resumed(tokenizer, tmp_path, topology=False)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=tmp_path / "set/recording.json"):
         resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, **changes)
-    assert caught.value.path == tmp_path / "set/recording.json"
     resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, batch_size=2)
 
 
@@ -271,9 +270,8 @@ def test_a_trainer_without_a_tokenizer_is_refused_by_name():
     from transformers import AutoFeatureExtractor
 
     for given in (None, AutoFeatureExtractor):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="processing_class"):
             tokenize_prompts(given, PROMPTS, 8)
-        assert caught.value.name == "processing_class"
 
 
 def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
@@ -320,9 +318,8 @@ def test_messages_that_cannot_be_rendered_are_named(tokenizer):
     strict.chat_template = "{{ raise_exception('System role not supported') }}"
     plain.chat_template = None
     for refusing, name in ((strict, "prompts[1]"), (plain, "messages")):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name=name):
             tokenize_prompts(refusing, ["text", [{"role": "tool", "content": "4"}]], 64)
-        assert caught.value.name == name
 
 
 def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(model, tokenizer, tmp_path):
@@ -370,9 +367,8 @@ def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
 
 
 def test_too_few_or_empty_prompts_are_refused(tokenizer):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="prompts[1]"):
         tokenize_prompts(tokenizer, ["a", ""], 5)
-    assert caught.value.name == "prompts[1]"
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,8 @@ def test_masked_points_and_bars_are_left_out_where_nothing_else_numbers_them():
 )
 @pytest.mark.parametrize("call", [vietoris_rips_diagrams, lambda x: wasserstein_distance(x, BARS)])
 def test_a_tensor_that_cannot_be_read_is_refused_with_what_to_do(tensor, call):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(remedy=".detach().float()"):
         call(tensor)
-    assert ".detach().float()" in caught.value.remedy
 
 
 def test_tensors_in_memory_and_small_floats_are_read_as_they_are():
@@ -139,9 +138,8 @@ def test_missing_values_of_a_data_frame_are_named():
 
 
 def test_rows_of_different_lengths_are_refused_by_name():
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="points"):
         as_array("points", [[1.0], [1.0, 2.0]])
-    assert caught.value.name == "points"
 
 
 @pytest.mark.parametrize("call", [subsample_plan, sampling_floor, concentration_test])
@@ -151,9 +149,8 @@ def test_numbers_of_draws_that_would_never_end_are_refused_at_once(call):
         sampling_floor: {"cloud": CLOUD, "subsample_size": 3, "n_pairs": 10**15},
         concentration_test: {"velocity": SPEED, "steps": range(len(SPEED) + 1), "n_permutations": 10**15},
     }[call]
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(got=10**15) as caught:
         call(**given)
-    assert caught.value.got == 10**15
     assert caught.value.name in inspect.signature(call).parameters
 
 

@@ -287,7 +287,6 @@ def test_a_url_that_names_no_set_is_refused(repository, url, error, attributes):
 )
 def test_a_lock_that_is_half_merged_or_damaged_is_named(tmp_path, lock):
     (tmp_path / "dvc.lock").write_bytes(lock)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=tmp_path / "dvc.lock") as caught:
         md5_in_lock(tmp_path / "activations")
-    assert caught.value.path == tmp_path / "dvc.lock"
     assert len(str(caught.value)) < 600
