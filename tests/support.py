@@ -61,6 +61,18 @@ def refused(
             assert as_text or found == wanted or "nan" in str(found), f"{name}: {found!r}"
 
 
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def system(content: Any) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
 def small_params() -> dict[str, Any]:
     """The repository's params.yaml with `SMALL` put over it."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SHARED_DATA, refused
+from support import SHARED_DATA, assistant, refused, system, user
 
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
 from topoflow.storage import layout
 from topoflow.study import stages
-from topoflow.training.dialogues import identity, parse_dialogue, parse_rows
+from topoflow.training.dialogues import identity, parse_rows
 from topoflow.training.objectives import (
     evaluation_prompts,
     held_out_rows,
@@ -29,22 +29,6 @@ from topoflow.training.objectives import (
 )
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
-
-
-def system(content):
-    return {"role": "system", "content": content}
-
-
-def parsed(*rows):
-    return list(parse_rows(rows, "here"))
 
 
 def write_rows(path, rows):
@@ -94,167 +78,6 @@ def texts(tmp_path):
 
 
 MIXED = {"helpful": None, "harmless": None, "mixed": {"source": "mix", "of": {"helpful": 1, "harmless": 1}}}
-
-
-class TestDialogues:
-    def test_the_last_answer_is_the_completion_and_all_before_it_the_prompt(self):
-        text = "\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: A joke?\n\nAssistant: No."
-        assert parsed({"chosen": text, "rejected": "\n\nHuman: Hi.\n\nAssistant: Bad."}) == [
-            {"prompt": [user("Hi."), assistant("Hello!"), user("A joke?")], "completion": [assistant("No.")]}
-        ]
-
-    def test_leading_newlines_may_lack_or_be_too_many(self):
-        wanted = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]
-        for start in ("", "\n", "\n\n", "\n\n\n\n"):
-            assert parsed({"chosen": f"{start}Human: Hi.\n\nAssistant: Hello!"}) == wanted
-
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            "He said Human: be kind.",
-            "A script:\nHuman: Hi.\nAssistant: Hello.",
-            "One.\n\nTwo.\n\nThe Human: a story.",
-            "One.\n\nHumans: all of us.",
-            "One.\n\n Human: indented.",
-            "Human: first.",
-        ],
-    )
-    def test_a_speaker_named_inside_an_answer_starts_no_turn(self, answer):
-        text = f"\n\nHuman: Write.\n\nAssistant: {answer}"
-        assert parsed({"chosen": text}) == [{"prompt": [user("Write.")], "completion": [assistant(answer)]}]
-
-    @pytest.mark.parametrize("ending", ["", " ", "\n", "\n\n"])
-    def test_a_dialogue_whose_last_answer_is_empty_is_left_out(self, ending):
-        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant:{ending}"}) == []
-        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant: A.\n\nHuman: B.\n\nAssistant:{ending}"}) == []
-
-    def test_an_empty_answer_in_between_joins_the_questions_around_it(self):
-        text = "\n\nHuman: One.\n\nAssistant: \n\nHuman: Two.\n\nAssistant: Both."
-        assert parsed({"chosen": text}) == [
-            {"prompt": [user("One.\n\nTwo.")], "completion": [assistant("Both.")]}
-        ]
-
-    def test_turns_of_one_speaker_in_a_row_are_joined_in_order(self):
-        text = "\n\nHuman: One.\n\nHuman: Two.\n\nHuman: Three.\n\nAssistant: A.\n\nAssistant: B."
-        assert parsed({"chosen": text}) == [
-            {"prompt": [user("One.\n\nTwo.\n\nThree.")], "completion": [assistant("A.\n\nB.")]}
-        ]
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Bye.",
-            "\n\nHuman: Hi.",
-            "\n\nAssistant: Hello.",
-            "\n\nHuman: \n\nAssistant: Hello.",
-            "no dialogue at all",
-            "",
-        ],
-    )
-    def test_what_does_not_end_in_an_answer_to_something_is_left_out(self, text):
-        assert parsed({"chosen": text}) == []
-
-    def test_rows_left_out_do_not_hide_the_others(self):
-        good = "\n\nHuman: Hi.\n\nAssistant: Hello!"
-        assert len(parsed({"chosen": good}, {"chosen": "\n\nHuman: Hi."}, {"chosen": good})) == 2
-
-    @reproducible
-    @given(
-        turns=st.lists(
-            st.text(min_size=1).map(str.strip).filter(lambda text: text and "\n\n" not in text), min_size=1
-        )
-    )
-    def test_a_dialogue_written_in_this_form_is_read_back(self, turns):
-        speakers = ["Human", "Assistant"] * len(turns)
-        text = "".join(f"\n\n{who}: {turn}" for who, turn in zip(speakers, turns, strict=False))
-        found = parse_dialogue(text)
-        assert [message["content"] for message in found] == turns
-        roles = ["user", "assistant"] * len(turns)
-        assert [message["role"] for message in found] == roles[: len(turns)]
-
-
-class TestOtherForms:
-    WANTED: list = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]  # noqa: RUF012
-
-    @pytest.mark.parametrize(
-        "row",
-        [
-            {"prompt": "Hi.", "completion": "Hello!"},
-            {"prompt": " Hi.\n", "completion": "\nHello! "},
-            {"prompt": [user("Hi.")], "completion": [assistant("Hello!")]},
-            {"prompt": "Hi.", "completion": [assistant("Hello!")]},
-            {"prompt": [user("Hi.")], "completion": "Hello!"},
-            {"messages": [user("Hi."), assistant("Hello!")]},
-            {"messages": [user(" Hi. "), assistant("Hello!\n")], "extra": 3},
-            {"chosen": [user("Hi."), assistant("Hello!")]},
-            {"chosen": "\n\nHuman: Hi.\n\nAssistant: Hello!"},
-            {"prompt": "Hi.", "completion": "Hello!", "subset": "helpful_base"},
-        ],
-    )
-    def test_one_dialogue_in_any_known_form_is_the_same_row(self, row):
-        assert parsed(row) == self.WANTED
-
-    def test_a_system_message_stays_in_the_prompt(self):
-        messages = [system("Be brief."), user("Hi."), assistant("Hello!")]
-        assert parsed({"messages": messages}) == [{"prompt": messages[:2], "completion": messages[2:]}]
-        assert parsed({"prompt": messages[:2], "completion": messages[2:]}) == parsed({"messages": messages})
-
-    def test_messages_are_split_before_the_last_answer(self):
-        messages = [user("A"), assistant("B"), user("C"), assistant("D")]
-        assert parsed({"messages": messages}) == [{"prompt": messages[:3], "completion": messages[3:]}]
-
-    def test_what_else_a_message_carries_is_dropped(self):
-        row = {"messages": [{**user("Hi."), "name": "x"}, {**assistant("Hello!"), "weight": 1}]}
-        assert parsed(row) == self.WANTED
-
-    def test_a_prompt_alone_has_an_empty_completion(self):
-        assert parsed({"prompt": "Hi."}) == [{"prompt": [user("Hi.")], "completion": []}]
-        messages = [user("A"), assistant("B"), user("C")]
-        assert parsed({"prompt": messages}) == [{"prompt": messages, "completion": []}]
-
-    def test_a_prompt_alone_has_its_turns_joined_like_any_other(self):
-        # or a training row with the same prompt would not be recognised as holding it
-        turns = [user("A"), user("B"), assistant(" "), user("C")]
-        (alone,) = parsed({"prompt": turns})
-        (answered,) = parsed({"prompt": turns, "completion": "D"})
-        assert alone["prompt"] == answered["prompt"] == [user("A\n\nB\n\nC")]
-
-    @pytest.mark.parametrize("prompt", ["", " \n", [], [user("")]])
-    def test_an_empty_prompt_is_left_out(self, prompt):
-        assert parsed({"prompt": prompt}) == []
-        assert parsed({"prompt": prompt, "completion": "Hello!"}) == []
-
-    @pytest.mark.parametrize("completion", ["", " ", [assistant("")], []])
-    def test_an_empty_completion_is_left_out(self, completion):
-        assert parsed({"prompt": "Hi.", "completion": completion}) == []
-
-    @pytest.mark.parametrize("role", ["Human", "", None, 3])
-    def test_an_unknown_role_is_refused_with_its_row(self, role):
-        rows = [{"prompt": "Hi."}, {"messages": [{"role": role, "content": "x"}]}]
-        with refused(name="row 2 of here"):
-            parsed(*rows)
-
-    @pytest.mark.parametrize("row", [{}, {"text": "Hi."}, {"rejected": "x"}, {"prompt": None}])
-    def test_a_row_of_no_known_form_is_refused_with_its_keys(self, row):
-        with refused(name="row 1 of here", got=sorted(row)):
-            parsed(row)
-
-    @pytest.mark.parametrize("key", ["chosen", "messages", "prompt"])
-    @pytest.mark.parametrize(
-        "value",
-        [
-            3,
-            ["Hi."],
-            [{"role": "user"}],
-            [{"content": "Hi."}],
-            {"role": "user", "content": "Hi."},
-            [{"role": "user", "content": None}],  # as of an assistant that only calls a tool
-            [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}],
-        ],
-    )
-    def test_what_is_neither_text_nor_messages_is_refused(self, key, value):
-        with refused(name="row 1 of here", got=value):
-            parsed({key: value})
 
 
 class TestFiles:
@@ -715,13 +538,6 @@ def test_alpaca_eval_parses():
     assert [row["prompt"][0]["content"] for row in rows] == [
         row["prompt"].strip() for row in raw if row["completion"].strip()
     ]
-
-
-def test_a_preference_with_its_prompt_apart_is_read_as_prompt_and_chosen_answer():
-    row = {"prompt": "Hi?", "chosen": "Hello!", "rejected": "Go away."}
-    (parsed,) = parse_rows([row], "x")
-    assert parsed["prompt"] == [{"role": "user", "content": "Hi?"}]
-    assert parsed["completion"] == [{"role": "assistant", "content": "Hello!"}]
 
 
 # named: a compressed file holds the time at which it was made, and pytest-xdist wants one name everywhere
