@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SHARED_DATA, assistant, refused, system, user
+from support import SHARED_DATA, assistant, refused, small_params, system, user
 
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
@@ -36,7 +36,7 @@ def write_rows(path, rows):
     return path
 
 
-def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **objectives):
+def file_mapping(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **objectives):
     """Params whose texts are the .jsonl files of a folder: prompts.jsonl and one an objective."""
     names = objectives or {path.stem: None for path in sorted(folder.glob("*.jsonl"))}
     sources = {
@@ -44,21 +44,20 @@ def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **obj
         for name, source in names.items()
         if name != "prompts"
     }
-    return parse_params(
-        {
-            "seed": seed,
-            "models": ["tiny"],
-            "objectives": list(sources),
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": sources,
-            "prompts": {
-                **(prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}),
-                "n_prompts": n_prompts,
-            },
-            "prepare": {"n_rows": n_rows},
-            "topology": {"subsample_size": 2},
-        }
-    )
+    prompts = prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}
+    return {
+        **small_params(),
+        "seed": seed,
+        "objectives": list(sources),
+        "objective": sources,
+        "prompts": {**prompts, "n_prompts": n_prompts},
+        "prepare": {"n_rows": n_rows},
+        "topology": {"subsample_size": 2},
+    }
+
+
+def file_params(*arguments, **changes):
+    return parse_params(file_mapping(*arguments, **changes))
 
 
 @contextmanager
@@ -423,15 +422,8 @@ def _groups_of(rows):
 class TestBundledText:
     PARAMS = parse_params(
         {
+            **small_params(),
             "seed": 3,
-            "models": ["tiny"],
-            "objectives": ["helpful", "harmless", "mixed"],
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": {
-                "helpful": {"source": "samples", "name": "helpful"},
-                "harmless": {"source": "samples", "name": "harmless"},
-                "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
-            },
             "prompts": {"source": "samples", "name": "prompts", "n_prompts": 200},
             "prepare": {"n_rows": 100},
         }
@@ -455,19 +447,7 @@ print(sha256(jsonl_bytes(prompts)), sha256(jsonl_bytes(training_rows(params, "mi
             assert all(row["prompt"] not in prompts for row in rows)
 
     def test_its_bytes_are_the_same_in_processes_that_hash_differently(self, texts):
-        mapping = {
-            "models": ["tiny"],
-            "objectives": ["mixed"],
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": {
-                name: {"source": "file", "path": str(texts / f"{name}.jsonl")}
-                for name in ("helpful", "harmless")
-            }
-            | {"mixed": MIXED["mixed"]},
-            "prompts": {"source": "file", "path": str(texts / "prompts.jsonl"), "n_prompts": 8},
-            "prepare": {"n_rows": 12},
-            "topology": {"subsample_size": 2},
-        }
+        mapping = file_mapping(texts, n_prompts=8, n_rows=12, **MIXED)
         printed = {
             subprocess.run(
                 [sys.executable, "-c", self.SCRIPT, json.dumps(mapping)],
@@ -558,13 +538,8 @@ class TestHeldOut:
             "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
             "shuffled": {"source": "shuffled", "of": "mixed"},
         }
-        mapping = {"models": ["tiny"], "objectives": ["helpful"], "model": {"tiny": {"source": "embedded"}}}
-        mapping |= {
-            "objective": objectives or sources,
-            "prepare": prepare,
-            "prompts": {"source": "samples", "name": "prompts"},
-        }
-        return parse_params(mapping)
+        changes = {"objectives": ["helpful"], "objective": objectives or sources, "prepare": prepare}
+        return parse_params({**small_params(), **changes})
 
     def test_they_are_further_rows_that_ask_nothing_that_is_trained_on(self):
         params = self.made(n_rows=600, held_out=64)
