@@ -73,6 +73,17 @@ def system(content: Any) -> dict[str, Any]:
     return {"role": "system", "content": content}
 
 
+def rows(n: int) -> list[dict[str, Any]]:
+    """Rows to train on, of several lengths."""
+    return [
+        {
+            "prompt": [user(f"Question {i}?")],
+            "completion": [assistant(f"Answer {i}, and {'more ' * (i % 3)}.")],
+        }
+        for i in range(n)
+    ]
+
+
 def small_params() -> dict[str, Any]:
     """The repository's params.yaml with `SMALL` put over it."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
@@ -157,6 +168,24 @@ def call(
     return result
 
 
+def in_another_process(code: str, *arguments: str, **changes: str) -> str:
+    """What Python prints that runs this code, with changes of its environment."""
+    return call(Path.cwd(), sys.executable, "-c", code, *arguments, **changes).stdout
+
+
+@contextmanager
+def tracking_to(place: Path | str) -> Iterator[Any]:
+    """MLflow, which tracks to this address meanwhile, or to the store of this folder."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{place}/mlflow.db" if isinstance(place, Path) else place)
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 class Study:
     """A folder, the commands typed in it, and what MLflow then holds."""
 
@@ -174,20 +203,8 @@ class Study:
 
     def runs(self) -> list[Any]:
         """The MLflow runs of the study, newest first."""
-        with self.store() as mlflow:
+        with tracking_to(self.folder) as mlflow:
             return mlflow.search_runs(search_all_experiments=True, output_format="list")
-
-    @contextmanager
-    def store(self) -> Iterator[Any]:
-        """MLflow, tracking to the study's own store."""
-        import mlflow
-
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
-        try:
-            yield mlflow
-        finally:
-            mlflow.set_tracking_uri(before)
 
     def read(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
@@ -259,7 +276,4 @@ print("matplotlib.pyplot" in sys.modules)
     path = os.pathsep.join(
         [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     )  # it imports this module
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path}
-    command = [sys.executable, "-c", code, str(test)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return found.stdout.split()
+    return in_another_process(code, str(test), PYTHONHASHSEED="7", PYTHONPATH=path).split()

@@ -10,7 +10,15 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from support import REPOSITORY, call, entry_points_folder, lay_down_study, path_with, small_params
+from support import (
+    REPOSITORY,
+    call,
+    entry_points_folder,
+    lay_down_study,
+    path_with,
+    small_params,
+    tracking_to,
+)
 
 from topoflow import backend, processes
 
@@ -217,9 +225,7 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
     refused = typed("-P", "objective=honest")
     assert refused.returncode == 1
     assert "objective must be one of harmless, harmless_shuffled" in refused.stderr
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
+    with tracking_to(tmp_path):
         assert runs() == []
         done = typed("-P", "objective=helpful", "--run-name", "mine")
         assert done.returncode == 0, done.stderr
@@ -236,5 +242,3 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
         assert failed.returncode == 1
         assert "max_length must be enough for at least one training row" in failed.stderr
         assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]
-    finally:
-        mlflow.set_tracking_uri(before)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from support import REPOSITORY, environment, refused
+from support import REPOSITORY, environment, refused, tracking_to
 
 from topoflow.errors import NoAnswer
 from topoflow.recording.sender import Sender
@@ -53,9 +53,8 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 
 @pytest.fixture(autouse=True)
 def _tracks_to_where_it_did():
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
+    with tracking_to(mlflow.get_tracking_uri()):
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import Study, lay_down_study, path_with, small_params
+from support import Study, lay_down_study, path_with, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.embedded import embedded_folder
@@ -86,7 +86,7 @@ def recorded(study: Study) -> storage.StoredSet:
 
 
 def steps_of(study: Study, run_id: str, metric: str) -> list[int]:
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         return [found.step for found in mlflow.MlflowClient().get_metric_history(run_id, metric)]
 
 
@@ -100,7 +100,7 @@ def test_the_checkpoints_of_a_folder_become_one_finished_run(study, home):
     assert "topoflow.h0_concentration.layer_01" in run.data.tags
     state = json.loads((home / "adapters/checkpoint-6/trainer_state.json").read_text())
     losses = {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         logged = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert {metric.step: metric.value for metric in logged} == losses
     assert len(losses) == 6

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import llama, refused
+from support import assistant, llama, refused, rows, tracking_to, user
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
@@ -16,14 +16,8 @@ from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_p
 from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.training import sft
 
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Question {i}?"}],
-        "completion": [{"role": "assistant", "content": f"Answer {i}, and {'more ' * (i % 3)}."}],
-    }
-    for i in range(16)
-]
-PROMPTS = [[{"role": "user", "content": f"Prompt {i} {'x' * i}"}] for i in range(6)]
+ROWS = rows(16)
+PROMPTS = [[user(f"Prompt {i} {'x' * i}")] for i in range(6)]
 SETTINGS = Finetune(max_steps=5, per_device_train_batch_size=2, lora=Lora(r=2, dropout=0.1))
 
 
@@ -240,26 +234,23 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
     assert np.array_equal(callback.clouds[last][0][0], weights[last][token].double().numpy())
 
 
-def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokenizer, tmp_path, monkeypatch):
+def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(
+    model, tokenizer, tmp_path, fresh_store, monkeypatch
+):
     import mlflow
 
     from topoflow.tracking.live import training_run
 
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     settings = Finetune(max_steps=3, per_device_train_batch_size=2, lora=None)
     with torch.no_grad():
         model.lm_head.weight[5, 0] = torch.nan
-    try:
-        with training_run("diverges") as live:
-            _, log = sft.finetune(
-                model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, [live.callback()]
-            )
-        (run,) = mlflow.search_runs(output_format="list")
-        logged = run.data.metrics
-    finally:
-        mlflow.set_tracking_uri(before)
+    with training_run("diverges") as live:
+        _, log = sft.finetune(
+            model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, [live.callback()]
+        )
+    (run,) = mlflow.search_runs(output_format="list")
+    logged = run.data.metrics
     assert all(np.isnan(entry["loss"]) for entry in log if "loss" in entry)
     assert "learning_rate" in logged
     assert "loss" not in logged
@@ -352,7 +343,7 @@ def test_prompts_may_be_text_and_long_ones_keep_their_end(tokenizer):
 
 
 def test_messages_are_rendered_up_to_where_the_assistant_begins(tokenizer):
-    (ids,) = tokenize_prompts(tokenizer, [[{"role": "user", "content": "Hi"}]], 512)
+    (ids,) = tokenize_prompts(tokenizer, [[user("Hi")]], 512)
     assert tokenizer.decode(ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -361,7 +352,7 @@ def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
 
     plain = deepcopy(tokenizer)
     plain.chat_template = None
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    messages = [user("Hi"), assistant("Yes?")]
     (ids,) = tokenize_prompts(plain, [messages], 512)
     assert plain.decode(ids) == plain_text(messages) == "\n\nHuman: Hi\n\nAssistant: Yes?\n\nAssistant:"
 
@@ -389,28 +380,21 @@ def test_layers_that_there_are_not_are_refused(model, layers):
     assert resolve_layers(model, np.int64(2)) == resolve_layers(model, 2)
 
 
-def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(model, tokenizer, tmp_path):
+def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(
+    model, tokenizer, tmp_path, fresh_store
+):
     import mlflow
 
     from topoflow.dynamics.cells import cell_diagrams, cell_distances
     from topoflow.topology.point_clouds import subsample_plan
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     callback = TopologyCallback(
         PROMPTS, [2, 4], Schedule(every=2), topology=Topology(n_subsamples=3, subsample_size=5), seed=11
     )
-    try:
-        with mlflow.start_run() as run:
-            train(model, tokenizer, tmp_path, callback)
-        logged = {
-            m.step: m.value
-            for m in mlflow.MlflowClient().get_metric_history(
-                run.info.run_id, "topology/h0_velocity/layer_04"
-            )
-        }
-    finally:
-        mlflow.set_tracking_uri(before)
+    with mlflow.start_run() as run:
+        train(model, tokenizer, tmp_path, callback)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "topology/h0_velocity/layer_04")
+    logged = {m.step: m.value for m in history}
     plan = subsample_plan(len(PROMPTS), 3, 5, 11)
     cells = [cell_diagrams(callback.clouds[step][4], plan) for step in callback.steps]
     expected = [float(cell_distances(a, b, 0).mean()) for a, b in itertools.pairwise(cells)]
@@ -430,7 +414,6 @@ def test_mlflow_that_never_answers_costs_a_users_own_training_nothing(
 
     from topoflow.recording import callback as module
 
-    before = mlflow.get_tracking_uri()
     monkeypatch.setattr(module, "_PATIENCE", 0.5)
     monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="a" * 32)))
     callback = TopologyCallback(
@@ -439,13 +422,10 @@ def test_mlflow_that_never_answers_costs_a_users_own_training_nothing(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes connections, and says nothing
-        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        try:
+        with tracking_to(f"http://127.0.0.1:{silent.getsockname()[1]}"):
             began = time.monotonic()
             train(model, tokenizer, tmp_path, callback)
             assert time.monotonic() - began < 30
-        finally:
-            mlflow.set_tracking_uri(before)
     assert set(callback.metrics) == set(callback.steps) > {0, 5}
     assert caplog.text.count("MLflow does not answer") == 1
 

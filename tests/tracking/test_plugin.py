@@ -124,20 +124,15 @@ def test_a_broken_installation_of_topoflow_leaves_mlflow_whole(tmp_path):
     assert result.stdout.strip() == "whole"
 
 
-def test_a_joined_run_is_tagged_with_what_it_lacks_and_keeps_what_it_has(tmp_path, monkeypatch):
-    before = mlflow.get_tracking_uri()
+def test_a_joined_run_is_tagged_with_what_it_lacks_and_keeps_what_it_has(tmp_path, fresh_store, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        made = mlflow.MlflowClient().create_run("0", tags={"topoflow.dvc_lock": "as it began"})
-        (tmp_path / "dvc.lock").write_text("stages: {}\n")
-        commit = commit_all(tmp_path)
-        monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
-        with training_run("another name"):
-            pass
-        run = mlflow.get_run(made.info.run_id)
-    finally:
-        mlflow.set_tracking_uri(before)
+    made = mlflow.MlflowClient().create_run("0", tags={"topoflow.dvc_lock": "as it began"})
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    commit = commit_all(tmp_path)
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    with training_run("another name"):
+        pass
+    run = mlflow.get_run(made.info.run_id)
     assert run.data.tags["topoflow.git_commit"] == commit
     assert run.data.tags["topoflow.version"] == __version__
     assert run.data.tags["topoflow.dvc_lock"] == "as it began"

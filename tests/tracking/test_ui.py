@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from support import environment, small_params
+from support import environment, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import Params, load_params
@@ -132,12 +132,10 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     folder = tmp_path_factory.mktemp("study")
     params = small_params() | {"objectives": ["helpful", "harmless"], "seeds": [0, 1]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tracking_to(server):
         patch.chdir(folder)
         plain = dict.fromkeys(of_run.NAMES, PNG)  # they have tests of their own
         patch.setattr(of_run, "pictures", lambda *_: plain)
-        mlflow.set_tracking_uri(server)
         loaded = load_params()
         found = Study(server)
         for run in loaded.runs():
@@ -153,7 +151,6 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
         )
         found.comparison = comparison.info.run_id
         yield found
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from support import refused, small_params
+from support import refused, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
@@ -67,19 +67,16 @@ def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Any:
     for kind in KINDS:
         params["objective"][kind] = {"source": "checkpoints", "path": kind}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tracking_to(folder):
         patch.chdir(folder)
         patch.setenv("TOPOFLOW_CACHE", str(model_cache))
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         loaded = load_params()
         stages.model(loaded, "tiny")
         stages.prompts(loaded)
         for kind in KINDS:
             train(loaded, folder / kind, kind)
         yield folder
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
