@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import refused
+from support import in_another_process, refused
 
 from topoflow import storage
 from topoflow.errors import InvalidFile
@@ -201,13 +201,7 @@ print(sha256(array_bytes(cloud)), sha256(diagram_bytes(diagrams)))
 
     def test_equal_arrays_give_equal_bytes_in_another_process_at_another_time(self):
         printed = [
-            subprocess.run(
-                [sys.executable, "-c", self.SCRIPT],
-                env={**os.environ, "PYTHONHASHSEED": seed, "TZ": zone},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
+            in_another_process(self.SCRIPT, PYTHONHASHSEED=seed, TZ=zone)
             for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo"))
         ]
         rng = np.random.default_rng(5)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
-from support import refused
+from support import in_another_process, refused
 from topology.witnesses import circle, gudhi_diagrams, in_float32
 
 from topoflow.topology.lune import diagrams_h0_h1
@@ -293,8 +290,7 @@ class TestBatches:
 
     def test_an_installation_without_a_place_for_compiled_code_is_no_reason_to_fail(self):
         code = "import topoflow.topology.lune, topoflow.topology.matching"
-        nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
-        subprocess.run([sys.executable, "-c", code], env=nowhere, check=True)
+        in_another_process(code, NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator")
 
     def test_more_points_than_an_edge_can_name_are_refused(self):
         with refused(name="the cloud", expected="at most 65536 points", got=65537):

@@ -1,7 +1,5 @@
 import itertools
 import math
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
-from support import refused
+from support import in_another_process, refused
 from topology.witnesses import circle, gudhi_diagrams, in_float32
 
 from topoflow.topology.distances import wasserstein_distance
@@ -346,5 +344,4 @@ def test_the_pure_layer_imports_neither_torch_nor_transformers_nor_mlflow():
         "topoflow.topology.persistence.vietoris_rips_diagrams([[0.0], [1.0]]);"
         "print(sorted({'torch', 'transformers', 'mlflow'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert in_another_process(code) == "[]\n"

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 import re
-import subprocess
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SHARED_DATA, assistant, refused, small_params, system, user
+from support import SHARED_DATA, assistant, in_another_process, refused, small_params, system, user
 
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
@@ -449,14 +447,7 @@ print(sha256(jsonl_bytes(prompts)), sha256(jsonl_bytes(training_rows(params, "mi
     def test_its_bytes_are_the_same_in_processes_that_hash_differently(self, texts):
         mapping = file_mapping(texts, n_prompts=8, n_rows=12, **MIXED)
         printed = {
-            subprocess.run(
-                [sys.executable, "-c", self.SCRIPT, json.dumps(mapping)],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for seed in ("1", "2")
+            in_another_process(self.SCRIPT, json.dumps(mapping), PYTHONHASHSEED=seed) for seed in ("1", "2")
         }
         assert len(printed) == 1
 
