@@ -7,7 +7,7 @@ import mlflow
 import pytest
 import torch
 from datasets import Dataset
-from support import llama, refused
+from support import llama, refused, rows, user
 
 from topoflow import Quantity, TopologyCallback, held_out_loss
 from topoflow.config import Finetune, Lora
@@ -16,14 +16,8 @@ from topoflow.errors import InvalidFile
 from topoflow.training import sft
 
 SETTINGS = Finetune(max_steps=4, per_device_train_batch_size=2, lora=Lora(r=2, dropout=0.1))
-PROMPTS = [[{"role": "user", "content": f"Prompt {i}"}] for i in range(4)]
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Question {i}?"}],
-        "completion": [{"role": "assistant", "content": f"Answer {i}, and {'more ' * (i % 3)}."}],
-    }
-    for i in range(12)
-]
+PROMPTS = [[user(f"Prompt {i}")] for i in range(4)]
+ROWS = rows(12)
 DICE = Quantity("dice", "a random number, of no unit", lambda *_: {"thrown": float(torch.rand(()))})
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import llama, refused
+from support import assistant, llama, refused, system, user
 
 import topoflow.embedded
 from topoflow import storage
@@ -135,7 +135,7 @@ class TestEmbedded:
         assert (
             recipe.loss(network, tokenizer, held[::10]) < 3.0
         )  # nats a token; of all of it: benchmarks/tiny.md
-        asked = [{"role": "user", "content": "What is a dog?"}]
+        asked = [user("What is a dog?")]
         ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
         ids = getattr(ids, "input_ids", ids)
         told = network.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :].tolist()
@@ -196,7 +196,7 @@ class TestRecipe:
     def test_the_tokenizer_loaded_from_disk_is_the_one_that_was_saved(self, made):
         kept, _ = recipe.texts()
         tokenizer = recipe.byte_tokenizer(recipe.plain(kept), 300)
-        messages = [{"role": "user", "content": "Gr\u00fc\u00dfe,\n\t \u65e5\u672c <|im_end|>  x"}]
+        messages = [user("Gr\u00fc\u00dfe,\n\t \u65e5\u672c <|im_end|>  x")]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         loaded = models.open_tokenizer(made)
         assert loaded.apply_chat_template(messages, tokenize=False) == text
@@ -515,15 +515,15 @@ class TestByteTokenizer:
         assert len(self.TOKENIZER("abc")["input_ids"]) == 3
 
     def test_a_prompt_ends_with_the_header_of_the_answer(self):
-        messages = [{"role": "user", "content": "Hi."}]
+        messages = [user("Hi.")]
         prompt = self.TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert prompt == "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
         assert not self.TOKENIZER.apply_chat_template(messages, tokenize=False).endswith("assistant\n")
 
     def test_a_whole_dialogue_starts_with_its_prompt(self):
         # what TRL relies on to train on the completion alone
-        prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
-        answer = [{"role": "assistant", "content": "Hello!"}]
+        prompt = [system("Be brief."), user("Hi.")]
+        answer = [assistant("Hello!")]
         start = self.TOKENIZER.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         whole = self.TOKENIZER.apply_chat_template(prompt + answer, tokenize=False)
         assert whole == start + "Hello!<|im_end|>\n"
