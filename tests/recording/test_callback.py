@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small_trainers import TOKENS, trainer
 from support import assistant, llama, refused, rows, tracking_to, user
 
 from topoflow.config import Finetune, Lora, Topology
@@ -53,23 +54,14 @@ def test_the_hook_does_not_change_a_training_in_mixed_precision_or_with_activati
     tokenizer, tmp_path, changes, behaviour
 ):
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
 
-    rows = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(8)]
     ends, clouds = [], []
     for recorded in (False, True):
         torch.manual_seed(1)
         lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1, task_type="CAUSAL_LM")
         network = get_peft_model(llama(len(tokenizer)), lora)
         callback = TopologyCallback(PROMPTS, [2, 4], Schedule(every=1), behaviour=behaviour)
-        arguments = TrainingArguments(
-            str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, use_cpu=True,
-            report_to="none", save_strategy="no", **changes,
-        )  # fmt: skip
-        trainer = Trainer(network, arguments, train_dataset=rows, processing_class=tokenizer)
-        if recorded:
-            trainer.add_callback(callback)
-        trainer.train()
+        trainer(network, tmp_path, *[callback][: int(recorded)], max_steps=3, **changes).train()
         ends.append({name: value.clone() for name, value in network.state_dict().items()})
         clouds.append(callback.clouds)
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -119,22 +111,16 @@ def test_a_rate_that_follows_the_loss_has_twins_even_in_steps_and_one_warning(
     model, tokenizer, tmp_path, caplog
 ):
     from torch.optim.lr_scheduler import ReduceLROnPlateau
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     class Fall(TrainerCallback):
         def on_step_end(self, args, state, control, lr_scheduler, **kwargs):
             lr_scheduler.step(float(state.global_step))  # a loss that grows
 
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=9, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True
-    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     callback = TopologyCallback(PROMPTS, [4], Schedule(twins=4))
-    Trainer(
-        model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback, Fall()],
-        optimizers=(optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=1)),
-    ).train()  # fmt: skip
+    optimizers = (optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=1))
+    trainer(model, tmp_path, callback, Fall(), given={"optimizers": optimizers}, max_steps=9).train()
     assert callback.steps == list(Schedule(twins=4, clock="steps").checkpoints(9))
     assert callback.learning_rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
     (said,) = [record for record in caplog.records if record.name == "topoflow.recording.callback"]
@@ -154,19 +140,11 @@ def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, 
 
 def resumed(tokenizer, folder, begun=None, prompts=PROMPTS, **options):
     """A training of four steps that saves at step 2, or goes on from there."""
-    from transformers import Trainer, TrainingArguments
-
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
     options = {"topology": Topology(n_subsamples=2, subsample_size=4), "behaviour": True} | options
     callback = TopologyCallback(prompts, [2, 4], Schedule(steps=(1, 3)), folder=folder / "set", **options)
-    arguments = TrainingArguments(
-        str(folder / "trainer"), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, save_steps=2,
-        save_strategy="steps", report_to="none", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = Trainer(
-        llama(len(tokenizer)), arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
-    )
-    trainer.train(resume_from_checkpoint=begun and str(folder / "trainer" / begun))
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    made = trainer(llama(len(tokenizer)), folder / "trainer", callback, **saving)
+    made.train(resume_from_checkpoint=begun and str(folder / "trainer" / begun))
     return callback
 
 
@@ -204,7 +182,7 @@ def test_states_of_other_prompts_or_another_precision_are_not_taken_up(tokenizer
 
 @pytest.mark.parametrize("stop", [None, 3], ids=["to the end", "stopped early"])
 def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, tokenizer, tmp_path, stop):
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # the weights as each step leaves them
         def on_step_end(self, args, state, control, model, **kwargs):
@@ -214,18 +192,12 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
             control.should_training_stop |= state.global_step == stop
 
     weights = {}
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
-    arguments = TrainingArguments(
-        str(tmp_path / "trainer"), max_steps=5, per_device_train_batch_size=2, learning_rate=5.0, eval_steps=1,
-        eval_strategy="steps", save_strategy="steps", save_steps=1, load_best_model_at_end=True,
-        report_to="none", use_cpu=True,
-    )  # fmt: skip
     callback = TopologyCallback(PROMPTS, [0, 1], Schedule(twins=0), dtype="float64")
-    trainer = Trainer(
-        model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer,
-        callbacks=[Watch(), callback],
-    )  # fmt: skip
-    trainer.train()
+    trainer(
+        model, tmp_path / "trainer", Watch(), callback, given={"eval_dataset": TOKENS}, max_steps=5,
+        learning_rate=5.0, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        load_best_model_at_end=True,
+    ).train()  # fmt: skip
     last = stop or 5
     assert callback.steps == [0, last]
     final = model.get_input_embeddings().weight
@@ -268,7 +240,7 @@ def test_a_trainer_without_a_tokenizer_is_refused_by_name():
 def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
     from copy import deepcopy
 
-    from transformers import ProcessorMixin, Trainer, TrainingArguments
+    from transformers import ProcessorMixin
 
     class Processor(ProcessorMixin):
         def __init__(self, tokenizer, chat_template=None):
@@ -279,15 +251,11 @@ def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
     for processor in (Processor(tokenizer), Processor(bare, tokenizer.chat_template)):
         assert tokenize_prompts(processor, PROMPTS, 64) == tokenize_prompts(tokenizer, PROMPTS, 64)
     callback = TopologyCallback(PROMPTS, [4], Schedule(twins=0))
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no"
-    )
-    trainer = Trainer(
-        model, arguments, train_dataset=rows, processing_class=Processor(tokenizer), callbacks=[callback],
-        data_collator=lambda batch: {k: torch.tensor([row[k] for row in batch]) for k in batch[0]},
-    )  # fmt: skip
-    trainer.train()
+    given = {
+        "processing_class": Processor(tokenizer),
+        "data_collator": lambda batch: {k: torch.tensor([row[k] for row in batch]) for k in batch[0]},
+    }
+    trainer(model, tmp_path, callback, given=given, max_steps=1).train()
     assert callback.steps == [0, 1]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from support import refused, small_params, tracking_to
+from small_trainers import trainer
+from support import llama, refused, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
@@ -32,7 +33,7 @@ KINDS = ("adapters", "models")
 def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCallback:
     """A user's own training with transformers' Trainer, that saves at steps 2 and 4; what was recorded beside it."""
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import set_seed
 
     description = layout.read_json(layout.model_file("tiny"))
     set_seed(0)
@@ -41,7 +42,6 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
         network = get_peft_model(
             network, LoraConfig(r=width, target_modules="all-linear", task_type="CAUSAL_LM")
         )
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
     callback = TopologyCallback(
         layout.read_json_lines(layout.PROMPTS_FILE),
         2,
@@ -50,11 +50,8 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
         behaviour=True,
         seed=params.seed,
     )
-    arguments = TrainingArguments(
-        str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=0.01, logging_steps=1,
-        save_strategy="steps", save_steps=2, report_to="none", use_cpu=True,
-    )  # fmt: skip
-    Trainer(network, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]).train()
+    saving = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    trainer(network, folder, callback, given={"processing_class": tokenizer}, **saving).train()
     return callback
 
 
@@ -260,8 +257,6 @@ def test_a_checkpoint_changed_after_it_was_written_down_is_refused(study, copied
 
 
 def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenizer, tmp_path):
-    from support import llama
-
     for step in (1, 2):
         folder = tmp_path / "small" / f"checkpoint-{step}"
         llama(
@@ -276,7 +271,6 @@ def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenize
 
 def test_an_adapter_of_another_model_is_refused(study, tmp_path, monkeypatch):
     from peft import LoraConfig, get_peft_model
-    from support import llama
 
     for step in (1, 2):
         network = get_peft_model(llama(300), LoraConfig(r=2, target_modules="all-linear"))
