@@ -367,5 +367,5 @@ class TestFiles:
         assert len(list(objectives.read_rows(tmp_path / "both" / "train"))) == 2
         (tmp_path / "other").mkdir()
         for path in (tmp_path / "other", tmp_path / "none"):
-            with pytest.raises(InvalidFile):
+            with refused(InvalidFile, path=path):
                 list(objectives.read_rows(path))
