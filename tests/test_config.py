@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import yaml
-from support import REPOSITORY, refused, small_params
+from support import REPOSITORY, put, refused, small_params
 
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping, yaml_bytes
@@ -36,13 +36,7 @@ MINIMAL = {
 
 def with_value(path, value, base=MINIMAL):
     """A copy of `base` with the value at a dotted key path put in."""
-    mapping = copy.deepcopy(base)
-    *sections, key = path.split(".")
-    section = mapping
-    for name in sections:
-        section = section.setdefault(name, {})
-    section[key] = value
-    return mapping
+    return put(copy.deepcopy(base), path, value)
 
 
 def params_file(folder, text):
@@ -636,7 +630,7 @@ class TestOverrides:
         assert isinstance(params.finetune.learning_rate, float)
         assert params.recording.layers == (0, 5)
         assert params.seed == 7
-        with pytest.raises(UnknownKey):
+        with refused(UnknownKey, section="finetune", key="max_step"):
             load_params(path, ["finetune.max_step=3"])
         with refused(name="seed", got={"x": 1}):
             load_params(path, ["seed.x=1"])
@@ -739,13 +733,8 @@ def test_a_number_that_nothing_could_hold_is_refused_before_anything_is_computed
     found = set(_whole_numbers(whole)) - harmless
     assert len(found) > 20
     for path in found:
-        mapping = copy.deepcopy(whole)
-        section = mapping
-        for key in path[:-1]:
-            section = section[key]
-        section[path[-1]] = 10**15
         with pytest.raises(InvalidArgument) as caught:
-            parse_params(mapping)
+            parse_params(with_value(path, 10**15, whole))
         assert path[-1] in caught.value.name
 
 

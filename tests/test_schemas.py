@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support import REPOSITORY, refused
+from support import REPOSITORY, put, refused
 
 from topoflow.errors import InvalidFile
 from topoflow.storage import layout, schemas
@@ -62,11 +62,7 @@ def test_what_topoflow_writes_fits_its_schema_and_what_is_of_another_type_does_n
 )
 def test_the_place_of_the_first_problem_is_named(place: str, value: object) -> None:
     facts = json.loads(json.dumps(WHOLE["trajectory"]))
-    *sections, key = ["files", "velocity.csv"] if place.startswith("files") else place.split(".")
-    section = facts
-    for name in sections:
-        section = section[name]
-    section[key] = value
+    put(facts, ["files", "velocity.csv"] if place.startswith("files") else place, value)
     with refused(InvalidFile, problem=place):
         schemas.check("trajectory", "trajectory.json", facts)
 

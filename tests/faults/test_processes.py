@@ -23,6 +23,7 @@ import yaml
 from support import (
     REPOSITORY,
     call,
+    contents,
     entry_points_folder,
     environment,
     lay_down_study,
@@ -34,7 +35,7 @@ from topoflow import storage
 from topoflow.errors import InvalidArgument
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import RUN, SET, contents, tries
+from conftest import RUN, SET, tries
 
 OUTS = {
     "diagrams": f"diagrams/{SET}",

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from support import drawn_by_another_process, refused
+from support import drawn_by_another_process, refused, texts
 
 from topoflow.figures import checkpoints, persistence, style
 from topoflow.figures.side_by_side import comparison_figure, separation_figure
@@ -99,10 +99,6 @@ def drawn(name: str) -> Figure:
 @cache
 def expected_bytes(name: str) -> bytes:
     return style.png_bytes(drawn(name))
-
-
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 def lines(axes: mpl.axes.Axes) -> list[str]:

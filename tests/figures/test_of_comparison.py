@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from support import drawn_by_another_process, refused
+from support import drawn_by_another_process, refused, texts
 
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
@@ -90,10 +90,6 @@ EVERY: dict[str, Callable[[], Figure]] = {
 @cache
 def drawn(name: str) -> Figure:
     return EVERY[name]()
-
-
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 # --- every picture ---
