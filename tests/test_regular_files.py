@@ -9,13 +9,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from support import refused
+from support import holding, refused
 
 from topoflow import storage
 from topoflow.config import load_params
@@ -106,7 +105,7 @@ def test_a_file_that_leads_elsewhere_is_replaced_and_not_written_through(outside
 @pytest.mark.parametrize("folder", ["data", "results", "comparison", ".topoflow/pictures"])
 def test_no_folder_of_a_study_may_lead_elsewhere(outside, folder):
     link(folder, outside)
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=Path(folder)):
         storage.write_file(Path(folder, "prompts.jsonl"), b"")
 
 
@@ -114,7 +113,7 @@ def test_a_work_file_with_another_name_elsewhere_is_refused(outside):
     path = Path(f".topoflow/writing/{SET.replace('/', '+')}-{KEY[:16]}/behaviour/now.f32")
     path.parent.mkdir(parents=True)
     path.hardlink_to(outside / "thesis.txt")
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=path):
         write_a_set()
 
 
@@ -181,7 +180,7 @@ def test_a_pipe_in_place_of_a_part_file_or_of_a_lock_is_not_waited_for(tmp_path,
     assert Path("report.html").read_bytes() == b"page"
     Path(".topoflow/locks").mkdir(parents=True)
     os.mkfifo(".topoflow/locks/inputs.lock")
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=Path(".topoflow/locks/inputs.lock")):
         within_seconds(files.locked("inputs", "data").__enter__)
 
 
@@ -240,21 +239,8 @@ with locked(sys.argv[1], "data", shared=sys.argv[2] == "shared"):
 def held(tmp_path, monkeypatch):
     """Begin a process that holds a lock until its standard input is closed."""
     monkeypatch.chdir(tmp_path)
-    begun = []
-
-    def hold(name: str, how: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLDER, name, how]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        begun.append(process)
-        assert process.stdout.readline() == "holding\n"
-        return process
-
-    yield hold
-    for process in begun:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    with ExitStack() as begun:
+        yield lambda name, how: begun.enter_context(holding(HOLDER, name, how))
 
 
 def test_who_waits_for_a_lock_is_told_for_whom_and_gets_it_in_the_end(held, caplog):

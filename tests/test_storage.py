@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import in_another_process, refused
+from support import contents, holding, in_another_process, refused
 
 from topoflow import storage
 from topoflow.errors import InvalidFile
@@ -61,12 +59,6 @@ def sealed(folder, suffix=".npy"):
             write_file(folder / names[-1], data)
     seal(folder, {"format": ACTIVATIONS if suffix == ".npy" else DIAGRAMS, **FACTS}, names)
     return folder
-
-
-def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
 
 
 @pytest.fixture
@@ -469,16 +461,8 @@ def interrupted(error):
 @pytest.fixture
 def holder(study):
     """Another process that is in the middle of writing FOLDER."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, FOLDER, KEY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=study,
-    ) as process:
-        assert process.stdout.readline() == "holding\n"
+    with holding(HOLDER, FOLDER, KEY) as process:
         yield process
-        process.kill()
 
 
 class TestWriting:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import refused
+from support import refused, ring
 
 import topoflow
 from topoflow.dynamics.claims.listed import gated
@@ -17,15 +17,6 @@ from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 STEPS = [step + twin for step in range(0, 48, 4) for twin in (0, 1)]
 TOPOLOGY = topoflow.Topology(5, 32)
 CLAIMS = topoflow.Claims(n_rotations=39, rotation_subsamples=5)
-
-
-def ring(cloud, share):
-    """Points drawn to a circle in the first two directions, flattened in the others."""
-    found, angle = cloud.copy(), np.arctan2(cloud[:, 1], cloud[:, 0])
-    circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
-    found[:, :2] = (1 - share) * cloud[:, :2] + share * circle
-    found[:, 2:] *= 1 - 0.7 * share
-    return found
 
 
 def run(share, seed, jitter=0.05, base_seed=0, scale=None, label=0):
