@@ -13,6 +13,7 @@ import yaml
 from support import (
     REPOSITORY,
     call,
+    commit_all,
     entry_points_folder,
     lay_down_study,
     path_with,
@@ -31,9 +32,7 @@ def study(tmp_path, monkeypatch, fresh_store):
     shutil.copy(REPOSITORY / "MLproject", folder)
     shutil.copy(REPOSITORY / "python_env.yaml", folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(small_params()))
-    call(folder, "git", "init", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "study")
+    commit_all(folder)
     monkeypatch.chdir(folder)
     return folder
 
