@@ -338,6 +338,19 @@ def texts(figure: Any) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
+def check_texts(figure: Any) -> None:
+    """No text of a picture is smaller than nine points, and none leaves it."""
+    from matplotlib.text import Text
+
+    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 9
+    width, height = figure.canvas.get_width_height()
+    labels = [t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label, *axes.texts)]
+    for text in [figure._suptitle, *labels]:
+        box = text.get_window_extent()
+        assert box.width == 0 or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height), text
+
+
 def drawn_by_another_process(test: Path) -> list[str]:
     """SHA-256 of every picture of a test's `EVERY`, drawn under another hash seed; then whether it imported pyplot."""
     code = """
