@@ -101,10 +101,12 @@ class TestFiles:
         with refused(InvalidFile, path=tmp_path / name, problem="line 3"):
             next(rows)
 
-    @pytest.mark.parametrize("line", ["[1]", '"text"', "3", "null"])
-    def test_json_that_is_no_object_is_refused_with_the_number_of_its_line(self, tmp_path, line):
+    @pytest.mark.parametrize(
+        ("line", "where"), [("[1]", "row 1"), ('"text"', "line 1"), ("3", "line 1"), ("null", "line 1")]
+    )
+    def test_json_that_is_no_object_is_refused_with_the_number_of_its_line(self, tmp_path, line, where):
         (tmp_path / "rows.jsonl").write_text(line)
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=tmp_path / "rows.jsonl", problem=where) as caught:
             list(read_jsonl(tmp_path / "rows.jsonl"))
         assert caught.value.remedy == "write one object a line"
 
