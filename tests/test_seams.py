@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from support import plant_states, small_params, tracking_to
+from support import plant_states, small_params
 
 from topoflow.config import parse_params
 from topoflow.dynamics.claims import Verdict, listed
@@ -51,7 +51,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run with a claim and a measure of ours: its MLflow run, its table of verdicts and the report of its study."""
     folder = tmp_path_factory.mktemp("study")
     measure = Measure("farthest_step", farthest_step, "longest way of one prompt since the checkpoint before")
-    with pytest.MonkeyPatch.context() as patch, tracking_to(folder):
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listed, "CLAIMS", (*listed.CLAIMS, listed.Claim("small", "ends small", ends_small)))
         patch.setattr(measures, "MEASURES", (*measures.MEASURES, measure))
         patch.chdir(folder)
@@ -73,9 +74,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
         plant_states(RUN, {(step, 1): cloud * (1 - step / 8) + noise[step] for step in STEPS}, **made)
         stages.diagrams(params, RUN)
         stages.trajectory(params, RUN)
-        run_id = stages.track(params, RUN)
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology")
-        yield mlflow.get_run(run_id), Path(path), html.unescape(report(params)[0].decode())
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        try:
+            run_id = stages.track(params, RUN)
+            path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology")
+            yield mlflow.get_run(run_id), Path(path), html.unescape(report(params)[0].decode())
+        finally:
+            mlflow.set_tracking_uri(before)
 
 
 def test_a_claim_is_one_line_in_the_list_of_claims(planted):
