@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import refused
-from topology.witnesses import circle
+from witnesses import circle
 
 from topoflow.topology.betti import betti_numbers, mean_betti_numbers
 from topoflow.topology.persistence import vietoris_rips_diagrams

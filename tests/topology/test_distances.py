@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import refused
-from topology.witnesses import NO_BARS, augmented_square, optimal_transport
+from witnesses import NO_BARS, augmented_square, optimal_transport
 
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import finite_bars, vietoris_rips_diagrams

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 from support import in_another_process, refused
-from topology.witnesses import circle, gudhi_diagrams, in_float32
+from witnesses import circle, gudhi_diagrams, in_float32
 
 from topoflow.topology.lune import diagrams_h0_h1
 from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from support import refused
-from topology.witnesses import NO_BARS, augmented_square, optimal_transport
+from witnesses import NO_BARS, augmented_square, optimal_transport
 
 from topoflow.topology.distances import wasserstein_distance, wasserstein_distances, wasserstein_matchings
 from topoflow.topology.matching import assign

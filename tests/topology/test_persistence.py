@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from support import in_another_process, refused
-from topology.witnesses import circle, gudhi_diagrams, in_float32
+from witnesses import circle, gudhi_diagrams, in_float32
 
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import (

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 from support import refused
-from topology.witnesses import NO_BARS
+from witnesses import NO_BARS
 
 from topoflow.topology.persistence import subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
