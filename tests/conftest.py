@@ -75,15 +75,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fresh_store(empty_store: Path, tmp_path: Path) -> Iterator[str]:
     """Where MLflow tracks to during a test: a store in the test's folder, its files in `mlruns` there."""
-    import mlflow
+    from support import tracking_to
 
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
         database.execute("UPDATE experiments SET artifact_location = ?", [f"{tmp_path}/mlruns/0"])
-    before, uri = mlflow.get_tracking_uri(), f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    yield uri
-    mlflow.set_tracking_uri(before)
+    with tracking_to(tmp_path) as mlflow:
+        yield mlflow.get_tracking_uri()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,22 @@ ROWS = [
     for i in range(16)
 ]
 
+TOKENS = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]
+
+
+def trainer(model: Any, folder: Path, *callbacks: Any, given: Any = None, **changes: Any) -> Any:
+    """Transformers' Trainer on CPU, which saves nothing and tells nobody; `changes` are those of its arguments."""
+    from transformers import Trainer, TrainingArguments
+
+    options = {
+        "max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no",
+        "report_to": "none", "use_cpu": True, "disable_tqdm": True,
+    }  # fmt: skip
+    return Trainer(
+        model, TrainingArguments(str(folder), **{**options, **changes}), callbacks=list(callbacks),
+        **{"train_dataset": TOKENS, "processing_class": byte_tokenizer(), **(given or {})},
+    )  # fmt: skip
+
 
 def network(kind: str) -> Any:
     """The model that a Trainer of this kind trains: a reward model has one number for its head."""
@@ -34,7 +50,7 @@ def rows_of(kind: str) -> Any:
     from datasets import Dataset
 
     if kind == "Trainer":
-        return [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]
+        return TOKENS
     if kind == "SFT":
         return Dataset.from_list([{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS])
     left_out = {"DPO": (), "GRPO": ("chosen", "rejected"), "Reward": ("prompt",)}[kind]

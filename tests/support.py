@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from topoflow.errors import InvalidArgument, TopoflowError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # A study in miniature: every stage for real, each as small as it can be.
 SMALL = {
@@ -41,26 +46,80 @@ SMALL = {
 
 
 @contextmanager
-def refused(error: type[TopoflowError] = InvalidArgument, **attributes: Any) -> Iterator[None]:
-    """What is done here is refused by an error of this type with these attributes; sentences are given in part."""
+def refused(
+    error: type[TopoflowError] = InvalidArgument, **attributes: Any
+) -> Iterator[pytest.ExceptionInfo[TopoflowError]]:
+    """What is done here is refused by an error of this very type, with these attributes.
+
+    Of a sentence a part is given. All else must be equal; a path may be given as text.
+    """
     with pytest.raises(error) as caught:
-        yield
+        yield caught
     assert type(caught.value) is error
-    for name, value in attributes.items():
-        found = str(getattr(caught.value, name))
-        part = name in ("expected", "problem", "reason", "remedy")
-        assert str(value) in found if part else str(value) == found, f"{name}: {found!r}"
+    for name, wanted in attributes.items():
+        found = getattr(caught.value, name)
+        if name in ("expected", "problem", "reason", "remedy"):
+            assert wanted in found
+        else:
+            assert str(found) == str(wanted), name  # 1 is not True
+            as_text = name == "path" and isinstance(wanted, str)
+            has_nan = not isinstance(found, str) and "nan" in str(found)
+            assert as_text or has_nan or found == wanted, f"{name}: {found!r}"
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
+
+
+def system(content: Any) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def ring(cloud: Any, share: float) -> Any:
+    """Points drawn to a circle in the first two directions, flattened in the others."""
+    import numpy as np
+
+    found, angle = cloud.copy(), np.arctan2(cloud[:, 1], cloud[:, 0])
+    circle = 3 * np.column_stack([np.cos(angle), np.sin(angle)])
+    found[:, :2] = (1 - share) * cloud[:, :2] + share * circle
+    found[:, 2:] *= 1 - 0.7 * share
+    return found
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    """Rows to train on, of several lengths."""
+    return [
+        {
+            "prompt": [user(f"Question {i}?")],
+            "completion": [assistant(f"Answer {i}, and {'more ' * (i % 3)}.")],
+        }
+        for i in range(n)
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def put(mapping: Any, path: str | Sequence[str], value: Any) -> Any:
+    """Put a value at a path of keys, which may be one text with dots, and return the mapping."""
+    *sections, key = path.split(".") if isinstance(path, str) else path
+    section = mapping
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[key] = value
+    return mapping
 
 
 def small_params() -> dict[str, Any]:
     """The repository's params.yaml with `SMALL` put over it."""
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     for path, value in SMALL.items():
-        *sections, key = path.split(".")
-        section = params
-        for name in sections:
-            section = section[name]
-        section[key] = value
+        put(params, path, value)
     return params
 
 
@@ -89,6 +148,15 @@ def plant_states(run: Any, clouds: dict[tuple[int, int], Any], **manifest: Any) 
         storage.seal(work, {**facts, **manifest}, files)
 
 
+def commit_all(folder: Path) -> str:
+    """Commit what is in a folder, which becomes a git repository if it is none yet; the commit."""
+    call(folder, "git", "init", "--quiet")
+    call(folder, "git", "add", "--all")
+    author = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    call(folder, "git", *author, "commit", "--quiet", "--message", "all")
+    return call(folder, "git", "rev-parse", "HEAD").stdout.strip()
+
+
 def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
     """A study as a user has it: a git and DVC repository with the four files, and topoflow beside them."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,23 +164,10 @@ def lay_down_study(folder: Path, params: dict[str, Any]) -> None:
         shutil.copy(REPOSITORY / name, folder / name)
     (folder / "topoflow").symlink_to(REPOSITORY / "topoflow")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    call(folder, "git", "init", "--quiet")
     (folder / ".dvc").mkdir()  # as `dvc init` leaves it
     (folder / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
     shutil.copy(REPOSITORY / ".dvc" / "config", folder / ".dvc" / "config")
-    call(folder, "git", "add", "--all")
-    call(
-        folder,
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@example.org",
-        "commit",
-        "--quiet",
-        "-m",
-        "study",
-    )
+    commit_all(folder)
 
 
 def environment(programs: Path | None = None, **changes: str) -> dict[str, str]:
@@ -136,6 +191,69 @@ def call(
     return result
 
 
+def in_another_process(code: str, *arguments: str, **changes: str) -> str:
+    """What Python prints that runs this code, with changes of its environment."""
+    return call(Path.cwd(), sys.executable, "-c", code, *arguments, **changes).stdout
+
+
+@contextmanager
+def holding(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of Python that runs this code, once it has said that it is holding what it is to hold."""
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "holding\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def tracking_to(place: Path | str) -> Iterator[Any]:
+    """MLflow, which tracks to this address meanwhile, or to the store of this folder."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{place}/mlflow.db" if isinstance(place, Path) else place)
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+class Server:
+    """An MLflow server of a folder, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1",
+                   "--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "artifacts"]  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=environment(), process_group=0, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.25)
+        self.kill()
+        pytest.fail(f"the MLflow server did not come up: {(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
 class Study:
     """A folder, the commands typed in it, and what MLflow then holds."""
 
@@ -153,20 +271,8 @@ class Study:
 
     def runs(self) -> list[Any]:
         """The MLflow runs of the study, newest first."""
-        with self.store() as mlflow:
+        with tracking_to(self.folder) as mlflow:
             return mlflow.search_runs(search_all_experiments=True, output_format="list")
-
-    @contextmanager
-    def store(self) -> Iterator[Any]:
-        """MLflow, tracking to the study's own store."""
-        import mlflow
-
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{self.folder}/mlflow.db")
-        try:
-            yield mlflow
-        finally:
-            mlflow.set_tracking_uri(before)
 
     def read(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
@@ -226,6 +332,26 @@ def path_with(*folders: Path) -> str:
     )
 
 
+def texts(figure: Any) -> str:
+    """All that is written in a picture."""
+    from matplotlib.text import Text
+
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def check_texts(figure: Any) -> None:
+    """No text of a picture is smaller than nine points, and none leaves it."""
+    from matplotlib.text import Text
+
+    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in shown) >= 9
+    width, height = figure.canvas.get_width_height()
+    labels = [t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label, *axes.texts)]
+    for text in [figure._suptitle, *labels]:
+        box = text.get_window_extent()
+        assert box.width == 0 or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height), text
+
+
 def drawn_by_another_process(test: Path) -> list[str]:
     """SHA-256 of every picture of a test's `EVERY`, drawn under another hash seed; then whether it imported pyplot."""
     code = """
@@ -238,7 +364,4 @@ print("matplotlib.pyplot" in sys.modules)
     path = os.pathsep.join(
         [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     )  # it imports this module
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": path}
-    command = [sys.executable, "-c", code, str(test)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return found.stdout.split()
+    return in_another_process(code, str(test), PYTHONHASHSEED="7", PYTHONPATH=path).split()

@@ -10,7 +10,16 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from support import REPOSITORY, call, entry_points_folder, lay_down_study, path_with, small_params
+from support import (
+    REPOSITORY,
+    call,
+    commit_all,
+    entry_points_folder,
+    lay_down_study,
+    path_with,
+    small_params,
+    tracking_to,
+)
 
 from topoflow import backend, processes
 
@@ -23,9 +32,7 @@ def study(tmp_path, monkeypatch, fresh_store):
     shutil.copy(REPOSITORY / "MLproject", folder)
     shutil.copy(REPOSITORY / "python_env.yaml", folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(small_params()))
-    call(folder, "git", "init", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "-m", "study")
+    commit_all(folder)
     monkeypatch.chdir(folder)
     return folder
 
@@ -217,9 +224,7 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
     refused = typed("-P", "objective=honest")
     assert refused.returncode == 1
     assert "objective must be one of harmless, harmless_shuffled" in refused.stderr
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
+    with tracking_to(tmp_path):
         assert runs() == []
         done = typed("-P", "objective=helpful", "--run-name", "mine")
         assert done.returncode == 0, done.stderr
@@ -236,5 +241,3 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
         assert failed.returncode == 1
         assert "max_length must be enough for at least one training row" in failed.stderr
         assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]
-    finally:
-        mlflow.set_tracking_uri(before)

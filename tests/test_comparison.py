@@ -208,14 +208,12 @@ def test_a_table_that_was_altered_after_it_was_made_is_refused_by_name(study, na
         pytest.skip("a table without rows")
     harmed = harm(whole)
     path.unlink() if harmed is None else path.write_bytes(harmed)
+    stage = "finetune" if name == layout.LOSS_FILE else "trajectory"
     try:
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=path, remedy=f"{stage}@tiny-helpful-0"):
             FinishedRun.open(Run("tiny", "helpful", 0))
     finally:
         path.write_bytes(whole)
-    assert caught.value.path == path
-    stage = "finetune" if name == layout.LOSS_FILE else "trajectory"
-    assert f"{stage}@tiny-helpful-0" in caught.value.remedy
 
 
 @pytest.mark.parametrize("files", [None, {}, {"velocity.csv": 1}, []])
@@ -223,13 +221,12 @@ def test_findings_that_vouch_for_no_table_are_to_be_made_again(study, files):
     path = Run("tiny", "helpful", 0).folder("results") / layout.TRAJECTORY_FILE
     whole = path.read_bytes()
     path.write_bytes(storage.json_bytes({**json.loads(whole), "files": files}))
+    remedy = "dvc repro --force --single-item trajectory@tiny-helpful-0"
     try:
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=path, remedy=remedy):
             FinishedRun.open(Run("tiny", "helpful", 0))
     finally:
         path.write_bytes(whole)
-    assert caught.value.path == path
-    assert "dvc repro --force --single-item trajectory@tiny-helpful-0" in caught.value.remedy
 
 
 def test_one_run_and_runs_of_other_prompts_are_refused(study, tmp_path):

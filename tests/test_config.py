@@ -4,11 +4,10 @@ import copy
 import dataclasses
 import math
 from typing import get_args, get_type_hints
-from unittest.mock import ANY
 
 import pytest
 import yaml
-from support import REPOSITORY, small_params
+from support import REPOSITORY, put, refused, small_params
 
 from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping, yaml_bytes
@@ -37,22 +36,7 @@ MINIMAL = {
 
 def with_value(path, value, base=MINIMAL):
     """A copy of `base` with the value at a dotted key path put in."""
-    mapping = copy.deepcopy(base)
-    *sections, key = path.split(".")
-    section = mapping
-    for name in sections:
-        section = section.setdefault(name, {})
-    section[key] = value
-    return mapping
-
-
-def refused(mapping, name, expected="", got=ANY):
-    """Assert that `mapping` is refused for the key `name`, what was expected (all words of it), and what came."""
-    with pytest.raises(InvalidArgument) as caught:
-        parse_params(mapping)
-    error = caught.value
-    assert (error.name, error.got) == (name, got)
-    assert expected in error.expected
+    return put(copy.deepcopy(base), path, value)
 
 
 def params_file(folder, text):
@@ -199,10 +183,8 @@ class TestUnknownKeys:
         ],
     )
     def test_it_is_refused_and_the_nearest_known_key_named(self, path, label, nearest):
-        with pytest.raises(UnknownKey) as caught:
+        with refused(UnknownKey, section=label, key=path.rpartition(".")[2], nearest=nearest):
             parse_params(with_value(path, 1))
-        error = caught.value
-        assert (error.section, error.key, error.nearest) == (label, path.rpartition(".")[2], nearest)
 
     @pytest.mark.parametrize(
         ("section", "key", "known"),
@@ -222,11 +204,13 @@ class TestMissingKeys:
     @pytest.mark.parametrize("key", ["models", "objectives", "model", "objective", "prompts"])
     def test_a_section_without_a_default_must_be_there(self, key):
         mapping = {k: v for k, v in MINIMAL.items() if k != key}
-        refused(mapping, key, "given", mapping)
+        with refused(name=key, expected="given", got=mapping):
+            parse_params(mapping)
 
     def test_a_source_needs_its_keys(self):
         mapping = with_value("model.hub", {"source": "hub", "revision": "main"})
-        refused(mapping, "model.hub.id", "given", {"revision": "main"})
+        with refused(name="model.hub.id", expected="given", got={"revision": "main"}):
+            parse_params(mapping)
 
 
 class TestWrongTypes:
@@ -264,7 +248,8 @@ class TestWrongTypes:
         ],
     )
     def test_the_error_names_the_key_what_was_expected_and_what_came(self, path, value, expected):
-        refused(with_value(path, value), path, expected, value)
+        with refused(name=path, expected=expected, got=value):
+            parse_params(with_value(path, value))
 
     @pytest.mark.parametrize(
         ("path", "value", "inner", "expected", "got"),
@@ -276,13 +261,16 @@ class TestWrongTypes:
         ],
     )
     def test_of_a_list_or_mapping_the_error_names_the_item(self, path, value, inner, expected, got):
-        refused(with_value(path, value), path + inner, expected, got)
+        with refused(name=path + inner, expected=expected, got=got):
+            parse_params(with_value(path, value))
 
     def test_params_that_are_no_mapping_are_refused(self):
-        refused([1], "params.yaml", "a mapping", [1])
+        with refused(name="params.yaml", expected="a mapping", got=[1]):
+            parse_params([1])
 
     def test_a_number_too_large_to_be_one_is_refused(self):
-        refused(with_value("trajectory.order", 10**400), "trajectory.order", "a number", 10**400)
+        with refused(name="trajectory.order", expected="a number", got=10**400):
+            parse_params(with_value("trajectory.order", 10**400))
 
 
 class TestRanges:
@@ -310,7 +298,8 @@ class TestRanges:
         ],
     )
     def test_a_number_below_its_least_is_refused_and_the_least_is_not(self, path, least):
-        refused(with_value(path, least - 1), path, f"at least {least}", least - 1)
+        with refused(name=path, expected=f"at least {least}", got=least - 1):
+            parse_params(with_value(path, least - 1))
         # other rules may bind: 2 prompts carry a subsample of 2
         fitting = with_value("topology.subsample_size", 2, with_value("recording.layers", 1))
         section = parse_params(with_value(path, least, fitting))
@@ -343,34 +332,34 @@ class TestRanges:
     )
     def test_a_value_out_of_range_is_refused(self, path, expected, values):
         for value in values:
-            refused(with_value(path, value), path, expected, value)
+            with refused(name=path, expected=expected, got=value):
+                parse_params(with_value(path, value))
 
     @pytest.mark.parametrize("path", ["recording.schedule.steps", "recording.layers"])
     def test_steps_and_layers_are_counted_from_0(self, path):
-        refused(with_value(path, [3, -1]), f"{path}[1]", "at least 0", -1)
+        with refused(name=f"{path}[1]", expected="at least 0", got=-1):
+            parse_params(with_value(path, [3, -1]))
 
     @pytest.mark.parametrize("layers", [6, [0, 6]])
     def test_layers_are_at_most_those_of_an_embedded_model_of_the_study(self, layers):
         mapping = with_value("recording.layers", layers)
-        refused(mapping, "recording.layers", "at most 5, the layers of model 'tiny'", layers)
+        with refused(name="recording.layers", expected="at most 5, the layers of model 'tiny'", got=layers):
+            parse_params(mapping)
         assert parse_params({**mapping, "models": ["hub"]})  # the depth of others is not known here
 
     def test_a_checkpoint_stands_within_the_training(self):
         mapping = with_value("recording.schedule", {"steps": [3, 48]})
         assert parse_params(mapping).recording.schedule.steps == (3, 48)
-        refused(
-            with_value("finetune.max_steps", 47, mapping),
-            "recording.schedule.steps",
-            "at most finetune.max_steps (47)",
-            [3, 48],
-        )
+        with refused(
+            name="recording.schedule.steps", expected="at most finetune.max_steps (47)", got=[3, 48]
+        ):
+            parse_params(with_value("finetune.max_steps", 47, mapping))
 
     def test_triplets_fit_into_the_training(self):
         mapping = with_value("recording.schedule", {"twins": 13, "triplets": True})
         assert parse_params(with_value("finetune.max_steps", 2, mapping)).recording.schedule.triplets
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="recording.schedule.triplets"):
             parse_params(with_value("finetune.max_steps", 1, mapping))
-        assert caught.value.name == "recording.schedule.triplets"
 
     def test_manifests_from_before_there_were_twins_are_still_of_a_schedule_without(self):
         old = {"every": 8, "dense_until": 8, "dense_every": 1, "steps": (), "log": False}
@@ -380,12 +369,8 @@ class TestRanges:
     def test_a_subsample_has_at_most_as_many_points_as_there_are_prompts(self):
         exact = with_value("prompts.n_prompts", 160)
         assert parse_params(exact).topology.subsample_size == 160
-        refused(
-            with_value("topology.subsample_size", 161, exact),
-            "topology.subsample_size",
-            "at most prompts.n_prompts (160)",
-            161,
-        )
+        with refused(name="topology.subsample_size", expected="at most prompts.n_prompts (160)", got=161):
+            parse_params(with_value("topology.subsample_size", 161, exact))
 
 
 class TestNames:
@@ -399,14 +384,18 @@ class TestNames:
     )
     @pytest.mark.parametrize("source", ["zip", None, 3, ["hub"]])
     def test_an_unknown_source_is_answered_with_the_known_ones(self, path, kinds, source):
-        refused(with_value(f"{path}.source", source), f"{path}.source", f"one of {kinds}", source)
+        with refused(name=f"{path}.source", expected=f"one of {kinds}", got=source):
+            parse_params(with_value(f"{path}.source", source))
 
     @pytest.mark.parametrize("name", ["a.b", "a/b", "../a", "", "-a", "a b", "é", "a" * 65, "a\n"])
     @pytest.mark.parametrize("kind", ["model", "objective"])
     def test_a_name_that_could_not_be_a_folder_and_a_stage_is_refused(self, kind, name):
         mapping = copy.deepcopy(MINIMAL)
         mapping[kind][name] = next(iter(mapping[kind].values()))
-        refused(mapping, f"{kind}.{name!r}".replace("'", ""), "a name of letters, digits, _ and -", name)
+        with refused(
+            name=f"{kind}.{name!r}".replace("'", ""), expected="a name of letters, digits, _ and -", got=name
+        ):
+            parse_params(mapping)
 
     @pytest.mark.parametrize("name", ["a", "A-b_9", "7b", "a" * 64])
     def test_other_names_are_taken(self, name):
@@ -427,20 +416,24 @@ class TestNames:
         ],
     )
     def test_the_study_lists_some_that_there_are_and_none_twice(self, path, value, name, expected, got):
-        refused(with_value(path, value), name, expected, got)
+        with refused(name=name, expected=expected, got=got):
+            parse_params(with_value(path, value))
 
     @pytest.mark.parametrize("path", ["objective.helpful.name", "prompts.name"])
     def test_samples_are_those_that_come_with_topoflow(self, path):
-        refused(with_value(path, "honest"), path, "one of everyday, harmless, helpful, prompts", "honest")
+        with refused(name=path, expected="one of everyday, harmless, helpful, prompts", got="honest"):
+            parse_params(with_value(path, "honest"))
 
     def test_the_bundled_prompts_are_no_objective_since_they_have_no_answers(self):
         mapping = with_value("objective.helpful.name", "prompts")
-        refused(mapping, "objective.helpful", "text with answers to train on", "prompts")
+        with refused(name="objective.helpful", expected="text with answers to train on", got="prompts"):
+            parse_params(mapping)
 
     @pytest.mark.parametrize("kind", ["model", "objective"])
     def test_prompts_is_no_name_since_a_file_of_every_study_has_it(self, kind):
         mapping = with_value(f"{kind}.prompts", next(iter(MINIMAL[kind].values())))
-        refused(mapping, f"{kind}.prompts", "another name", "prompts")
+        with refused(name=f"{kind}.prompts", expected="another name", got="prompts"):
+            parse_params(mapping)
 
     def test_learning_rates_follow_any_schedule_of_transformers_that_needs_nothing_else(self):
         import torch
@@ -461,15 +454,10 @@ class TestNames:
         for name in names:  # and the rates of all are known beforehand
             assert len(learning_rates(config.Finetune(max_steps=9, lr_scheduler_type=name))) == 9
         further = {"lr_scheduler_kwargs": {"num_cycle": 2}}
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="finetune.sft_config.lr_scheduler_kwargs"):
             learning_rates(config.Finetune(sft_config=further))
-        assert caught.value.name == "finetune.sft_config.lr_scheduler_kwargs"
-        refused(
-            with_value("finetune.lr_scheduler_type", "cosinus"),
-            "finetune.lr_scheduler_type",
-            "'linear', 'cosine'",
-            "cosinus",
-        )
+        with refused(name="finetune.lr_scheduler_type", expected="'linear', 'cosine'", got="cosinus"):
+            parse_params(with_value("finetune.lr_scheduler_type", "cosinus"))
 
     def test_asking_for_an_unknown_model_or_objective_lists_the_known_ones(self):
         params = parse_params(MINIMAL)
@@ -477,9 +465,8 @@ class TestNames:
             ("model", params.model_source, "helpful"),
             ("objective", params.objective_source, "tiny"),
         ):
-            with pytest.raises(InvalidArgument) as caught:
+            with refused(name=name, got=got) as caught:
                 asked(got)
-            assert (caught.value.name, caught.value.got) == (name, got)
             assert caught.value.expected == f"one of {', '.join(sorted(MINIMAL[name]))}"
 
     def test_a_mix_is_made_of_known_plain_objectives(self):
@@ -488,9 +475,8 @@ class TestNames:
             ("mixed", {"mixed": 1.0}, "mixed"),
             ("mixed", {"helpfull": 1.0}, "helpfull"),
         ):
-            with pytest.raises(InvalidArgument) as caught:
+            with refused(name=f"objective.{name}.of", got=wrong):
                 parse_params(with_value(f"objective.{name}", {"source": "mix", "of": shares}))
-            assert (caught.value.name, caught.value.got) == (f"objective.{name}.of", wrong)
 
 
 WITH_CONTROLS = copy.deepcopy(MINIMAL)
@@ -564,9 +550,8 @@ class TestControls:
         entry = {"source": source, "of": of}
         if source == "variant":
             entry["finetune"] = {"learning_rate": 0}
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="objective.it.of", got=of):
             parse_params(with_value("objective.it", entry, WITH_CONTROLS))
-        assert (caught.value.name, caught.value.got) == ("objective.it.of", of)
 
     @pytest.mark.parametrize(
         ("change", "key"),
@@ -578,27 +563,20 @@ class TestControls:
         ],
     )
     def test_a_variant_is_checked_as_the_section_is(self, change, key):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name=f"objective.constant.{key}"):
             parse_params(with_value("objective.constant.finetune", change, WITH_CONTROLS))
-        assert caught.value.name == f"objective.constant.{key}"
 
     def test_an_unknown_key_of_a_variant_is_refused_with_the_nearest(self):
-        with pytest.raises(UnknownKey) as caught:
+        with refused(UnknownKey, section="objective.constant.finetune", nearest="learning_rate"):
             parse_params(with_value("objective.constant.finetune", {"learning_rat": 0}, WITH_CONTROLS))
-        assert (caught.value.section, caught.value.nearest) == (
-            "objective.constant.finetune",
-            "learning_rate",
-        )
 
     def test_a_schedule_of_steps_fits_into_each_training_of_the_study(self):
         mapping = with_value("objective.constant.finetune", {"max_steps": 3}, WITH_CONTROLS)
         mapping["recording"] = {"schedule": {"steps": [4]}}
         parse_params(mapping)  # not of the study
         mapping["objectives"] = ["constant"]
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="recording.schedule.steps", expected="objective.constant.finetune.max_steps (3)"):
             parse_params(mapping)
-        assert caught.value.name == "recording.schedule.steps"
-        assert "objective.constant.finetune.max_steps (3)" in caught.value.expected
 
 
 class TestOverrides:
@@ -659,9 +637,8 @@ class TestOverrides:
         ],
     )
     def test_what_is_no_assignment_or_no_yaml_is_refused(self, override, name, got):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name=name, got=got):
             apply_overrides({}, [override])
-        assert (caught.value.name, caught.value.got) == (name, got)
 
     def test_they_are_checked_like_what_the_file_says(self, tmp_path):
         path = params_file(tmp_path, yaml.safe_dump(MINIMAL))
@@ -670,20 +647,17 @@ class TestOverrides:
         assert isinstance(params.finetune.learning_rate, float)
         assert params.recording.layers == (0, 5)
         assert params.seed == 7
-        with pytest.raises(UnknownKey):
+        with refused(UnknownKey, section="finetune", key="max_step"):
             load_params(path, ["finetune.max_step=3"])
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="seed", got={"x": 1}):
             load_params(path, ["seed.x=1"])
-        assert (caught.value.name, caught.value.got) == ("seed", {"x": 1})
 
 
 class TestFiles:
     def test_a_missing_file_is_named(self, tmp_path):
         path = tmp_path / "params.yaml"
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=path, problem="must exist in the folder of the study"):
             load_params(path)
-        assert caught.value.path == path
-        assert "must exist in the folder of the study" in caught.value.problem
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -700,9 +674,8 @@ class TestFiles:
     )
     def test_what_is_no_mapping_or_no_plain_yaml_is_refused(self, tmp_path, text, problem):
         path = params_file(tmp_path, text)
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=path) as caught:
             load_params(path)
-        assert caught.value.path == path
         assert caught.value.problem.startswith(problem)
 
 
@@ -721,7 +694,8 @@ def test_the_runs_of_a_study_are_every_model_with_every_objective_and_seed():
     [([], "seeds", []), ([1, 1], "seeds", [1, 1]), ([-1], "seeds[0]", -1), ([1, 2**32], "seeds[1]", 2**32)],
 )
 def test_seeds_must_be_different_numbers_that_a_generator_takes(seeds, name, got):
-    refused({**MINIMAL, "seeds": seeds}, name, got=got)
+    with refused(name=name, got=got):
+        parse_params({**MINIMAL, "seeds": seeds})
 
 
 class TestSftConfig:
@@ -746,10 +720,8 @@ class TestSftConfig:
         ],
     )
     def test_what_topoflow_sets_is_refused_with_the_reason(self, key, reason):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name=f"finetune.sft_config.{key}", remedy=reason):
             parse_params(with_value("finetune", {"sft_config": {key: 1}}))
-        assert caught.value.name == f"finetune.sft_config.{key}"
-        assert reason in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "."])
@@ -778,13 +750,8 @@ def test_a_number_that_nothing_could_hold_is_refused_before_anything_is_computed
     found = set(_whole_numbers(whole)) - harmless
     assert len(found) > 20
     for path in found:
-        mapping = copy.deepcopy(whole)
-        section = mapping
-        for key in path[:-1]:
-            section = section[key]
-        section[path[-1]] = 10**15
         with pytest.raises(InvalidArgument) as caught:
-            parse_params(mapping)
+            parse_params(with_value(path, 10**15, whole))
         assert path[-1] in caught.value.name
 
 
@@ -815,9 +782,8 @@ def test_yaml_means_to_topoflow_what_it_means_to_dvc(tmp_path, text, meant):
 def test_yaml_that_dvc_refuses_is_refused_in_one_line_that_names_the_file(tmp_path, text):
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=path) as caught:
         read_mapping(path)
-    assert caught.value.path == path
     assert len(str(caught.value).replace(str(path), "")) < 300
     with pytest.raises(InvalidArgument) as caught:
         apply_overrides({}, ["seed=" + "[" * 100_000])

@@ -76,9 +76,8 @@ def test_blocks_are_of_known_languages_and_few_are_not_run():
 
 
 @pytest.fixture
-def session(tmp_path, monkeypatch, model, tokenizer):
+def session(tmp_path, monkeypatch, fresh_store, model, tokenizer):
     """What the pages take as given: a Trainer, its model and tokenizer, prompts, and a store to log to."""
-    import mlflow
     import torch
     from mlflow.models.evaluation.evaluator_registry import _model_evaluation_registry
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
@@ -86,8 +85,6 @@ def session(tmp_path, monkeypatch, model, tokenizer):
     from topoflow.tracking.evaluator import TopologyEvaluator
 
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     _model_evaluation_registry.register("topoflow", TopologyEvaluator)
     torch.manual_seed(0)
     trainer = Trainer(
@@ -98,8 +95,7 @@ def session(tmp_path, monkeypatch, model, tokenizer):
         processing_class=tokenizer,
     )
     prompts = [f"Prompt number {i * i}: {'why ' * (i % 4)}" for i in range(24)]
-    yield {"trainer": trainer, "model": model, "tokenizer": tokenizer, "prompts": prompts}
-    mlflow.set_tracking_uri(before)
+    return {"trainer": trainer, "model": model, "tokenizer": tokenizer, "prompts": prompts}
 
 
 @pytest.mark.parametrize("page", sorted({b.page for b in blocks("python") if not b.not_run}))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
-from support import REPOSITORY, call, llama
+from support import REPOSITORY, call, llama, tracking_to
 
 pytestmark = pytest.mark.slow
 
@@ -45,15 +44,11 @@ def test_the_run_holds_the_trainers_metrics_and_parameters_and_the_topology(
     tmp_path, warm, saved, script, own_metric, own_parameter
 ):
     run(tmp_path, warm, script, saved)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
+    with tracking_to(tmp_path) as mlflow:
         (logged,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
         velocity = mlflow.MlflowClient().get_metric_history(
             logged.info.run_id, "topology/h1_velocity/layer_02"
         )
-    finally:
-        mlflow.set_tracking_uri(before)
     assert logged.info.status == "FINISHED"
     assert [metric.step for metric in velocity] == [1, 2]
     assert logged.data.metrics["grad_norm"] > 0  # something is learned from

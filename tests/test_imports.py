@@ -3,13 +3,11 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, in_another_process
 
 import topoflow
 
@@ -28,9 +26,7 @@ HEAVY = (
 
 
 def modules_after(statement: str) -> set[str]:
-    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
+    return set(in_another_process(f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))").split())
 
 
 PURE = sorted(
@@ -56,8 +52,7 @@ for module in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def after_import():
-    command = [sys.executable, "-c", EACH_ALONE, *PURE]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = in_another_process(EACH_ALONE, *PURE).splitlines()
     return {module: set(found) for module, found in map(json.loads, lines)}
 
 

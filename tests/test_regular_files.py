@@ -9,12 +9,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from support import holding, refused
 
 from topoflow import storage
 from topoflow.config import load_params
@@ -74,9 +74,8 @@ def write_a_set() -> None:
 )
 def test_a_folder_that_is_a_link_is_refused_by_name_before_anything_is_written(outside, planted):
     link(planted, outside)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=Path(planted)) as caught:
         write_a_set()
-    assert caught.value.path == Path(planted)
     assert caught.value.remedy
 
 
@@ -86,9 +85,8 @@ def test_a_lock_that_leads_elsewhere_is_refused_and_its_target_keeps_its_bytes(o
     path = Path(".topoflow/locks") / name
     path.parent.mkdir(parents=True)
     plant(path, outside / "thesis.txt")
-    with pytest.raises(InvalidFile) as caught, files.locked(name.removesuffix(".lock"), "the thesis"):
+    with refused(InvalidFile, path=path), files.locked(name.removesuffix(".lock"), "the thesis"):
         pass
-    assert caught.value.path == path
 
 
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
@@ -107,7 +105,7 @@ def test_a_file_that_leads_elsewhere_is_replaced_and_not_written_through(outside
 @pytest.mark.parametrize("folder", ["data", "results", "comparison", ".topoflow/pictures"])
 def test_no_folder_of_a_study_may_lead_elsewhere(outside, folder):
     link(folder, outside)
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=Path(folder)):
         storage.write_file(Path(folder, "prompts.jsonl"), b"")
 
 
@@ -115,7 +113,7 @@ def test_a_work_file_with_another_name_elsewhere_is_refused(outside):
     path = Path(f".topoflow/writing/{SET.replace('/', '+')}-{KEY[:16]}/behaviour/now.f32")
     path.parent.mkdir(parents=True)
     path.hardlink_to(outside / "thesis.txt")
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=path):
         write_a_set()
 
 
@@ -161,9 +159,8 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, kind, r
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, problem=kind):
         within_seconds(read, path)
-    assert kind in caught.value.problem
 
 
 @pytest.mark.parametrize("name", [storage.MANIFEST, "step_000000/layer_00.npy"])
@@ -172,9 +169,8 @@ def test_a_pipe_in_a_set_is_refused(tmp_path, monkeypatch, name):
     write_a_set()
     Path(SET, name).unlink()
     os.mkfifo(Path(SET, name))
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=Path(SET, name)):
         within_seconds(storage.open_set, SET, storage.ACTIVATIONS)
-    assert caught.value.path == Path(SET, name)
 
 
 def test_a_pipe_in_place_of_a_part_file_or_of_a_lock_is_not_waited_for(tmp_path, monkeypatch):
@@ -184,7 +180,7 @@ def test_a_pipe_in_place_of_a_part_file_or_of_a_lock_is_not_waited_for(tmp_path,
     assert Path("report.html").read_bytes() == b"page"
     Path(".topoflow/locks").mkdir(parents=True)
     os.mkfifo(".topoflow/locks/inputs.lock")
-    with pytest.raises(InvalidFile):
+    with refused(InvalidFile, path=Path(".topoflow/locks/inputs.lock")):
         within_seconds(files.locked("inputs", "data").__enter__)
 
 
@@ -243,21 +239,8 @@ with locked(sys.argv[1], "data", shared=sys.argv[2] == "shared"):
 def held(tmp_path, monkeypatch):
     """Begin a process that holds a lock until its standard input is closed."""
     monkeypatch.chdir(tmp_path)
-    begun = []
-
-    def hold(name: str, how: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLDER, name, how]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        begun.append(process)
-        assert process.stdout.readline() == "holding\n"
-        return process
-
-    yield hold
-    for process in begun:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    with ExitStack() as begun:
+        yield lambda name, how: begun.enter_context(holding(HOLDER, name, how))
 
 
 def test_who_waits_for_a_lock_is_told_for_whom_and_gets_it_in_the_end(held, caplog):
@@ -280,9 +263,11 @@ def test_those_that_share_a_lock_do_not_wait_for_one_another(held):
     process = held("prompts", "shared")
     with files.locked("prompts", "the prompts", wait=False, shared=True):
         pass
-    with pytest.raises(InvalidFile) as caught, files.locked("prompts", "the prompts", wait=False):
+    with (
+        refused(InvalidFile, problem="is being written by"),
+        files.locked("prompts", "the prompts", wait=False),
+    ):
         pass
-    assert "is being written by" in caught.value.problem
     process.kill()  # a lock ends with its process
     process.wait()
     with files.locked("prompts", "the prompts", wait=False):

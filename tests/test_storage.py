@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import refused
+from support import contents, holding, in_another_process, refused
 
 from topoflow import storage
 from topoflow.errors import InvalidFile
@@ -61,12 +59,6 @@ def sealed(folder, suffix=".npy"):
             write_file(folder / names[-1], data)
     seal(folder, {"format": ACTIVATIONS if suffix == ".npy" else DIAGRAMS, **FACTS}, names)
     return folder
-
-
-def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
 
 
 @pytest.fixture
@@ -201,13 +193,7 @@ print(sha256(array_bytes(cloud)), sha256(diagram_bytes(diagrams)))
 
     def test_equal_arrays_give_equal_bytes_in_another_process_at_another_time(self):
         printed = [
-            subprocess.run(
-                [sys.executable, "-c", self.SCRIPT],
-                env={**os.environ, "PYTHONHASHSEED": seed, "TZ": zone},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
+            in_another_process(self.SCRIPT, PYTHONHASHSEED=seed, TZ=zone)
             for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo"))
         ]
         rng = np.random.default_rng(5)
@@ -323,10 +309,8 @@ class TestSealAndOpen:
     def test_a_folder_without_a_manifest_is_no_set(self, tmp_path, there):
         if there:
             (tmp_path / "set").mkdir()
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=tmp_path / "set", remedy="dvc pull"):
             open_set(tmp_path / "set", ACTIVATIONS)
-        assert caught.value.path == tmp_path / "set"
-        assert "dvc pull" in caught.value.remedy
 
     @pytest.mark.parametrize(
         "text",
@@ -477,16 +461,8 @@ def interrupted(error):
 @pytest.fixture
 def holder(study):
     """Another process that is in the middle of writing FOLDER."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, FOLDER, KEY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=study,
-    ) as process:
-        assert process.stdout.readline() == "holding\n"
+    with holding(HOLDER, FOLDER, KEY) as process:
         yield process
-        process.kill()
 
 
 class TestWriting:
@@ -539,10 +515,8 @@ class TestWriting:
         assert [(study / f / "name").read_text() for f in (FOLDER, *others)] == [str(w) for w in (a, b, c)]
 
     def test_a_second_writer_of_the_same_set_is_refused_and_the_first_goes_on(self, study, holder):
-        with pytest.raises(InvalidFile) as caught, writing(FOLDER, KEY):
+        with refused(InvalidFile, path=FOLDER, problem=f"process {holder.pid} "), writing(FOLDER, KEY):
             pytest.fail("two processes write one folder")
-        assert caught.value.path == FOLDER
-        assert f"process {holder.pid} " in caught.value.problem
         holder.communicate("go on\n", timeout=60)
         assert holder.returncode == 0
         assert contents(study / FOLDER) == {"cell": b"by the other process"}

@@ -1,6 +1,7 @@
 """What stages say of how far they are, where there is no terminal."""
 
 import pytest
+from support import rows
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from topoflow import telling
@@ -8,13 +9,7 @@ from topoflow.config import Finetune, Schedule
 from topoflow.recording.callback import TopologyCallback
 from topoflow.training import sft
 
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Is {n} a number?"}],
-        "completion": [{"role": "assistant", "content": "It is one."}],
-    }
-    for n in range(4)
-]
+ROWS = rows(4)
 
 
 @pytest.fixture

@@ -147,10 +147,6 @@ def study(whole: Forks, tmp_path: Path) -> Forks:
     return whole.at(tmp_path / "study")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def tries(least: int = 1) -> int:
     """How often a fault is repeated: `least` in CI, 20 by `TOPOFLOW_FAULT_TRIES=20`."""
     return max(least, int(float(os.environ.get("TOPOFLOW_FAULT_TRIES", "1"))))

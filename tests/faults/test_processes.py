@@ -23,6 +23,7 @@ import yaml
 from support import (
     REPOSITORY,
     call,
+    contents,
     entry_points_folder,
     environment,
     lay_down_study,
@@ -34,7 +35,7 @@ from topoflow import storage
 from topoflow.errors import InvalidArgument
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import RUN, SET, contents, tries
+from conftest import RUN, SET, tries
 
 OUTS = {
     "diagrams": f"diagrams/{SET}",
@@ -568,10 +569,10 @@ def test_params_name_no_model_and_no_objective_that_is_a_path(name):
     for kind in ("model", "objective"):
         params = small_params()
         params[kind][name] = params[kind]["tiny" if kind == "model" else "helpful"]
-        with pytest.raises(InvalidArgument) as refused:
+        with pytest.raises(InvalidArgument) as caught:
             parse_params(params)
-        assert refused.value.name.startswith(kind)
-        assert refused.value.expected.startswith("another name" if name == "prompts" else "a name of letters")
+        assert caught.value.name.startswith(kind)
+        assert caught.value.expected.startswith("another name" if name == "prompts" else "a name of letters")
 
 
 def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):

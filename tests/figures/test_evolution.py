@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from support import refused
+from support import refused, texts
 
 from topoflow.figures import style
 from topoflow.figures.evolution import SUMMARIES, betti_figure, summaries_figure
@@ -18,10 +17,6 @@ DISTANCES = np.linspace(1, 3, 21)
 def numbers(height: float) -> Any:
     """Curves that are 0 but from distance 1.5 to 2, the same at each checkpoint."""
     return np.tile(np.where((DISTANCES > 1.45) & (DISTANCES < 2.05), height, 0.0), (len(STEPS), 1))
-
-
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 def panels(figure: Figure, title: str) -> list[Any]:

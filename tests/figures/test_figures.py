@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
-from support import drawn_by_another_process, refused
+from support import check_texts, drawn_by_another_process, refused, texts
 
 from topoflow.figures import checkpoints, persistence, style
 from topoflow.figures.side_by_side import comparison_figure, separation_figure
@@ -101,10 +100,6 @@ def expected_bytes(name: str) -> bytes:
     return style.png_bytes(drawn(name))
 
 
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
 def lines(axes: mpl.axes.Axes) -> list[str]:
     """Labels of the labelled lines."""
     return [str(line.get_label()) for line in axes.get_lines() if not str(line.get_label()).startswith("_")]
@@ -139,16 +134,7 @@ def test_the_same_data_give_the_same_bytes_whatever_the_global_settings_which_st
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_text_is_smaller_than_nine_points_and_none_leaves_the_picture(name: str) -> None:
-    figure = drawn(name)
-    shown = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
-    assert min(text.get_fontsize() for text in shown) >= 9
-    width, height = figure.canvas.get_width_height()
-    for text in [
-        figure._suptitle,
-        *(t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label)),
-    ]:
-        box = text.get_window_extent()
-        assert box.width == 0 or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height), text
+    check_texts(drawn(name))
 
 
 def test_dollars_and_underscores_in_names_are_shown_as_they_are() -> None:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from support import drawn_by_another_process, refused
+from support import check_texts, drawn_by_another_process, refused, texts
 
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
@@ -92,10 +92,6 @@ def drawn(name: str) -> Figure:
     return EVERY[name]()
 
 
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
 # --- every picture ---
 
 
@@ -107,14 +103,7 @@ def test_two_processes_give_the_same_bytes_and_never_import_pyplot() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_no_text_is_smaller_than_nine_points_and_none_leaves_the_picture(name: str) -> None:
-    figure = drawn(name)
-    shown = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
-    assert min(text.get_fontsize() for text in shown) >= 9
-    width, height = figure.canvas.get_width_height()
-    labels = [t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label, *axes.texts)]
-    for text in [figure._suptitle, *labels]:
-        box = text.get_window_extent()
-        assert box.width == 0 or (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height), text
+    check_texts(drawn(name))
 
 
 # --- separation ---

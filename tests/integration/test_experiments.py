@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import Study, lay_down_study, small_params
+from support import Study, lay_down_study, small_params, tracking_to
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, model_cache: Path, warm: Pat
 
 def check_that_all_is_there(study: Study, run: object) -> None:
     """What a run of an experiment logged is in the study's own store, files included, and no path of the copy."""
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         assert run.info.status == "FINISHED"
         assert run.data.tags["topoflow.trajectory"]
         files = mlflow.MlflowClient().list_artifacts(run.info.run_id, "topology")

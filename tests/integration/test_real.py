@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import mlflow
 import numpy as np
 import pytest
-from support import SHARED_DATA, call, lay_down_study, small_params
+from support import SHARED_DATA, call, lay_down_study, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.storage import layout
@@ -75,12 +74,8 @@ def test_both_objectives_start_from_the_same_states(study):
 
 
 def test_each_objective_has_one_finished_run(study):
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{study}/mlflow.db")
-    try:
+    with tracking_to(study) as mlflow:
         runs = mlflow.search_runs(output_format="list")
-    finally:
-        mlflow.set_tracking_uri(before)
     assert sorted(run.info.run_name for run in runs) == ["smollm2-alpaca-0", "smollm2-hh_harmless-0"]
     assert all(run.info.status == "FINISHED" for run in runs)
     assert all("topology/h1_velocity/layer_30" in run.data.metrics for run in runs)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import Study, lay_down_study, path_with, small_params
+from small_trainers import trainer
+from support import Study, lay_down_study, path_with, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.embedded import embedded_folder
@@ -47,7 +48,7 @@ if "finetune" in sys.orig_argv:
 def train(base: Path, folder: Path, max_steps: int, lora: bool) -> None:
     """A user's own training with transformers' Trainer, saved every second step; it goes on where it was left."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     set_seed(0)
     model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
@@ -56,12 +57,12 @@ def train(base: Path, folder: Path, max_steps: int, lora: bool) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokens = tokenizer([f"Question {i}? Answer {i * i}." for i in range(16)])["input_ids"]
     rows = [{"input_ids": ids[:20], "labels": ids[:20]} for ids in tokens]
-    arguments = TrainingArguments(
-        str(folder), max_steps=max_steps, per_device_train_batch_size=1, learning_rate=0.01, logging_steps=1,
-        save_strategy="steps", save_steps=2, report_to="none", use_cpu=True, lr_scheduler_type="constant",
+    made = trainer(
+        model, folder, given={"train_dataset": rows, "processing_class": tokenizer}, max_steps=max_steps,
+        per_device_train_batch_size=1, logging_steps=1, save_strategy="steps", save_steps=2,
+        lr_scheduler_type="constant",
     )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
-    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+    made.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def recorded(study: Study) -> storage.StoredSet:
 
 
 def steps_of(study: Study, run_id: str, metric: str) -> list[int]:
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         return [found.step for found in mlflow.MlflowClient().get_metric_history(run_id, metric)]
 
 
@@ -100,7 +101,7 @@ def test_the_checkpoints_of_a_folder_become_one_finished_run(study, home):
     assert "topoflow.h0_concentration.layer_01" in run.data.tags
     state = json.loads((home / "adapters/checkpoint-6/trainer_state.json").read_text())
     losses = {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         logged = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert {metric.step: metric.value for metric in logged} == losses
     assert len(losses) == 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from support import environment, path_with, small_params
+from support import environment, path_with, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import load_params
@@ -85,12 +85,10 @@ def losses(run_id: str) -> list[tuple[int, float]]:
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, monkeypatch, model_cache, warm):
     monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    before = mlflow.get_tracking_uri()
     for name in ("whole", "killed"):
         lay_down(tmp_path / name)
         monkeypatch.chdir(tmp_path / name)
-        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / name}/mlflow.db")
-        try:
+        with tracking_to(tmp_path / name):
             prepare()
             if name == "killed":
                 # the third: what the trainer holds whole then
@@ -114,8 +112,6 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path, monkeypatc
             # the last call trained nothing: what its MLflow run lacks, `track` fills in
             run_id = stages.track(load_params(), RUN)
             assert [step for step, _ in losses(run_id)] == list(range(1, 11))
-        finally:
-            mlflow.set_tracking_uri(before)
     whole, killed = made(tmp_path / "whole"), made(tmp_path / "killed")
     assert whole.keys() == killed.keys()
     assert [name for name in whole if whole[name] != killed[name]] == []

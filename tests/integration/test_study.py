@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support import Study, lay_down_study, small_params
+from support import Study, lay_down_study, small_params, tracking_to
 
 from topoflow.embedded import embedded_folder
 
@@ -216,7 +216,7 @@ def test_the_run_of_the_entry_point_plan_holds_what_was_said(study):
     output = study.mlflow_run("plan", objective="helpful", flops="1e9")
     newest = study.runs()[0]
     assert newest.info.status == "FINISHED"
-    with study.store() as mlflow:
+    with tracking_to(study.folder) as mlflow:
         kept = mlflow.artifacts.load_text(f"{newest.info.artifact_uri}/plan.txt")
     assert "checkpoints         4 of 2 layers: 8 cells" in kept
     assert kept in output

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
-from support import llama, refused
+from support import llama, refused, rows
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
 from topoflow.config import Finetune, Lora
@@ -142,9 +142,8 @@ def test_no_divergence_is_taken_from_what_is_no_distribution(tmp_path, kept):
         again.resume(0, 0)
         told(again, 1, answers)
 
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=path):
         go_on()
-    assert caught.value.path == path
 
 
 def test_divergences_are_at_most_ln_2(tmp_path):
@@ -166,18 +165,11 @@ def test_a_folder_of_its_own_goes_with_it_and_nobody_is_warned(tmp_path, monkeyp
 
 
 def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": f"Question {i}?"}],
-            "completion": [{"role": "assistant", "content": f"Answer {i}."}],
-        }
-        for i in range(16)
-    ]
     settings = Finetune(max_steps=4, per_device_train_batch_size=2, lora=Lora(r=2))
     network = llama(len(tokenizer))
     callback = TopologyCallback(TEXTS, [4], Schedule(every=2), behaviour=True)
     first = [plain_probabilities(network, ids) for ids in tokenize_prompts(tokenizer, TEXTS, 512)]
-    trained, _ = sft.finetune(network, tokenizer, rows, settings, 7, tmp_path / "trainer", callback)
+    trained, _ = sft.finetune(network, tokenizer, rows(16), settings, 7, tmp_path / "trainer", callback)
     last = [plain_probabilities(trained, ids) for ids in tokenize_prompts(tokenizer, TEXTS, 512)]
     assert sorted(callback.divergences) == [0, 2, 4]
     assert not callback.divergences[0].any()

@@ -7,23 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import llama, refused
+from small_trainers import TOKENS, trainer
+from support import assistant, llama, refused, rows, tracking_to, user
 
 from topoflow.config import Finetune, Lora, Topology
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states, resolve_layers
 from topoflow.training import sft
 
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Question {i}?"}],
-        "completion": [{"role": "assistant", "content": f"Answer {i}, and {'more ' * (i % 3)}."}],
-    }
-    for i in range(16)
-]
-PROMPTS = [[{"role": "user", "content": f"Prompt {i} {'x' * i}"}] for i in range(6)]
+ROWS = rows(16)
+PROMPTS = [[user(f"Prompt {i} {'x' * i}")] for i in range(6)]
 SETTINGS = Finetune(max_steps=5, per_device_train_batch_size=2, lora=Lora(r=2, dropout=0.1))
 
 
@@ -59,23 +54,14 @@ def test_the_hook_does_not_change_a_training_in_mixed_precision_or_with_activati
     tokenizer, tmp_path, changes, behaviour
 ):
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
 
-    rows = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(8)]
     ends, clouds = [], []
     for recorded in (False, True):
         torch.manual_seed(1)
         lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1, task_type="CAUSAL_LM")
         network = get_peft_model(llama(len(tokenizer)), lora)
         callback = TopologyCallback(PROMPTS, [2, 4], Schedule(every=1), behaviour=behaviour)
-        arguments = TrainingArguments(
-            str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2, use_cpu=True,
-            report_to="none", save_strategy="no", **changes,
-        )  # fmt: skip
-        trainer = Trainer(network, arguments, train_dataset=rows, processing_class=tokenizer)
-        if recorded:
-            trainer.add_callback(callback)
-        trainer.train()
+        trainer(network, tmp_path, *[callback][: int(recorded)], max_steps=3, **changes).train()
         ends.append({name: value.clone() for name, value in network.state_dict().items()})
         clouds.append(callback.clouds)
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
@@ -125,22 +111,16 @@ def test_a_rate_that_follows_the_loss_has_twins_even_in_steps_and_one_warning(
     model, tokenizer, tmp_path, caplog
 ):
     from torch.optim.lr_scheduler import ReduceLROnPlateau
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     class Fall(TrainerCallback):
         def on_step_end(self, args, state, control, lr_scheduler, **kwargs):
             lr_scheduler.step(float(state.global_step))  # a loss that grows
 
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=9, report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True
-    )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     callback = TopologyCallback(PROMPTS, [4], Schedule(twins=4))
-    Trainer(
-        model, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback, Fall()],
-        optimizers=(optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=1)),
-    ).train()  # fmt: skip
+    optimizers = (optimizer, ReduceLROnPlateau(optimizer, factor=0.5, patience=1))
+    trainer(model, tmp_path, callback, Fall(), given={"optimizers": optimizers}, max_steps=9).train()
     assert callback.steps == list(Schedule(twins=4, clock="steps").checkpoints(9))
     assert callback.learning_rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
     (said,) = [record for record in caplog.records if record.name == "topoflow.recording.callback"]
@@ -160,19 +140,11 @@ def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, 
 
 def resumed(tokenizer, folder, begun=None, prompts=PROMPTS, **options):
     """A training of four steps that saves at step 2, or goes on from there."""
-    from transformers import Trainer, TrainingArguments
-
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
     options = {"topology": Topology(n_subsamples=2, subsample_size=4), "behaviour": True} | options
     callback = TopologyCallback(prompts, [2, 4], Schedule(steps=(1, 3)), folder=folder / "set", **options)
-    arguments = TrainingArguments(
-        str(folder / "trainer"), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, save_steps=2,
-        save_strategy="steps", report_to="none", use_cpu=True, disable_tqdm=True,
-    )  # fmt: skip
-    trainer = Trainer(
-        llama(len(tokenizer)), arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]
-    )
-    trainer.train(resume_from_checkpoint=begun and str(folder / "trainer" / begun))
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    made = trainer(llama(len(tokenizer)), folder / "trainer", callback, **saving)
+    made.train(resume_from_checkpoint=begun and str(folder / "trainer" / begun))
     return callback
 
 
@@ -203,15 +175,14 @@ def test_a_training_that_goes_on_is_compared_with_its_own_first_checkpoint(token
 )
 def test_states_of_other_prompts_or_another_precision_are_not_taken_up(tokenizer, tmp_path, changes):
     resumed(tokenizer, tmp_path, topology=False)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=tmp_path / "set/recording.json"):
         resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, **changes)
-    assert caught.value.path == tmp_path / "set/recording.json"
     resumed(tokenizer, tmp_path, "checkpoint-2", topology=False, batch_size=2)
 
 
 @pytest.mark.parametrize("stop", [None, 3], ids=["to the end", "stopped early"])
 def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, tokenizer, tmp_path, stop):
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # the weights as each step leaves them
         def on_step_end(self, args, state, control, model, **kwargs):
@@ -221,18 +192,12 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
             control.should_training_stop |= state.global_step == stop
 
     weights = {}
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
-    arguments = TrainingArguments(
-        str(tmp_path / "trainer"), max_steps=5, per_device_train_batch_size=2, learning_rate=5.0, eval_steps=1,
-        eval_strategy="steps", save_strategy="steps", save_steps=1, load_best_model_at_end=True,
-        report_to="none", use_cpu=True,
-    )  # fmt: skip
     callback = TopologyCallback(PROMPTS, [0, 1], Schedule(twins=0), dtype="float64")
-    trainer = Trainer(
-        model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer,
-        callbacks=[Watch(), callback],
-    )  # fmt: skip
-    trainer.train()
+    trainer(
+        model, tmp_path / "trainer", Watch(), callback, given={"eval_dataset": TOKENS}, max_steps=5,
+        learning_rate=5.0, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        load_best_model_at_end=True,
+    ).train()  # fmt: skip
     last = stop or 5
     assert callback.steps == [0, last]
     final = model.get_input_embeddings().weight
@@ -241,26 +206,23 @@ def test_the_last_step_is_recorded_before_the_best_model_replaces_it(model, toke
     assert np.array_equal(callback.clouds[last][0][0], weights[last][token].double().numpy())
 
 
-def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(model, tokenizer, tmp_path, monkeypatch):
+def test_a_diverged_loss_is_in_the_trainers_log_and_in_no_tracker(
+    model, tokenizer, tmp_path, fresh_store, monkeypatch
+):
     import mlflow
 
     from topoflow.tracking.live import training_run
 
     monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     settings = Finetune(max_steps=3, per_device_train_batch_size=2, lora=None)
     with torch.no_grad():
         model.lm_head.weight[5, 0] = torch.nan
-    try:
-        with training_run("diverges") as live:
-            _, log = sft.finetune(
-                model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, [live.callback()]
-            )
-        (run,) = mlflow.search_runs(output_format="list")
-        logged = run.data.metrics
-    finally:
-        mlflow.set_tracking_uri(before)
+    with training_run("diverges") as live:
+        _, log = sft.finetune(
+            model, tokenizer, ROWS, settings, 7, tmp_path / "trainer", None, [live.callback()]
+        )
+    (run,) = mlflow.search_runs(output_format="list")
+    logged = run.data.metrics
     assert all(np.isnan(entry["loss"]) for entry in log if "loss" in entry)
     assert "learning_rate" in logged
     assert "loss" not in logged
@@ -271,15 +233,14 @@ def test_a_trainer_without_a_tokenizer_is_refused_by_name():
     from transformers import AutoFeatureExtractor
 
     for given in (None, AutoFeatureExtractor):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="processing_class"):
             tokenize_prompts(given, PROMPTS, 8)
-        assert caught.value.name == "processing_class"
 
 
 def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
     from copy import deepcopy
 
-    from transformers import ProcessorMixin, Trainer, TrainingArguments
+    from transformers import ProcessorMixin
 
     class Processor(ProcessorMixin):
         def __init__(self, tokenizer, chat_template=None):
@@ -290,15 +251,11 @@ def test_of_a_processor_the_tokenizer_is_taken(model, tokenizer, tmp_path):
     for processor in (Processor(tokenizer), Processor(bare, tokenizer.chat_template)):
         assert tokenize_prompts(processor, PROMPTS, 64) == tokenize_prompts(tokenizer, PROMPTS, 64)
     callback = TopologyCallback(PROMPTS, [4], Schedule(twins=0))
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 4
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no"
-    )
-    trainer = Trainer(
-        model, arguments, train_dataset=rows, processing_class=Processor(tokenizer), callbacks=[callback],
-        data_collator=lambda batch: {k: torch.tensor([row[k] for row in batch]) for k in batch[0]},
-    )  # fmt: skip
-    trainer.train()
+    given = {
+        "processing_class": Processor(tokenizer),
+        "data_collator": lambda batch: {k: torch.tensor([row[k] for row in batch]) for k in batch[0]},
+    }
+    trainer(model, tmp_path, callback, given=given, max_steps=1).train()
     assert callback.steps == [0, 1]
 
 
@@ -320,9 +277,8 @@ def test_messages_that_cannot_be_rendered_are_named(tokenizer):
     strict.chat_template = "{{ raise_exception('System role not supported') }}"
     plain.chat_template = None
     for refusing, name in ((strict, "prompts[1]"), (plain, "messages")):
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name=name):
             tokenize_prompts(refusing, ["text", [{"role": "tool", "content": "4"}]], 64)
-        assert caught.value.name == name
 
 
 def test_with_a_folder_each_checkpoint_is_written_at_once_and_nothing_is_kept(model, tokenizer, tmp_path):
@@ -355,7 +311,7 @@ def test_prompts_may_be_text_and_long_ones_keep_their_end(tokenizer):
 
 
 def test_messages_are_rendered_up_to_where_the_assistant_begins(tokenizer):
-    (ids,) = tokenize_prompts(tokenizer, [[{"role": "user", "content": "Hi"}]], 512)
+    (ids,) = tokenize_prompts(tokenizer, [[user("Hi")]], 512)
     assert tokenizer.decode(ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -364,7 +320,7 @@ def test_without_a_chat_template_the_form_of_hh_rlhf_is_used(tokenizer):
 
     plain = deepcopy(tokenizer)
     plain.chat_template = None
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    messages = [user("Hi"), assistant("Yes?")]
     (ids,) = tokenize_prompts(plain, [messages], 512)
     assert plain.decode(ids) == plain_text(messages) == "\n\nHuman: Hi\n\nAssistant: Yes?\n\nAssistant:"
 
@@ -384,9 +340,8 @@ def test_a_template_that_is_asked_for_is_used_or_refused(tokenizer):
 
 
 def test_too_few_or_empty_prompts_are_refused(tokenizer):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="prompts[1]"):
         tokenize_prompts(tokenizer, ["a", ""], 5)
-    assert caught.value.name == "prompts[1]"
 
 
 @pytest.mark.parametrize(
@@ -407,28 +362,21 @@ def test_layers_that_there_are_not_are_refused(model, layers):
     assert resolve_layers(model, np.int64(2)) == resolve_layers(model, 2)
 
 
-def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(model, tokenizer, tmp_path):
+def test_live_topology_is_that_of_the_recorded_states_and_goes_to_the_active_run(
+    model, tokenizer, tmp_path, fresh_store
+):
     import mlflow
 
     from topoflow.dynamics.cells import cell_diagrams, cell_distances
     from topoflow.topology.point_clouds import subsample_plan
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     callback = TopologyCallback(
         PROMPTS, [2, 4], Schedule(every=2), topology=Topology(n_subsamples=3, subsample_size=5), seed=11
     )
-    try:
-        with mlflow.start_run() as run:
-            train(model, tokenizer, tmp_path, callback)
-        logged = {
-            m.step: m.value
-            for m in mlflow.MlflowClient().get_metric_history(
-                run.info.run_id, "topology/h0_velocity/layer_04"
-            )
-        }
-    finally:
-        mlflow.set_tracking_uri(before)
+    with mlflow.start_run() as run:
+        train(model, tokenizer, tmp_path, callback)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "topology/h0_velocity/layer_04")
+    logged = {m.step: m.value for m in history}
     plan = subsample_plan(len(PROMPTS), 3, 5, 11)
     cells = [cell_diagrams(callback.clouds[step][4], plan) for step in callback.steps]
     expected = [float(cell_distances(a, b, 0).mean()) for a, b in itertools.pairwise(cells)]
@@ -448,7 +396,6 @@ def test_mlflow_that_never_answers_costs_a_users_own_training_nothing(
 
     from topoflow.recording import callback as module
 
-    before = mlflow.get_tracking_uri()
     monkeypatch.setattr(module, "_PATIENCE", 0.5)
     monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="a" * 32)))
     callback = TopologyCallback(
@@ -457,13 +404,10 @@ def test_mlflow_that_never_answers_costs_a_users_own_training_nothing(
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()  # takes connections, and says nothing
-        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        try:
+        with tracking_to(f"http://127.0.0.1:{silent.getsockname()[1]}"):
             began = time.monotonic()
             train(model, tokenizer, tmp_path, callback)
             assert time.monotonic() - began < 30
-        finally:
-            mlflow.set_tracking_uri(before)
     assert set(callback.metrics) == set(callback.steps) > {0, 5}
     assert caplog.text.count("MLflow does not answer") == 1
 

@@ -7,23 +7,17 @@ import mlflow
 import pytest
 import torch
 from datasets import Dataset
-from support import llama
+from support import llama, refused, rows, user
 
 from topoflow import Quantity, TopologyCallback, greedy_answers, held_out_loss
 from topoflow.config import Finetune, Lora
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.training import sft
 
 SETTINGS = Finetune(max_steps=4, per_device_train_batch_size=2, lora=Lora(r=2, dropout=0.1))
-PROMPTS = [[{"role": "user", "content": f"Prompt {i}"}] for i in range(4)]
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Question {i}?"}],
-        "completion": [{"role": "assistant", "content": f"Answer {i}, and {'more ' * (i % 3)}."}],
-    }
-    for i in range(12)
-]
+PROMPTS = [[user(f"Prompt {i}")] for i in range(4)]
+ROWS = rows(12)
 DICE = Quantity("dice", "a random number, of no unit", lambda *_: {"thrown": float(torch.rand(()))})
 
 
@@ -115,9 +109,8 @@ def test_numbers_are_kept_beside_the_states_and_found_again_when_a_training_is_r
     assert callback._take_up(4) == [0, 2, 4]
     assert callback.measured == kept
     (folder / "step_000002/quantities.json").write_text("[1]")
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=folder / "step_000002/quantities.json"):
         callback._take_up(4)
-    assert caught.value.path == folder / "step_000002/quantities.json"
     (folder / "step_000002/quantities.json").unlink()  # the checkpoint is not whole
     assert callback._take_up(4) == [0, 4]
 
@@ -173,7 +166,7 @@ def test_numbers_go_to_the_mlflow_run_that_is_active(tokenizer, tmp_path, fresh_
 
 def test_what_cannot_be_measured_is_refused_by_name(tokenizer):
     network = llama(len(tokenizer))
-    refused = [
+    wrong = [
         ("name", lambda: Quantity("held-out loss", "", lambda *_: {})),
         ("quantities", lambda: TopologyCallback(PROMPTS, quantities=[DICE, DICE])),
         ("rows", lambda: held_out_loss({})),
@@ -182,7 +175,6 @@ def test_what_cannot_be_measured_is_refused_by_name(tokenizer):
         ("measure of quantity 'one'", lambda: Quantity("one", "", lambda *_: 1.0).of(network, tokenizer)),
         ("measure of quantity 'list'", lambda: Quantity("list", "", lambda *_: {"a": [1]}).of(network, tokenizer)),
     ]  # fmt: skip
-    for name, make in refused:
-        with pytest.raises(InvalidArgument) as caught:
+    for name, make in wrong:
+        with refused(name=name):
             make()
-        assert caught.value.name == name

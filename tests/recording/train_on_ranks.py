@@ -21,9 +21,10 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import small_trainers
 from small_trainers import PROMPTS, TRAINERS, build
 from support import llama
 
@@ -33,7 +34,6 @@ from topoflow.embedded.recipe import byte_tokenizer
 from topoflow.recording.callback import TopologyCallback
 
 MANY = [f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(59)]
-ROWS = [{"input_ids": [5, 6, 7 + i, 8], "labels": [5, 6, 7 + i, 8]} for i in range(16)]
 
 
 def model(lora: bool = False) -> Any:
@@ -45,15 +45,10 @@ def model(lora: bool = False) -> Any:
 
 
 def trainer(network: Any, engine: str, folder: Path, callback: Any, **changes: Any) -> Trainer:
-    options = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no"}
-    options |= changes
-    arguments = TrainingArguments(
-        str(folder / "trainer"), report_to="none", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
-        logging_strategy="no", **options,
-    )  # fmt: skip
-    made = Trainer(network, arguments, train_dataset=ROWS, processing_class=byte_tokenizer())
-    if callback is not None:
-        made.add_callback(callback)
+    quiet = {"dataloader_pin_memory": False, "logging_strategy": "no"}
+    made = small_trainers.trainer(
+        network, folder / "trainer", *filter(None, [callback]), **{**quiet, **changes}
+    )
     return shard(made, engine, bool(changes.get("bf16")))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from support import REPOSITORY, refused
+from support import CHROMIUM, REPOSITORY, refused
 
 from topoflow import storage
 from topoflow.cli import main
@@ -35,7 +35,6 @@ from topoflow.topology.persistence import choose_engine
 HOSTILE = "<script>alert(1)</script>&\"'.jsonl"
 BARS = np.array([[0.5, 1.0], [0.6, 0.9]])
 PNG = style.png_bytes(style.blank("a picture", "nothing"))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Study:

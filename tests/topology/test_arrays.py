@@ -71,13 +71,13 @@ def test_no_function_drops_a_mask_an_imaginary_part_or_what_is_not_stored(name):
     with pytest.raises(InvalidArgument) as caught:
         call(masked)
     assert caught.value.expected == "free of masked entries"
-    with pytest.raises(InvalidArgument):
+    with refused(expected="free of masked entries"):
         call(list(masked))
     if name != "labels":
-        with pytest.raises(InvalidArgument):
+        with refused(name=caught.value.name):
             call(given + 1j)
     if given.ndim == 2 and given.shape[0] > 1:
-        with pytest.raises(InvalidArgument):
+        with refused(name=caught.value.name, expected="a dense array"):
             call(sparse.csr_matrix(given))
 
 
@@ -100,7 +100,7 @@ def test_masked_points_and_bars_are_left_out_where_nothing_else_numbers_them():
     )
     masked[1, 1] = bars[0, 0] = np.ma.masked  # in part
     for call in (lambda: vietoris_rips_diagrams(masked), lambda: wasserstein_distance(bars, BARS)):
-        with pytest.raises(InvalidArgument):
+        with refused(expected="free of masked entries"):
             call()
 
 
@@ -116,9 +116,8 @@ def test_masked_points_and_bars_are_left_out_where_nothing_else_numbers_them():
 )
 @pytest.mark.parametrize("call", [vietoris_rips_diagrams, lambda x: wasserstein_distance(x, BARS)])
 def test_a_tensor_that_cannot_be_read_is_refused_with_what_to_do(tensor, call):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(remedy=".detach().float()"):
         call(tensor)
-    assert ".detach().float()" in caught.value.remedy
 
 
 def test_tensors_in_memory_and_small_floats_are_read_as_they_are():
@@ -132,16 +131,15 @@ def test_missing_values_of_a_data_frame_are_named():
     with pytest.raises(InvalidArgument) as caught:
         vietoris_rips_diagrams(frame)
     assert caught.value.got.kind == "O"
-    with pytest.raises(InvalidArgument):
+    with refused(name="labels"):
         count_labelings(["a", None, "b"])
-    with pytest.raises(InvalidArgument):
+    with refused(name="labels"):
         count_labelings(pd.Series(["a", pd.NA, "b"]))
 
 
 def test_rows_of_different_lengths_are_refused_by_name():
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="points"):
         as_array("points", [[1.0], [1.0, 2.0]])
-    assert caught.value.name == "points"
 
 
 @pytest.mark.parametrize("call", [subsample_plan, sampling_floor, concentration_test])
@@ -151,9 +149,8 @@ def test_numbers_of_draws_that_would_never_end_are_refused_at_once(call):
         sampling_floor: {"cloud": CLOUD, "subsample_size": 3, "n_pairs": 10**15},
         concentration_test: {"velocity": SPEED, "steps": range(len(SPEED) + 1), "n_permutations": 10**15},
     }[call]
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(got=10**15) as caught:
         call(**given)
-    assert caught.value.got == 10**15
     assert caught.value.name in inspect.signature(call).parameters
 
 
@@ -170,5 +167,5 @@ def test_what_is_no_number_is_refused_by_name(number):
 
 
 def test_steps_that_would_overflow_are_refused():
-    with pytest.raises(InvalidArgument):
+    with refused(name="steps", got=2**62):
         concentration([1.0, 2.0], [0, 2**61, 2**62])

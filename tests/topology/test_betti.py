@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import refused
+from witnesses import circle
 
 from topoflow.topology.betti import betti_numbers, mean_betti_numbers
 from topoflow.topology.persistence import vietoris_rips_diagrams
@@ -22,9 +23,8 @@ def test_a_unit_square_is_four_points_then_a_loop_then_one_piece(engine):
 
 @pytest.mark.parametrize("n_points", [12, 30, 60])
 def test_a_circle_has_one_hole_from_its_longest_gap_to_the_side_of_its_triangle(n_points):
-    angles = 2 * math.pi * np.arange(n_points) / n_points
-    h0, h1 = vietoris_rips_diagrams(np.column_stack([np.cos(angles), np.sin(angles)]))
-    gap, side = 2 * math.sin(math.pi / n_points), math.sqrt(3)  # n_points is a multiple of 3
+    points, gap, side = circle(n_points)
+    h0, h1 = vietoris_rips_diagrams(points)
     near = 1e-5  # the cloud's distances are of single precision
     distances = [0, gap - near, gap + near, 1, side - near, side + near, 2]
     assert betti_numbers(h1, distances).tolist() == [0, 0, 1, 1, 1, 0, 0]

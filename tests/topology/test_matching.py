@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 
-os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # a witness needs no tensors, and saves the import
-
-import gudhi.wasserstein
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from support import refused
+from witnesses import NO_BARS, augmented_square, optimal_transport
 
 from topoflow.topology.distances import wasserstein_distance, wasserstein_distances, wasserstein_matchings
 from topoflow.topology.matching import assign
@@ -24,16 +21,6 @@ from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=150)
 seeds = st.integers(0, 2**32 - 1)
-NO_BARS = np.empty((0, 2))
-
-
-def augmented_square(a, b, order):
-    """The definition: every bar has a place on the diagonal, and places on the diagonal match for nothing."""
-    costs = np.zeros((len(a) + len(b), len(b) + len(a)))
-    costs[: len(a), : len(b)] = cdist(a, b) ** order
-    costs[: len(a), len(b) :] = (((a[:, 1] - a[:, 0]) / math.sqrt(2)) ** order)[:, None]
-    costs[len(a) :, : len(b)] = ((b[:, 1] - b[:, 0]) / math.sqrt(2)) ** order
-    return costs[linear_sum_assignment(costs)].sum() ** (1 / order)
 
 
 @st.composite
@@ -81,7 +68,7 @@ class TestWitnesses:
     @settings(reproducible, max_examples=60)
     @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 2.0, 3.0]))
     def test_optimal_transport_gives_the_same(self, pair, order):
-        expected = gudhi.wasserstein.wasserstein_distance(*pair, order=order, internal_p=2)
+        expected = optimal_transport(*pair, order)
         assert wasserstein_distance(*pair, order) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
     @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
@@ -91,7 +78,7 @@ class TestWitnesses:
         found = wasserstein_distances(before, after, order)
         expected = [augmented_square(a, b, order) for a, b in zip(before, after, strict=True)]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
-        transport = gudhi.wasserstein.wasserstein_distance(before[0], after[0], order=order, internal_p=2)
+        transport = optimal_transport(before[0], after[0], order)
         assert found[0] == pytest.approx(transport, rel=1e-9)
 
     @reproducible
@@ -301,9 +288,7 @@ class TestBarsWithoutAPartner:
         a, b = pair
         if len(a) == len(b) == 0:
             return
-        distance, matching = gudhi.wasserstein.wasserstein_distance(
-            a, b, order=order, internal_p=2, matching=True
-        )
+        distance, matching = optimal_transport(a, b, order, matching=True)
         left = [a[i] for i, j in matching if j == -1] + [b[j] for i, j in matching if i == -1]
         alone = sum(((death - birth) / math.sqrt(2)) ** order for birth, death in left)
         for found in (unmatched(a, b, order), unmatched(b, a, order)):

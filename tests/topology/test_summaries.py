@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 from support import refused
+from witnesses import NO_BARS
 
 from topoflow.topology.persistence import subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries, barcode_summary, cell_summary
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
-NO_BARS = np.empty((0, 2))
 STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
 
 

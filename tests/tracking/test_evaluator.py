@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.models.evaluation.evaluator_registry import _model_evaluation_registry
+from support import user
 
 from topoflow import SUMMARY_NAMES, vietoris_rips_diagrams
 from topoflow.recording.callback import tokenize_prompts
@@ -75,7 +76,7 @@ def test_a_pipeline_brings_its_own_tokenizer(model, tokenizer):
 
 
 def test_messages_are_rendered_by_the_chat_template(model, tokenizer):
-    data = pd.DataFrame({"id": range(8), "prompt": [[{"role": "user", "content": p}] for p in PROMPTS[:8]]})
+    data = pd.DataFrame({"id": range(8), "prompt": [[user(p)] for p in PROMPTS[:8]]})
     data["prompt"] = data["prompt"].astype(object)
     result = evaluate(model, data, tokenizer=tokenizer, layers=[4], column="prompt")
     states = record_states(

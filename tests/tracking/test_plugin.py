@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import mlflow
 import pytest
-from support import call, entry_points_folder, path_with
+from support import call, commit_all, entry_points_folder, path_with
 
 from topoflow import __version__, storage
 from topoflow.tracking.live import training_run
@@ -19,19 +18,6 @@ from topoflow.tracking.plugin import ContextProvider, context_tags
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path_with(entry_points_folder(tmp_path_factory.mktemp("plugins")))
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return call(
-        folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments
-    ).stdout.strip()
-
-
-def commit_all(folder: Path) -> str:
-    git(folder, "init", "--quiet")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "all")
-    return git(folder, "rev-parse", "HEAD")
 
 
 def test_a_folder_is_tagged_with_what_is_known_of_it(tmp_path):
@@ -55,7 +41,7 @@ def test_nothing_about_a_folder_can_make_the_tags_fail(tmp_path, monkeypatch):
     only = {"topoflow.version": __version__}
     assert context_tags(tmp_path) == only  # no git repository
     assert context_tags(tmp_path / "nothing") == only
-    git(tmp_path, "init", "--quiet")
+    call(tmp_path, "git", "init", "--quiet")
     assert context_tags(tmp_path) == only  # no commit
     with monkeypatch.context() as patched:
         patched.setenv("PATH", str(tmp_path))
@@ -124,20 +110,15 @@ def test_a_broken_installation_of_topoflow_leaves_mlflow_whole(tmp_path):
     assert result.stdout.strip() == "whole"
 
 
-def test_a_joined_run_is_tagged_with_what_it_lacks_and_keeps_what_it_has(tmp_path, monkeypatch):
-    before = mlflow.get_tracking_uri()
+def test_a_joined_run_is_tagged_with_what_it_lacks_and_keeps_what_it_has(tmp_path, fresh_store, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    try:
-        made = mlflow.MlflowClient().create_run("0", tags={"topoflow.dvc_lock": "as it began"})
-        (tmp_path / "dvc.lock").write_text("stages: {}\n")
-        commit = commit_all(tmp_path)
-        monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
-        with training_run("another name"):
-            pass
-        run = mlflow.get_run(made.info.run_id)
-    finally:
-        mlflow.set_tracking_uri(before)
+    made = mlflow.MlflowClient().create_run("0", tags={"topoflow.dvc_lock": "as it began"})
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    commit = commit_all(tmp_path)
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    with training_run("another name"):
+        pass
+    run = mlflow.get_run(made.info.run_id)
     assert run.data.tags["topoflow.git_commit"] == commit
     assert run.data.tags["topoflow.version"] == __version__
     assert run.data.tags["topoflow.dvc_lock"] == "as it began"

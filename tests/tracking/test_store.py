@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from support import tracking_to
 
 from topoflow.tracking.store import absolute_uri, address, open_store, set_tags
 from topoflow.tracking.unfinished import Note
@@ -19,10 +20,8 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(copy)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "study"))
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0" * 40)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
-    yield tmp_path / "study"
-    mlflow.set_tracking_uri(before)
+    with tracking_to("sqlite:///mlflow.db"):
+        yield tmp_path / "study"
 
 
 @pytest.mark.slow

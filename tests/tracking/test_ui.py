@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
-from support import environment, small_params
+from support import CHROMIUM, Server, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import Params, load_params
@@ -27,7 +21,7 @@ from topoflow.study import stages
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
 PNG = style.png_bytes(style.blank("a picture", "nothing"))
 STEPS, LAYERS = (0, 1, 2, 4), (1, 2)
 
@@ -91,26 +85,9 @@ class Requests(list[tuple[str, str]]):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
-               "--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts"]  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=log)
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{address}/health").close()
-                    break
-                except OSError:
-                    time.sleep(0.25)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running.address
+    running.kill()
 
 
 @dataclass
@@ -132,12 +109,10 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     folder = tmp_path_factory.mktemp("study")
     params = small_params() | {"objectives": ["helpful", "harmless"], "seeds": [0, 1]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tracking_to(server):
         patch.chdir(folder)
         plain = dict.fromkeys(of_run.NAMES, PNG)  # they have tests of their own
         patch.setattr(of_run, "pictures", lambda *_: plain)
-        mlflow.set_tracking_uri(server)
         loaded = load_params()
         found = Study(server)
         for run in loaded.runs():
@@ -153,7 +128,6 @@ def study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
         )
         found.comparison = comparison.info.run_id
         yield found
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from support import refused, small_params
+from small_trainers import trainer
+from support import llama, refused, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
 from topoflow.config.schedule import Schedule
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -32,7 +33,7 @@ KINDS = ("adapters", "models")
 def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCallback:
     """A user's own training with transformers' Trainer, that saves at steps 2 and 4; what was recorded beside it."""
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import set_seed
 
     description = layout.read_json(layout.model_file("tiny"))
     set_seed(0)
@@ -41,7 +42,6 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
         network = get_peft_model(
             network, LoraConfig(r=width, target_modules="all-linear", task_type="CAUSAL_LM")
         )
-    rows = [{"input_ids": [5, 6, 7 + i], "labels": [5, 6, 7 + i]} for i in range(8)]
     callback = TopologyCallback(
         layout.read_json_lines(layout.PROMPTS_FILE),
         2,
@@ -50,11 +50,8 @@ def train(params: Params, folder: Path, kind: str, width: int = 2) -> TopologyCa
         behaviour=True,
         seed=params.seed,
     )
-    arguments = TrainingArguments(
-        str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=0.01, logging_steps=1,
-        save_strategy="steps", save_steps=2, report_to="none", use_cpu=True,
-    )  # fmt: skip
-    Trainer(network, arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[callback]).train()
+    saving = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    trainer(network, folder, callback, given={"processing_class": tokenizer}, **saving).train()
     return callback
 
 
@@ -67,19 +64,16 @@ def home(tmp_path_factory: pytest.TempPathFactory, model_cache: Path) -> Any:
     for kind in KINDS:
         params["objective"][kind] = {"source": "checkpoints", "path": kind}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tracking_to(folder):
         patch.chdir(folder)
         patch.setenv("TOPOFLOW_CACHE", str(model_cache))
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         loaded = load_params()
         stages.model(loaded, "tiny")
         stages.prompts(loaded)
         for kind in KINDS:
             train(loaded, folder / kind, kind)
         yield folder
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
@@ -229,9 +223,8 @@ def test_folders_that_hold_no_series_are_refused(copied, tmp_path):
 def test_a_folder_that_holds_neither_a_model_nor_an_adapter_is_named(copied):
     shutil.rmtree(copied / "models" / "checkpoint-4")
     (copied / "models" / "checkpoint-4").mkdir()
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=copied / "models" / "checkpoint-4"):
         listed(copied / "models")
-    assert caught.value.path == copied / "models" / "checkpoint-4"
 
 
 def test_checkpoints_that_do_not_belong_together_are_refused(copied, study):
@@ -259,15 +252,11 @@ def test_a_checkpoint_changed_after_it_was_written_down_is_refused(study, copied
     shutil.copy(
         copied / "models/checkpoint-2/model.safetensors", copied / "models/checkpoint-4/model.safetensors"
     )
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=copied / "models" / "checkpoint-4", remedy="prepare@models"):
         stages.finetune(params, Run("tiny", "models", 0))
-    assert caught.value.path == copied / "models" / "checkpoint-4"
-    assert "prepare@models" in caught.value.remedy
 
 
 def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenizer, tmp_path):
-    from support import llama
-
     for step in (1, 2):
         folder = tmp_path / "small" / f"checkpoint-{step}"
         llama(
@@ -276,15 +265,12 @@ def test_prompts_that_a_checkpoint_has_no_tokens_for_are_refused(study, tokenize
     source = replace(study.objective["models"], path=str(tmp_path / "small"), model_is_step_0=False)
     params = replace(study, objective={**study.objective, "models": source})
     stages.prepare(params, "models")
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="checkpoint-1", got="one that knows 200", remedy="resize the base"):
         stages.finetune(params, Run("tiny", "models", 0))
-    assert (caught.value.name, caught.value.got) == ("checkpoint-1", "one that knows 200")
-    assert "resize the base" in caught.value.remedy
 
 
 def test_an_adapter_of_another_model_is_refused(study, tmp_path, monkeypatch):
     from peft import LoraConfig, get_peft_model
-    from support import llama
 
     for step in (1, 2):
         network = get_peft_model(llama(300), LoraConfig(r=2, target_modules="all-linear"))
@@ -292,9 +278,8 @@ def test_an_adapter_of_another_model_is_refused(study, tmp_path, monkeypatch):
     source = replace(study.objective["adapters"], path=str(tmp_path / "other"))
     params = replace(study, objective={**study.objective, "adapters": source})
     stages.prepare(params, "adapters")
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=tmp_path / "other" / "checkpoint-1"):
         stages.finetune(params, Run("tiny", "adapters", 0))
-    assert caught.value.path == tmp_path / "other" / "checkpoint-1"
 
 
 def test_the_model_of_adapters_is_their_base_and_of_models_the_first(home, study, copied):
@@ -424,6 +409,5 @@ def test_steps_are_read_from_revisions(revisions, steps):
     ],
 )
 def test_revisions_without_one_step_each_are_refused(revisions, name, got):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name=name, got=got):
         HubCheckpoints("a/b", revisions)
-    assert (caught.value.name, caught.value.got) == (name, got)

@@ -15,14 +15,14 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import llama, refused
+from support import assistant, llama, refused, system, user
 
 import topoflow.embedded
 from topoflow import storage
 from topoflow.config import EmbeddedModel, Finetune, FolderModel, GgufModel, HubModel, PackageModel
 from topoflow.embedded import EMBEDDED, embedded_folder, recipe
 from topoflow.embedded.recipe import END, PAD, START, byte_tokenizer
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.samples import SAMPLE_NAMES, load_families, load_samples
 from topoflow.training import models
 from topoflow.training.models import cache_folder, describe, load
@@ -127,9 +127,8 @@ class TestEmbedded:
         else:
             (folder / "model.safetensors").unlink()
         for ask in (lambda: describe("tiny", TINY), lambda: load(description, TINY)):
-            with pytest.raises(InvalidFile) as caught:
+            with refused(InvalidFile, path=folder / "model.safetensors") as caught:
                 ask()
-            assert caught.value.path == folder / "model.safetensors"
             assert "install topoflow again" in str(caught.value)
 
     def test_it_answers_in_simple_english_and_reads_what_it_was_not_pretrained_on(self):
@@ -138,7 +137,7 @@ class TestEmbedded:
         assert (
             recipe.loss(network, tokenizer, held[::10]) < 3.0
         )  # nats a token; of all of it: benchmarks/tiny.md
-        asked = [{"role": "user", "content": "What is a dog?"}]
+        asked = [user("What is a dog?")]
         ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
         ids = getattr(ids, "input_ids", ids)
         told = network.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :].tolist()
@@ -199,7 +198,7 @@ class TestRecipe:
     def test_the_tokenizer_loaded_from_disk_is_the_one_that_was_saved(self, made):
         kept, _ = recipe.texts()
         tokenizer = recipe.byte_tokenizer(recipe.plain(kept), 300)
-        messages = [{"role": "user", "content": "Gr\u00fc\u00dfe,\n\t \u65e5\u672c <|im_end|>  x"}]
+        messages = [user("Gr\u00fc\u00dfe,\n\t \u65e5\u672c <|im_end|>  x")]
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         loaded = models.open_tokenizer(made)
         assert loaded.apply_chat_template(messages, tokenize=False) == text
@@ -286,9 +285,8 @@ class TestFolder:
 
     def test_pickled_weights_are_refused(self, model_folder):
         (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=model_folder):
             describe("mine", FolderModel(str(model_folder)))
-        assert caught.value.path == model_folder
 
 
 class TestHub:
@@ -448,9 +446,8 @@ class TestPackage:
 
     def test_another_wheel_than_the_one_pinned_is_refused(self, wheel, cache):
         source = self.source(wheel[0], sha256="0" * 64)
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="requirement", got="tinymodel==1.0") as caught:
             describe("packed", source)
-        assert (caught.value.name, caught.value.got) == ("requirement", "tinymodel==1.0")
         assert "HASH" in caught.value.remedy.upper()
         assert not cache.exists()
 
@@ -632,15 +629,15 @@ class TestByteTokenizer:
         assert len(self.TOKENIZER("abc")["input_ids"]) == 3
 
     def test_a_prompt_ends_with_the_header_of_the_answer(self):
-        messages = [{"role": "user", "content": "Hi."}]
+        messages = [user("Hi.")]
         prompt = self.TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert prompt == "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
         assert not self.TOKENIZER.apply_chat_template(messages, tokenize=False).endswith("assistant\n")
 
     def test_a_whole_dialogue_starts_with_its_prompt(self):
         # what TRL relies on to train on the completion alone
-        prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}]
-        answer = [{"role": "assistant", "content": "Hello!"}]
+        prompt = [system("Be brief."), user("Hi.")]
+        answer = [assistant("Hello!")]
         start = self.TOKENIZER.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         whole = self.TOKENIZER.apply_chat_template(prompt + answer, tokenize=False)
         assert whole == start + "Hello!<|im_end|>\n"

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 import re
-import subprocess
 import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SHARED_DATA, refused
+from support import SHARED_DATA, assistant, in_another_process, refused, small_params, system, user
 
 from topoflow.config import parse_params
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.storage import layout
 from topoflow.study import stages
-from topoflow.training.dialogues import identity, parse_dialogue, parse_rows
+from topoflow.training.dialogues import identity, parse_rows
 from topoflow.training.objectives import (
     evaluation_prompts,
     held_out_rows,
@@ -31,28 +29,12 @@ from topoflow.training.objectives import (
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 
 
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def assistant(content):
-    return {"role": "assistant", "content": content}
-
-
-def system(content):
-    return {"role": "system", "content": content}
-
-
-def parsed(*rows):
-    return list(parse_rows(rows, "here"))
-
-
 def write_rows(path, rows):
     path.write_bytes(jsonl_bytes(rows))
     return path
 
 
-def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **objectives):
+def file_mapping(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **objectives):
     """Params whose texts are the .jsonl files of a folder: prompts.jsonl and one an objective."""
     names = objectives or {path.stem: None for path in sorted(folder.glob("*.jsonl"))}
     sources = {
@@ -60,29 +42,26 @@ def file_params(folder, n_prompts=4, n_rows=6, seed=0, prompt_source=None, **obj
         for name, source in names.items()
         if name != "prompts"
     }
-    return parse_params(
-        {
-            "seed": seed,
-            "models": ["tiny"],
-            "objectives": list(sources),
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": sources,
-            "prompts": {
-                **(prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}),
-                "n_prompts": n_prompts,
-            },
-            "prepare": {"n_rows": n_rows},
-            "topology": {"subsample_size": 2},
-        }
-    )
+    prompts = prompt_source or {"source": "file", "path": str(folder / "prompts.jsonl")}
+    return {
+        **small_params(),
+        "seed": seed,
+        "objectives": list(sources),
+        "objective": sources,
+        "prompts": {**prompts, "n_prompts": n_prompts},
+        "prepare": {"n_rows": n_rows},
+        "topology": {"subsample_size": 2},
+    }
+
+
+def file_params(*arguments, **changes):
+    return parse_params(file_mapping(*arguments, **changes))
 
 
 @contextmanager
 def too_few(key, there_are, name, wanted):
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name=key, got=wanted, expected=f"({there_are} of {name!r})"):
         yield
-    assert (caught.value.name, caught.value.got) == (key, wanted)
-    assert f"({there_are} of {name!r})" in caught.value.expected
 
 
 @pytest.fixture
@@ -96,170 +75,6 @@ def texts(tmp_path):
 
 
 MIXED = {"helpful": None, "harmless": None, "mixed": {"source": "mix", "of": {"helpful": 1, "harmless": 1}}}
-
-
-class TestDialogues:
-    def test_the_last_answer_is_the_completion_and_all_before_it_the_prompt(self):
-        text = "\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: A joke?\n\nAssistant: No."
-        assert parsed({"chosen": text, "rejected": "\n\nHuman: Hi.\n\nAssistant: Bad."}) == [
-            {"prompt": [user("Hi."), assistant("Hello!"), user("A joke?")], "completion": [assistant("No.")]}
-        ]
-
-    def test_leading_newlines_may_lack_or_be_too_many(self):
-        wanted = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]
-        for start in ("", "\n", "\n\n", "\n\n\n\n"):
-            assert parsed({"chosen": f"{start}Human: Hi.\n\nAssistant: Hello!"}) == wanted
-
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            "He said Human: be kind.",
-            "A script:\nHuman: Hi.\nAssistant: Hello.",
-            "One.\n\nTwo.\n\nThe Human: a story.",
-            "One.\n\nHumans: all of us.",
-            "One.\n\n Human: indented.",
-            "Human: first.",
-        ],
-    )
-    def test_a_speaker_named_inside_an_answer_starts_no_turn(self, answer):
-        text = f"\n\nHuman: Write.\n\nAssistant: {answer}"
-        assert parsed({"chosen": text}) == [{"prompt": [user("Write.")], "completion": [assistant(answer)]}]
-
-    @pytest.mark.parametrize("ending", ["", " ", "\n", "\n\n"])
-    def test_a_dialogue_whose_last_answer_is_empty_is_left_out(self, ending):
-        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant:{ending}"}) == []
-        assert parsed({"chosen": f"\n\nHuman: Hi.\n\nAssistant: A.\n\nHuman: B.\n\nAssistant:{ending}"}) == []
-
-    def test_an_empty_answer_in_between_joins_the_questions_around_it(self):
-        text = "\n\nHuman: One.\n\nAssistant: \n\nHuman: Two.\n\nAssistant: Both."
-        assert parsed({"chosen": text}) == [
-            {"prompt": [user("One.\n\nTwo.")], "completion": [assistant("Both.")]}
-        ]
-
-    def test_turns_of_one_speaker_in_a_row_are_joined_in_order(self):
-        text = "\n\nHuman: One.\n\nHuman: Two.\n\nHuman: Three.\n\nAssistant: A.\n\nAssistant: B."
-        assert parsed({"chosen": text}) == [
-            {"prompt": [user("One.\n\nTwo.\n\nThree.")], "completion": [assistant("A.\n\nB.")]}
-        ]
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "\n\nHuman: Hi.\n\nAssistant: Hello.\n\nHuman: Bye.",
-            "\n\nHuman: Hi.",
-            "\n\nAssistant: Hello.",
-            "\n\nHuman: \n\nAssistant: Hello.",
-            "no dialogue at all",
-            "",
-        ],
-    )
-    def test_what_does_not_end_in_an_answer_to_something_is_left_out(self, text):
-        assert parsed({"chosen": text}) == []
-
-    def test_rows_left_out_do_not_hide_the_others(self):
-        good = "\n\nHuman: Hi.\n\nAssistant: Hello!"
-        assert len(parsed({"chosen": good}, {"chosen": "\n\nHuman: Hi."}, {"chosen": good})) == 2
-
-    @reproducible
-    @given(
-        turns=st.lists(
-            st.text(min_size=1).map(str.strip).filter(lambda text: text and "\n\n" not in text), min_size=1
-        )
-    )
-    def test_a_dialogue_written_in_this_form_is_read_back(self, turns):
-        speakers = ["Human", "Assistant"] * len(turns)
-        text = "".join(f"\n\n{who}: {turn}" for who, turn in zip(speakers, turns, strict=False))
-        found = parse_dialogue(text)
-        assert [message["content"] for message in found] == turns
-        roles = ["user", "assistant"] * len(turns)
-        assert [message["role"] for message in found] == roles[: len(turns)]
-
-
-class TestOtherForms:
-    WANTED: list = [{"prompt": [user("Hi.")], "completion": [assistant("Hello!")]}]  # noqa: RUF012
-
-    @pytest.mark.parametrize(
-        "row",
-        [
-            {"prompt": "Hi.", "completion": "Hello!"},
-            {"prompt": " Hi.\n", "completion": "\nHello! "},
-            {"prompt": [user("Hi.")], "completion": [assistant("Hello!")]},
-            {"prompt": "Hi.", "completion": [assistant("Hello!")]},
-            {"prompt": [user("Hi.")], "completion": "Hello!"},
-            {"messages": [user("Hi."), assistant("Hello!")]},
-            {"messages": [user(" Hi. "), assistant("Hello!\n")], "extra": 3},
-            {"chosen": [user("Hi."), assistant("Hello!")]},
-            {"chosen": "\n\nHuman: Hi.\n\nAssistant: Hello!"},
-            {"prompt": "Hi.", "completion": "Hello!", "subset": "helpful_base"},
-        ],
-    )
-    def test_one_dialogue_in_any_known_form_is_the_same_row(self, row):
-        assert parsed(row) == self.WANTED
-
-    def test_a_system_message_stays_in_the_prompt(self):
-        messages = [system("Be brief."), user("Hi."), assistant("Hello!")]
-        assert parsed({"messages": messages}) == [{"prompt": messages[:2], "completion": messages[2:]}]
-        assert parsed({"prompt": messages[:2], "completion": messages[2:]}) == parsed({"messages": messages})
-
-    def test_messages_are_split_before_the_last_answer(self):
-        messages = [user("A"), assistant("B"), user("C"), assistant("D")]
-        assert parsed({"messages": messages}) == [{"prompt": messages[:3], "completion": messages[3:]}]
-
-    def test_what_else_a_message_carries_is_dropped(self):
-        row = {"messages": [{**user("Hi."), "name": "x"}, {**assistant("Hello!"), "weight": 1}]}
-        assert parsed(row) == self.WANTED
-
-    def test_a_prompt_alone_has_an_empty_completion(self):
-        assert parsed({"prompt": "Hi."}) == [{"prompt": [user("Hi.")], "completion": []}]
-        messages = [user("A"), assistant("B"), user("C")]
-        assert parsed({"prompt": messages}) == [{"prompt": messages, "completion": []}]
-
-    def test_a_prompt_alone_has_its_turns_joined_like_any_other(self):
-        # or a training row with the same prompt would not be recognised as holding it
-        turns = [user("A"), user("B"), assistant(" "), user("C")]
-        (alone,) = parsed({"prompt": turns})
-        (answered,) = parsed({"prompt": turns, "completion": "D"})
-        assert alone["prompt"] == answered["prompt"] == [user("A\n\nB\n\nC")]
-
-    @pytest.mark.parametrize("prompt", ["", " \n", [], [user("")]])
-    def test_an_empty_prompt_is_left_out(self, prompt):
-        assert parsed({"prompt": prompt}) == []
-        assert parsed({"prompt": prompt, "completion": "Hello!"}) == []
-
-    @pytest.mark.parametrize("completion", ["", " ", [assistant("")], []])
-    def test_an_empty_completion_is_left_out(self, completion):
-        assert parsed({"prompt": "Hi.", "completion": completion}) == []
-
-    @pytest.mark.parametrize("role", ["Human", "", None, 3])
-    def test_an_unknown_role_is_refused_with_its_row(self, role):
-        rows = [{"prompt": "Hi."}, {"messages": [{"role": role, "content": "x"}]}]
-        with pytest.raises(InvalidArgument) as caught:
-            parsed(*rows)
-        assert caught.value.name == "row 2 of here"
-
-    @pytest.mark.parametrize("row", [{}, {"text": "Hi."}, {"rejected": "x"}, {"prompt": None}])
-    def test_a_row_of_no_known_form_is_refused_with_its_keys(self, row):
-        with pytest.raises(InvalidArgument) as caught:
-            parsed(row)
-        assert (caught.value.name, caught.value.got) == ("row 1 of here", sorted(row))
-
-    @pytest.mark.parametrize("key", ["chosen", "messages", "prompt"])
-    @pytest.mark.parametrize(
-        "value",
-        [
-            3,
-            ["Hi."],
-            [{"role": "user"}],
-            [{"content": "Hi."}],
-            {"role": "user", "content": "Hi."},
-            [{"role": "user", "content": None}],  # as of an assistant that only calls a tool
-            [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}],
-        ],
-    )
-    def test_what_is_neither_text_nor_messages_is_refused(self, key, value):
-        with pytest.raises(InvalidArgument) as caught:
-            parsed({key: value})
-        assert (caught.value.name, caught.value.got) == ("row 1 of here", value)
 
 
 class TestFiles:
@@ -283,23 +98,22 @@ class TestFiles:
         (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
         rows = read_jsonl(tmp_path / name)
         assert next(rows) == {"a": 1}
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=tmp_path / name, problem="line 3"):
             next(rows)
-        assert caught.value.path == tmp_path / name
-        assert "line 3" in caught.value.problem
 
-    @pytest.mark.parametrize("line", ["[1]", '"text"', "3", "null"])
-    def test_json_that_is_no_object_is_refused_with_the_number_of_its_line(self, tmp_path, line):
+    @pytest.mark.parametrize(
+        ("line", "where"), [("[1]", "row 1"), ('"text"', "line 1"), ("3", "line 1"), ("null", "line 1")]
+    )
+    def test_json_that_is_no_object_is_refused_with_the_number_of_its_line(self, tmp_path, line, where):
         (tmp_path / "rows.jsonl").write_text(line)
-        with pytest.raises(InvalidFile) as caught:
+        with refused(InvalidFile, path=tmp_path / "rows.jsonl", problem=where) as caught:
             list(read_jsonl(tmp_path / "rows.jsonl"))
         assert caught.value.remedy == "write one object a line"
 
     def test_a_missing_file_is_refused(self, tmp_path):
         for path in (tmp_path / "none.jsonl", tmp_path):
-            with pytest.raises(InvalidFile) as caught:
+            with refused(InvalidFile, path=path):
                 list(read_jsonl(path))
-            assert caught.value.path == path
 
     def test_equal_rows_have_equal_bytes_whatever_the_order_of_their_keys(self):
         assert jsonl_bytes([{"b": 1, "a": "é"}]) == jsonl_bytes([{"a": "é", "b": 1}])
@@ -556,9 +370,8 @@ class TestControls:
         groups = _groups_of(rows)
         largest = max(groups.count(group) for group in groups)
         if 4 * largest > 3 * len(rows):
-            with pytest.raises(InvalidArgument) as caught:
+            with refused(name="objective.control.of", got="helpful"):
                 training_rows(params, "control", [])
-            assert (caught.value.name, caught.value.got) == ("objective.control.of", "helpful")
             return
         own = {(f"{a}?", f"{b}.") for a, b in rows}
         control = training_rows(params, "control", [])
@@ -609,15 +422,8 @@ def _groups_of(rows):
 class TestBundledText:
     PARAMS = parse_params(
         {
+            **small_params(),
             "seed": 3,
-            "models": ["tiny"],
-            "objectives": ["helpful", "harmless", "mixed"],
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": {
-                "helpful": {"source": "samples", "name": "helpful"},
-                "harmless": {"source": "samples", "name": "harmless"},
-                "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
-            },
             "prompts": {"source": "samples", "name": "prompts", "n_prompts": 200},
             "prepare": {"n_rows": 100},
         }
@@ -641,28 +447,9 @@ print(sha256(jsonl_bytes(prompts)), sha256(jsonl_bytes(training_rows(params, "mi
             assert all(row["prompt"] not in prompts for row in rows)
 
     def test_its_bytes_are_the_same_in_processes_that_hash_differently(self, texts):
-        mapping = {
-            "models": ["tiny"],
-            "objectives": ["mixed"],
-            "model": {"tiny": {"source": "embedded"}},
-            "objective": {
-                name: {"source": "file", "path": str(texts / f"{name}.jsonl")}
-                for name in ("helpful", "harmless")
-            }
-            | {"mixed": MIXED["mixed"]},
-            "prompts": {"source": "file", "path": str(texts / "prompts.jsonl"), "n_prompts": 8},
-            "prepare": {"n_rows": 12},
-            "topology": {"subsample_size": 2},
-        }
+        mapping = file_mapping(texts, n_prompts=8, n_rows=12, **MIXED)
         printed = {
-            subprocess.run(
-                [sys.executable, "-c", self.SCRIPT, json.dumps(mapping)],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for seed in ("1", "2")
+            in_another_process(self.SCRIPT, json.dumps(mapping), PYTHONHASHSEED=seed) for seed in ("1", "2")
         }
         assert len(printed) == 1
 
@@ -726,22 +513,14 @@ def test_alpaca_eval_parses():
     ]
 
 
-def test_a_preference_with_its_prompt_apart_is_read_as_prompt_and_chosen_answer():
-    row = {"prompt": "Hi?", "chosen": "Hello!", "rejected": "Go away."}
-    (parsed,) = parse_rows([row], "x")
-    assert parsed["prompt"] == [{"role": "user", "content": "Hi?"}]
-    assert parsed["completion"] == [{"role": "assistant", "content": "Hello!"}]
-
-
 # named: a compressed file holds the time at which it was made, and pytest-xdist wants one name everywhere
 @pytest.mark.parametrize(
     "data", [b"not gzip", gzip.compress(b'{"prompt": "a"}\n' * 999)[:-9]], ids=["not-gzip", "cut-short"]
 )
 def test_a_broken_archive_is_named(tmp_path, data):
     (tmp_path / "rows.jsonl.gz").write_bytes(data)
-    with pytest.raises(InvalidFile) as caught:
+    with refused(InvalidFile, path=tmp_path / "rows.jsonl.gz"):
         list(read_jsonl(tmp_path / "rows.jsonl.gz"))
-    assert caught.value.path == tmp_path / "rows.jsonl.gz"
 
 
 class TestHeldOut:
@@ -752,13 +531,8 @@ class TestHeldOut:
             "mixed": {"source": "mix", "of": {"helpful": 0.5, "harmless": 0.5}},
             "shuffled": {"source": "shuffled", "of": "mixed"},
         }
-        mapping = {"models": ["tiny"], "objectives": ["helpful"], "model": {"tiny": {"source": "embedded"}}}
-        mapping |= {
-            "objective": objectives or sources,
-            "prepare": prepare,
-            "prompts": {"source": "samples", "name": "prompts"},
-        }
-        return parse_params(mapping)
+        changes = {"objectives": ["helpful"], "objective": objectives or sources, "prepare": prepare}
+        return parse_params({**small_params(), **changes})
 
     def test_they_are_further_rows_that_ask_nothing_that_is_trained_on(self):
         params = self.made(n_rows=600, held_out=64)
@@ -812,6 +586,5 @@ class TestHeldOut:
         params = self.made(n_rows=600)
         assert held_out_rows(params, "mixed", evaluation_prompts(params)) == {}
         assert params.sources("tiny", "helpful")["prepare"] == {"n_rows": 600}
-        with pytest.raises(InvalidArgument) as caught:
+        with refused(name="prepare.held_out_of"):
             self.made(n_rows=600, held_out=5, held_out_of=["helpfull"])
-        assert caught.value.name == "prepare.held_out_of"

@@ -5,20 +5,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from support import REPOSITORY, refused
+from support import REPOSITORY, refused, rows, system
 
 from topoflow.config import Finetune, Lora, load_params
 from topoflow.config.sft_fields import PASSED_ON, REFUSED
-from topoflow.errors import InvalidArgument, UnknownKey
+from topoflow.errors import UnknownKey
 from topoflow.training import sft
 
-ROWS = [
-    {
-        "prompt": [{"role": "user", "content": f"Q {i}?"}],
-        "completion": [{"role": "assistant", "content": "A."}],
-    }
-    for i in range(4)
-]
+ROWS = rows(4)
 SMALL = Finetune(max_steps=1, per_device_train_batch_size=2, lora=Lora(r=2, alpha=8, dropout=0.25))
 
 
@@ -112,16 +106,15 @@ def test_activation_checkpointing_is_on_in_training_and_plan_under_either_name(
 
 
 def test_two_names_that_contradict_each_other_are_refused():
-    with pytest.raises(InvalidArgument):
+    with refused(name="sft_config.gradient_checkpointing"):
         Finetune(sft_config={"gradient_checkpointing": True, "activation_checkpointing": False})
 
 
 def test_a_training_without_a_batch_is_an_error(model, tokenizer, tmp_path):
     further = {"dataloader_drop_last": True}
     settings = replace(SMALL, per_device_train_batch_size=8, sft_config=further)
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="per_device_train_batch_size", got=8):
         tuned(model, tokenizer, tmp_path, settings)
-    assert (caught.value.name, caught.value.got) == ("per_device_train_batch_size", 8)
 
 
 def test_rows_that_a_template_refuses_are_left_out_with_a_count(tokenizer, caplog):
@@ -130,22 +123,20 @@ def test_rows_that_a_template_refuses_are_left_out_with_a_count(tokenizer, caplo
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "{{ m.content }}{% endfor %}"
     )
-    system = {**ROWS[0], "prompt": [{"role": "system", "content": "Be brief."}, *ROWS[0]["prompt"]]}
-    fitting, lengths = sft.rows_that_fit([system, ROWS[1]], refusing, 512)
+    briefed = {**ROWS[0], "prompt": [system("Be brief."), *ROWS[0]["prompt"]]}
+    fitting, lengths = sft.rows_that_fit([briefed, ROWS[1]], refusing, 512)
     assert [row["prompt"] for row in fitting] == [ROWS[1]["prompt"]]
     assert len(lengths) == 1
     assert "row 1: no system" in caplog.text
-    with pytest.raises(InvalidArgument) as caught:
-        sft.rows_that_fit([system], refusing, 512)
-    assert "no system" in caught.value.remedy
+    with refused(remedy="no system"):
+        sft.rows_that_fit([briefed], refusing, 512)
 
 
 def test_a_tokenizer_without_an_end_of_text_is_refused(tokenizer):
     endless = copy.deepcopy(tokenizer)
     endless.eos_token = None
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="tokenizer"):
         sft.rows_that_fit(ROWS, endless, 512)
-    assert caught.value.name == "tokenizer"
 
 
 def test_packed_rows_do_not_see_one_another(model, tokenizer, tmp_path):
