@@ -107,13 +107,13 @@ class TestReading:
     def test_weights_that_adapters_alone_can_train_are_refused_without_them(self, key, value):
         mapping = with_value("model.tiny", {"source": "embedded", key: value})
         parse_params(mapping)
-        refused(
-            with_value("finetune.lora", None, mapping), f"model.tiny.{key}", "finetune.lora is null", value
-        )
+        with refused(name=f"model.tiny.{key}", expected="finetune.lora is null", got=value):
+            parse_params(with_value("finetune.lora", None, mapping))
 
     def test_a_device_and_a_map_of_devices_are_not_given_together(self):
         source = {"source": "embedded", "device": "cpu", "device_map": "auto"}
-        refused(with_value("model.tiny", source), "model.tiny.device_map", "where there is a device", "auto")
+        with refused(name="model.tiny.device_map", expected="where there is a device", got="auto"):
+            parse_params(with_value("model.tiny", source))
 
     def test_prompts_may_come_from_any_text_source_with_their_number_beside_it(self):
         source = {"source": "hub", "id": "o/p", "split": "test", "n_prompts": 200}

@@ -141,9 +141,8 @@ def test_answers_are_kept_beside_the_numbers_and_change_no_bit_of_the_training(t
 
 
 def test_answers_to_nothing_are_refused():
-    with pytest.raises(InvalidArgument) as caught:
+    with refused(name="prompts", got=[]):
         greedy_answers([])
-    assert (caught.value.name, caught.value.got) == ("prompts", [])
 
 
 def test_a_number_that_is_none_ends_no_training(tokenizer, tmp_path):
