@@ -445,7 +445,7 @@ def test_results_of_other_diagrams_are_refused(study):
     whole = path.read_text()
     path.write_text(whole.replace(diagrams(folder).sha256, "0" * 64))
     try:
-        problem = "was made from another diagrams/tiny/helpful/seed_0"
+        problem = "was made from diagrams/tiny/helpful/seed_0"
         with refused(InvalidFile, path="results/tiny/helpful/seed_0", problem=problem):
             stages.track(params, RUN, run_id)
     finally:

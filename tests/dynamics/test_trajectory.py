@@ -251,3 +251,14 @@ def test_the_prompts_that_go_farthest_are_weighed_against_all(far):
     assert found == pytest.approx(3 * far**2 / (57 + 3 * far**2))
     still = {step: {1: base} for step in steps}
     assert describe_movement(follow(still, topology=Topology(6, 30)))["far_prompts"] is None
+
+
+@pytest.mark.parametrize("call", [describe_run, describe_pooled])
+def test_no_layers_at_all_are_refused(call):
+    with refused(name="layers", expected="at least one"):
+        call([], [0, 8, 16])
+
+
+def test_velocities_of_one_layer_alone_are_no_layers():
+    with refused(name="velocity", expected="n_layers", got=(2,)):
+        pooled_velocity([1.0, 2.0])

@@ -263,7 +263,7 @@ def test_what_is_missing_is_named_and_the_rest_is_told(study: Study) -> None:
         "The run tiny-helpful-1: results/tiny/helpful/seed_1/trajectory.json must have been made" in results
     )
     assert "activations/tiny/harmless/seed_0 is not here" in states
-    assert "The run tiny-harmless-1: diagrams/tiny/harmless/seed_1 was made from another" in stale
+    assert "The run tiny-harmless-1: diagrams/tiny/harmless/seed_1 was made from activations" in stale
     assert "comparison/effects.png is not here" in picture
     assert "2 of 4; see what is missing" in text
     folded = r'<section class="missing" id="missing"><details class="more"><summary>[^\n]*: 5 parts'

@@ -22,7 +22,7 @@ from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.movement import SMALLEST_MOVES_P, Amounts, Moved, Movement, ratio_test, windows
 from topoflow.dynamics.twins import LEAST_ANCHORS, cumulative_rate, early_intervals, find_twins, why_no_twins
 from topoflow.errors import InvalidArgument
-from topoflow.topology.point_clouds import check_share
+from topoflow.topology.point_clouds import check_share, check_whole_number
 
 EFFECTS = (0.10, 0.20, 0.30)
 SPREADS = (
@@ -232,6 +232,7 @@ def power_of_a_pair(effect: float, n_seeds: int, level: float = 0.05) -> float:
     >>> power_of_a_pair(2.0, 5), power_of_a_pair(2.0, 6) > 0.8
     (0.0, True)
     """
+    check_share("level", level)
     if smallest_paired_p(n_seeds) > level:
         return 0.0
     if n_seeds > _MOST_SWAPPED:
@@ -296,6 +297,7 @@ def smallest_rotation_p(n_rotations: int) -> float:
     >>> smallest_rotation_p(199)
     0.005
     """
+    n_rotations = check_whole_number("n_rotations", n_rotations, at_least=0)
     return 1 / (1 + n_rotations)
 
 

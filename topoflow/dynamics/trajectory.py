@@ -394,6 +394,7 @@ def describe_run(
     >>> numbers["h1_concentration"], numbers["h1_peak_step"], numbers["h1_straightness"]
     (1.0, 8, 1.0)
     """
+    _check_layers(layers)
     found: list[dict[str, Number]] = []
     for layer in layers:
         numbers: dict[str, Number] = {}
@@ -419,6 +420,11 @@ def describe_run(
 # --- the run as a whole ------------------------------------------------------------------------
 
 
+def _check_layers(layers: Sequence[LayerTrajectory]) -> None:
+    if not layers:
+        raise InvalidArgument("layers", "at least one", layers)
+
+
 def pooled_velocity(velocity: ArrayLike) -> Series:
     """Average the layers of a run, each divided by its path length: hidden states grow with depth.
 
@@ -435,7 +441,7 @@ def pooled_velocity(velocity: ArrayLike) -> Series:
     Raises
     ------
     InvalidArgument
-        If ``velocity`` does not hold real numbers.
+        If ``velocity`` has another shape or does not hold real numbers.
 
     Examples
     --------
@@ -443,6 +449,8 @@ def pooled_velocity(velocity: ArrayLike) -> Series:
     array([0.625, 0.375])
     """
     layers = as_numbers("velocity", velocity)
+    if layers.ndim != 2:
+        raise InvalidArgument("velocity", "of shape (n_layers, n_checkpoints - 1)", layers.shape)
     moved = layers[layers.any(axis=1)]
     if not len(moved):
         return np.zeros(layers.shape[1])
@@ -490,6 +498,7 @@ def describe_pooled(
     >>> numbers["concentration"], numbers["peak_step"], numbers["behaviour_peak_step"], numbers["peak_difference"]
     (1.0, 8, 24, -16)
     """
+    _check_layers(layers)
     velocity = np.array([layer.series["h1_velocity"] for layer in layers])
     plain, per_step = (
         concentration_test(velocity, steps, per_step=each, seed=seed) for each in (False, True)

@@ -132,7 +132,7 @@ class StoredSet:
         >>> diagrams.check_made_from(StoredSet(Path("activations"), {}, "5a" * 32))
         >>> diagrams.check_made_from(StoredSet(Path("activations"), {}, "c3" * 32))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        topoflow.errors.InvalidFile: diagrams was made from another activations (SHA-256 5a5a5a5a5a5a) than the one...
+        topoflow.errors.InvalidFile: diagrams was made from activations with SHA-256 5a5a5a5a5a5a, and there is...
         """
         if (made_from := str(self.manifest.get("activations"))) != source.sha256:
             raise made_from_another(self.folder, source.folder, "SHA-256", made_from, source.sha256)
@@ -156,7 +156,7 @@ class StoredSet:
         >>> found.check_inputs({"prompts_sha256": (Path("prompts.jsonl"), "5a" * 32)})
         >>> found.check_inputs({"prompts_sha256": (Path("prompts.jsonl"), "c3" * 32)})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        topoflow.errors.InvalidFile: activations was made from another prompts.jsonl (prompts_sha256 5a5a5a5a5a5a)...
+        topoflow.errors.InvalidFile: activations was made from prompts.jsonl with prompts_sha256 5a5a5a5a5a5a, and...
         """
         for key, (path, now) in files.items():
             if (made_from := str(self.manifest.get(key))) != now:
@@ -354,7 +354,7 @@ class StoredSet:
 def made_from_another(folder: Path, source: Path, what: str, made_from: str, now: str) -> InvalidFile:
     """The error of what was made from another file or set than there is now, by their SHA-256."""
     then, now = printable(made_from[:12]), now[:12]
-    problem = f"was made from another {source} ({what} {then}) than the one there now ({now})"
+    problem = f"was made from {source} with {what} {then}, and there is now another ({now})"
     return InvalidFile(folder, problem, "bring it up to date with: dvc repro")
 
 
