@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 import yaml
 from peft import PeftModel
-from support import refused, small_params, tracking_to
+from support import plant_states, refused, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params, parse_params
+from topoflow.dynamics.cells import cell_diagrams
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import NAMES
+from topoflow.finished import open_activations
+from topoflow.followed import followed
 from topoflow.recording.quantities import held_out_loss
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -31,6 +34,7 @@ from topoflow.study.stages.activations import schedule_of
 from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
+from topoflow.topology.prepared import Preparation
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
 from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
 from topoflow.training import models
@@ -437,6 +441,32 @@ def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
     for change in changes:
         with refused(InvalidFile, path="params.yaml", problem="says ", remedy="dvc repro"):
             stages.track(replace(params, **change), RUN, run_id)
+
+
+def test_diagrams_and_verdicts_are_of_clouds_prepared_as_params_yaml_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mapping = small_params()
+    mapping["topology"] |= {"metric": "cosine", "normalise": "zscore", "pca": 3}
+    params = parse_params(mapping)
+    rng, size = np.random.default_rng(0), (params.prompts.n_prompts, 6)
+    states = {(step, 1): rng.normal(size=size) for step in (0, 1, 4)}
+    plant_states(RUN, states, dtype="float64", versions={}, hidden_size=6, weights_sha256="00")
+    stages.diagrams(params, RUN)
+    stages.trajectory(params, RUN)
+    found = storage.open_set(RUN.folder("diagrams"), storage.DIAGRAMS)
+    assert found.manifest["prepared"] == {"metric": "cosine", "normalise": "zscore", "pca": 3}
+    prepare = Preparation("cosine", "zscore", 3)
+    cloud = prepare(states[4, 1], states[0, 1])
+    plan = subsample_plan(
+        len(cloud), params.topology.n_subsamples, params.topology.subsample_size, params.seed
+    )
+    for made, stored in zip(cell_diagrams(cloud, plan), found.diagrams(4, 1), strict=True):
+        assert all(map(np.array_equal, made, stored))
+    followed_by_claims = followed(RUN, open_activations(RUN), found, params).recorded
+    assert np.array_equal(followed_by_claims.cloud(4, 1), cloud)
+    rows = layout.read_table(RUN.folder("results") / layout.VELOCITY_FILE, ["step", "centroid_drift"])
+    drift = np.linalg.norm(cloud.mean(0) - prepare(states[1, 1], states[0, 1]).mean(0))
+    assert rows[-1]["centroid_drift"] == pytest.approx(drift)
 
 
 def test_results_of_other_diagrams_are_refused(study):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from topoflow import storage
 from topoflow.config import Claims, Params
@@ -17,6 +19,7 @@ from topoflow.storage import layout, schemas
 from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
 from topoflow.topology.persistence import choose_engine
+from topoflow.topology.prepared import Preparation
 
 EARLY_SHARES = ("early_share_h1", "early_share_h0")  # of a run, in trajectory.json
 
@@ -88,6 +91,7 @@ class FinishedRun:
             "maxdim": topology.maxdim,
             "engine": choose_engine(topology.engine, topology.maxdim),
             "order": params.trajectory.order,
+            "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made.get(key) != value:
@@ -120,6 +124,16 @@ def open_diagrams(run: Run, root: Path = Path()) -> storage.StoredSet:
 
 def check_manifest(stored: storage.StoredSet, kind: str, remedy: str) -> None:
     schemas.check(kind, stored.folder / storage.MANIFEST, stored.manifest, remedy)
+
+
+def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable[[int, int], NDArray[Any]]:
+    """What reads the cloud of a step and layer, prepared as a diagram set's clouds are."""
+    return activations.point_cloud if prepared.plain else partial(_prepared, activations, prepared)
+
+
+def _prepared(activations: storage.StoredSet, prepared: Preparation, step: int, layer: int) -> NDArray[Any]:
+    first = activations.point_cloud(activations.steps[0], layer)
+    return prepared(activations.point_cloud(step, layer), first)
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:

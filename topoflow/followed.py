@@ -10,9 +10,11 @@ import numpy as np
 
 from topoflow import storage
 from topoflow.config import Params
+from topoflow.finished import clouds_of
 from topoflow.storage.kept import Kept
 from topoflow.storage.layout import Run
 from topoflow.topology.point_clouds import subsample_plan
+from topoflow.topology.prepared import Preparation
 
 if TYPE_CHECKING:
     from topoflow.dynamics.following import Recorded, Trajectory
@@ -34,7 +36,7 @@ def followed(
     recorded = Recorded(
         steps=tuple(diagrams.steps),
         layers=tuple(diagrams.layers),
-        cloud=activations.point_cloud,
+        cloud=clouds_of(activations, Preparation(**made.get("prepared") or {})),
         plan=plan,
         learning_rate=None if rates is None else np.array(rates),
         rates_known=rates is not None,
@@ -49,16 +51,17 @@ def followed(
             print(f"{run}: {label}", file=sys.stderr, flush=True)
         return map_cells(function, tasks, n_tasks, params.compute, f"{label}, {run}")
 
-    keeper = _kept_rotations(run, activations.sha256, recorded, params)
+    keeper = _kept_rotations(run, activations.sha256, recorded, params, made.get("prepared"))
     return Trajectory(recorded, params.claims, mapper, keeper)
 
 
-def _kept_rotations(run: Run, activations: str, recorded: Recorded, params: Params) -> Kept:
+def _kept_rotations(run: Run, activations: str, recorded: Recorded, params: Params, prepared: Any) -> Kept:
     decides = {
         "activations": activations,
         "steps": recorded.steps,
         "layers": recorded.layers,
         "plan": recorded.plan[: params.claims.rotation_subsamples].tolist(),
+        "prepared": prepared,
         "engine": recorded.engine,
         "seed": recorded.seed,
         "code": storage.code_sha256("dynamics", "topology"),

@@ -286,7 +286,7 @@ class TestErrors:
         ("name", "expected", "got"),
         [
             ("engine", "one of auto, lune, ripser", "gpu"),
-            ("metric", "one of euclidean, precomputed", "cosine"),
+            ("metric", "one of euclidean, cosine, precomputed", "manhattan"),
             ("maxdim", "a whole number, 0 or more", -1),
             ("maxdim", "a whole number", 1.0),
             ("coeff", "a prime", 4),

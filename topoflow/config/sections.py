@@ -44,6 +44,9 @@ from topoflow.embedded import EMBEDDED
 from topoflow.errors import InvalidArgument
 from topoflow.storage.layout import Run
 
+if typing.TYPE_CHECKING:
+    from topoflow.topology.prepared import Preparation
+
 
 def _named(name: str) -> str:
     """Names become folder names, stage names and metric names: no dots (DVC reads them as paths), no slashes."""
@@ -196,6 +199,13 @@ class Topology:
         Highest homology dimension: 1, as the protocol studies H0 and H1.
     engine : str
         "auto", "lune" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
+    metric : str
+        "euclidean", or "cosine": points are put at length 1, and their distance is sqrt(2 - 2 cos).
+    normalise : str
+        "none", "median" (each cloud divided by its median distance) or "zscore" (each coordinate divided by its
+        standard deviation at the first checkpoint).
+    pca : int, optional
+        Number of leading directions of the first checkpoint's cloud that clouds are projected to.
 
     Raises
     ------
@@ -215,11 +225,21 @@ class Topology:
     subsample_size: Annotated[Count, Field(ge=2)] = 160
     maxdim: Literal[1] = 1  # the protocol studies H0 and H1
     engine: str = "auto"
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    normalise: Literal["none", "median", "zscore"] = "none"
+    pca: Count | None = None
 
     def __post_init__(self) -> None:
         from topoflow.topology.persistence import ENGINES  # not at import: NumPy would slow the command line
 
         look_up(self.engine, dict.fromkeys(ENGINES), "engine")
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done to a cloud before its distances are taken."""
+        from topoflow.topology.prepared import Preparation
+
+        return Preparation(self.metric, self.normalise, self.pca)
 
 
 @checked

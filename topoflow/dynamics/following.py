@@ -23,6 +23,7 @@ from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import check_cloud, distance_matrix, subsample_plan
+from topoflow.topology.prepared import Preparation
 
 Matrix = NDArray[np.float64]
 RAW, SCALE_FREE, WITHOUT_FAR = "raw", "scale-free", "without the longest paths"
@@ -61,6 +62,8 @@ class TopologyLike(Protocol):
     def subsample_size(self) -> int: ...
     @property
     def engine(self) -> str: ...
+    @property
+    def preparation(self) -> Preparation: ...
 
 
 @dataclass(frozen=True)
@@ -590,6 +593,9 @@ def follow(
             subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, seed),
             topology.engine,
         )
+        if not topology.preparation.plain:
+            firsts = {layer: arrays[steps[0], layer] for layer in layers}
+            arrays = {at: topology.preparation(cloud, firsts[at[1]]) for at, cloud in arrays.items()}
     rates = None if learning_rate is None else as_numbers("learning_rate", learning_rate)
     cumulative_rate(steps, rates)  # refuses what does not fit
     return Trajectory(

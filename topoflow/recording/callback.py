@@ -527,7 +527,12 @@ def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> Live
         raise InvalidArgument("topology", "True, False or a topoflow.Topology", topology)
     settings = Topology() if topology is True else topology
     return LiveTopology(
-        n_prompts, settings.n_subsamples, settings.subsample_size, seed, engine=settings.engine
+        n_prompts,
+        settings.n_subsamples,
+        settings.subsample_size,
+        seed,
+        engine=settings.engine,
+        prepared=settings.preparation,
     )
 
 

@@ -13,6 +13,7 @@ from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances,
 from topoflow.dynamics.prompts import sampling_floor
 from topoflow.names import metric_name
 from topoflow.topology.point_clouds import subsample_plan
+from topoflow.topology.prepared import Preparation
 from topoflow.topology.summaries import SUMMARY_NAMES
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,15 @@ class LiveTopology:
         seed: int = 0,
         order: float = 2.0,
         engine: str = "auto",
+        prepared: Preparation = Preparation(),  # noqa: B008 (frozen)
     ) -> None:
         self.plan = subsample_plan(n_prompts, n_subsamples, subsample_size, seed)
         self.seed = seed
         self.order = order
         self.engine = engine
+        self.prepared = prepared
         self.h1_velocities: dict[int, float] = {}
+        self._first_clouds: dict[int, npt.NDArray[Any]] = {}
         self._first: dict[int, CellDiagrams] = {}
         self._last: dict[int, CellDiagrams] = {}
 
@@ -73,7 +77,7 @@ class LiveTopology:
             if not np.isfinite(cloud).all():
                 logger.warning("layer %d holds states that are not finite, and has no topology", layer)
                 continue
-            cell = cell_diagrams(cloud, self.plan, self.engine)
+            cell = cell_diagrams(self._prepared(layer, cloud), self.plan, self.engine)
             found = dict(zip(SUMMARY_NAMES, summarise_cell(cell).tolist(), strict=True))
             if layer in self._last:
                 for h in (0, 1):
@@ -87,6 +91,11 @@ class LiveTopology:
             metrics.update({metric_name("topology", name, layer): value for name, value in found.items()})
         return {key: value for key, value in metrics.items() if np.isfinite(value)}
 
+    def _prepared(self, layer: int, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.prepared.plain:
+            return cloud
+        return self.prepared(cloud, self._first_clouds.setdefault(layer, cloud))
+
     def sampling_floors(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[int, float]:
         """How far apart the H1 diagrams of two disjoint sets of prompts are at one checkpoint, on average, a layer.
 
@@ -95,5 +104,5 @@ class LiveTopology:
         size = self.plan.shape[1]
         return {
             layer: float(sampling_floor(cloud, size, 32, self.seed, self.order, self.engine).disjoint[1])
-            for layer, cloud in clouds.items()
+            for layer, cloud in ((layer, self._prepared(layer, cloud)) for layer, cloud in clouds.items())
         }

@@ -148,9 +148,11 @@ def _adapters() -> dict[str, Any]:
         hidden_size=(whole | None, None), dtype=(text | None, None), device=(text | None, None),
         compute_dtype=(text | None, None), autocast=(text | None, None),
     )  # fmt: skip
+    prepared = model("Prepared", metric=text, normalise=text, pca=whole | None)
     diagrams = model(
         "Diagrams", **every, activations=sha256, plan_sha256=sha256, n_subsamples=whole, subsample_size=whole,
         study_seed=int, maxdim=whole, engine=text, complex=text, constant_cells=cells, not_finite=(cells, []),
+        prepared=(prepared | None, None),
     )  # fmt: skip
     described = model(
         "Model", name=text, sha256=text, source=text, hidden_size=whole, n_layers=whole,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument, Words
+from topoflow.topology import prepared
 from topoflow.topology.arrays import as_array, as_numbers, leave_out_masked
 from topoflow.topology.point_clouds import (
     check_distance_matrix,
@@ -27,7 +28,7 @@ from topoflow.topology.point_clouds import (
 Diagram = NDArray[np.float64]
 
 ENGINES = ("auto", "lune", "ripser")
-METRICS = ("euclidean", "precomputed")
+METRICS = (*prepared.METRICS, "precomputed")
 
 # Limits of ripser 0.6, which does not check them: it packs a simplex number and a signed 8-bit coefficient
 # into one 64-bit word. A larger field hangs or crashes it; a simplex number out of range ends the whole
@@ -45,6 +46,8 @@ def vietoris_rips_diagrams(
     metric: str = "euclidean",
     thresh: float = math.inf,
     coeff: int = 2,
+    normalise: str = "none",
+    pca: int | None = None,
 ) -> list[Diagram]:
     """Compute the Vietoris-Rips persistence diagrams of a point cloud.
 
@@ -60,12 +63,14 @@ def vietoris_rips_diagrams(
         with values of float32 precision; "auto" takes the first that can (see `choose_engine`). Both give the same
         bars: two lengths that are one float32 number are a tie for either.
     metric
-        "euclidean" or "precomputed".
+        "euclidean", "cosine" (points at length 1) or "precomputed".
     thresh
         Longest edge of the filtration, in filtration distance. When it is finite, whatever has not died by
         then is essential: further bars with infinite death may stand in every diagram.
     coeff
         A prime: homology is taken with coefficients in Z/coeff.
+    normalise, pca
+        What is done to the cloud first, as for `topoflow.Topology`.
 
     Returns
     -------
@@ -95,7 +100,13 @@ def vietoris_rips_diagrams(
     if metric not in METRICS:
         raise InvalidArgument("metric", f"one of {', '.join(METRICS)}", metric)
     points = leave_out_masked(points, matrix=metric == "precomputed")
-    distances = distance_matrix(points) if metric == "euclidean" else check_distance_matrix(points)
+    if metric == "precomputed":
+        if normalise != "none" or pca is not None:
+            raise InvalidArgument("metric", "euclidean or cosine where the cloud is prepared", metric)
+        distances = check_distance_matrix(points)
+    else:
+        prepare = prepared.Preparation(metric, normalise, pca)
+        distances = distance_matrix(points if prepare.plain else prepare(points))
     every_point = [range(len(distances))]
     return _cell_diagrams(distances, np.array(every_point), maxdim, engine, thresh, coeff)[0]
 

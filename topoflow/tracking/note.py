@@ -13,6 +13,7 @@ from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
 from topoflow.names import layer_of, metric_name
+from topoflow.topology.prepared import Preparation
 
 _LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
 _MOST_LINKED = 12  # runs of a comparison; more links leave no room for the verdicts, and the report has them
@@ -112,7 +113,7 @@ def write_note(
         f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
         f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
-        "the same subsample, in units of the filtration (Euclidean distance of hidden states)."
+        f"the same subsample, in units of the filtration (Euclidean distance of hidden states{_prepared(diagrams)})."
         + asked_as(
             activations.get("recording", {}).get("template", "auto"), (model or {}).get("chat_template")
         ),
@@ -178,6 +179,11 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
         f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
         f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
     ]
+
+
+def _prepared(diagrams: Mapping[str, Any]) -> str:
+    said = Preparation(**diagrams.get("prepared") or {}).words
+    return f", {said}" if said else ""
 
 
 def asked_as(template: str, has_chat: bool | None) -> str:

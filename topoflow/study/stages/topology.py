@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from topoflow import storage
 from topoflow.compute import OnDemand, map_cells
 from topoflow.config import Params
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.finished import is_exploratory, open_activations, open_diagrams
+from topoflow.finished import clouds_of, is_exploratory, open_activations, open_diagrams
 from topoflow.followed import followed
 from topoflow.names import layer_name
 from topoflow.storage import layout
@@ -56,17 +56,21 @@ def diagrams(params: Params, run: Run) -> None:
     }
     if not_finite:
         manifest["not_finite"] = not_finite
+    prepared = topology.preparation
+    if not prepared.plain:
+        manifest["prepared"] = asdict(prepared)
+    cloud = clouds_of(activations, prepared)
     folder = run.folder("diagrams")
     key = {**manifest, "code": code_sha256()}  # never go on from what other code began
     with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
         files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
         missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
-        tasks = ((activations.point_cloud(*cell), plan, topology.engine, cell) for cell in missing)
+        tasks = ((cloud(*cell), plan, topology.engine, cell) for cell in missing)
         label = f"diagrams {run}"
         results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
         for cell, data in zip(missing, results, strict=True):
             storage.write_file(files[cell], data)
-        constant = [list(cell) for cell in cells if is_constant(activations.point_cloud(*cell))]
+        constant = [list(cell) for cell in cells if is_constant(cloud(*cell))]
         names = [path.relative_to(work).as_posix() for path in files.values()]
         storage.seal(work, {**manifest, "constant_cells": constant}, names)
 
@@ -174,7 +178,7 @@ def trajectory(params: Params, run: Run) -> None:
     )
     tasks = (
         (
-            OnDemand(partial(activations.point_cloud, layer=layer), steps),
+            OnDemand(partial(_in_layer, whole.recorded.cloud, layer), steps),
             OnDemand(partial(stored.diagrams, layer=layer), steps),
         )
         for layer in names
@@ -212,6 +216,10 @@ def trajectory(params: Params, run: Run) -> None:
         tables = (*layout.RUN_TABLES, layout.QUANTITIES_FILE)
         files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))
+
+
+def _in_layer(cloud: Callable[[int, int], npt.NDArray[Any]], layer: int, step: int) -> npt.NDArray[Any]:
+    return cloud(step, layer)
 
 
 def _only(measured: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
