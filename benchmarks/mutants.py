@@ -88,7 +88,8 @@ def changed(before: str, after: str) -> str:
 @click.option("--python", default=".venv/bin/python", show_default=True, help="Runs the tests.")
 @click.option("--number", default=80, show_default=True, help="Mutations of each package.")
 @click.option("--at-once", default=2, show_default=True, help="Mutations tried at a time.")
-def main(python: str, number: int, at_once: int) -> None:
+@click.option("--only", type=click.Choice(PACKAGES), help="Try those of one package; the page is then of it alone.")
+def main(python: str, number: int, at_once: int, only: str | None) -> None:
     """Draw mutations, run the tests on each, and write what survived."""
     python = str(Path(python).absolute())  # not resolved: an environment's python is a link
     began, rng = time.monotonic(), random.Random(SEED)  # noqa: S311
@@ -109,6 +110,8 @@ def main(python: str, number: int, at_once: int) -> None:
             ]
             sizes[package] = len(mutations)
             chosen = rng.sample(mutations, min(number, len(mutations)))
+            if only not in (None, package):
+                continue
             before = time.monotonic()
             if not passes(python, Path(folder) / "0/topoflow", [Path("tests") / package]):
                 raise click.ClickException(f"the tests of {package} fail without a mutation")
