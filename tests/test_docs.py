@@ -331,6 +331,42 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
     assert n_tables == 4
 
 
+def test_numbers_in_the_text_are_those_of_the_committed_results():
+    run = json.loads((REPOSITORY / "results/tiny/helpful/seed_0/trajectory.json").read_text(encoding="utf-8"))
+    peaks = [layer["h1_peak_over_sampling_floor"] for layer in run["layers"].values()]
+    pooled = run["pooled"]
+    claims = json.loads((REPOSITORY / "comparison/comparison.json").read_text(encoding="utf-8"))["claims"]
+    loops, components, calm = (claims[name] for name in ("early_h1", "early_h0", "calm_h1"))
+    apart = list(csv.DictReader((REPOSITORY / "comparison/separation.csv").open(encoding="utf-8")))
+    apart = [row for row in apart if row["compared"] == "objectives of tiny"]
+    ratio = sum(float(row["between"]) for row in apart) / sum(float(row["within"]) for row in apart)
+    controls = list((REPOSITORY / "results").glob("tiny/*_shuffled/seed_*/trajectory.json"))
+    early = [
+        json.loads(path.read_text(encoding="utf-8"))["claims"]["early_h0"]["verdict"] for path in controls
+    ]
+    concentration = f"{pooled['concentration']:.3f}"
+    for page, said in {
+        "docs/concepts/noise-floor.md": [
+            f"{min(peaks):.2f} to {max(peaks):.2f} times the sampling floor",
+            f"between objectives is {ratio:.2f} times that between seeds",
+        ],
+        "docs/concepts/verdicts.md": [
+            f"{early.count('supported')} of the {len(early)} in the committed study"
+        ],
+        "README.md": [
+            f"a concentration of {concentration}, and {pooled['concentration_expected']:.3f} is expected",
+            f"{loops['value']:.2f} for loops ({loops['low']:.2f} to {loops['high']:.2f})",
+            f"{components['value']:.2f} for components",
+        ],
+        "docs/tutorial.md": [
+            f"concentration of {concentration}, where {pooled['concentration_expected']:.3f} is expected",
+            f"loops slow down to {calm['value']:.2f} ({calm['low']:.2f} to {calm['high']:.2f})",
+        ],
+    }.items():
+        text = " ".join((REPOSITORY / page).read_text(encoding="utf-8").split())
+        assert [one for one in said if one not in text] == [], page
+
+
 def messages_of_the_code() -> list[str]:
     """The strings of topoflow, with an ellipsis for what is filled in."""
     from topoflow.checked import WORDS

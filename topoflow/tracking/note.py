@@ -133,7 +133,6 @@ def write_note(
         *measured(findings),
         "",
         *texts_table(findings),
-        "",
         *simpler(),
         "",
         *rivals(findings),
@@ -224,6 +223,7 @@ def texts_table(findings: Mapping[str, Any]) -> list[str]:
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
         *(f"| {' | '.join(_text(shorten(cell, 160)) for cell in row)} |" for row in rows),
+        "",
     ]
 
 
