@@ -126,7 +126,7 @@ def main(python: str, number: int, at_once: int, only: str | None) -> None:
                 if lives:
                     survivors.append(f"`{file.as_posix()}`\n\n```diff\n{difference}\n```\n")
                 print(f"{drawn[package]} {file} {name}: {'survives' if lives else 'found'}", flush=True)
-            write(drawn, found, sizes, survivors, time.monotonic() - began)
+                write(drawn, found, sizes, survivors, time.monotonic() - began)  # it may be ended at any time
 
 
 def write(

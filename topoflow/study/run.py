@@ -354,7 +354,7 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
     with it what a training needs to go on; and it asks for a git repository with a commit.
     """
     for section in (mapping["prompts"], *mapping["model"].values(), *mapping["objective"].values()):
-        if "path" in section:  # relative to this folder, and the run's is another
+        if section.get("path"):  # relative to this folder, and the run's is another
             section["path"] = str(Path(section["path"]).resolve())
     key = storage.sha256(storage.json_bytes(mapping))[:12]
     folder = storage.WORK_FOLDER / "studies" / f"{run}-{key}"
