@@ -187,6 +187,10 @@ class TestAStudy:
         t = (0.10 - abs(differences.mean(axis=1))) / (differences.std(axis=1, ddof=1) / np.sqrt(needed))
         assert (stats.t.sf(t, needed - 1) <= 0.05).mean() >= 0.78
 
+    def test_two_models_need_two_seeds_each(self):
+        found = by_claim(of_study(Design(TWINS, n_models=2, n_seeds=1)))
+        assert {found[claim].why for claim in (models.AMOUNT, models.TIMING)} == {"needs 2 seeds, and has 1"}
+
     def test_a_pilot_says_nothing_of_leads(self):
         found = by_claim(of_study(Design(TWINS, n_seeds=3), spreads=[0.07], pilot=True))
         assert list(found["early"].power) == [0.07]

@@ -262,3 +262,5 @@ def test_no_layers_at_all_are_refused(call):
 def test_velocities_of_one_layer_alone_are_no_layers():
     with refused(name="velocity", expected="n_layers", got=(2,)):
         pooled_velocity([1.0, 2.0])
+    with refused(name="velocity", expected="n_layers", got=(1, 1, 2)):
+        pooled_velocity([[[1.0, 2.0]]])
