@@ -213,8 +213,8 @@ def _network(found: Found) -> Any:
         return models.open_model(found.folder, found.trust, found.source)
     if any(weights.is_meta for weights in found.network.parameters()):
         from_config: Any = AutoModelForCausalLM.from_config
-        of = {"dtype": getattr(torch, found.source.dtype), "trust_remote_code": found.trust}
-        return from_config(found.network.config, **of).eval()
+        dtype, trust = getattr(torch, found.source.dtype), found.trust
+        return from_config(found.network.config, dtype=dtype, trust_remote_code=trust).eval()
     return found.network
 
 
