@@ -88,7 +88,9 @@ def changed(before: str, after: str) -> str:
 @click.option("--python", default=".venv/bin/python", show_default=True, help="Runs the tests.")
 @click.option("--number", default=80, show_default=True, help="Mutations of each package.")
 @click.option("--at-once", default=2, show_default=True, help="Mutations tried at a time.")
-@click.option("--only", type=click.Choice(PACKAGES), help="Try those of one package; the page is then of it alone.")
+@click.option(
+    "--only", type=click.Choice(PACKAGES), help="Try those of one package; the page is then of it alone."
+)
 def main(python: str, number: int, at_once: int, only: str | None) -> None:
     """Draw mutations, run the tests on each, and write what survived."""
     python = str(Path(python).absolute())  # not resolved: an environment's python is a link
