@@ -26,6 +26,8 @@ from topoflow.storage.layout import Run
 from topoflow.study import stages
 from topoflow.study.stages import activations
 
+pytestmark = pytest.mark.slow
+
 RUN = Run("tiny", "helpful", 0)
 STEPS = (0, 1, 2, 4)
 
