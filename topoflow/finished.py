@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,14 @@ def check_manifest(stored: storage.StoredSet, kind: str, remedy: str) -> None:
 
 def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable[[int, int], NDArray[Any]]:
     """What reads the cloud of a step and layer, prepared as a diagram set's clouds are."""
-    return activations.point_cloud if prepared.plain else partial(_prepared, activations, prepared)
+    if prepared.plain:
+        return activations.point_cloud
 
+    @cache
+    def of_layer(layer: int) -> Callable[[Any], NDArray[Any]]:
+        return prepared.fitted(activations.point_cloud(activations.steps[0], layer))
 
-def _prepared(activations: storage.StoredSet, prepared: Preparation, step: int, layer: int) -> NDArray[Any]:
-    first = activations.point_cloud(activations.steps[0], layer)
-    return prepared(activations.point_cloud(step, layer), first)
+    return lambda step, layer: of_layer(layer)(activations.point_cloud(step, layer))
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:

@@ -1,14 +1,19 @@
 """Clouds that are prepared: their Euclidean distances are the ones that are asked for."""
 
+from typing import get_args, get_type_hints
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from support import refused
+from threadpoolctl import threadpool_limits
 
 import topoflow
+from topoflow.config import Recording
+from topoflow.recording.callback import TEMPLATES
 from topoflow.recording.live import LiveTopology
-from topoflow.topology.prepared import Preparation
+from topoflow.topology.prepared import METRICS, SCALES, Preparation
 
 CLOUD, FIRST = np.random.default_rng(0).normal(size=(2, 30, 5)) * [1, 2, 3, 40, 0.1]
 
@@ -77,6 +82,27 @@ def test_topology_that_is_computed_while_training_prepares_by_its_first_checkpoi
     for cloud in (FIRST, CLOUD):
         made = plain.update({1: Preparation("cosine", "zscore")(cloud, FIRST)})
         assert live.update({1: cloud}) == made
+
+
+def test_what_is_learnt_from_the_first_cloud_is_learnt_once_and_has_the_same_bits_on_any_threads(monkeypatch):
+    decomposed = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *a, **k: decomposed.append(1) or svd(*a, **k))
+    wide = np.random.default_rng(2).normal(size=(3, 200, 300))
+    found = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads, user_api="blas"):
+            prepared = Preparation("cosine", "zscore", 40).fitted(wide[0])
+            found.append([prepared(cloud).tobytes() for cloud in wide])
+    assert found[0] == found[1]
+    assert len(decomposed) == 2
+
+
+def test_params_yaml_takes_the_names_that_there_are():
+    hints = get_type_hints(topoflow.Topology)
+    assert get_args(hints["metric"]) == METRICS
+    assert get_args(hints["normalise"]) == SCALES
+    assert get_args(get_type_hints(Recording)["template"]) == TEMPLATES
 
 
 def test_what_cannot_be_done_is_refused_by_name():

@@ -31,7 +31,6 @@ from topoflow.config.sources import (
     MixedText,
     ModelSource,
     ObjectiveSource,
-    Opening,
     PlainText,
     SampleText,
     ShuffledText,
@@ -492,20 +491,16 @@ class Params:
 
         The rest of a path is the machine's; what stands there is vouched for by SHA-256s.
         """
-        source = self.model_source(model)
-        left_out = {key.name for key in dataclasses.fields(Opening)} - set(
-            source.chosen
-        )  # as before there were these
         sources = {
-            "model": {key: value for key, value in dataclasses.asdict(source).items() if key not in left_out},
+            "model": self.model_source(model).written,
             "text": {name: dataclasses.asdict(self.objective[name]) for name in self.made_of(objective)},
             "prompts": dataclasses.asdict(self.prompts),
             "prepare": self._prepared(),
         }
-        for of in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
-            if of.get("path"):
-                of["path"] = Path(of["path"]).name
-            of.pop("remove_downloads", None)  # changes no result
+        for source in (sources["model"], sources["prompts"]["text"], *sources["text"].values()):
+            if source.get("path"):
+                source["path"] = Path(source["path"]).name
+            source.pop("remove_downloads", None)  # changes no result
         return sources
 
 

@@ -55,6 +55,12 @@ class Opening:
             raise InvalidArgument("device_map", "left out where there is a device", self.device_map)
 
     @property
+    def written(self) -> dict[str, Any]:
+        """The entry without keys of this class that are at their defaults: as before there were these."""
+        common = {key.name for key in fields(Opening)} - set(self.chosen)
+        return {key.name: getattr(self, key.name) for key in fields(self) if key.name not in common}
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Those of these keys that are not left at their defaults."""
         return {

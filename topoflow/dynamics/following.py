@@ -594,8 +594,8 @@ def follow(
             topology.engine,
         )
         if not topology.preparation.plain:
-            firsts = {layer: arrays[steps[0], layer] for layer in layers}
-            arrays = {at: topology.preparation(cloud, firsts[at[1]]) for at, cloud in arrays.items()}
+            fitted = {layer: topology.preparation.fitted(arrays[steps[0], layer]) for layer in layers}
+            arrays = {(step, layer): fitted[layer](cloud) for (step, layer), cloud in arrays.items()}
     rates = None if learning_rate is None else as_numbers("learning_rate", learning_rate)
     cumulative_rate(steps, rates)  # refuses what does not fit
     return Trajectory(

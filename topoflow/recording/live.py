@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class LiveTopology:
         self.engine = engine
         self.prepared = prepared
         self.h1_velocities: dict[int, float] = {}
-        self._first_clouds: dict[int, npt.NDArray[Any]] = {}
+        self._fitted: dict[int, Callable[[npt.ArrayLike], npt.NDArray[np.float64]]] = {}
         self._first: dict[int, CellDiagrams] = {}
         self._last: dict[int, CellDiagrams] = {}
 
@@ -94,7 +94,9 @@ class LiveTopology:
     def _prepared(self, layer: int, cloud: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.prepared.plain:
             return cloud
-        return self.prepared(cloud, self._first_clouds.setdefault(layer, cloud))
+        if layer not in self._fitted:  # the first checkpoint
+            self._fitted[layer] = self.prepared.fitted(cloud)
+        return self._fitted[layer](cloud)
 
     def sampling_floors(self, clouds: Mapping[int, npt.NDArray[Any]]) -> dict[int, float]:
         """How far apart the H1 diagrams of two disjoint sets of prompts are at one checkpoint, on average, a layer.

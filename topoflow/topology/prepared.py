@@ -6,10 +6,12 @@ diagrams, rotations and floors all see the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from topoflow.errors import InvalidArgument
 from topoflow.topology.point_clouds import check_cloud, check_whole_number, distance_matrix
@@ -78,26 +80,65 @@ class Preparation:
             If a cloud is malformed, or a point is 0 and so has no direction.
         """
         cloud = check_cloud("points", points)
-        reference = cloud if first is None else check_cloud("first", first)
+        return self.fitted(cloud if first is None else first)(cloud)
+
+    def fitted(self, first: ArrayLike) -> Callable[[ArrayLike], NDArray[np.float64]]:
+        """Learn once from the first checkpoint's cloud what is done to the cloud of each checkpoint.
+
+        BLAS is held to one thread: on more it rounds otherwise, and the clouds would depend on who prepares them.
+
+        Parameters
+        ----------
+        first : array_like, shape (n_points, n_coordinates)
+            The cloud of the first checkpoint.
+
+        Returns
+        -------
+        callable
+            From a cloud of the same shape to the prepared one.
+
+        Raises
+        ------
+        InvalidArgument
+            As a call does.
+
+        Examples
+        --------
+        >>> halved = Preparation(normalise="zscore").fitted([[0.0], [4.0]])
+        >>> halved([[2.0], [6.0]]).tolist()
+        [[0.0], [2.0]]
+        """
+        reference = check_cloud("first", first)
+        centre, spread, directions = np.zeros(1), np.ones(1), None
+        if self.normalise == "zscore" or self.pca is not None:
+            centre = reference.mean(axis=0)
         if self.normalise == "zscore":
             spread = reference.std(axis=0)
             spread[spread == 0] = 1.0
-            cloud, reference = ((it - reference.mean(axis=0)) / spread for it in (cloud, reference))
         if self.pca is not None:
-            centre = reference.mean(axis=0)
-            directions = np.linalg.svd(reference - centre, full_matrices=False)[2][: self.pca]
-            cloud = (cloud - centre) @ directions.T
+            with threadpool_limits(1, user_api="blas"):
+                directions = np.linalg.svd((reference - centre) / spread, full_matrices=False)[2][: self.pca]
+
+        def prepared(points: ArrayLike) -> NDArray[np.float64]:
+            cloud = (check_cloud("points", points) - centre) / spread
+            if directions is not None:
+                with threadpool_limits(1, user_api="blas"):
+                    cloud = cloud @ directions.T
+            return self._scaled(cloud)
+
+        return prepared
+
+    def _scaled(self, cloud: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.metric == "cosine":
             lengths = np.linalg.norm(cloud, axis=1, keepdims=True)
             if not lengths.all():
                 zero = cloud[lengths[:, 0] == 0][0]
                 raise InvalidArgument("points", "other than 0, where the metric is cosine", zero)
             cloud = cloud / lengths
-        if self.normalise == "median":
-            distances = distance_matrix(cloud)
-            if len(cloud) > 1 and (middle := np.median(distances[np.triu_indices(len(cloud), 1)])):
-                cloud = cloud / middle
-        return np.asarray(cloud)
+        if self.normalise == "median" and len(cloud) > 1:
+            middle = float(np.median(distance_matrix(cloud)[np.triu_indices(len(cloud), 1)]))
+            cloud = cloud / (middle or 1.0)  # one point repeated has none to divide by
+        return cloud
 
     @property
     def plain(self) -> bool:

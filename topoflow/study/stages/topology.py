@@ -190,10 +190,10 @@ def trajectory(params: Params, run: Run) -> None:
     usable = len(behaviour) and np.isfinite(behaviour).all()
     pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
     measured = {step: activations.measured(step) for step in activations.steps}
-    numbers = {step: _only(found, float, int, type(None)) for step, found in measured.items()}
+    numbers = {step: _parted(found, text=False) for step, found in measured.items()}
     first, last = numbers[activations.steps[0]], numbers[activations.steps[-1]]
     ends = activations.steps[0], int(pooled["peak_step"] or activations.steps[0]), activations.steps[-1]
-    said = {step: _only(measured[step], str) for step in sorted(set(ends))}
+    said = {step: _parted(measured[step], text=True) for step in sorted(set(ends))}
     facts = {
         "diagrams": stored.sha256,
         "order": settings.order,
@@ -222,5 +222,6 @@ def _in_layer(cloud: Callable[[int, int], npt.NDArray[Any]], layer: int, step: i
     return cloud(step, layer)
 
 
-def _only(measured: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
-    return {name: value for name, value in measured.items() if isinstance(value, kinds)}
+def _parted(measured: Mapping[str, Any], text: bool) -> dict[str, Any]:
+    """The texts among what was measured at a checkpoint, or all else."""
+    return {name: value for name, value in measured.items() if isinstance(value, str) == text}
