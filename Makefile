@@ -2,13 +2,16 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 OBJECTIVE ?= helpful
+# the folder that `make real` makes a study in, and changes to its params.yaml: `make real SET='model.smollm2.id=...'`
+REAL ?= ../topoflow-smollm2
+SET ?= seed=20260619
 # processes that run tests, each file in one of them
 WORKERS ?= 2
 # installed once for each content of the lock file and pyproject.toml
 READY = $(VENV)/.installed
 ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: run test test-fast lint docs ui
+.PHONY: run real test test-fast lint docs ui
 
 run: $(READY) ## one objective end to end on the bundled model
 	$(ACTIVE) mlflow run . --env-manager local -P objective=$(OBJECTIVE)
@@ -17,6 +20,10 @@ run: $(READY) ## one objective end to end on the bundled model
 
 ui: $(READY)
 	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
+
+real: $(READY) ## the study of docs/studies/smollm2.md, with its controls: 90 minutes on two cores, resumed if interrupted
+	test -e $(REAL)/params.yaml || $(ACTIVE) topoflow init $(REAL) --preset smollm2_hh --set "$(SET)"
+	cd $(REAL) && $(ACTIVE) dvc repro && $(ACTIVE) topoflow report
 
 test: $(READY) ## all tests
 	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile --durations 10

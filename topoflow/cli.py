@@ -50,7 +50,7 @@ _overrides = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override params.yaml for this run; several may stand in one, separated by spaces. "
+    help="Override params.yaml; several may stand in one, separated by spaces. "
     "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
 )
 
@@ -164,14 +164,15 @@ def _command(function: Callable[..., Any]) -> click.Command:
 @click.option(
     "--preset", metavar="NAME", help=f"Another study's params.yaml: {', '.join(scaffold.presets())}."
 )
+@_overrides
 @_guarded
-def init(folder: Path, preset: str | None) -> None:
+def init(folder: Path, preset: str | None, overrides: tuple[str, ...]) -> None:
     """Create a study in FOLDER.
 
     It gets params.yaml, dvc.yaml and MLproject, in a git and DVC repository. Nothing is overwritten.
     requirements.txt pins what runs now. A git repository that is made gets a first commit.
     """
-    names, committed = scaffold.lay_down(folder, preset)
+    names, committed = scaffold.lay_down(folder, preset, split_overrides(overrides))
     for name in names:
         click.echo(f"wrote {folder / name}")
     if not committed:

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from topoflow import __version__
@@ -55,7 +56,9 @@ _DVC_HEADER = """\
 """
 
 
-def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
+def lay_down(
+    folder: Path, preset: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[list[str], bool]:
     """Make a folder a study: the files that DVC and MLflow read, in a git and DVC repository.
 
     A git repository that holds the folder is used, and so is a DVC repository; where there is none, one is made. Where
@@ -68,6 +71,8 @@ def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
         New, empty, or without any of the files.
     preset : str, optional
         Of `presets`: whose params.yaml the study gets; else that of topoflow's own study.
+    overrides : sequence of str
+        Changes to it, as `--set` takes them. A changed params.yaml has no comments.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
     Raises
     ------
     InvalidArgument
-        When there is no such preset.
+        When there is no such preset, or params.yaml cannot be changed in that way.
     InvalidFile
         When one of the other files is there: nothing is overwritten, and then nothing is written.
     """
@@ -92,7 +97,7 @@ def lay_down(folder: Path, preset: str | None = None) -> tuple[list[str], bool]:
         raise InvalidFile(folder, problem)
     if folder.exists() and not folder.is_dir():
         raise InvalidFile(folder, "must be a folder or not exist, and it is a file")
-    params = params_text(preset)
+    params = params_text(preset, overrides)
     pins, wheel = requirements()
     files = {name: text.encode() for name, text in study_texts(pins, params).items()} | wheel
     if (folder / README).exists():
@@ -113,13 +118,19 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def params_text(preset: str | None = None) -> str:
-    """The params.yaml of a preset, or of topoflow's own study."""
-    if preset is None:
-        return _template("params.yaml")
-    if preset not in presets():
+def params_text(preset: str | None = None, overrides: Sequence[str] = ()) -> str:
+    """The params.yaml of a preset, or of topoflow's own study; with changes, checked and without comments."""
+    if preset is not None and preset not in presets():
         raise InvalidArgument("preset", f"one of {', '.join(presets())}", preset)
-    return read_text(PRESETS / f"{preset}.yaml")
+    text = _template("params.yaml") if preset is None else read_text(PRESETS / f"{preset}.yaml")
+    if not overrides:
+        return text
+    from topoflow.config.mappings import apply_overrides, read_yaml, yaml_bytes
+    from topoflow.config.reading import parse_params
+
+    changed = apply_overrides(read_yaml(text), overrides)
+    parse_params(changed)
+    return yaml_bytes(changed).decode()
 
 
 def first_command(params: str) -> str:
