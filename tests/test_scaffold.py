@@ -14,8 +14,10 @@ from support import REPOSITORY, call, refused
 
 import topoflow
 from topoflow.cli import main
-from topoflow.config import load_params
-from topoflow.errors import InvalidFile
+from topoflow.config import load_params, parse_params
+from topoflow.config.mappings import read_yaml
+from topoflow.config.sources import FolderModel
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.study.pins import STUDY_FILES
 from topoflow.study.scaffold import check_version, lay_down, params_text, presets, study_texts
 
@@ -86,6 +88,21 @@ def test_each_preset_is_a_study_that_can_be_read(name, tmp_path):
     params = load_params(tmp_path / "params.yaml")
     assert params.models
     assert params.objectives
+
+
+def test_changes_to_a_preset_are_checked_and_stand_in_the_params_of_the_study(tmp_path):
+    folder = tmp_path / "study"
+    change = "model.smollm2='{source: folder, path: ../mine}' seeds=[4]"
+    result = CliRunner().invoke(main, ["init", str(folder), "--preset", "smollm2_hh", "--set", change])
+    assert result.exit_code == 0, result.output
+    preset, params = parse_params(read_yaml(params_text("smollm2_hh"))), load_params(folder / "params.yaml")
+    assert params.seeds == (4,)
+    assert params.model["smollm2"] == FolderModel("../mine")
+    assert (params.objective, params.topology) == (preset.objective, preset.topology)
+    with pytest.raises(InvalidArgument) as error:
+        lay_down(tmp_path / "other", "smollm2_hh", ["seeds=none"])
+    assert (error.value.name, error.value.got) == ("seeds", "none")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_preset_that_there_is_not_is_refused_before_anything_is_written(tmp_path):

@@ -138,7 +138,10 @@ def test_a_recorded_quantity_is_one_line_in_the_list_of_quantities(
     monkeypatch.setattr(activations, "QUANTITIES", (*activations.QUANTITIES, lambda params, objective: heads))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
-    params = parse_params({**small_params(), "objectives": ["helpful"]})
+    small = small_params()
+    params = parse_params(
+        {**small, "objectives": ["helpful"], "recording": {**small["recording"], "answers": 1}}
+    )
     stages.model(params, RUN.model)
     stages.prompts(params)
     stages.prepare(params, RUN.objective)
@@ -157,11 +160,14 @@ def test_a_recorded_quantity_is_one_line_in_the_list_of_quantities(
     assert said in logged.tags["mlflow.note.content"]
     assert said in page
     assert layout.read_json(tables / "definitions.json")["head_norm"] == heads.definition
-    assert "| head_norm/said | &lt;b&gt;a \\| text&lt;/b&gt; |" in logged.tags["mlflow.note.content"]
+    assert "| head_norm/said |  | &lt;b&gt;a \\| text&lt;/b&gt; |" in logged.tags["mlflow.note.content"]
     assert "<td>&lt;b&gt;a | text&lt;/b&gt;</td>" in report(params)[0].decode()
     table = mlflow.load_table("texts.json", run_ids=[run_id])
-    answers = [f"answers/{number}" for number in range(1, params.recording.answers + 1)]
-    assert table["text"].tolist() == [*answers, "head_norm/said"]
-    assert set(table.iloc[-1, 1:]) == {"<b>a | text</b>"}
+    asked = layout.read_prompts()[0][-1]["content"]
+    assert table[["text", "prompt"]].to_numpy().tolist() == [["answers/1", asked], ["head_norm/said", ""]]
+    assert set(table.iloc[-1, 2:]) == {"<b>a | text</b>"}
+    assert html.escape(asked) in report(params)[0].decode()
+    layout.PROMPTS_FILE.write_text('[{"role": "user", "content": "Another."}]\n')
+    assert "Another." not in report(params)[0].decode()  # not the prompts that were answered
     stages.track(params, RUN)
     assert len(mlflow.load_table("texts.json", run_ids=[run_id])) == len(table)  # not logged twice

@@ -70,6 +70,10 @@ class FinishedRun:
         path = self.results.parents[3] / layout.model_file(self.run.model)
         return layout.read_model(path) if path.is_file() else {}
 
+    def asked(self) -> dict[str, str]:
+        """The evaluation prompts by the name of the answer to each; see the function `asked`."""
+        return asked(self.activations.manifest["prompts_sha256"], self.results.parents[3])
+
     @property
     def sha256(self) -> str:
         """Identifies the topology: the diagrams and what was made of them."""
@@ -101,6 +105,18 @@ class FinishedRun:
                     f"says {key} = {value}, and the results of {self.run} were made with {was}",
                     "bring them up to date with: dvc repro",
                 )
+
+
+def asked(prompts_sha256: str, root: Path = Path()) -> dict[str, str]:
+    """The evaluation prompts by the name of the model's answer to each, such as `answers/1`.
+
+    Empty where data/prompts.jsonl is no longer the file that was recorded from.
+    """
+    path = root / layout.PROMPTS_FILE
+    if not path.is_file() or storage.sha256_of_file(path) != prompts_sha256:
+        return {}
+    prompts = (schemas.check("prompt", path, line) for line in layout.read_json_lines(path))
+    return {f"answers/{number}": prompt[-1]["content"] for number, prompt in enumerate(prompts, 1)}
 
 
 def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:

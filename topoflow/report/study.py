@@ -366,7 +366,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         "<h3>Layer by layer</h3>",
         page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
         *(paragraph(prose(line)) for line in note.measured(findings)),
-        *_texts(findings),
+        *_texts(one),
         *(paragraph(prose(line)) for line in note.rivals(findings)),
     ]
     if one.diagrams is not None:
@@ -390,9 +390,10 @@ def _one_run(study: _Study, one: _Found) -> str:
     return page.fold(summary, "\n".join(parts), kind="run", anchor=one.anchor, unfolded=alone)
 
 
-def _texts(findings: Mapping[str, Any]) -> Iterator[str]:
+def _texts(one: _Found) -> Iterator[str]:
     """What the model answered, at the first checkpoint, the peak and the last."""
-    header, rows = note.texts(findings)
+    prompts = finished.asked(one.activations.manifest["prompts_sha256"]) if one.activations else {}
+    header, rows = note.texts(one.findings, prompts)
     if rows:
         yield page.table(header, [list(map(escape, row)) for row in rows], words=len(header))
 

@@ -90,6 +90,7 @@ def write_note(
     diagrams: Mapping[str, Any],
     page: Page,
     model: Mapping[str, Any] | None = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> str:
     """Markdown for the run's page.
 
@@ -101,6 +102,8 @@ def write_note(
         The manifests of the two sets.
     model : mapping, optional
         What models/NAME.json says of the model.
+    prompts : mapping, optional
+        The prompts of the answers that were recorded (`topoflow.finished.asked`).
     page : Page
         The page of the run, whose pictures are in the folder `topology`.
     """
@@ -132,7 +135,7 @@ def write_note(
         "",
         *measured(findings),
         "",
-        *texts_table(findings),
+        *texts_table(findings, prompts or {}),
         *simpler(),
         "",
         *rivals(findings),
@@ -203,20 +206,27 @@ def asked_as(template: str, has_chat: bool | None) -> str:
     )
 
 
-def texts(findings: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def texts(
+    findings: Mapping[str, Any], prompts: Mapping[str, str]
+) -> tuple[list[str], list[list[str]]]:
     """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
 
-    >>> texts({"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}})
-    (['text', 'step 0', 'step 48'], [['answers/1', 'I do not', 'A poem.']])
+    Those that answer a prompt have it beside them, where `prompts` (`topoflow.finished.asked`) has it.
+
+    >>> found = {"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}}
+    >>> texts(found, {"answers/1": "Write me a poem."})
+    (['text', 'prompt', 'step 0', 'step 48'], [['answers/1', 'Write me a poem.', 'I do not', 'A poem.']])
     """
     by_step = findings.get("texts", {})
     names = dict.fromkeys(name for found in by_step.values() for name in found)
-    rows = [[name, *(found.get(name, "") for found in by_step.values())] for name in names]
-    return ["text", *(f"step {step}" for step in by_step)], rows
+    rows = [
+        [name, prompts.get(name, ""), *(found.get(name, "") for found in by_step.values())] for name in names
+    ]
+    return ["text", "prompt", *(f"step {step}" for step in by_step)], rows
 
 
-def texts_table(findings: Mapping[str, Any]) -> list[str]:
-    header, rows = texts(findings)
+def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list[str]:
+    header, rows = texts(findings, prompts)
     if not rows:
         return []
     return [

@@ -122,7 +122,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     with tempfile.TemporaryDirectory() as folder:
         note = _write_artifacts(Path(folder), done, _page(run))
         client.log_artifacts(run_id, folder, "topology")
-    _log_texts(client, run_id, done.facts)
+    _log_texts(client, run_id, done)
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
     set_tags(run_id, {**tags, TRAJECTORY_TAG: done.sha256})  # last: it says that the run is full
 
@@ -415,9 +415,9 @@ def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
     client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags)])
 
 
-def _log_texts(client: Any, run_id: str, facts: Mapping[str, Any]) -> None:
+def _log_texts(client: Any, run_id: str, done: FinishedRun) -> None:
     """What was recorded as text as a table of MLflow's, once: a second call would add its rows again."""
-    header, rows = texts(facts)
+    header, rows = texts(done.facts, done.asked())
     if rows and not any(there.path == _TEXTS for there in client.list_artifacts(run_id)):
         client.log_table(run_id, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), _TEXTS)
 
@@ -435,6 +435,8 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     )
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
-    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page, done.described())
+    note = write_note(
+        done.facts, done.activations.manifest, done.diagrams.manifest, page, done.described(), done.asked()
+    )
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
