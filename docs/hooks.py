@@ -44,16 +44,18 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages, the root's pages, and the pictures of the committed comparison."""
+    """Add the generated pages, the root's pages, and the pictures of the committed comparisons."""
     pages = {"reference/params.md": params_page(), "reference/cli.md": cli_page()}
     for name in ROOT_PAGES:
         if (ROOT / name).is_file():
             pages[_page(name)] = (ROOT / name).read_text(encoding="utf-8")
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
-    for picture in sorted((ROOT / "comparison").glob("*.png")):
-        where = f"pictures/comparison/{picture.name}"
-        files.append(File.generated(config, where, abs_src_path=str(picture)))
+    compared = {f"{study.name}/": study / "comparison" for study in (ROOT / "studies").glob("*")}
+    for place, folder in {"": ROOT / "comparison", **compared}.items():
+        for picture in sorted(folder.glob("*.png")):
+            where = f"pictures/{place}comparison/{picture.name}"
+            files.append(File.generated(config, where, abs_src_path=str(picture)))
     return files
 
 
