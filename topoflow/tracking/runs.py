@@ -24,7 +24,7 @@ from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
-from topoflow.finished import FinishedRun
+from topoflow.finished import FinishedRun, dominated
 from topoflow.names import metric_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -435,6 +435,10 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     )
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
-    note = write_note(done.facts, done.activations.manifest, done.diagrams.manifest, page, done.described())
+    found, manifests = (
+        dominated(done.activations, done.diagrams),
+        (done.activations.manifest, done.diagrams.manifest),
+    )
+    note = write_note(done.facts, *manifests, page, done.described(), found)
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note
