@@ -373,13 +373,10 @@ def test_a_training_is_recorded_at_the_tokens_that_are_asked_for(model, tokenize
 
 def test_a_prompt_too_short_for_the_position_is_refused_before_training(model, tokenizer, tmp_path):
     lengths = [len(ids) for ids in tokenize_prompts(tokenizer, PROMPTS, 512)]
+    too_short = f"prompts[{lengths.index(min(lengths))}] has {min(lengths)} tokens"
     callback = TopologyCallback(PROMPTS, [2], Schedule(twins=0), position=-500)
     weights = model.get_input_embeddings().weight.detach().clone()
-    with refused(
-        name="position",
-        expected=f"prompts[{lengths.index(min(lengths))}] has {min(lengths)} tokens",
-        got=-500,
-    ):
+    with refused(name="position", expected=too_short, got=-500):
         train(model, tokenizer, tmp_path, callback)
     assert callback.steps == []
     assert torch.equal(model.get_input_embeddings().weight, weights)
