@@ -22,7 +22,14 @@ from topoflow.report.study import _claims
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study import stages
-from topoflow.study.comparison import _groups, _labellings, compare_runs, warn_of_rounding, without_controls
+from topoflow.study.comparison import (
+    _groups,
+    _labellings,
+    compare_runs,
+    warn_of_rounding,
+    warn_of_templates,
+    without_controls,
+)
 from topoflow.tracking.note import Page, write_comparison_note
 
 STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90
@@ -187,6 +194,61 @@ def test_models_that_were_asked_otherwise_are_said_to_be(study, tmp_path):
         shutil.rmtree("models")
     said = {claim["beside"] for claim in facts["claims"].values() if claim["claim"] in ("amount", "timing")}
     assert said == {"prompts may be put otherwise to each: their files of chat templates differ"}
+
+
+def altered(member: FinishedRun, kind: str, **changes: Any) -> FinishedRun:
+    """A finished run whose manifest of one of its sets says something else."""
+    stored = getattr(member, kind)
+    return replace(member, **{kind: replace(stored, manifest={**stored.manifest, **changes})})
+
+
+def test_runs_asked_in_different_templates_are_warned_of_and_said_to_be(study, tmp_path, caplog):
+    params, members = study
+    base = [
+        altered(member, "activations", recording={"template": "hh" if member.run.model == "tiny" else "chat"})
+        for member in members
+    ]
+    facts = compare_runs(params, base, tmp_path)
+    (warning,) = [record for record in caplog.records if "templates" in record.getMessage()]
+    assert "hh of tiny-helpful-0, chat of other-helpful-0" in warning.getMessage()
+    said = {claim["beside"] for claim in facts["claims"].values() if claim["claim"] in ("amount", "timing")}
+    assert len(said) == 1
+    assert "different templates (hh and chat)" in said.pop()
+    caplog.clear()
+    warn_of_templates([altered(member, "activations", recording={"template": "hh"}) for member in members])
+    warn_of_templates(members)  # whose models have no file that says what auto is
+    assert not caplog.records
+
+
+def test_auto_is_the_template_that_the_model_has(study, monkeypatch, caplog):
+    _, members = study
+    monkeypatch.setattr(FinishedRun, "described", lambda self: {"chat_template": self.run.model == "tiny"})
+    warn_of_templates(members)
+    (warning,) = caplog.records
+    assert "chat of tiny-helpful-0, hh of other-helpful-0" in warning.getMessage()
+    caplog.clear()
+    warn_of_templates([altered(member, "activations", recording={"template": "plain"}) for member in members])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "what"),
+    [
+        ("activations", {"pooling": "mean of all tokens"}, "recorded tokens"),
+        (
+            "diagrams",
+            {"prepared": {"metric": "cosine", "normalise": "none", "pca": None}},
+            "metric, scale and directions",
+        ),
+    ],
+    ids=["pooling", "prepared"],
+)
+def test_runs_of_other_tokens_or_another_metric_are_refused(study, tmp_path, kind, changes, what):
+    params, members = study
+    with refused(name="runs", expected=f"of the same {what}"):
+        compare_runs(params, [members[0], altered(members[1], kind, **changes)], tmp_path)
+    same = [altered(member, "activations", pooling="last token") for member in members[:1]]
+    compare_runs(params, [*same, members[1]], tmp_path)  # as an older manifest leaves out
 
 
 def cut(data: bytes) -> bytes:

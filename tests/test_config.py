@@ -82,6 +82,25 @@ class TestReading:
         ):
             assert set(written[name]) == {field.name for field in dataclasses.fields(section)}, name
 
+    def test_manifests_say_how_states_are_pooled_where_it_is_not_the_last_token_and_only_there(self):
+        assert not {"pooling", "position"} & set(parse_params(MINIMAL).recorded())
+        mean = parse_params(with_value("recording", {"pooling": "mean"}))
+        assert mean.recorded()["pooling"] == "mean"
+        assert "position" not in mean.recorded()
+        assert parse_params(with_value("recording", {"position": -2})).recorded()["position"] == -2
+
+    @pytest.mark.parametrize(
+        ("recording", "key", "got"),
+        [
+            ({"pooling": "max"}, "pooling", "max"),
+            ({"position": 0}, "position", 0),
+            ({"pooling": "mean", "position": -2}, "position", -2),
+        ],
+    )
+    def test_tokens_that_cannot_be_recorded_are_refused(self, recording, key, got):
+        with refused(name=f"recording.{key}", got=got):
+            parse_params(with_value("recording", recording))
+
     def test_sections_left_out_have_their_defaults(self):
         params = parse_params(MINIMAL)
         assert params.finetune == config.Finetune()

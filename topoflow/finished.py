@@ -18,6 +18,7 @@ from topoflow.errors import InvalidFile, quoted
 from topoflow.storage import layout, schemas
 from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
+from topoflow.topology.dominance import Dominance, dominance
 from topoflow.topology.persistence import choose_engine
 from topoflow.topology.prepared import Preparation
 
@@ -152,6 +153,22 @@ def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable
         return prepared.fitted(activations.point_cloud(activations.steps[0], layer))
 
     return lambda step, layer: of_layer(layer)(activations.point_cloud(step, layer))
+
+
+def dominated(activations: storage.StoredSet, diagrams: storage.StoredSet) -> dict[int, Dominance]:
+    """The layers that have most of their variance along one direction at the first checkpoint, as diagrams see it.
+
+    States that are not here, or not as they were recorded, are passed over: the manifest may be all that there is.
+    """
+    cloud = clouds_of(activations, Preparation(**diagrams.manifest.get("prepared") or {}))
+    first, digests = diagrams.steps[0], activations.manifest.get("files", {})
+    found = {}
+    for layer in diagrams.layers:
+        name = f"{storage.cell_name(first, layer)}.npy"
+        path = activations.folder / name
+        if path.is_file() and storage.sha256_of_file(path) == digests.get(name):
+            found[layer] = dominance(cloud(first, layer))
+    return {layer: shares for layer, shares in found.items() if shares is not None and shares.dominates}
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import transformers
 from support import refused
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from topoflow.recording.hidden_states import last_token_states, record_states, resolve_layers
+from topoflow.recording.hidden_states import prompt_states, record_states, resolve_layers
 
 DEPTH = 4
 SIZES = {
@@ -98,7 +98,7 @@ def test_states_are_those_of_output_hidden_states_prompt_by_prompt(family):
         return
     ids = torch.tensor([[0] * (7 - len(prompt)) + prompt for prompt in PROMPTS])
     with torch.no_grad():
-        states = last_token_states(model, ids, (ids != 0).long(), layers)
+        states = prompt_states(model, ids, (ids != 0).long(), layers)
     for layer in layers:
         for row, prompt in enumerate(PROMPTS):
             assert_close(states[layer][row], plain_states(model, prompt)[layer])

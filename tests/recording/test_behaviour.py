@@ -16,7 +16,7 @@ from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
-from topoflow.recording.hidden_states import last_token_states_and_logits, record_states
+from topoflow.recording.hidden_states import prompt_states_and_logits, record_states
 from topoflow.recording.sketch import sketched_roots
 from topoflow.training import sft
 
@@ -64,12 +64,12 @@ def test_the_head_sees_the_last_rows_alone_and_keeps_no_hook(model):
     handle = model.lm_head.register_forward_hook(lambda m, args, out: shapes.append(tuple(out.shape)))
     ids = torch.ones(3, 7, dtype=torch.long)
     with torch.no_grad():
-        last_token_states_and_logits(model, ids, torch.ones_like(ids), [2])
+        prompt_states_and_logits(model, ids, torch.ones_like(ids), [2])
     handle.remove()
     assert shapes == [(3, 1, model.config.vocab_size)]
     assert not model.lm_head._forward_pre_hooks
     with refused(name="model", expected="a head that makes logits"):
-        last_token_states_and_logits(model.model.layers, ids, torch.ones_like(ids), [2])
+        prompt_states_and_logits(model.model.layers, ids, torch.ones_like(ids), [2])
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

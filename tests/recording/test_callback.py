@@ -170,8 +170,14 @@ def test_a_training_that_goes_on_is_compared_with_its_own_first_checkpoint(token
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompts": PROMPTS[::-1]}, {"dtype": "float64"}, {"max_length": 3}],
-    ids=["prompts", "dtype", "max_length"],
+    [
+        {"prompts": PROMPTS[::-1]},
+        {"dtype": "float64"},
+        {"max_length": 3},
+        {"pooling": "mean"},
+        {"position": -2},
+    ],
+    ids=["prompts", "dtype", "max_length", "pooling", "position"],
 )
 def test_states_of_other_prompts_or_another_precision_are_not_taken_up(tokenizer, tmp_path, changes):
     resumed(tokenizer, tmp_path, topology=False)
@@ -347,12 +353,33 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
 @pytest.mark.parametrize(
     "changes",
     [{"prompts": ["one"]}, {"prompts": "one text"}, {"batch_size": 0}, {"max_length": 0}, {"max_length": -3},
-     {"dtype": "bfloat16"}, {"template": "alpaca"}],
+     {"dtype": "bfloat16"}, {"template": "alpaca"}, {"pooling": "max"}, {"position": 0},
+     {"position": -2, "pooling": "mean"}],
     ids=str,
 )  # fmt: skip
 def test_what_would_record_something_else_or_fail_late_is_refused_at_once(changes):
     with refused(name=next(iter(changes))):
         TopologyCallback(**{"prompts": PROMPTS, **changes})
+
+
+@pytest.mark.parametrize("how", [{"pooling": "mean"}, {"position": -2}], ids=str)
+def test_a_training_is_recorded_at_the_tokens_that_are_asked_for(model, tokenizer, tmp_path, how):
+    ids = tokenize_prompts(tokenizer, PROMPTS, 512)
+    before = record_states(model, ids, [2, 4], pad_token_id=tokenizer.pad_token_id, **how)
+    callback = TopologyCallback(PROMPTS, [2, 4], Schedule(twins=0), **how)
+    train(model, tokenizer, tmp_path, callback)
+    assert all(np.array_equal(callback.clouds[0][layer], before[layer]) for layer in (2, 4))
+
+
+def test_a_prompt_too_short_for_the_position_is_refused_before_training(model, tokenizer, tmp_path):
+    lengths = [len(ids) for ids in tokenize_prompts(tokenizer, PROMPTS, 512)]
+    too_short = f"prompts[{lengths.index(min(lengths))}] has {min(lengths)} tokens"
+    callback = TopologyCallback(PROMPTS, [2], Schedule(twins=0), position=-500)
+    weights = model.get_input_embeddings().weight.detach().clone()
+    with refused(name="position", expected=too_short, got=-500):
+        train(model, tokenizer, tmp_path, callback)
+    assert callback.steps == []
+    assert torch.equal(model.get_input_embeddings().weight, weights)
 
 
 @pytest.mark.parametrize("layers", [True, "12", [1.5], [-1], 10**15, [10**15], []])

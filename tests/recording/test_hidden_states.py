@@ -1,6 +1,7 @@
 import gc
 import weakref
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from topoflow.recording.hidden_states import (
     batches_by_length,
     evenly_spaced_layers,
     in_order,
-    last_token_states,
     noting_how,
+    prompt_states,
     record_batches,
     record_states,
     resolve_layers,
@@ -35,12 +36,16 @@ def padded(prompts: list[list[int]], side: str) -> tuple[torch.Tensor, torch.Ten
     return ids, mask
 
 
-def plain_states(model, prompt: list[int]) -> list[np.ndarray]:
-    """The witness: transformers' own hidden states of one unpadded prompt, last token."""
+def all_states(model, prompt: list[int]) -> list[torch.Tensor]:
+    """The witness: transformers' own hidden states of one unpadded prompt, a row for each token."""
     with torch.no_grad():
         output = model(torch.tensor([prompt]), output_hidden_states=True)
     # a model prepared for 4-bit training has its embedding ask for a gradient, whatever the context says
-    return [hidden[0, -1].detach().numpy() for hidden in output.hidden_states]
+    return [hidden[0].detach() for hidden in output.hidden_states]
+
+
+def plain_states(model, prompt: list[int]) -> list[np.ndarray]:
+    return [hidden[-1].numpy() for hidden in all_states(model, prompt)]
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -50,10 +55,82 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_gives_the_states_of_one_prompt_alone(model, side):
     with torch.no_grad():
-        states = last_token_states(model, *padded(PROMPTS, side), layers=range(5))
+        states = prompt_states(model, *padded(PROMPTS, side), layers=range(5))
     for row, prompt in enumerate(PROMPTS):
         for layer, expected in enumerate(plain_states(model, prompt)):
             assert close(states[layer][row].numpy(), expected), (side, row, layer)
+
+
+LONGER = [[5, 6, 7], [9, 8], [10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
+POOLED = {  # what is asked for, and what a witness makes of the rows of one prompt's tokens
+    "mean": ({"pooling": "mean"}, lambda rows: rows.double().mean(dim=0)),
+    "the last but one": ({"position": -2}, lambda rows: rows[-2]),
+}
+
+
+@pytest.mark.parametrize("asked", POOLED)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_mean_and_another_token_are_those_of_one_prompt_alone_whatever_the_padding(model, side, asked):
+    how, of_rows = POOLED[asked]
+    with torch.no_grad():
+        states = prompt_states(model, *padded(LONGER, side), layers=range(5), **how)
+    for row, prompt in enumerate(LONGER):
+        for layer, expected in enumerate(all_states(model, prompt)):
+            assert close(states[layer][row].numpy(), of_rows(expected).numpy()), (side, row, layer)
+
+
+@pytest.mark.parametrize("asked", POOLED)
+@pytest.mark.parametrize("path", ["without the head", "with the head", "sharded"])
+def test_every_path_records_what_is_asked_for_and_answers_after_the_last_token(
+    model, monkeypatch, path, asked
+):
+    how, of_rows = POOLED[asked]
+    if path == "sharded":  # as under FSDP, where the pass goes on to its end
+        module = SimpleNamespace(reshard=lambda: None)
+        monkeypatch.setattr("topoflow.recording.hidden_states.sharded_modules", lambda _: [module])
+    answers = [Answers(5), Answers(5)] if path == "with the head" else [None, None]
+    given = {"layers": [0, 2, 4], "pad_token_id": 0, "batch_size": 2}
+    clouds = record_states(model, LONGER, **given, **how, behaviour=answers[0])
+    record_states(model, LONGER, **given, behaviour=answers[1])
+    for row, prompt in enumerate(LONGER):
+        rows = all_states(model, prompt)
+        for layer, cloud in clouds.items():
+            assert close(cloud[row], of_rows(rows[layer]).numpy())
+            assert not close(cloud[row], rows[layer][-1].numpy())
+    if path == "with the head":
+        one, other = (next(kept.pieces(1, 5)) for kept in answers)
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_mean_is_summed_in_float32_and_what_padding_holds_does_not_matter(model):
+    ids, mask = padded(LONGER, "right")
+
+    def spoil(_, args, output):
+        return output.masked_fill(mask.unsqueeze(2) == 0, torch.nan)
+
+    model.bfloat16().model.layers[-1].register_forward_hook(spoil)
+    with torch.no_grad():
+        states = prompt_states(model, ids, mask, [3, 4], pooling="mean")
+        plain = model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for layer, means in states.items():
+        assert means.dtype == torch.float32
+        for row, prompt in enumerate(LONGER):
+            expected = plain[layer][row, : len(prompt)].double().mean(dim=0).numpy()
+            assert close(means[row].numpy(), expected)
+
+
+def test_a_position_that_a_prompt_has_not_is_refused_before_any_pass(model):
+    ran = []
+    model.register_forward_pre_hook(lambda module, args: ran.append(module))
+    with refused(name="position", expected="token_ids[1] has 1 token", got=-2):
+        record_states(model, PROMPTS, [2], pad_token_id=0, position=-2)
+    with refused(name="position", expected="input_ids[1] has 1 token", got=-3):
+        prompt_states(model, *padded(PROMPTS, "left"), layers=[2], position=-3)
+    with refused(name="position", expected="pooling is mean", got=-2):
+        record_states(model, LONGER, [2], pad_token_id=0, pooling="mean", position=-2)
+    with refused(name="pooling", got="max"):
+        record_states(model, LONGER, [2], pad_token_id=0, pooling="max")
+    assert not ran
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -135,7 +212,7 @@ def test_nothing_of_a_pass_outlives_it_but_the_rows(model):
     gc.disable()  # what only the collector would free would stand beside the next batch
     try:
         with torch.no_grad():
-            states = last_token_states(model, ids, mask, [1, 3])
+            states = prompt_states(model, ids, mask, [1, 3])
         assert len(outputs) == 3
         assert not any(output() is not None for output in outputs)
     finally:
@@ -232,12 +309,14 @@ def test_virtual_tokens_of_prompt_tuning_stand_before_the_prompt(model):
     torch.manual_seed(0)
     tuned = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
     clouds = record_states(tuned, PROMPTS, [2, 4], pad_token_id=0, batch_size=3)
+    means = record_states(tuned, PROMPTS, [2, 4], pad_token_id=0, batch_size=3, pooling="mean")
     for row, prompt in enumerate(PROMPTS):
         with torch.no_grad():
             hidden = tuned(torch.tensor([prompt]), output_hidden_states=True).hidden_states
         assert hidden[2].shape[1] == 3 + len(prompt)
         for layer, cloud in clouds.items():
             assert close(cloud[row], hidden[layer][0, -1].numpy())
+            assert close(means[layer][row], hidden[layer][0, 3:].mean(dim=0).numpy())
 
 
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
@@ -290,9 +369,9 @@ def test_something_that_is_no_language_model_is_refused_by_name():
 def test_how_a_pass_computes_is_noted_within_it(model, layers):
     ids = torch.ones(2, 3, dtype=torch.long)
     with noting_how(model) as plain, torch.no_grad():
-        last_token_states(model, ids, torch.ones_like(ids), layers)
+        prompt_states(model, ids, torch.ones_like(ids), layers)
     assert plain == {"device": "cpu", "compute_dtype": "float32", "autocast": None}
     with noting_how(model.half()) as mixed, torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        last_token_states(model, ids, torch.ones_like(ids), layers)
+        prompt_states(model, ids, torch.ones_like(ids), layers)
     assert mixed == {"device": "cpu", "compute_dtype": "float16", "autocast": "bfloat16"}
     assert not model.model.layers[0]._forward_pre_hooks

@@ -30,6 +30,7 @@ from topoflow.report.study import report as make
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study.comparison import seal
+from topoflow.topology.dominance import Dominance
 from topoflow.topology.persistence import choose_engine
 
 HOSTILE = "<script>alert(1)</script>&\"'.jsonl"
@@ -183,6 +184,19 @@ def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study) -> None:
     ):
         assert words in text
     assert "Layer 1 is constant at some checkpoints" in text
+
+
+def test_it_says_what_a_point_is_and_which_layers_lie_along_one_direction(
+    study: Study, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "prompts, hidden state of the last token;" in Reader(make(study.params)[0].decode()).text
+    monkeypatch.setattr(module.finished, "dominated", lambda *_: {7: Dominance(0.83, 0.79, 12)})
+    (here / "other").mkdir()
+    monkeypatch.chdir(here / "other")
+    other = Study(here / "other", objectives=["helpful"], seeds=[0], recording={"pooling": "mean"})
+    text = Reader(make(other.params)[0].decode()).text
+    assert "prompts, mean hidden state of all tokens;" in text
+    assert "along one direction at layer 7 (83 %, 79 % in coordinate 12 alone)" in text
 
 
 def test_the_same_files_give_the_same_bytes(study: Study) -> None:

@@ -1,10 +1,17 @@
 """The note of a run: its first line says what moves, and its table shows how far each claim climbed."""
 
 import re
+from typing import Any
 
+import numpy as np
 from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+from support import plant_states
 
+from topoflow import storage
+from topoflow.config.pooling import Pooling
 from topoflow.dynamics.claims.reading import plain_table
+from topoflow.finished import dominated
+from topoflow.storage.layout import Run
 from topoflow.study.stages import reporting
 from topoflow.tracking.note import Page, rivals, verdict_table, write_comparison_note, write_note
 
@@ -44,6 +51,37 @@ def first_line(claims: dict) -> str:
     diagrams = {"constant_cells": [], "n_prompts": 9, "subsample_size": 4}
     findings = {"claims": claims, "exploratory": False, "order": 2.0, "layers": {}}
     return write_note(findings, activations, diagrams, PAGE).split("\n")[0]
+
+
+def test_a_note_says_what_a_point_is_and_which_layers_lie_along_one_direction(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, rng = Run("tiny", "helpful", 0), np.random.default_rng(0)
+    round_one = rng.normal(size=(30, 4))
+    long_one = round_one * [1, 1, 20, 1]
+    # what happens after the first checkpoint does not matter
+    clouds = {(0, 1): round_one, (8, 1): long_one, (0, 2): long_one, (8, 2): round_one}
+    recording = {"pooling": "mean", "template": "hh"}
+    plant_states(run, clouds, recording=recording, pooling=Pooling("mean").words)
+    activations = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
+    made = {"steps": [0, 8], "layers": [1, 2], "constant_cells": [], "n_prompts": 30, "subsample_size": 15}
+    findings = {"claims": CLAIMS, "exploratory": False, "order": 2.0, "layers": {}}
+
+    def noted(**prepared: Any) -> str:
+        manifest = {**made, "prepared": prepared} if prepared else made
+        found = dominated(activations, storage.StoredSet(tmp_path, manifest, ""))
+        return write_note(findings, activations.manifest, manifest, PAGE, dominated=found)
+
+    assert "of each the mean hidden state of all tokens at layers 1, 2" in noted()
+    assert "the state of the last" not in noted()  # which a mean is not
+    assert "along one direction** at layer 2 (99 %, 99 % in coordinate 2 alone) at the first" in noted()
+    assert "`topology.normalise: zscore`" in noted()
+    assert "one direction**" not in noted(metric="euclidean", normalise="zscore", pca=None)
+    projected = noted(metric="euclidean", normalise="none", pca=2)
+    assert "coordinate 0 alone" not in projected  # a projected cloud has directions, and no coordinates
+    assert "one direction** at layer 1 (" in projected
+    assert "`topology.pca`" not in projected
+    (activations.folder / "step_000000/layer_02.npy").unlink()  # as where the manifest alone was fetched
+    assert "one direction**" not in noted()
 
 
 def test_the_first_line_says_what_moves_and_then_the_others_in_the_order_of_reading() -> None:

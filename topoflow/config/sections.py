@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from topoflow.checked import Count, Flag, Natural, Number, Whole, checked, each_once, look_up, read
 from topoflow.config.mappings import read_mapping
+from topoflow.config.pooling import Kind, Pooling, Position
 from topoflow.config.schedule import Schedule
 from topoflow.config.sft_fields import REFUSED
 from topoflow.config.sources import (
@@ -169,7 +170,7 @@ class Finetune:
 class Recording:
     """What the hook records: `layers` is a number of evenly spaced layers or a list of them.
 
-    A prompt longer than `max_length` tokens keeps its end, because its last token is the one recorded.
+    A prompt longer than `max_length` tokens keeps its end, where the model is about to answer.
     """
 
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
@@ -182,6 +183,16 @@ class Recording:
         "auto"  # how a prompt becomes text, see TopologyCallback
     )
     answers: Annotated[Natural, Field(le=64)] = 0  # first prompts, answered greedily at each checkpoint
+    pooling: Kind = "last"  # these two: which tokens make a point, see Pooling
+    position: Position = -1
+
+    def __post_init__(self) -> None:
+        Pooling(self.pooling, self.position)
+
+    @property
+    def pooled(self) -> Pooling:
+        """Which tokens of a prompt make its point."""
+        return Pooling(self.pooling, self.position)
 
 
 @checked
@@ -460,7 +471,7 @@ class Params:
         if not self.recording.schedule.twins:  # as manifests from before there were twins say it
             for key in ("twins", "clock", "triplets"):
                 del chosen["schedule"][key]
-        for key in ("answers", "template"):  # likewise
+        for key in ("answers", "template", "pooling", "position"):  # likewise
             if getattr(self.recording, key) == getattr(Recording, key):
                 del chosen[key]
         return chosen

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from transformers import TrainerCallback
 
 from topoflow.config import Topology
+from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.names import metric_name
@@ -74,14 +75,15 @@ NOTE_FILE = "recording.json"  # beside recorded states, until a training has end
 
 
 class TopologyCallback(TrainerCallback):
-    """Record the last-token hidden states of fixed prompts at checkpoints of a training.
+    """Record hidden states of fixed prompts, by default of their last token, at checkpoints of a training.
 
     Recording leaves the training as it was: losses and final weights are equal to the bit with and
     without the callback. Each `train()` is recorded from its own beginning; what an earlier one left in
     the attributes is dropped then. Only a training that is resumed (`resume_from_checkpoint`) keeps the earlier
     checkpoints that its `folder` holds whole, and goes on from the step at which it is resumed, best a recorded
-    one; on as many ranks and with whatever `batch_size` you like, but with the same prompts, tokenizer, `max_length`
-    and `dtype`, or it is refused. Without a folder, "the first checkpoint" is the one at which it is resumed.
+    one; on as many ranks and with whatever `batch_size` you like, but with the same prompts, tokenizer, `max_length`,
+    `dtype`, `pooling` and `position`, or it is refused. Without a folder, "the first checkpoint" is the one at which it
+    is resumed.
 
     In distributed training (DDP, FSDP2) the prompts are shared among the ranks, and rank 0 alone compares answers,
     writes, keeps, computes topology, logs and calls `on_record`: on the others `clouds`, `divergences`, `metrics` and
@@ -110,13 +112,19 @@ class TopologyCallback(TrainerCallback):
     batch_size : int
         Prompts a forward pass. A batch that does not fit into memory is halved, and stays so; not under FSDP.
     max_length : int
-        Tokens kept of a prompt: its end, since the last token is the one recorded.
+        Tokens kept of a prompt: its end, where the model is about to answer.
     dtype : str
         The dtype of the recorded states: "float16", "float32" or "float64".
     template : str
         How messages become text. "chat" is the tokenizer's chat template, "hh" the form of Anthropic's HH-RLHF
         ("Human: ... Assistant:"), "plain" their contents alone; "auto" is "chat" where there is one, and else "hh".
         Give base and instruct models the same: the template alone changes the shape of a cloud.
+    pooling : str
+        What a point is: "last", the hidden state of one token; "mean", the mean over all tokens of the prompt, those of
+        the template among them. `behaviour` is always that after the last token.
+    position : int
+        Which token, counted from the end: -1 is the last, -2 the one before. A mean has none, and a prompt without a
+        token there is refused before training.
     topology : bool or Topology
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
@@ -202,6 +210,8 @@ class TopologyCallback(TrainerCallback):
         on_record: Callable[[int], None] | None = None,
         quantities: Sequence[Quantity] = (),
         template: str = "auto",
+        pooling: Kind = "last",
+        position: int = -1,
     ) -> None:
         if isinstance(prompts, str) or len(prompts) < 2:
             raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
@@ -225,6 +235,7 @@ class TopologyCallback(TrainerCallback):
         self.max_length = max_length
         self.dtype = dtype
         self.template = template
+        self.pooled = Pooling(pooling, position)
         self.on_record = on_record
         self.steps: list[int] = []
         self.learning_rates: list[float] = []
@@ -307,6 +318,7 @@ class TopologyCallback(TrainerCallback):
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length, self.template)
+        self.pooled.check_lengths([len(ids) for ids in self._token_ids], "prompts")
         self._pad_token_id = (
             getattr(tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
@@ -351,14 +363,19 @@ class TopologyCallback(TrainerCallback):
         return found
 
     def _check_note(self, folder: Path) -> None:
-        """Refuse to go on with states of other prompts or of another precision."""
+        """Refuse to go on with states of other prompts, of other tokens of them or of another precision."""
         path, now = folder / NOTE_FILE, self._note()
         try:
-            held = json.loads(read_bytes(path))
+            # an older topoflow knew the last token alone
+            held = {"pooling": Pooling().words, **json.loads(read_bytes(path))}
             self._computed_before = dict(held["computed_as"])
         except (OSError, ValueError, KeyError, TypeError):
             held = {}
-        for key, what in (("token_ids_sha256", "prompts (or tokenizer, or max_length)"), ("dtype", "dtype")):
+        for key, what in (
+            ("token_ids_sha256", "prompts (or tokenizer, or max_length)"),
+            ("dtype", "dtype"),
+            ("pooling", "pooling (or position)"),
+        ):
             if held.get(key) != now[key]:
                 raise InvalidFile(
                     path,
@@ -371,6 +388,7 @@ class TopologyCallback(TrainerCallback):
         return {
             "token_ids_sha256": sha256(json_bytes(self._token_ids)),
             "dtype": self.dtype,
+            "pooling": self.pooled.words,
             "computed_as": self.computed_as,
         }
 
@@ -417,6 +435,7 @@ class TopologyCallback(TrainerCallback):
                 pad_token_id=self._pad_token_id,
                 dtype=self.dtype,
                 behaviour=self._behaviour if answers is None else answers,
+                pooled=self.pooled,
             )
         before = self._computed_before
         self.computed_as = {key: _and(before.get(key, value), value) for key, value in computed.items()}

@@ -1,4 +1,4 @@
-"""Hidden states of the last token of each prompt, at chosen layers of a causal language model.
+"""Hidden states of one token of each prompt, or their mean over its tokens, at chosen layers of a causal model.
 
 Layers are counted as `output_hidden_states=True` of transformers counts them: 0 is the embedding's output, k the output
 of block k, and L the last block's output AFTER the model's final norm (also of Mamba, whose own list is shifted: it
@@ -7,7 +7,7 @@ stream: where blocks normalise what they read (pre-norm: Llama, GPT-2) no norm i
 what they write (post-norm: OLMo 2, the second norms of Gemma 2) it is the sum of what their norms gave.
 
 The model's own forward pass makes the states, in the precision that it trains in (autocast included), and ends at the
-deepest layer asked for. Only the last token's rows of the chosen layers are ever kept, and no logits but those of the
+deepest layer asked for. Only one row a prompt of the chosen layers is ever kept, and no logits but those of the
 token after the last.
 """
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from topoflow.config.pooling import Kind, Pooling
 from topoflow.errors import InvalidArgument, Words
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
@@ -31,8 +32,7 @@ from topoflow.topology.point_clouds import check_whole_number
 
 logger = logging.getLogger(__name__)
 
-# How the last layer is recorded, for manifests and notes.
-POOLING = "last token"
+# How the last layer is recorded, for manifests.
 FINAL_NORM = "applied at the last layer"
 
 
@@ -87,13 +87,18 @@ def resolve_layers(model: nn.Module, layers: int | Sequence[int]) -> tuple[int, 
     return chosen
 
 
-def last_token_states(
+def prompt_states(
     model: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     layers: Sequence[int],
+    *,
+    pooling: Kind = "last",
+    position: int = -1,
 ) -> dict[int, torch.Tensor]:
-    """Compute the hidden states of the last real token of each sequence, by one forward pass without the head.
+    """Compute the hidden state of the last real token of each sequence, by one forward pass without the head.
+
+    Another token's, or the mean over all real ones, where `pooling` and `position` ask for that.
 
     Where FSDP has sharded the model, all ranks must call this equally often, each with a batch of its own.
     `record_states` makes the batches, and leaves the model as it was found; this does neither.
@@ -106,16 +111,21 @@ def last_token_states(
         Padded on either side; the last real token is found by the mask.
     layers : sequence of int
         Layers as `output_hidden_states=True` counts them.
+    pooling : str
+        "last", the state of one token, or "mean", of all real tokens (virtual ones of prompt tuning are none).
+    position : int
+        Which token, counted from the end of the real ones: -1 is the last. A mean has none.
 
     Returns
     -------
     dict of int to Tensor of shape (n_sequences, hidden_size)
-        In the model's own dtype, each on the device of its layer.
+        In the model's own dtype (means in float32 at least), each on the device of its layer.
 
     Raises
     ------
     InvalidArgument
-        When the model is no decoder of transformers, or passes something other than hidden states from block to block.
+        When the model is no decoder of transformers, or passes something other than hidden states from block to block,
+        or a sequence has no token at `position`.
 
     Examples
     --------
@@ -125,38 +135,54 @@ def last_token_states(
     >>> sizes = dict(vocab_size=9, hidden_size=4, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
     >>> model = LlamaForCausalLM(LlamaConfig(**sizes))
     >>> input_ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
-    >>> states = last_token_states(model, input_ids, mask, layers=[0, 2])
+    >>> states = prompt_states(model, input_ids, mask, layers=[0, 2])
     >>> {layer: tuple(rows.shape) for layer, rows in states.items()}
     {0: (2, 4), 2: (2, 4)}
     >>> torch.equal(states[0], model.get_input_embeddings().weight[[3, 5]])
     True
     """
-    if sharded_modules(model):  # FSDP must finish the pass that it has begun
-        with (
-            _narrow_head(model, attention_mask),
-            _last_rows(model, attention_mask, layers) as (states, inputs),
-        ):
-            model(input_ids=input_ids, **inputs)
-        return states
-    with _last_rows(model, attention_mask, layers, stop=True) as (states, inputs), suppress(_Reached):
-        model(input_ids=input_ids, **inputs)
-    return states
+    pooled = Pooling(pooling, position)
+    pooled.check_lengths(attention_mask.sum(dim=1).tolist(), "input_ids")
+    return _states(model, input_ids, attention_mask, layers, pooled)
 
 
-def last_token_states_and_logits(
+def _states(
     model: nn.Module,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     layers: Sequence[int],
+    pooled: Pooling,
+) -> dict[int, torch.Tensor]:
+    if sharded_modules(model):  # FSDP must finish the pass that it has begun
+        with (
+            _narrow_head(model, attention_mask),
+            _rows(model, attention_mask, layers, pooled) as (states, inputs),
+        ):
+            model(input_ids=input_ids, **inputs)
+        return states
+    with _rows(model, attention_mask, layers, pooled, stop=True) as (states, inputs), suppress(_Reached):
+        model(input_ids=input_ids, **inputs)
+    return states
+
+
+def prompt_states_and_logits(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    layers: Sequence[int],
+    pooled: Pooling = Pooling(),  # noqa: B008 (frozen)
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """As `last_token_states`, and the logits of the token after the last, shape (n_sequences, vocab_size).
+    """As `prompt_states`, and the logits of the token after the last, shape (n_sequences, vocab_size).
 
     The model's own forward pass makes them, with whatever it does to logits; but its head is given the last
-    rows alone, so that logits of whole sequences never exist.
+    rows alone, whatever is recorded, so that logits of whole sequences never exist.
     """
     if _head(model) is None:
         raise InvalidArgument("model", "one with a head that makes logits", Words(type(model).__name__))
-    with _narrow_head(model, attention_mask), _last_rows(model, attention_mask, layers) as (states, inputs):
+    with (
+        _narrow_head(model, attention_mask),
+        _rows(model, attention_mask, layers, pooled) as (states, inputs),
+    ):
         output = model(input_ids=input_ids, **inputs)
     return states, output[0][:, 0]
 
@@ -166,10 +192,14 @@ class _Reached(Exception):
 
 
 @contextmanager
-def _last_rows(
-    model: nn.Module, attention_mask: torch.Tensor, layers: Sequence[int], stop: bool = False
+def _rows(
+    model: nn.Module,
+    attention_mask: torch.Tensor,
+    layers: Sequence[int],
+    pooled: Pooling,
+    stop: bool = False,
 ) -> Iterator[tuple[dict[int, torch.Tensor], dict[str, Any]]]:
-    """Catch the last real token's row of the layers while the block runs the model with the inputs it is given."""
+    """Catch a row for each sequence at the layers while the block runs the model with the inputs it is given."""
     decoder = _decoder(model)
     blocks = _blocks(decoder)
     states: dict[int, torch.Tensor] = {}
@@ -179,7 +209,9 @@ def _last_rows(
             expected = "one whose hidden states are of shape (batch, length, hidden_size) from block to block"
             got = Words(f"{type(decoder).__name__}, which passes {tuple(hidden.shape)}")
             raise InvalidArgument("model", expected, got)
-        states[layer] = _at_last(hidden, attention_mask).detach()
+        mean = pooled.pooling == "mean"
+        row = _mean(hidden, attention_mask) if mean else _at(hidden, attention_mask, pooled.position)
+        states[layer] = row.detach()
         if stop and layer == max(layers):
             raise _Reached
 
@@ -209,7 +241,7 @@ def _narrow_head(model: nn.Module, attention_mask: torch.Tensor) -> Iterator[Non
         return
 
     def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        return (_at_last(args[0], attention_mask).unsqueeze(1), *args[1:])
+        return (_at(args[0], attention_mask, -1).unsqueeze(1), *args[1:])
 
     handle = head.register_forward_pre_hook(narrow)
     try:
@@ -218,13 +250,21 @@ def _narrow_head(model: nn.Module, attention_mask: torch.Tensor) -> Iterator[Non
         handle.remove()
 
 
-def _at_last(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The rows of the last real tokens, (n_sequences, hidden_size), in memory of their own."""
+def _at(hidden: torch.Tensor, attention_mask: torch.Tensor, position: int) -> torch.Tensor:
+    """The rows of the real tokens at a position from the end, (n_sequences, hidden_size), in memory of their own."""
     # counted from the end: a prompt-tuning adapter puts virtual tokens before the real ones
-    last = -1 - attention_mask.flip(1).argmax(dim=1)
+    place = position - attention_mask.flip(1).argmax(dim=1)
     # a model may be spread over devices
-    rows = torch.arange(len(last), device=hidden.device)
-    return hidden[rows, last.to(hidden.device)]
+    rows = torch.arange(len(place), device=hidden.device)
+    return hidden[rows, place.to(hidden.device)]
+
+
+def _mean(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """The means over the real tokens, (n_sequences, hidden_size), summed in float32 at least."""
+    real = attention_mask.to(hidden.device, torch.bool).unsqueeze(2)
+    # virtual tokens of prompt tuning stand before the real ones; what padding holds may be no number
+    kept = hidden[:, -real.shape[1] :].masked_fill(~real, 0)
+    return kept.sum(dim=1, dtype=torch.promote_types(hidden.dtype, torch.float32)) / real.sum(dim=1)
 
 
 def record_states(
@@ -236,8 +276,10 @@ def record_states(
     batch_size: int = 64,
     dtype: str = "float32",
     behaviour: Behaviour | Answers | None = None,
+    pooling: Kind = "last",
+    position: int = -1,
 ) -> dict[int, npt.NDArray[Any]]:
-    """Record the point clouds of one checkpoint: the last-token states of all prompts at each layer.
+    """Record the point clouds of one checkpoint: by default the last-token states of all prompts at each layer.
 
     The model is left as it was found: train or eval mode module by module, random state, gradients.
 
@@ -256,7 +298,11 @@ def record_states(
     dtype : str
         The dtype of the arrays returned: "float16", "float32" or "float64".
     behaviour : Behaviour, optional
-        Is given the next-token distribution of each prompt, batch by batch.
+        Is given the next-token distribution of each prompt, batch by batch; that after the last token, always.
+    pooling : str
+        What a point is: "last", the state of one token; "mean", the mean over all tokens of the prompt.
+    position : int
+        Which token, counted from the end: -1 is the last, -2 the one before. A mean has none.
 
     Returns
     -------
@@ -266,7 +312,7 @@ def record_states(
     Raises
     ------
     InvalidArgument
-        As `last_token_states` does, or when the model is not in memory.
+        As `prompt_states` does, before any pass; or when the model is not in memory.
 
     Examples
     --------
@@ -281,9 +327,18 @@ def record_states(
     >>> np.array_equal(clouds[0], model.get_input_embeddings().weight[[3, 5]].detach().numpy())
     True
     """
+    pooled = Pooling(pooling, position)
+    pooled.check_lengths([len(ids) for ids in token_ids], "token_ids")
     batches = batches_by_length(token_ids, batch_size)
     rows = record_batches(
-        model, token_ids, batches, layers, pad_token_id=pad_token_id, dtype=dtype, behaviour=behaviour
+        model,
+        token_ids,
+        batches,
+        layers,
+        pad_token_id=pad_token_id,
+        dtype=dtype,
+        behaviour=behaviour,
+        pooled=pooled,
     )
     order = np.concatenate(batches)
     return {layer: in_order(order, [states]) for layer, states in rows.items()}
@@ -324,6 +379,7 @@ def record_batches(
     pad_token_id: int,
     dtype: str = "float32",
     behaviour: Behaviour | Answers | None = None,
+    pooled: Pooling = Pooling(),  # noqa: B008 (frozen)
 ) -> dict[int, npt.NDArray[Any]]:
     """As `record_states`, for the given batches of prompts and in their order.
 
@@ -340,7 +396,7 @@ def record_batches(
             chosen = batches[done]
             filled = padded([token_ids[i] for i in chosen], pad_token_id, device)
             try:
-                found, log_probabilities = _forward(model, *filled, layers, behaviour is not None)
+                found, log_probabilities = _forward(model, *filled, layers, pooled, behaviour is not None)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or len(chosen) == 1 or sharded_modules(model):
                     raise
@@ -433,12 +489,13 @@ def _forward(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     layers: Sequence[int],
+    pooled: Pooling,
     with_logits: bool,
 ) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
     """States and, if asked for, log-probabilities of the next token."""
     if not with_logits:
-        return last_token_states(model, input_ids, attention_mask, layers), torch.empty(0)
-    states, logits = last_token_states_and_logits(model, input_ids, attention_mask, layers)
+        return _states(model, input_ids, attention_mask, layers, pooled), torch.empty(0)
+    states, logits = prompt_states_and_logits(model, input_ids, attention_mask, layers, pooled)
     return states, logits.float().log_softmax(dim=1)
 
 

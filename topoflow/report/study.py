@@ -61,7 +61,9 @@ class _Found:
     run: Run
     findings: Mapping[str, Any]
     diagrams: storage.StoredSet | None
-    activations: storage.StoredSet | None  # its manifest only: the report needs no states
+    activations: (
+        storage.StoredSet | None
+    )  # its manifest: of states, the report needs none and reads the first
 
     @property
     def results(self) -> Path:
@@ -236,7 +238,7 @@ def _what_ran(study: _Study) -> str:
             "Objectives": escape(", ".join(params.objectives)),
             "Seeds of training": escape(", ".join(map(str, params.seeds))),
             "Runs": f"{len(study.runs)}{some}",
-            "Point clouds": f"{params.prompts.n_prompts} evaluation prompts, hidden state of the last token; "
+            "Point clouds": f"{params.prompts.n_prompts} evaluation prompts, {params.recording.pooled.point}; "
             f"{topology.n_subsamples} subsamples of {topology.subsample_size}",
             "Layers": escape(of_models),
             "Checkpoints": f"{len(steps)}, at the optimiser steps {at}",
@@ -373,6 +375,9 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_all, made = note.caveats([]), one.diagrams.manifest
         of_this = note.caveats(made["constant_cells"], made.get("not_finite", ()))
         of_this = [line for line in of_this if line not in of_all]
+        if one.activations is not None:
+            found = finished.dominated(one.activations, one.diagrams)
+            of_this += filter(None, note.dominance_caveat(found, made))
         of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
         drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [paragraph(prose(line)) for line in of_this]

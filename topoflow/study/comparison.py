@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from topoflow import storage
 from topoflow.compute import map_cells
-from topoflow.config import Params
+from topoflow.config import Params, Recording
+from topoflow.config.pooling import Pooling
 from topoflow.dynamics.cells import cell_diagrams
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.classification import classify_summaries, grouped_plan
@@ -33,7 +34,7 @@ from topoflow.errors import InvalidArgument, Words
 from topoflow.finished import FinishedRun, is_exploratory
 from topoflow.followed import followed
 from topoflow.storage import layout
-from topoflow.storage.layout import write_table
+from topoflow.storage.layout import Run, write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,9 @@ _MUST_MATCH = {
     "steps": "checkpoints",
     "plan_sha256": "subsample plan",
     "complex": "filtration",
+    "prepared": "metric, scale and directions",
+    "order": "order of the Wasserstein distance",
+    "pooling": "recorded tokens",
 }
 # What may differ, but rounds otherwise: of the activations' manifest, which older sets do not say.
 _ROUNDS_ALIKE = ("device", "compute_dtype", "autocast", "dtype")
@@ -65,6 +69,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     """
     _check_comparable(members)
     warn_of_rounding(members)
+    warn_of_templates(members)
     first = members[0]
     layers, steps = first.diagrams.layers, spaced(first.diagrams.steps)
     seed = params.seed
@@ -133,13 +138,19 @@ def _check_comparable(members: Sequence[FinishedRun]) -> None:
         expected = "two or more, each of another model, objective or seed"
         raise InvalidArgument("runs", expected, names)
     first = members[0]
+    ours = _made_with(first)
     for member in members[1:]:
-        theirs = {**member.diagrams.manifest, "order": member.facts["order"]}
-        ours = {**first.diagrams.manifest, "order": first.facts["order"]}
-        for key, what in {**_MUST_MATCH, "order": "order of the Wasserstein distance"}.items():
+        theirs = _made_with(member)
+        for key, what in _MUST_MATCH.items():
             if theirs[key] != ours[key]:
                 got = Words(f"{ours[key]} of {first.run} and {theirs[key]} of {member.run}")
                 raise InvalidArgument("runs", f"of the same {what} to be compared", got)
+
+
+def _made_with(member: FinishedRun) -> dict[str, Any]:
+    """What a run's diagrams were made with; what its manifests leave out is the default."""
+    made = {"prepared": "clouds as recorded", **member.diagrams.manifest, "order": member.facts["order"]}
+    return {**made, "pooling": member.activations.manifest.get("pooling", Pooling().words)}
 
 
 def warn_of_rounding(members: Sequence[FinishedRun]) -> None:
@@ -153,6 +164,29 @@ def warn_of_rounding(members: Sequence[FinishedRun]) -> None:
                     "%s was recorded with %s %s and %s with %s: a part of their distance is rounding",
                     first.run, key, ours[key] or "off", member.run, theirs[key] or "off",
                 )  # fmt: skip
+
+
+def warn_of_templates(members: Sequence[FinishedRun]) -> None:
+    """Say where prompts became text in one way for some runs and in another for others, which topology sees as well."""
+    found: dict[str, Run] = {}
+    for member in members:
+        if template := _asked_in(member):
+            found.setdefault(template, member.run)
+    if len(found) > 1:
+        said = ", ".join(f"{template} of {run}" for template, run in found.items())
+        logger.warning(
+            "prompts were put to the models in different templates (%s): %s; record all with one recording.template",
+            said, _TEMPLATE_ALONE,
+        )  # fmt: skip
+
+
+def _asked_in(member: FinishedRun) -> str:
+    """The template in which a run's prompts were put to its model; "" where that is not known."""
+    template = str(member.activations.manifest.get("recording", {}).get("template", Recording.template))
+    if template != "auto":
+        return template
+    has_chat = member.described().get("chat_template")
+    return "" if has_chat is None else "chat" if has_chat else "hh"
 
 
 def _label(claim: str, member: FinishedRun) -> str:
@@ -201,14 +235,15 @@ def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[st
         )
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
-    files = {member.run.model: member.described().get("files") or {} for member in members}
+    asked = {
+        member.run.model: (member.described().get("files") or {}, _asked_in(member)) for member in members
+    }
     found: dict[str, dict[str, Any]] = {}
 
     def add(kind: str, groups: Mapping[str, Mapping[int, Trajectory]], of: str, **more: Any) -> None:
         for verdict in compare(_of_seeds(groups, _seeds(groups)), kind, **more).verdicts:
             if kind == "models":
-                one, other = (files[model] for model in verdict.labels)
-                verdict = replace(verdict, beside=asked_alike(one, other, params.recording.template))
+                verdict = replace(verdict, beside=asked_alike(*(asked[model] for model in verdict.labels)))
             found[f"{verdict.name}{of}"] = asdict(verdict)
 
     for model in models:
@@ -237,24 +272,31 @@ _ASKED_BY = {
     "chat templates": ("chat_template.jinja", "tokenizer_config.json"),
     "tokenizers": ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"),
 }
+_TEMPLATE_ALONE = "the template alone can change a cloud's effective rank two- to fourfold"
 
 
-def asked_alike(one: Mapping[str, str], other: Mapping[str, str], template: str = "auto") -> str:
-    """Say whether two models were asked alike, from the SHA-256 of their files: what differs may be the asking.
+def asked_alike(one: tuple[Mapping[str, str], str], other: tuple[Mapping[str, str], str]) -> str:
+    """Say whether two models were asked alike: what differs between them may be the asking.
 
-    A `template` that is no chat template is the same for both.
+    Each is given by the SHA-256 of its files, by name, and the template in which prompts were put to it, "" where
+    that is not known. A template that is no chat template is the same for both.
 
-    >>> asked_alike({"tokenizer.json": "a", "chat_template.jinja": "b"}, {"tokenizer.json": "a"})
+    >>> asked_alike(({"tokenizer.json": "a", "chat_template.jinja": "b"}, "chat"), ({"tokenizer.json": "a"}, "chat"))
     'prompts may be put otherwise to each: their files of chat templates differ'
+    >>> asked_alike(({}, "hh"), ({}, "chat"))[:60]
+    'prompts are put in different templates (hh and chat): the te'
     """
-    if not one or not other:
+    files, templates = (one[0], other[0]), (one[1], other[1])
+    if all(templates) and len(set(templates)) > 1:
+        return f"prompts are put in different templates ({' and '.join(templates)}): {_TEMPLATE_ALONE}"
+    if not all(files):
         return "whether prompts were put alike to both is not known"
-    by_template = template in ("auto", "chat")
+    by_template = not set(templates) <= {"hh", "plain"}
     differ = [
         what
         for what, names in _ASKED_BY.items()
         if by_template or what != "chat templates"
-        if [one.get(name) for name in names] != [other.get(name) for name in names]
+        if len({tuple(of.get(name) for name in names) for of in files}) > 1
     ]
     if differ:
         return f"prompts may be put otherwise to each: their files of {' and '.join(differ)} differ"

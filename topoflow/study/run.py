@@ -227,7 +227,8 @@ def cost(
         rates = costs.Rates.assumed(found.size, params, flops or 1e10)
     seconds = costs.estimate(counts, rates, n_workers)
     text = f"{costs.table(counts, found.texts, seconds)}\n{'disk free':<20}{costs.readable(free)}"
-    asked = asked_as(params.recording.template, bool(getattr(found.tokenizer, "chat_template", None)))
+    has_chat = bool(getattr(found.tokenizer, "chat_template", None))
+    asked = asked_as(params.recording.template, has_chat, params.recording.pooled)
     text += f"\n\n{asked.strip()}"
     text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
     log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))

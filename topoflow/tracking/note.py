@@ -9,10 +9,12 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
+from topoflow.config.pooling import Pooling
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
 from topoflow.names import layer_of, metric_name
+from topoflow.topology.dominance import DOMINANT, Dominance
 from topoflow.topology.prepared import Preparation
 
 _LONGEST = 8000  # characters of a note; MLflow cuts off what is beyond, in the middle of a word
@@ -91,6 +93,7 @@ def write_note(
     page: Page,
     model: Mapping[str, Any] | None = None,
     prompts: Mapping[str, str] | None = None,
+    dominated: Mapping[int, Dominance] | None = None,
 ) -> str:
     """Markdown for the run's page.
 
@@ -104,22 +107,23 @@ def write_note(
         What models/NAME.json says of the model.
     prompts : mapping, optional
         The prompts of the answers that were recorded (`topoflow.finished.asked`).
+    dominated : mapping of int to Dominance, optional
+        Layers with most of their variance along one direction.
     page : Page
         The page of the run, whose pictures are in the folder `topology`.
     """
-    steps = activations["steps"]
+    steps, recording = activations["steps"], activations.get("recording", {})
+    pooled = Pooling(**{key: recording[key] for key in ("pooling", "position") if key in recording})
     lines = [
         # MLflow folds a note after a few lines
         _first_line(findings, f"All [pictures and tables]({page.artifact('topology')})."),
         "",
         f"`{activations['model']}` fine-tuned on `{activations['objective']}`, seed {activations['seed']}: "
-        f"{activations['n_prompts']} evaluation prompts, last-token states of layers "
-        f"{', '.join(map(str, activations['layers']))}, {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
+        f"{activations['n_prompts']} evaluation prompts, of each the {pooled.point} at layers "
+        f"{', '.join(map(str, activations['layers']))}; {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
         f"the same subsample, in units of the filtration (Euclidean distance of hidden states{_prepared(diagrams)})."
-        + asked_as(
-            activations.get("recording", {}).get("template", "auto"), (model or {}).get("chat_template")
-        ),
+        + asked_as(recording.get("template", "auto"), (model or {}).get("chat_template"), pooled),
         "",
         *verdict_table(findings["claims"].values()),
         "",
@@ -141,6 +145,7 @@ def write_note(
         *rivals(findings),
         "",
         *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
+        *dominance_caveat(dominated or {}, diagrams),
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return _fitting(lines)
@@ -183,12 +188,46 @@ def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
     ]
 
 
+def dominance_caveat(dominated: Mapping[int, Dominance], diagrams: Mapping[str, Any]) -> list[str]:
+    """What to mind of layers with most of their variance along one direction, as lines of Markdown.
+
+    `diagrams` is the manifest, which says how clouds were prepared.
+
+    >>> dominance_caveat({7: Dominance(0.83, 0.79, 12)}, {})[1][:99]
+    '**Most of the variance lies along one direction** at layer 7 (83 %, 79 % in coordinate 12 alone) at'
+    """
+    if not dominated:
+        return []
+    prepared = Preparation(**diagrams.get("prepared") or {})
+    at = []
+    for layer, shares in dominated.items():
+        alone = f", {_percent([shares.coordinate])} in coordinate {shares.index} alone"
+        said = prepared.pca is None and shares.coordinate > DOMINANT
+        at.append(f"{layer} ({_percent([shares.direction])}{alone if said else ''})")
+    others = [
+        ("`topology.normalise: zscore` gives each coordinate the same weight, which mends one that is too large",
+         prepared.normalise == "zscore"),
+        ("`topology.metric: cosine` takes out how long states are, which mends a direction that is their length",
+         prepared.metric == "cosine"),
+        ("`topology.pca` keeps this direction and drops small ones, so it mends nothing here by itself",
+         prepared.pca is not None),
+    ]  # fmt: skip
+    advice = "; ".join(said for said, done in others if not done)
+    return [
+        "",
+        f"**Most of the variance lies along one direction** at layer {', '.join(at)} at the first checkpoint: it adds "
+        "more to the mean squared distance of two prompts than all others together, so at large distances diagrams say "
+        "there what happens along it. See whether the verdicts stay with clouds prepared otherwise, for which nothing "
+        f"is trained again: {advice or 'this run has tried all three ways'}.",
+    ]
+
+
 def _prepared(diagrams: Mapping[str, Any]) -> str:
     said = Preparation(**diagrams.get("prepared") or {}).words
     return f", {said}" if said else ""
 
 
-def asked_as(template: str, has_chat: bool | None) -> str:
+def asked_as(template: str, has_chat: bool | None, pooled: Pooling = Pooling()) -> str:  # noqa: B008 (frozen)
     """How a prompt became text, as a sentence; "" where it is not known whether the model has a chat template.
 
     >>> asked_as("auto", True), asked_as("auto", None)
@@ -200,10 +239,8 @@ def asked_as(template: str, has_chat: bool | None) -> str:
         return " Prompts are put to the model as they are, without a template."
     if template == "chat" or (template == "auto" and has_chat):
         return " Prompts are put to the model in its chat template."
-    return (
-        " Prompts are put to the model as `Human: ... Assistant:`, without a chat template, so each point is the state "
-        "of the last `:`."
-    )
+    colon = ", so each point is the state of the last `:`" if pooled.of_last_token else ""
+    return f" Prompts are put to the model as `Human: ... Assistant:`, without a chat template{colon}."
 
 
 def texts(

@@ -24,7 +24,7 @@ from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
-from topoflow.finished import FinishedRun
+from topoflow.finished import FinishedRun, dominated
 from topoflow.names import metric_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -436,7 +436,13 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
     note = write_note(
-        done.facts, done.activations.manifest, done.diagrams.manifest, page, done.described(), done.asked()
+        done.facts,
+        done.activations.manifest,
+        done.diagrams.manifest,
+        page,
+        model=done.described(),
+        prompts=done.asked(),
+        dominated=dominated(done.activations, done.diagrams),
     )
     (folder / "note.md").write_text(note, encoding="utf-8")
     return note

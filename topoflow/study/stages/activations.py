@@ -137,7 +137,7 @@ def _checkpoints_of(run: Run) -> list[dict[str, Any]]:
 
 def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
     """The model's description, the evaluation prompts, and what an activation set of them is made from."""
-    from topoflow.recording.hidden_states import FINAL_NORM, POOLING
+    from topoflow.recording.hidden_states import FINAL_NORM
 
     description = layout.read_model(layout.model_file(run.model))
     layout.read_training_rows(run.objective)  # or a message that says what to make
@@ -158,7 +158,7 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
         "seed": run.seed,
         "finetune": params.training(run.objective),
         "recording": params.recorded(),
-        "pooling": POOLING,
+        "pooling": params.recording.pooled.words,
         "final_norm": FINAL_NORM,
         "versions": versions("torch", "transformers", "trl", "peft"),
     }
@@ -199,6 +199,8 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         seed=params.seed,
         quantities=[quantity for quantity in measured if quantity is not None],
         template=recording.template,
+        pooling=recording.pooling,
+        position=recording.position,
     )
 
 
