@@ -197,7 +197,7 @@ class Topology:
     maxdim : int
         Highest homology dimension: 1, as the protocol studies H0 and H1.
     engine : str
-        "auto", "lune" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
+        "auto", "lune", "redzed" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
     metric : str
         "euclidean", or "cosine": points are put at length 1, and their distance is sqrt(2 - 2 cos).
     normalise : str
