@@ -141,7 +141,6 @@ class TestDiagrams:
     def assert_same(found, expected):
         assert len(found) == len(expected)
         for pair, other in zip(found, expected, strict=True):
-            assert len(pair) == 2
             for diagram, wanted in zip(pair, other, strict=True):
                 assert diagram.dtype == np.float64
                 assert diagram.shape == wanted.shape
