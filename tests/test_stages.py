@@ -532,6 +532,10 @@ def test_only_the_manifest_of_voids_names_redzed_and_its_claims_are_those_of_loo
         ["numba", "redzed-tda", "ripser"],
     ]
     assert claims[1] == claims[2]
+    folder, params = voids[2]
+    with contextlib.chdir(folder):
+        stored = storage.open_set(RUN.folder("diagrams"), storage.DIAGRAMS)
+        assert followed(RUN, open_activations(RUN), stored, params).recorded.engine == "lune"
 
 
 def test_pictures_note_and_metrics_of_a_run_with_voids_show_them(voids):
