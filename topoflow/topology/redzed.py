@@ -123,7 +123,7 @@ def ranked(lengths, pairs, n_points):
 
 def _in_lengths(ranks: NDArray[np.float64], values: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
     """Turn bars of ranks into bars of lengths, without those that float32 cannot see, in order."""
-    bars = values[np.minimum(ranks, len(values) - 1).astype(np.int64)]
+    bars: NDArray[np.float64] = values[np.minimum(ranks, len(values) - 1).astype(np.int64)]
     birth, death = (bars * unit).astype(np.float32).T
     bars = bars[death > birth]
     return bars[np.lexsort((bars[:, 1], bars[:, 0]))]
