@@ -34,7 +34,13 @@ from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 HERE = Path(__file__).parent
 N_SUBSAMPLES, SIZE = 64, 160
-WHOLE = {"lune": "topoflow", "ripser": "ripser.py", "gudhi": "gudhi", "gph": "giotto-ph"}
+WHOLE = {
+    "lune": "topoflow",
+    "redzed_tda": "topoflow, redzed",
+    "ripser": "ripser.py",
+    "gudhi": "gudhi",
+    "gph": "giotto-ph",
+}
 
 Cloud = np.ndarray
 Timed = dict[str, tuple[float, float]]  # name -> best CPU and wall seconds
@@ -176,6 +182,7 @@ def diagram_rows(name: str, points: Cloud, quick: bool) -> list[str]:
     matrices = [matrix[np.ix_(row, row)] for row in few]
     functions: dict[str, Callable[[], Any]] = {
         "topoflow": lambda: subsample_diagrams(matrix, plan, engine="lune"),
+        "topoflow, redzed": lambda: subsample_diagrams(matrix, few, engine="redzed"),
         "ripser.py": lambda: [ripser(d, distance_matrix=True) for d in matrices],
         "ripser.py, points": lambda: [ripser(points[row]) for row in few],
     }
@@ -186,7 +193,7 @@ def diagram_rows(name: str, points: Cloud, quick: bool) -> list[str]:
 
         functions["giotto-ph"] = lambda: [ripser_parallel(d, metric="precomputed") for d in matrices]
     timed = in_turns(functions, repeats=3)
-    others = ("ripser.py", "ripser.py, points", "gudhi", "giotto-ph")
+    others = ("topoflow, redzed", "ripser.py", "ripser.py, points", "gudhi", "giotto-ph")
     return [
         name,
         f"{1e3 * timed['topoflow'][0] / len(plan):.2f}",
@@ -194,12 +201,31 @@ def diagram_rows(name: str, points: Cloud, quick: bool) -> list[str]:
     ]
 
 
-def gudhi_diagrams(matrices: list[np.ndarray]) -> Any:
+def void_rows(name: str, points: Cloud, quick: bool) -> list[str]:
+    """H0, H1 and H2 of 160 points from their distances."""
+    matrix, plan = distance_matrix(points), subsample_plan(len(points), N_SUBSAMPLES, SIZE)
+    few = plan[: 4 if quick else 16]
+    fewer = few[: len(few) // 4]
+    matrices = [matrix[np.ix_(row, row)] for row in fewer]
+    functions: dict[str, Callable[[], Any]] = {
+        "topoflow": lambda: subsample_diagrams(matrix, few, 2),
+        "ripser.py": lambda: [ripser(d, maxdim=2, distance_matrix=True) for d in matrices],
+    }
+    if find_spec("gudhi"):
+        functions["gudhi"] = lambda: gudhi_diagrams(matrices, maxdim=2)
+    timed = in_turns(functions, repeats=3)
+    bars = np.mean([len(cell[2]) for cell in subsample_diagrams(matrix, few, 2)])
+    ours = f"{1e3 * timed['topoflow'][0] / len(few):.1f}"
+    others = (against(timed, other, len(fewer), len(few)) for other in ("ripser.py", "gudhi"))
+    return [name, f"{bars:.0f}", ours, *others]
+
+
+def gudhi_diagrams(matrices: list[np.ndarray], maxdim: int = 1) -> Any:
     """gudhi's own, faster version of ripser."""
     from gudhi.sklearn.rips_persistence import RipsPersistence
 
     rips = RipsPersistence(
-        homology_dimensions=[0, 1], input_type="full distance matrix", homology_coeff_field=2
+        homology_dimensions=list(range(maxdim + 1)), input_type="full distance matrix", homology_coeff_field=2
     )
     return rips.fit_transform(matrices)
 
@@ -262,8 +288,8 @@ def measure_whole_cloud(kind: str, n_points: int, engine: str) -> dict[str, floa
     points = synthetic_cloud(kind, n_points, 64)
 
     def diagrams(x: Cloud) -> Any:
-        if engine == "lune":
-            return vietoris_rips_diagrams(x, engine="lune")
+        if engine in ("lune", "redzed_tda"):
+            return vietoris_rips_diagrams(x, engine=engine.removesuffix("_tda"))
         if engine == "ripser":
             return ripser(x)
         if engine == "gudhi":
@@ -462,6 +488,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer clouds, sizes and repeats")
+    parser.add_argument("--voids", action="store_true", help="print the table of H2, and write nothing")
     parser.add_argument("--whole-cloud", nargs=3, help=argparse.SUPPRESS)  # how this starts itself
     options = parser.parse_args()
     if options.whole_cloud:
@@ -470,6 +497,11 @@ def main() -> None:
         return
 
     quick, found = options.quick, clouds(options.quick)
+    voids = [void_rows(name, points, quick) for name, points in found.items()]
+    voids_table = table(["cloud", "H2 bars", "topoflow", "ripser.py", "gudhi"], voids)
+    if options.voids:
+        print(voids_table)
+        return
     cells = [cell_rows(name, points, quick) for name, points in found.items()]
     parts = [part_rows(name, points) for name, points in found.items()]
     diagrams = [diagram_rows(name, points, quick) for name, points in found.items()]
@@ -487,7 +519,21 @@ def main() -> None:
         "Where ours goes (the last column is not part of the above):",
         table(["cloud", "distances", "diagrams", "41 numbers", "W2 of H1", "W2 of H0"], parts),
         "## A diagram of 160 points",
-        table(["cloud", "topoflow", "ripser.py", "ripser.py from points", "gudhi", "giotto-ph"], diagrams),
+        table(
+            [
+                "cloud",
+                "topoflow",
+                "topoflow, redzed",
+                "ripser.py",
+                "ripser.py from points",
+                "gudhi",
+                "giotto-ph",
+            ],
+            diagrams,
+        ),
+        "## A diagram of 160 points with voids: H0, H1 and H2",
+        "Ours by the engine redzed; ripser.py and gudhi from the same distances.",
+        voids_table,
         "## A distance of order 2",
         "persim's is of order 1; hera's is within one percent.",
         table(["diagrams", "bars", "topoflow", "SciPy, augmented", "persim", "POT", "hera"], matchings),

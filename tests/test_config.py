@@ -293,6 +293,16 @@ class TestWrongTypes:
 
 
 class TestRanges:
+    def test_voids_need_an_engine_that_computes_them_and_their_summaries_need_voids(self):
+        voids = with_value("topology.maxdim", 2)
+        assert parse_params(with_value("track.summaries", ["h2_count"], voids)).topology.maxdim == 2
+        with refused(name="topology.maxdim", expected="at most 1 for the lune engine", got=2):
+            parse_params(with_value("topology.engine", "lune", voids))
+        with refused(
+            name="track.summaries", expected="without H2 unless topology.maxdim is 2", got="h2_count"
+        ):
+            parse_params(with_value("track.summaries", ["h2_count"]))
+
     @pytest.mark.parametrize(
         ("path", "least"),
         [
@@ -330,7 +340,7 @@ class TestRanges:
         ("path", "expected", "values"),
         [
             ("recording.dtype", "'float16', 'float32' or 'float64'", ["int8"]),
-            ("topology.maxdim", "1", [2]),
+            ("topology.maxdim", "1 or 2", [0, 3]),
             ("trajectory.order", "at least 1", [0.5]),
             ("finetune.learning_rate", "at least 0", [-1e-3]),
             ("finetune.lora.dropout", "at least 0", [-0.1]),

@@ -19,6 +19,7 @@ HEAVY = (
     "peft",
     "datasets",
     "matplotlib",
+    "redzed_tda",
     "ripser",
     "pandas",
     "dvc",

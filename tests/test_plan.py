@@ -66,6 +66,17 @@ def test_times_add_up_and_workers_share_cells_but_no_layer():
     assert many["trajectory"] == two["trajectory"]
 
 
+def test_voids_cost_time_in_the_stage_that_computes_diagrams_and_in_no_other():
+    params = replace(PARAMS, topology=replace(PARAMS.topology, maxdim=2))
+    counts = count(params, SIZE, TEXTS)
+    without, with_voids = (estimate(counts, Rates.assumed(SIZE, p, 1e6), 1) for p in (PARAMS, params))
+    more = {
+        stage: with_voids[stage] - without[stage] for stage in without if with_voids[stage] != without[stage]
+    }
+    each = (PARAMS.topology.subsample_size / 160) ** 3 * 17e-3
+    assert more == {"diagrams": pytest.approx(counts.diagrams[0] * each)}
+
+
 def test_what_cannot_fit_is_said_with_what_would_help():
     counts = count(PARAMS, SIZE, TEXTS)
     assert obstacles(counts, 10**12, 10**12) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import html
 import itertools
 import json
@@ -23,7 +25,7 @@ from topoflow.config import Prepare, SampleText, Track, Trajectory, load_params,
 from topoflow.dynamics.cells import cell_diagrams
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
-from topoflow.figures.of_run import NAMES
+from topoflow.figures.of_run import NAMES, pictures
 from topoflow.finished import open_activations
 from topoflow.followed import followed
 from topoflow.recording.quantities import held_out_loss
@@ -35,8 +37,9 @@ from topoflow.topology.distances import wasserstein_distance
 from topoflow.topology.persistence import vietoris_rips_diagrams
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.prepared import Preparation
-from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
-from topoflow.tracking.runs import ACTIVATIONS_TAG, log_topology
+from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary, summary_names
+from topoflow.tracking import note
+from topoflow.tracking.runs import ACTIVATIONS_TAG, _topology_metrics, log_topology
 from topoflow.training import models
 from topoflow.training.sft import learning_rates
 
@@ -467,6 +470,87 @@ def test_diagrams_and_verdicts_are_of_clouds_prepared_as_params_yaml_says(tmp_pa
     rows = layout.read_table(RUN.folder("results") / layout.VELOCITY_FILE, ["step", "centroid_drift"])
     drift = np.linalg.norm(cloud.mean(0) - prepare(states[1, 1], states[0, 1]).mean(0))
     assert rows[-1]["centroid_drift"] == pytest.approx(drift)
+
+
+@pytest.fixture(scope="module")
+def voids(tmp_path_factory):
+    """Two runs of the same states, one with H0 and H1 and one with H2 as well: folder and params.yaml of each."""
+    found = {}
+    states = {(step, 1): cloud for step, cloud in zip((0, 1, 4), _moving_clouds(), strict=True)}
+    for maxdim in (1, 2):
+        folder, mapping = tmp_path_factory.mktemp(f"maxdim_{maxdim}"), small_params()
+        mapping["topology"]["maxdim"] = maxdim
+        params = parse_params(mapping)
+        with contextlib.chdir(folder):
+            plant_states(RUN, states, dtype="float64", versions={}, hidden_size=6, weights_sha256="00")
+            stages.diagrams(params, RUN)
+            stages.trajectory(params, RUN)
+        found[maxdim] = folder, params
+    return found
+
+
+def _moving_clouds():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(parse_params(small_params()).prompts.n_prompts, 6))
+    return first, 1.01 * first, 1.5 * first + 0.2 * rng.normal(size=first.shape)
+
+
+def test_with_voids_every_table_has_the_columns_and_values_of_one_without_and_those_of_h2_after_them(voids):
+    (without, _), (with_h2, _) = voids[1], voids[2]
+    for name in layout.RUN_TABLES:
+        plain, more = (
+            list(csv.reader((f / RUN.folder("results") / name).open())) for f in (without, with_h2)
+        )
+        assert [row[: len(plain[0])] for row in more] == plain, name
+        added = more[0][len(plain[0]) :]
+        expected = {
+            layout.VELOCITY_FILE: ["velocity", "velocity_std", "displacement", "displacement_std"],
+            layout.SUMMARIES_FILE: [name.removeprefix("h2_") for name in summary_names(2)[41:]],
+        }
+        assert added == [f"h2_{name}" for name in expected.get(name, [])]
+
+
+def test_velocities_of_voids_are_the_mean_distances_of_stored_h2_diagrams(voids):
+    folder, _ = voids[2]
+    stored = storage.open_set(folder / RUN.folder("diagrams"), storage.DIAGRAMS)
+    rows = layout.read_table(folder / RUN.folder("results") / layout.VELOCITY_FILE, ["step", "h2_velocity"])
+    for row, (before, after) in zip(rows, itertools.pairwise(stored.steps), strict=True):
+        pairs = zip(stored.diagrams(before, 1), stored.diagrams(after, 1), strict=True)
+        expected = np.mean([wasserstein_distance(a[2], b[2], order=2) for a, b in pairs])
+        assert row["h2_velocity"] == pytest.approx(expected, rel=1e-9)
+    assert rows[-1]["h2_velocity"] > 0
+
+
+def test_only_the_manifest_of_voids_names_redzed_and_its_claims_are_those_of_loops_and_components(voids):
+    manifests, claims = {}, {}
+    for maxdim, (folder, _) in voids.items():
+        manifests[maxdim] = storage.open_set(folder / RUN.folder("diagrams"), storage.DIAGRAMS).manifest
+        claims[maxdim] = layout.read_json(folder / RUN.folder("results") / layout.TRAJECTORY_FILE)["claims"]
+    assert [manifests[k]["engine"] for k in (1, 2)] == ["lune", "redzed"]
+    assert [list(manifests[k]["versions"]) for k in (1, 2)] == [
+        ["numba", "ripser"],
+        ["numba", "redzed-tda", "ripser"],
+    ]
+    assert claims[1] == claims[2]
+    folder, params = voids[2]
+    with contextlib.chdir(folder):
+        stored = storage.open_set(RUN.folder("diagrams"), storage.DIAGRAMS)
+        assert followed(RUN, open_activations(RUN), stored, params).recorded.engine == "lune"
+
+
+def test_pictures_note_and_metrics_of_a_run_with_voids_show_them(voids):
+    folder, params = voids[2]
+    results = folder / RUN.folder("results")
+    stored, facts = (
+        storage.open_set(folder / RUN.folder("diagrams"), storage.DIAGRAMS),
+        layout.read_json(results / layout.TRAJECTORY_FILE),
+    )
+    assert set(pictures(RUN, stored, results)) == set(NAMES)
+    (line,) = note.voids(facts)
+    assert f"at step {facts['layers']['layer_01']['h2_peak_step']} " in line
+    with_summary = replace(params, track=Track(("h2_count",)))
+    keys = {key for key, _, _ in _topology_metrics(with_summary, results)}
+    assert {f"topology/h2_{name}/layer_01" for name in ("velocity", "displacement", "count")} <= keys
 
 
 def test_results_of_other_diagrams_are_refused(study):

@@ -124,7 +124,8 @@ def diagrams_of_a_cell(draw):
         lengths = draw(hnp.arrays(np.float64, n_bars, elements=st.one_of(st.floats(0, 1e6), st.just(np.inf))))
         return np.column_stack([births, births + lengths])
 
-    return [[diagram(), diagram()] for _ in range(draw(st.integers(0, 5)))]
+    dimensions = draw(st.sampled_from([2, 3]))
+    return [[diagram() for _ in range(dimensions)] for _ in range(draw(st.integers(dimensions - 2, 5)))]
 
 
 class TestDiagrams:
@@ -132,14 +133,14 @@ class TestDiagrams:
     def there_and_back(folder, diagrams):
         name = cell_name(0, 0) + ".npz"
         write_file(folder / name, diagram_bytes(diagrams))
-        seal(folder, {"format": DIAGRAMS, "steps": [0], "layers": [0]}, [name])
+        maxdim = len(diagrams[0]) - 1 if diagrams else 1
+        seal(folder, {"format": DIAGRAMS, "steps": [0], "layers": [0], "maxdim": maxdim}, [name])
         return open_set(folder, DIAGRAMS).diagrams(0, 0)
 
     @staticmethod
     def assert_same(found, expected):
         assert len(found) == len(expected)
         for pair, other in zip(found, expected, strict=True):
-            assert len(pair) == 2
             for diagram, wanted in zip(pair, other, strict=True):
                 assert diagram.dtype == np.float64
                 assert diagram.shape == wanted.shape

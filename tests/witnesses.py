@@ -27,6 +27,12 @@ def in_float32(bars, diameter):
     return in_order(np.ldexp(bars, -int(np.frexp(diameter)[1])).astype(np.float32))
 
 
+def seen_by_float32(bars, diameter):
+    """The bars of float64 whose birth and death are two numbers in float32, in units of the diameter."""
+    seen = np.ldexp(bars, -int(np.frexp(diameter)[1])).astype(np.float32)
+    return bars[seen[:, 1] > seen[:, 0]]
+
+
 def gudhi_diagrams(distances, maxdim=1, thresh=math.inf, coeff=2):
     """The diagrams from GUDHI's simplex tree, in float64: no cohomology, no clearing, no enclosing radius."""
     whole = gudhi.RipsComplex(distance_matrix=distances, max_edge_length=thresh)

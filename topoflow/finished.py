@@ -94,7 +94,7 @@ class FinishedRun:
             "n_subsamples": topology.n_subsamples,
             "subsample_size": topology.subsample_size,
             "maxdim": topology.maxdim,
-            "engine": choose_engine(topology.engine, topology.maxdim),
+            "engine": choose_engine(topology.engine, topology.maxdim, n_points=topology.subsample_size),
             "order": params.trajectory.order,
             "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }

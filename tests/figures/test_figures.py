@@ -501,8 +501,8 @@ def test_barcodes_are_sorted_longest_on_top_and_counted() -> None:
 @pytest.mark.parametrize(
     ("pair", "name", "expected", "got"),
     [
-        ([], "panels['a']", "1 or 2 diagrams (H0, H1)", 0),
-        ([EMPTY] * 3, "panels['a']", "1 or 2 diagrams (H0, H1)", 3),
+        ([], "panels['a']", "1 to 3 diagrams (H0, H1, H2)", 0),
+        ([EMPTY] * 4, "panels['a']", "1 to 3 diagrams (H0, H1, H2)", 4),
         ([np.zeros((4, 3))], "panels['a'] H0", "of shape (n_bars, 2)", (4, 3)),
         ([EMPTY, [[2, 1]]], "panels['a'] H1", "of finite births", [2.0, 1.0]),
         ([[[0, np.nan]]], "panels['a'] H0", "of finite births", [0.0, np.nan]),
@@ -762,3 +762,16 @@ def test_an_argument_that_is_wrong_is_named(
 ) -> None:
     with refused(name=name, expected=expected, got=got):
         draw(**changes)
+
+
+def test_voids_stand_in_both_pictures_of_persistence_with_a_mark_of_their_own() -> None:
+    h0, h1, h2 = [[0, 1], [0, np.inf]], [[5, 5.2]], [[5.5, 5.75]]
+    panels = [("with voids", [h0, h1, h2]), ("without", [h0, h1])]
+    figure = persistence.diagrams_figure(panels, title="t")
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == ["H0", "H1", "H2"]
+    lifetimes = [axes for axes in figure.axes if "death minus birth" in axes.get_ylabel()]
+    assert [axes.get_ylabel().split(":")[0] for axes in lifetimes] == ["H1, H2"]
+    drawn = [points.get_offsets().tolist() for points in lifetimes[0].collections]
+    assert drawn == [[pytest.approx([5, 0.2])], [pytest.approx([5.5, 0.25])]]
+    rows = [axes.get_title().splitlines()[-1] for axes in persistence.barcodes_figure(panels, title="t").axes]
+    assert rows[-2:] == ["H2: 1 bar", "H2: not computed"]

@@ -73,7 +73,7 @@ def lay_down(results: Path, whole: bool) -> SimpleNamespace:
     storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({"order": 2.0, "layers": floors}))
     stored = SimpleNamespace(
         diagrams=lambda step, layer: [[BARS * [0, 1], BARS], [BARS, BARS[1:]]],
-        manifest={"subsample_size": 2},
+        manifest={"subsample_size": 2, "maxdim": 1},
         steps=tuple(STEPS),
         layers=tuple(LAYERS),
     )

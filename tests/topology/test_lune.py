@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hard_clouds import clouds, dissimilarities, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 from support import in_another_process, refused
-from witnesses import circle, gudhi_diagrams, in_float32
+from witnesses import circle, gudhi_diagrams, in_float32, seen_by_float32
 
 from topoflow.topology.lune import diagrams_h0_h1
 from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=150)
-seeds = st.integers(0, 2**32 - 1)
 
 
 def diagrams_of(distances, engine="lune"):
@@ -37,57 +37,11 @@ def assert_gudhis_bars(distances):
     Except for its bars that float32 cannot tell from nothing, which lune leaves out.
     """
     for ours, bars in zip(diagrams_of(distances), gudhi_diagrams(distances), strict=True):
-        seen = np.ldexp(bars, -int(np.frexp(distances.max())[1])).astype(np.float32)
-        assert np.array_equal(ours, bars[seen[:, 1] > seen[:, 0]])
+        assert np.array_equal(ours, seen_by_float32(bars, distances.max()))
 
 
 def assert_same(found, expected):
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
-
-
-@st.composite
-def clouds(draw):
-    """Every kind of cloud that a shortcut could get wrong."""
-    rng = np.random.default_rng(draw(seeds))
-    n_points = draw(st.integers(1, 70))
-    kind = draw(
-        st.sampled_from(
-            ["normal", "high", "grid", "duplicates", "circle", "torus", "clusters", "line", "specks"]
-        )
-    )
-    if kind == "grid":
-        return rng.integers(0, draw(st.integers(1, 5)), (n_points, draw(st.integers(1, 3))), endpoint=True)
-    if kind == "duplicates":
-        return rng.normal(size=(n_points, 2))[rng.integers(0, n_points, n_points)]
-    if kind in ("circle", "torus"):
-        angles = 2 * np.pi * rng.integers(0, 40, (n_points, 1 if kind == "circle" else 2)) / 40
-        return np.hstack([np.cos(angles), np.sin(angles)])
-    if kind == "clusters":
-        return rng.normal(size=(n_points, 3)) + 50 * rng.integers(0, 3, (n_points, 1))
-    if kind == "line":
-        return rng.normal(size=(n_points, 1)) * [1.0, 2.0]
-    if (
-        kind == "specks"
-    ):  # lengths of two scales: those within a speck crowd into one bucket of the radix sort
-        return 1e-9 * rng.normal(size=(n_points, 2)) + rng.integers(0, 2, (n_points, 1))
-    return rng.normal(size=(n_points, 60 if kind == "high" else draw(st.integers(1, 4))))
-
-
-@st.composite
-def dissimilarities(draw):
-    """Symmetric matrices without the triangle inequality: of few values, of many, of many nearly equal ones."""
-    rng = np.random.default_rng(draw(seeds))
-    n_points = draw(st.integers(1, 40))
-    kind = draw(st.sampled_from(["few", "many", "near", "tiny"]))
-    values = rng.integers(0, draw(st.integers(1, 12)), (n_points, n_points), endpoint=True) / 8
-    if kind == "many":
-        values = rng.random((n_points, n_points))
-    elif kind == "near":  # differences below and above what float32 can tell
-        values = values + 10.0 ** -draw(st.integers(5, 9)) * rng.random((n_points, n_points))
-    elif kind == "tiny":  # down to lengths that are zero in float32
-        values = 10.0 ** rng.uniform(-60, 0, (n_points, n_points))
-    upper = np.triu(values, k=1)
-    return upper + upper.T
 
 
 class TestWitnesses:

@@ -75,7 +75,9 @@ def projective_plane():
     return np.where(comparable, 1.0, 2.0) - 2.0 * np.eye(len(faces))
 
 
-engines = pytest.mark.parametrize(("engine", "digits"), [("lune", 1e-12), ("ripser", 1e-6)])
+engines = pytest.mark.parametrize(
+    ("engine", "digits"), [("lune", 1e-12), ("redzed", 1e-12), ("ripser", 1e-6)]
+)
 
 
 class TestKnownShapes:
@@ -143,16 +145,22 @@ class TestConventions:
         assert h0.tolist() == [[0, math.inf]]
         assert h1.shape == (0, 2)
 
-    def test_auto_is_lune_where_it_can_serve_and_ripser_elsewhere(self):
+    def test_auto_is_lune_where_it_can_serve_then_redzed_then_ripser(self):
         points = np.random.default_rng(4).normal(size=(30, 3))
         (_, auto), (_, lune), (_, ripser) = (
             vietoris_rips_diagrams(points, engine=e) for e in ("auto", "lune", "ripser")
         )
         assert np.array_equal(auto, lune)
         assert not np.array_equal(auto, ripser)  # float64's digits against float32's
-        for options in ({"maxdim": 2}, {"coeff": 3}, {"thresh": 1.0}):
-            assert choose_engine("auto", **options) == "ripser"
-        assert choose_engine("ripser") == "ripser"
+        for options, engine in (
+            ({"maxdim": 2}, "redzed"),
+            ({"thresh": 1.0}, "redzed"),
+            ({"coeff": 3}, "ripser"),
+            ({"coeff": 3, "maxdim": 2}, "ripser"),
+        ):
+            assert choose_engine("auto", **options) == engine
+        for engine in ("lune", "redzed", "ripser"):
+            assert choose_engine(engine) == engine
 
     @pytest.mark.parametrize(
         ("name", "expected", "got"),
@@ -197,21 +205,34 @@ class TestConventions:
 
 class TestAgainstGudhi:
     @reproducible
-    @given(points=grids(), thresh=st.sampled_from([math.inf, 1.0, 1.5, 2.0]))
-    def test_ties_and_duplicates_give_gudhis_bars(self, points, thresh):
-        found = vietoris_rips_diagrams(points, thresh=thresh)
+    @given(
+        points=grids(),
+        thresh=st.sampled_from([math.inf, 1.0, 1.5, 2.0]),
+        engine=st.sampled_from(["auto", "redzed", "ripser"]),
+    )
+    def test_ties_and_duplicates_give_gudhis_bars(self, points, thresh, engine):
+        found = vietoris_rips_diagrams(points, engine=engine, thresh=thresh)
         assert_same(found, gudhi_diagrams(as_ripser_reads(cdist(points, points)), 1, thresh))
 
     @reproducible
-    @given(points=clouds(), maxdim=st.integers(0, 2), coeff=st.sampled_from([2, 3, 11]))
-    def test_random_clouds_give_gudhis_bars(self, points, maxdim, coeff):
-        found = vietoris_rips_diagrams(points, maxdim, coeff=coeff)
+    @given(
+        points=clouds(),
+        maxdim=st.integers(0, 2),
+        coeff=st.sampled_from([2, 3, 11]),
+        engine=st.sampled_from(["auto", "ripser"]),
+    )
+    def test_random_clouds_give_gudhis_bars(self, points, maxdim, coeff, engine):
+        found = vietoris_rips_diagrams(points, maxdim, engine, coeff=coeff)
         assert_same(found, gudhi_diagrams(as_ripser_reads(distance_matrix(points)), maxdim, coeff=coeff))
 
     @reproducible
-    @given(distances=dissimilarities(), thresh=st.sampled_from([math.inf, 0.5, 1.0]))
-    def test_matrices_that_are_no_metric_give_gudhis_bars(self, distances, thresh):
-        found = vietoris_rips_diagrams(distances, metric="precomputed", thresh=thresh)
+    @given(
+        distances=dissimilarities(),
+        thresh=st.sampled_from([math.inf, 0.5, 1.0]),
+        engine=st.sampled_from(["auto", "ripser"]),
+    )
+    def test_matrices_that_are_no_metric_give_gudhis_bars(self, distances, thresh, engine):
+        found = vietoris_rips_diagrams(distances, engine=engine, metric="precomputed", thresh=thresh)
         assert_same(found, gudhi_diagrams(as_ripser_reads(distances), 1, thresh))
 
     def test_a_subsample_of_the_papers_size_gives_gudhis_bars(self):
@@ -285,7 +306,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("name", "expected", "got"),
         [
-            ("engine", "one of auto, lune, ripser", "gpu"),
+            ("engine", "one of auto, lune, redzed, ripser", "gpu"),
             ("metric", "one of euclidean, cosine, precomputed", "manhattan"),
             ("maxdim", "a whole number, 0 or more", -1),
             ("maxdim", "a whole number", 1.0),
@@ -307,11 +328,13 @@ class TestErrors:
 
     def test_a_dimension_that_would_end_the_process_is_named(self):
         points = np.random.default_rng(10).normal(size=(200, 2))
-        with refused(name="maxdim", expected="simplices of 200 points", got=9):
-            vietoris_rips_diagrams(points, maxdim=9, thresh=1e-6)
-        highest = vietoris_rips_diagrams(points, maxdim=8, thresh=1e-6)  # is still computed
+        with refused(name="maxdim", expected="ripser engine to number all simplices of 200 points", got=9):
+            vietoris_rips_diagrams(points, 9, "ripser", thresh=1e-6)
+        highest = vietoris_rips_diagrams(points, 8, "ripser", thresh=1e-6)  # is still computed
         assert len(highest) == 9
-        assert len(vietoris_rips_diagrams(points[:30], maxdim=40, thresh=1e-6)) == 41
+        assert len(vietoris_rips_diagrams(points[:30], 40, "ripser", thresh=1e-6)) == 41
+        with refused(name="maxdim", expected="simplices of 200 points", got=11):
+            vietoris_rips_diagrams(points, 11, thresh=1e-6)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_nan_and_infinity_never_reach_the_engine(self, bad):

@@ -11,7 +11,13 @@ from witnesses import NO_BARS
 
 from topoflow.topology.persistence import subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
-from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries, barcode_summary, cell_summary
+from topoflow.topology.summaries import (
+    SUMMARY_NAMES,
+    barcode_summaries,
+    barcode_summary,
+    cell_summary,
+    summary_names,
+)
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=100)
 STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
@@ -21,10 +27,11 @@ def named(summary):
     return dict(zip(SUMMARY_NAMES, summary.tolist(), strict=True))
 
 
-def recomputed(h0, h1):
-    """The 41 numbers from NumPy's and SciPy's own functions, name by name and one at a time."""
-    h0, h1 = (
-        np.array([bar for bar in bars if bar[0] < bar[1] < math.inf]).reshape(-1, 2) for bars in (h0, h1)
+def recomputed(h0, h1, h2=None):
+    """The 41 numbers, and the 31 of H2 if given, by NumPy's and SciPy's own functions, one at a time."""
+    h0, h1, above = (
+        np.array([bar for bar in bars if bar[0] < bar[1] < math.inf]).reshape(-1, 2)
+        for bars in (h0, h1, () if h2 is None else h2)
     )
     numbers = {}
     for name, values in {
@@ -49,6 +56,9 @@ def recomputed(h0, h1):
         numbers[f"{name}_total_persistence"] = lengths.sum()
         numbers[f"{name}_count"] = len(lengths)
         numbers[f"{name}_entropy"] = entropy(lengths) if len(lengths) else 0.0
+    if h2 is not None:  # H1 under another name
+        found = recomputed(h0, above)
+        numbers |= {key.replace("h1", "h2"): number for key, number in found.items() if key.startswith("h1")}
     return numbers
 
 
@@ -154,9 +164,16 @@ class TestBarcodeSummary:
         expected = barcode_summary([h0, h1]) * np.where(without_unit, 1, 8)
         np.testing.assert_allclose(barcode_summary([8 * h0, 8 * h1]), expected, rtol=1e-13)
 
-    def test_diagrams_above_h1_are_not_read(self):
-        h0, h1 = [[0, 1]], [[1, 2]]
-        assert np.array_equal(barcode_summary([h0, h1, [[9, 10]]]), barcode_summary([h0, h1]))
+    def test_h2_adds_31_numbers_and_leaves_the_41_as_they_are(self):
+        rng = np.random.default_rng(3)
+        h0, h1, h2 = vietoris_rips_diagrams(rng.normal(size=(60, 4)), maxdim=2)
+        found = dict(zip(summary_names(2), barcode_summary([h0, h1, h2]).tolist(), strict=True))
+        expected = recomputed(h0, h1, h2)
+        assert list(found)[41:] == list(expected)[41:]
+        assert found["h2_count"] == len(h2) > 3
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-11)
+        assert np.array_equal(list(found.values())[:41], barcode_summary([h0, h1]))
+        assert np.array_equal(cell_summary([list(found.values())]), list(found.values()))
 
     @pytest.mark.parametrize(
         ("given_diagrams", "name", "expected"),
@@ -191,6 +208,7 @@ class TestBarcodeSummaries:
         [
             ([], "cell", "at least one subsample"),
             ([[NO_BARS, NO_BARS], [NO_BARS]], "cell[1]", "the diagrams of H0 and H1"),
+            ([[NO_BARS] * 3, [NO_BARS] * 2], "cell[1]", "as many diagrams as cell[0] (3)"),
             ([[NO_BARS, [[0, math.nan]]]], "the H1 diagrams of cell[0]", "NaN"),
             ([[NO_BARS, NO_BARS], [[[1, 2, 3]], NO_BARS]], "the H0 diagrams of cell[1]", "of shape"),
             ([[NO_BARS, [[-2, 0]]]], "the H1 diagrams of cell", "bars born before 0"),
@@ -233,6 +251,7 @@ class TestCellSummary:
         [
             (np.zeros(41), "of shape (n_subsamples, 41)", (41,)),
             (np.zeros((3, 40)), "of shape (n_subsamples, 41)", (3, 40)),
+            (np.zeros((3, 71)), "of shape (n_subsamples, 41), 31 more", (3, 71)),
             (np.zeros((0, 41)), "of shape (n_subsamples, 41)", (0, 41)),
             (np.full((1, 41), np.inf), "finite or missing", "infinity in h0_death_mean"),
         ],

@@ -206,9 +206,10 @@ class Topology:
     subsample_size : int
         Number of points in each, 2 or more, and at most those of the cloud.
     maxdim : int
-        Highest homology dimension: 1, as the protocol studies H0 and H1.
+        Highest homology dimension: 1 as in the protocol, for components and loops (H0 and H1), or 2 for voids (H2) as
+        well. Claims are about H1 and H0 in either case.
     engine : str
-        "auto", "lune" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
+        "auto", "lune", "redzed" or "ripser" (see `topoflow.vietoris_rips_diagrams`).
     metric : str
         "euclidean", or "cosine": points are put at length 1, and their distance is sqrt(2 - 2 cos).
     normalise : str
@@ -220,7 +221,7 @@ class Topology:
     Raises
     ------
     InvalidArgument
-        When a number is outside its range, or the engine is not known.
+        When a number is outside its range, the engine is not known, or it cannot compute `maxdim`.
 
     Examples
     --------
@@ -233,16 +234,18 @@ class Topology:
 
     n_subsamples: Annotated[Sample, Field(ge=1)] = 64
     subsample_size: Annotated[Count, Field(ge=2)] = 160
-    maxdim: Literal[1] = 1  # the protocol studies H0 and H1
+    maxdim: Literal[1, 2] = 1  # the protocol studies H0 and H1
     engine: str = "auto"
     metric: Literal["euclidean", "cosine"] = "euclidean"
     normalise: Literal["none", "median", "zscore"] = "none"
     pca: Count | None = None
 
     def __post_init__(self) -> None:
-        from topoflow.topology.persistence import ENGINES  # not at import: NumPy would slow the command line
+        # not at import: NumPy would slow the command line
+        from topoflow.topology.persistence import ENGINES, choose_engine
 
         look_up(self.engine, dict.fromkeys(ENGINES), "engine")
+        choose_engine(self.engine, self.maxdim, n_points=self.subsample_size)
 
     @property
     def preparation(self) -> Preparation:
@@ -269,15 +272,18 @@ class Trajectory:
 
 @checked
 class Track:
-    """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table)."""
+    """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table).
+
+    Names of H2, such as `h2_count`, are refused unless `maxdim` is 2.
+    """
 
     summaries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        from topoflow.topology.summaries import SUMMARY_NAMES
+        from topoflow.topology.summaries import summary_names
 
         for name in self.summaries:
-            look_up(name, dict.fromkeys(SUMMARY_NAMES), "summaries")
+            look_up(name, dict.fromkeys(summary_names(2)), "summaries")
 
 
 @checked
@@ -340,6 +346,8 @@ class Params:
                     "these samples have none",
                 )
             self._check_parts(name)
+        if self.topology.maxdim < 2 and (lacking := [n for n in self.track.summaries if n.startswith("h2_")]):
+            raise InvalidArgument("track.summaries", "without H2 unless topology.maxdim is 2", lacking[0])
         if self.topology.subsample_size > (most := self.prompts.n_prompts):
             raise InvalidArgument(
                 "topology.subsample_size", f"at most prompts.n_prompts ({most})", self.topology.subsample_size

@@ -1,7 +1,7 @@
 """What one cell (one checkpoint and layer) says: its diagrams, its summary, and how far it is from another.
 
-A cell's diagrams are a list over its subsamples of [H0, H1]; two cells compare subsample by subsample, which is
-why the same plan must have drawn them.
+A cell's diagrams are a list over its subsamples of [H0, H1], or of [H0, H1, H2]; two cells compare subsample by
+subsample, which is why the same plan must have drawn them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from topoflow.topology.summaries import barcode_summaries, cell_summary
 CellDiagrams = Sequence[Sequence[Diagram]]
 
 
-def cell_diagrams(cloud: ArrayLike, plan: ArrayLike, engine: str = "auto") -> list[list[Diagram]]:
-    """Compute H0 and H1 of every subsample of a cloud, from one distance matrix.
+def cell_diagrams(
+    cloud: ArrayLike, plan: ArrayLike, engine: str = "auto", maxdim: int = 1
+) -> list[list[Diagram]]:
+    """Compute the diagrams of every subsample of a cloud, from one distance matrix.
 
     Parameters
     ----------
@@ -30,13 +32,13 @@ def cell_diagrams(cloud: ArrayLike, plan: ArrayLike, engine: str = "auto") -> li
         The hidden states of one checkpoint and layer.
     plan : array_like of int, shape (n_subsamples, subsample_size)
         As `subsample_plan` gives it, the same for all cells of a study.
-    engine
+    engine, maxdim
         As for `vietoris_rips_diagrams`.
 
     Returns
     -------
-    list of [H0, H1]
-        One pair a subsample.
+    list of [H0, ..., H_maxdim]
+        One list a subsample.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def cell_diagrams(cloud: ArrayLike, plan: ArrayLike, engine: str = "auto") -> li
     >>> h1.round(3).tolist()
     [[1.0, 1.414]]
     """
-    return subsample_diagrams(distance_matrix(cloud), plan, 1, engine)
+    return subsample_diagrams(distance_matrix(cloud), plan, maxdim, engine)
 
 
 def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
@@ -57,12 +59,12 @@ def summarise_cell(cell: CellDiagrams) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    cell : sequence of [H0, H1]
+    cell : sequence of [H0, H1], or of [H0, H1, H2]
 
     Returns
     -------
-    ndarray of float64, shape (41,)
-        In the order of `SUMMARY_NAMES`.
+    ndarray of float64, shape (41,), or (72,) with H2
+        In the order of `summary_names`.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def cell_distances(
     a, b : sequence of [H0, H1]
         Two cells under one plan.
     dimension
-        The dimension of homology, 0 or 1.
+        The dimension of homology: 0, 1, or 2 where the cells have it.
     order
         The order of the Wasserstein distance; the ground metric is Euclidean.
 

@@ -53,6 +53,7 @@ Series = NDArray[np.float64]
 Number = float | int | None
 # So many checkpoints are compared with all others: the pairs of all would grow with the square of a run's length.
 MOST_PAIRED = 128
+H2 = "h2"  # as the names of its series begin
 
 
 def paired_checkpoints(n_checkpoints: int) -> NDArray[np.int64]:
@@ -88,11 +89,12 @@ class LayerTrajectory:
         (filtration distance); `h1_velocity_low` and `_high`, 95 % bands over prompts (NaN where there are none);
         `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer);
         `h1_unmatched`, the share of the velocity to the power of its order that comes from bars without a partner (0 to
-        1, mean over subsamples; NaN where nothing moved); and the `MEASURES`.
+        1, mean over subsamples; NaN where nothing moved); the `MEASURES`; and where the cells have H2, its velocity and
+        displacement.
     distances : ndarray, shape (T, T)
         Between the H1 diagrams of all checkpoints, in filtration distance; of more than `MOST_PAIRED` checkpoints, of
         `paired_checkpoints` alone.
-    summaries : ndarray, shape (T, 41)
+    summaries : ndarray, shape (T, 41), or (T, 72) with H2
         As `summarise_cell` gives them.
     controls : dict of str to ndarray of shape (2, 41)
         Summaries of Gaussian clouds, `isotropic` and `matched`, in place of the first and the last checkpoint.
@@ -122,6 +124,11 @@ class LayerTrajectory:
     unmatched_of_other_prompts: float
     replicates: PromptReplicates | None
 
+    @property
+    def has_voids(self) -> bool:
+        """Whether H2 was followed as well."""
+        return f"{H2}_velocity" in self.series
+
 
 def follow_layer(
     clouds: Sequence[ArrayLike],
@@ -140,7 +147,7 @@ def follow_layer(
     clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
         The recorded states at T checkpoints, two or more. No more than three are held of a sequence that reads each
         when it is asked for.
-    cells : sequence of sequences of [H0, H1]
+    cells : sequence of sequences of [H0, H1], or of [H0, H1, H2]
         Their diagrams under the plan. Likewise, two and those of `paired_checkpoints` are held.
     plan : array_like of int, shape (n_subsamples, subsample_size)
         As `subsample_plan` gives it.
@@ -176,8 +183,10 @@ def follow_layer(
     size = np.shape(plan)[1]
     way = _way(clouds, cells, order)
     series: dict[str, Series] = {}
+    of_voids: dict[str, Series] = {}  # stand last: the columns before them are the same with them and without
     for name, by_subsample in way.moved.items():
-        series[name], series[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
+        of = of_voids if name.startswith(H2) else series
+        of[name], of[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
     replicates = None
     if n_replicates and size < len(as_array("clouds", clouds[0])):  # else there are no other prompts to draw
@@ -194,7 +203,7 @@ def follow_layer(
     series["h1_velocity_low"], series["h1_velocity_high"] = low, high
     series["h1_velocity_scale_free"] = way.scale_free
     series["h1_unmatched"] = way.unmatched
-    series.update(way.measures)
+    series.update({**way.measures, **of_voids})
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
     controls = {
         kind: np.array(
@@ -233,8 +242,9 @@ class _Way:
 
 
 def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> _Way:
+    dimensions = (1, 0, *range(2, len(cells[0][0])))
     moved: dict[str, list[Series]] = {
-        f"h{h}_{name}": [] for h in (1, 0) for name in ("velocity", "displacement")
+        f"h{h}_{name}": [] for h in dimensions for name in ("velocity", "displacement")
     }
     scale_free: list[float] = []
     unmatched: list[float] = []
@@ -253,7 +263,7 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
             expected = f"of one shape, that of the first, {before.cloud.shape}"
             raise InvalidArgument("clouds", expected, here.cloud.shape)
         else:
-            for h in (1, 0):
+            for h in dimensions:
                 distances, alone = cell_matchings(before.diagrams, cell, h, order)
                 moved[f"h{h}_velocity"].append(distances)
                 if h == 1:
@@ -281,7 +291,7 @@ def _mean_distance(a: CellDiagrams | None, b: CellDiagrams | None, order: float)
 
 def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
     """The H1 diagrams of a cloud divided by its median distance; None where that is 0."""
-    return [[np.empty((0, 2)), np.asarray(h1) / scale] for _, h1 in cell] if scale else None
+    return [[np.empty((0, 2)), np.asarray(diagrams[1]) / scale] for diagrams in cell] if scale else None
 
 
 def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[Number, Number]:
@@ -374,7 +384,8 @@ def describe_run(
     Returns
     -------
     list of dict
-        For each layer the numbers of `describe_layer` of H0 and H1 (`h1_concentration` and so on), `_p_holm` beside
+        For each layer the numbers of `describe_layer` of H0, H1 and, where there is one, H2 (`h1_concentration` and so
+        on), `_p_holm` beside
         each `_p`, `h1_concentration_low` and `_high` (95 % over prompts), `h1_sampling_floor` (filtration distance),
         `h1_peak_over_sampling_floor`, `h1_unmatched` (mean over the intervals in which something moved), and
         `h1_unmatched_of_other_prompts`, the same between two sets of prompts.
@@ -398,7 +409,7 @@ def describe_run(
     found: list[dict[str, Number]] = []
     for layer in layers:
         numbers: dict[str, Number] = {}
-        for h in ("h0", "h1"):
+        for h in ("h0", "h1", *([H2] if layer.has_voids else [])):
             described = describe_layer(
                 layer.series[f"{h}_velocity"], layer.series[f"{h}_displacement"], steps, seed
             )

@@ -36,6 +36,11 @@ SUMMARIES = {
     "h1_entropy": "H1 persistent entropy\n(nats)",
     "h1_persistence_max": f"longest H1 bar\n({DISTANCE})",
 }
+# Drawn as well where they are known.
+SUMMARIES_OF_VOIDS = {
+    "h2_count": "H2 bars\n(number)",
+    "h2_total_persistence": f"H2 total persistence\n({DISTANCE})",
+}
 # Layers of which one has so many times as many holes as another have colours of their own.
 _APART = 5.0
 # A layer's distances are shown from where its curves first reach this share of their maximum to where they last do.
@@ -168,7 +173,7 @@ def summaries_figure(
     panels = step_panels(body, len(tables), 2, marks, 1.4)
     for axes, (summary, lines) in zip(panels, tables.items(), strict=True):
         _summary_panel(axes, marks, lines, looks)
-        axes.set_ylabel(SUMMARIES.get(summary, summary))
+        axes.set_ylabel({**SUMMARIES, **SUMMARIES_OF_VOIDS}.get(summary, summary))
     keys = [style.key(f"layer {layer}", **looks[layer]) for layer in layers]
     if len(tables) % 2 and len(layers) <= 16:  # a place is free
         axes = body.add_subplot(rows, 2, 2 * rows)

@@ -78,7 +78,7 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
         return style.blank(title, "the learning rate is 0 throughout: no time passes on this clock")
     figure = style.new_figure(2.1 + 2.2 * len(moved), title)
     panels = figure.subplots(len(moved), 1, sharex=True, squeeze=False)[:, 0]
-    looks = zip(style.DIAGRAM_COLOURS[::-1], style.DIAGRAM_MARKERS[::-1], strict=True)
+    looks = zip(style.DIAGRAM_COLOURS[1::-1], style.DIAGRAM_MARKERS[1::-1], strict=True)
     for axes, (homology, one), look in zip(panels, moved.items(), looks, strict=False):
         style.shade(axes, clock[0], float(clock[0] + (clock[-1] - clock[0]) / 3))
         _panel(axes, clock, one, *look)

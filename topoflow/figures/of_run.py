@@ -90,7 +90,8 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     ends = (int(steps[0]), int(steps[-1]))
     curves = {layer: _betti_curves(stored, layer, paired) for layer in stored.layers}
     of_some = f" ({some})" if len(paired) < len(steps) else ""
-    summaries = _summaries(results, list(evolution.SUMMARIES))
+    of_voids = evolution.SUMMARIES_OF_VOIDS if stored.manifest["maxdim"] > 1 else {}
+    summaries = _summaries(results, [*evolution.SUMMARIES, *of_voids])
     drawn = (
         movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
         velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
@@ -179,7 +180,7 @@ def _controls(results: Path) -> dict[str, dict[str, Floats]]:
 
 def _betti_curves(stored: storage.StoredSet, layer: int, steps: Sequence[int]) -> tuple[Floats, Floats]:
     """Distances from a layer's first birth of a hole to its last death, and b1 at each checkpoint."""
-    cells = [[h1 for _, h1 in stored.diagrams(step, layer)] for step in steps]
+    cells = [[diagrams[1] for diagrams in stored.diagrams(step, layer)] for step in steps]
     ends = np.concatenate([diagram.ravel() for cell in cells for diagram in cell])
     ends = ends[np.isfinite(ends)]
     low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)

@@ -32,12 +32,12 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
     """Draw persistence diagrams side by side, on common axes unless they differ several times in size.
 
     In many dimensions H1 is a small cloud far from the origin, or one along the diagonal; then a second row shows its
-    births and lifetimes.
+    births and lifetimes, and those of H2.
 
     Parameters
     ----------
     panels : sequence of (name, diagrams)
-        For each panel, its name and the diagrams of H0 and, where computed, H1: arrays of shape (n_bars, 2),
+        For each panel, its name and the diagrams of H0 and, where computed, H1 and H2: arrays of shape (n_bars, 2),
         birth and death in units of filtration distance. Infinite deaths are drawn on a dashed line.
     title : str
         Title of the picture.
@@ -51,7 +51,7 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
     ------
     InvalidArgument
         If a diagram is not of shape (n_bars, 2), has a death before its birth, a NaN or an infinite birth, or
-        if a panel has no diagram or more than two.
+        if a panel has no diagram or more than three.
 
     Examples
     --------
@@ -77,13 +77,18 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
         column[-1].set_xlabel(f"birth\n({DISTANCE})")
     grid[0, 0].set_ylabel(f"death\n({DISTANCE})")
     if rows > 1:
-        grid[1, 0].set_ylabel(f"H1: death minus birth\n({DISTANCE})")
+        grid[1, 0].set_ylabel(f"{_holes(named)}: death minus birth\n({DISTANCE})")
     dimensions = range(max(len(pair) for _, pair in named))
     keys = [style.mark_key(f"H{k}", DIAGRAM_MARKERS[k], color=DIAGRAM_COLOURS[k]) for k in dimensions]
     if any(np.isinf(diagram).any() for _, pair in named for diagram in pair):
         keys.append(style.key("infinite death", color="black", linestyle="--", linewidth=0.9))
     style.legend_beneath(figure, keys, 4)
     return figure
+
+
+def _holes(named: Sequence[Named]) -> str:
+    """What stands in a row for the dimensions above H0."""
+    return "H1, H2" if any(len(pair) > 2 for _, pair in named) else "H1"
 
 
 def _column(panels: Sequence[object]) -> float:
@@ -99,7 +104,7 @@ def _grid(title: str, frames: Sequence[_Frame], rows: int, height: float) -> tup
 
 
 def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) -> None:
-    """Draw H0 and H1 with the diagonal and the line of infinity.
+    """Draw the bars of each dimension with the diagonal and the line of infinity.
 
     Not ``persim.plot_diagrams`` (0.4.1), although it takes ``ax``: it resets matplotlib's global settings by
     ``plt.style.use``, imports pyplot, gives H0 and H1 one marker, and fails where no bar is finite.
@@ -122,14 +127,14 @@ def _diagram_panel(axes: Axes, pair: Sequence[Floats], low: float, high: float) 
         axes.text(0.96, 0.06, "no H1 bars", ha="right", fontsize=9, transform=axes.transAxes)
 
 
-def _lifetimes(axes: Axes, h1: Sequence[Floats], frame: _Frame) -> None:
-    """Draw the finite bars of H1 by birth and lifetime."""
-    for diagram in h1:
+def _lifetimes(axes: Axes, holes: Sequence[Floats], frame: _Frame) -> None:
+    """Draw the finite bars of H1 and H2 by birth and lifetime."""
+    for dimension, diagram in enumerate(holes, start=1):
         finite = diagram[np.isfinite(diagram[:, 1])]
-        _points(axes, np.column_stack([finite[:, 0], np.diff(finite)]), 1)
+        _points(axes, np.column_stack([finite[:, 0], np.diff(finite)]), dimension)
     axes.set(xlim=frame.h1, ylim=(0, 1.08 * frame.longest or 1.0))
     axes.locator_params(nbins=5)
-    if not sum(map(len, h1)):
+    if not sum(map(len, holes)):
         style.note(axes, "no H1 bars")
 
 
@@ -140,9 +145,10 @@ def _points(axes: Axes, diagram: Floats, dimension: int, alpha: float = 0.55) ->
 
 @style.styled
 def barcodes_figure(panels: Panels, *, title: str) -> Figure:
-    """Barcodes side by side: H0 above, H1 beneath, longest bar on top, on axes as in :func:`diagrams_figure`.
+    """Barcodes side by side: H0 above, H1 and H2 beneath, longest bar on top, on axes as in :func:`diagrams_figure`.
 
-    Where H1 is a narrow range far from 0, its row shows that range only, and the row of H0 has it shaded.
+    Where H1 is a narrow range far from 0, its row shows that range only, and the row of H0 has it shaded. With H2 the
+    range is that of both.
 
     Parameters
     ----------
@@ -181,7 +187,7 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
         column[0].set_title(f"{textwrap.fill(name, 26)}\n{column[0].get_title()}")
         column[-1].set_xlabel(DISTANCE)
     if shaded:
-        key = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5, label="range of the H1 row")
+        key = Patch(facecolor=SHADE, edgecolor=GREY, linewidth=0.5, label=f"range of the {_holes(named)} row")
         style.legend_beneath(figure, [key])
     return figure
 
@@ -212,8 +218,8 @@ def _bars(axes: Axes, bars: Floats | None, dimension: int, limits: tuple[float, 
 def _panels(panels: Panels) -> list[Named]:
     named: list[Named] = []
     for name, diagrams in panels:
-        if not 1 <= len(diagrams) <= 2:
-            raise InvalidArgument(f"panels[{name!r}]", "1 or 2 diagrams (H0, H1)", len(diagrams))
+        if not 1 <= len(diagrams) <= len(DIAGRAM_COLOURS):
+            raise InvalidArgument(f"panels[{name!r}]", "1 to 3 diagrams (H0, H1, H2)", len(diagrams))
         named.append((name, [_diagram(d, f"panels[{name!r}] H{k}") for k, d in enumerate(diagrams)]))
     return named
 
@@ -234,13 +240,13 @@ def _diagram(diagram: ArrayLike, name: str) -> Floats:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the axes of a panel span: all finite numbers of its diagrams, and those of H1 alone, with a margin."""
+    """What the axes of a panel span: all finite numbers of its diagrams, and those above H0 alone, with a margin."""
 
     low: float
     high: float
-    h1: tuple[float, float]
-    longest: float  # bar of H1
-    far: bool  # whether H1 is a small part of the whole
+    h1: tuple[float, float]  # of H1 and, where there is one, H2
+    longest: float  # bar of these
+    far: bool  # whether they are a small part of the whole
 
     @property
     def crushed(self) -> bool:

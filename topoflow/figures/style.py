@@ -1,7 +1,7 @@
 """The look that all pictures share, and what makes their bytes the same each time.
 
 Pictures are 7 inches wide, so that text of 9 points stays readable on a card of 700 pixels. Colours are safe for
-colour-blind readers: Okabe-Ito for runs and for H0/H1 (which differ in marker too), viridis without its pale end
+colour-blind readers: Okabe-Ito for runs and for H0/H1/H2 (which differ in marker too), viridis without its pale end
 for layers from shallow to deep.
 """
 
@@ -32,8 +32,8 @@ WIDTH = 7.0
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RUN_DASHES = ("-", "--", ":", "-.")
-DIAGRAM_COLOURS = ("#0072B2", "#D55E00")
-DIAGRAM_MARKERS = ("o", "^")
+DIAGRAM_COLOURS = ("#0072B2", "#D55E00", "#009E73")
+DIAGRAM_MARKERS = ("o", "^", "s")
 GREY = "#6e6e6e"
 SHADE = "#ececec"
 MISSING = "#d9d9d9"

@@ -552,6 +552,7 @@ def _live_topology(topology: bool | Topology, n_prompts: int, seed: int) -> Live
         seed,
         engine=settings.engine,
         prepared=settings.preparation,
+        maxdim=settings.maxdim,
     )
 
 

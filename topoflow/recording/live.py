@@ -14,7 +14,7 @@ from topoflow.dynamics.prompts import sampling_floor
 from topoflow.names import metric_name
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.prepared import Preparation
-from topoflow.topology.summaries import SUMMARY_NAMES
+from topoflow.topology.summaries import summary_names
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class LiveTopology:
     ----------
     n_prompts : int
         Points of every cloud.
-    n_subsamples, subsample_size, seed, order, engine
+    n_subsamples, subsample_size, seed, order, engine, maxdim
         As in the sections `topology` and `trajectory` of params.yaml. A `subsample_size` above `n_prompts` is refused.
 
     Attributes
@@ -53,12 +53,14 @@ class LiveTopology:
         order: float = 2.0,
         engine: str = "auto",
         prepared: Preparation = Preparation(),  # noqa: B008 (frozen)
+        maxdim: int = 1,
     ) -> None:
         self.plan = subsample_plan(n_prompts, n_subsamples, subsample_size, seed)
         self.seed = seed
         self.order = order
         self.engine = engine
         self.prepared = prepared
+        self.maxdim = maxdim
         self.h1_velocities: dict[int, float] = {}
         self._fitted: dict[int, Callable[[npt.ArrayLike], npt.NDArray[np.float64]]] = {}
         self._first: dict[int, CellDiagrams] = {}
@@ -77,10 +79,10 @@ class LiveTopology:
             if not np.isfinite(cloud).all():
                 logger.warning("layer %d holds states that are not finite, and has no topology", layer)
                 continue
-            cell = cell_diagrams(self._prepared(layer, cloud), self.plan, self.engine)
-            found = dict(zip(SUMMARY_NAMES, summarise_cell(cell).tolist(), strict=True))
+            cell = cell_diagrams(self._prepared(layer, cloud), self.plan, self.engine, self.maxdim)
+            found = dict(zip(summary_names(self.maxdim), summarise_cell(cell).tolist(), strict=True))
             if layer in self._last:
-                for h in (0, 1):
+                for h in range(self.maxdim + 1):
                     for name, other in (("velocity", self._last), ("displacement", self._first)):
                         found[f"h{h}_{name}"] = float(
                             cell_distances(other[layer], cell, h, self.order).mean()

@@ -369,7 +369,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
         *(paragraph(prose(line)) for line in note.measured(findings)),
         *_texts(one),
-        *(paragraph(prose(line)) for line in note.rivals(findings)),
+        *(paragraph(prose(line)) for line in (*note.rivals(findings), *note.voids(findings))),
     ]
     if one.diagrams is not None:
         of_all, made = note.caveats([]), one.diagrams.manifest

@@ -109,6 +109,8 @@ def _adapters() -> dict[str, Any]:
         h1_peak_over_sampling_floor=maybe,
         h1_unmatched=(maybe, None),
         h1_unmatched_of_other_prompts=(maybe, None),
+        **{f"h2_{name}": (maybe, None) for name in _OF_A_LAYER},  # of a study with maxdim: 2
+        **{f"h2_{name}": (maybe_whole, None) for name in ("peak_step", "stabilised_step")},
     )
     pooled: Any = model(
         "Pooled",

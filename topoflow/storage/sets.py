@@ -312,8 +312,8 @@ class StoredSet:
 
         Returns
         -------
-        list of [H0, H1]
-            One pair a subsample, each an ndarray of shape (n_bars, 2), in filtration distance.
+        list of [H0, H1], or of [H0, H1, H2] where the manifest's `maxdim` is 2
+            One list a subsample, each an ndarray of shape (n_bars, 2), in filtration distance.
 
         Raises
         ------
@@ -338,7 +338,7 @@ class StoredSet:
         try:
             # from memory: at a damaged offset, a file says OSError, as a failing disk does
             with zipfile.ZipFile(io.BytesIO(read_bytes(path, CELL_LIMIT))) as archive:
-                return _split_diagrams(_zipped_arrays(archive))
+                return _split_diagrams(_zipped_arrays(archive, _dimensions(self.manifest.get("maxdim") == 2)))
         except _MALFORMED as error:
             problem = f"must hold persistence diagrams as topoflow writes them: {said(error)}"
             raise InvalidFile(path, problem) from error
@@ -431,17 +431,17 @@ def array_from(data: bytes, dtype: str, ndim: int) -> npt.NDArray[Any]:
 
 
 def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> bytes:
-    """The diagrams of a cell (a list over subsamples of [H0, H1]) as the bytes of a .npz file.
+    """The diagrams of a cell (a list over subsamples of [H0, H1] or [H0, H1, H2]) as the bytes of a .npz file.
 
-    `h0` and `h1` hold the bars of all subsamples one after another, shape (n_bars, 2); subsample b's are
-    rows `h0_offsets[b]` to `h0_offsets[b + 1]`.
+    `h0`, `h1` and, where there is one, `h2` hold the bars of all subsamples one after another, shape (n_bars, 2);
+    subsample b's are rows `h0_offsets[b]` to `h0_offsets[b + 1]`.
     """
     arrays = {}
-    for dimension, name in enumerate(("h0", "h1")):
+    for dimension, name in enumerate(_dimensions(bool(diagrams) and len(diagrams[0]) > 2)):
         bars = [pair[dimension] for pair in diagrams]
         arrays[name] = np.concatenate(bars) if bars else np.empty((0, 2))
         arrays[f"{name}_offsets"] = np.cumsum([0, *map(len, bars)], dtype=np.int64)
-    if (total := sum(array.nbytes for array in arrays.values())) > CELL_LIMIT - 4096:  # and four headers
+    if (total := sum(array.nbytes for array in arrays.values())) > CELL_LIMIT - 4096:  # and their headers
         raise InvalidArgument("diagrams of a cell", f"of at most {CELL_LIMIT} bytes", total)
     buffer = io.BytesIO()
     # np.savez writes zip headers that differ between releases of Python 3.11; these do not
@@ -451,6 +451,10 @@ def diagram_bytes(diagrams: Sequence[Sequence[npt.NDArray[np.float64]]]) -> byte
             member.create_system = 3
             archive.writestr(member, array_bytes(array), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def _dimensions(voids: bool) -> tuple[str, ...]:
+    return ("h0", "h1", "h2") if voids else ("h0", "h1")
 
 
 def json_bytes(value: Any) -> bytes:
@@ -688,9 +692,9 @@ def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.N
     return array
 
 
-def _zipped_arrays(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
+def _zipped_arrays(archive: zipfile.ZipFile, dimensions: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     members = archive.infolist()
-    expected = {f"{name}.npy": name for name in ("h0", "h0_offsets", "h1", "h1_offsets")}
+    expected = {f"{name}.npy": name for h in dimensions for name in (h, f"{h}_offsets")}
     if sorted(member.filename for member in members) != sorted(expected):
         raise InvalidArgument("members", ", ".join(expected), Words(f"{len(members)} others"))
     if (total := sum(member.file_size for member in members)) > CELL_LIMIT:
@@ -711,7 +715,7 @@ def _zipped_arrays(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
 
 def _split_diagrams(arrays: Mapping[str, npt.NDArray[Any]]) -> list[list[npt.NDArray[np.float64]]]:
     ragged = []
-    for name in ("h0", "h1"):
+    for name in sorted(set(arrays) & {"h0", "h1", "h2"}):
         bars, offsets = arrays[name], arrays[f"{name}_offsets"]
         if bars.shape[1] != 2 or np.isnan(bars).any() or (bars[:, 0] > bars[:, 1]).any():
             raise InvalidArgument(

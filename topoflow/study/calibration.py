@@ -284,7 +284,11 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         distances, matrix = timed(lambda: distance_matrix(first))
         cell, diagrams = timed(lambda: subsample_diagrams(distances, plan, 1, topology.engine))
         other = subsample_diagrams(distance_matrix(last), plan, 1, topology.engine)
-        _, summary = timed(lambda: summarise_cell(cell))
+        stored, voids = cell, 0.0
+        if topology.maxdim > 1:
+            stored, with_voids = timed(lambda: subsample_diagrams(distances, plan, 2, topology.engine))
+            voids = max(0.0, with_voids - diagrams) / len(plan)
+        _, summary = timed(lambda: summarise_cell(stored))
         _, h1 = timed(lambda: cell_distances(cell, other, 1, order))
         _, h0 = timed(lambda: cell_distances(cell, other, 0, order))
     return {
@@ -293,5 +297,6 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         "summary": summary,
         "h1_distance": h1 / len(plan),
         "h0_distance": h0 / len(plan),
-        "cell_bytes": len(diagram_bytes(cell)),
+        "cell_bytes": len(diagram_bytes(stored)),
+        "voids": voids,
     }

@@ -91,6 +91,7 @@ class Rates:
     """Seconds: of a token in training and in a forward pass, of opening a model, of topology on one core.
 
     `start` is what a stage that trains takes before it begins. `cell_bytes` are those of a cell's file of diagrams.
+    `voids` is what H2 adds to a stored diagram, 0 where it is not computed.
     """
 
     training_token: float
@@ -103,6 +104,7 @@ class Rates:
     h0_distance: float
     start: float = 12.0
     cell_bytes: float | None = None  # where none was written
+    voids: float = 0.0
 
     @classmethod
     def assumed(cls, size: Size, params: Params, flops: float) -> Rates:
@@ -113,7 +115,8 @@ class Rates:
         """
         forward = 2 * size.n_parameters
         points, width = params.prompts.n_prompts, size.hidden_size
-        area, part = (points / 750) ** 2, (params.topology.subsample_size / 160) ** 2
+        of_a_subsample = params.topology.subsample_size / 160
+        area, part = (points / 750) ** 2, of_a_subsample**2
         return cls(
             training_token=(2 * forward + 2 * size.n_trainable) / flops,
             forward_token=forward / flops,
@@ -123,6 +126,7 @@ class Rates:
             summary=params.topology.n_subsamples * 0.035e-3,
             h1_distance=part * 0.04e-3,
             h0_distance=part * 0.047e-3,
+            voids=of_a_subsample**3 * 17e-3 if params.topology.maxdim > 1 else 0.0,
         )
 
 
@@ -235,7 +239,7 @@ def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
         + counts.h1_distances * rates.h1_distance
         + counts.h0_distances * rates.h0_distance
     )
-    cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * rates.diagram
+    cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * (rates.diagram + rates.voids)
     recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
     begin, pictures = _BEGIN * rates.start, _PICTURES * rates.start
     parts = {"model": rates.start}

@@ -13,7 +13,7 @@ from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
-from topoflow.topology.summaries import SUMMARY_NAMES
+from topoflow.topology.summaries import SUMMARY_NAMES, summary_names
 
 
 def write_trajectory(
@@ -41,7 +41,7 @@ def write_trajectory(
     _write_velocity(folder, names, steps, layers)
     write_table(
         folder / layout.SUMMARIES_FILE,
-        ["layer", "step", *SUMMARY_NAMES],
+        ["layer", "step", *summary_names(2 if layers[0].has_voids else 1)],
         (
             [name, step, *row]
             for name, layer in zip(names, layers, strict=True)

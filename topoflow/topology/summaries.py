@@ -1,4 +1,4 @@
-"""The 41-number barcode summary of a diagram pair, and of a cell.
+"""The 41-number barcode summary of a diagram pair, and of a cell; 31 numbers more for each dimension above H1.
 
 From Fay et al., arXiv:2505.20435; arXiv:2606.19542 uses it too.
 """
@@ -14,39 +14,68 @@ from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 _STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
-_MEASURES = ("h0_death", "h1_birth", "h1_death", "h1_persistence", "h1_ratio")
+_MEASURES = ("birth", "death", "persistence", "ratio")  # of H1 and above; H0 has deaths alone
 _TOTALS = ("total_persistence", "count", "entropy")
 _QUARTILES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
-SUMMARY_NAMES: Final[tuple[str, ...]] = (
-    *(f"{measure}_{statistic}" for measure in _MEASURES for statistic in _STATISTICS),
-    *(f"{dimension}_{total}" for dimension in ("h0", "h1") for total in _TOTALS),
-)
+
+def summary_names(maxdim: int) -> tuple[str, ...]:
+    """Name the numbers of `barcode_summary` for the diagrams of H0 to H_maxdim, in order.
+
+    Parameters
+    ----------
+    maxdim
+        Highest homology dimension, 1 or more.
+
+    Returns
+    -------
+    tuple of str
+        The 41 of `SUMMARY_NAMES`, then 31 of each dimension above.
+
+    Examples
+    --------
+    >>> len(summary_names(1)), len(summary_names(2)), summary_names(2)[41], summary_names(2)[-1]
+    (41, 72, 'h2_birth_mean', 'h2_entropy')
+    """
+
+    def statistics(h: int) -> list[str]:
+        return [f"h{h}_{m}_{s}" for m in (_MEASURES if h else ("death",)) for s in _STATISTICS]
+
+    def totals(h: int) -> list[str]:
+        return [f"h{h}_{total}" for total in _TOTALS]
+
+    above = [name for h in range(2, maxdim + 1) for name in (*statistics(h), *totals(h))]
+    return (*statistics(0), *statistics(1), *totals(0), *totals(1), *above)
+
+
+SUMMARY_NAMES: Final[tuple[str, ...]] = summary_names(1)
 """Names of the 41 numbers, in the order in which `barcode_summary` returns them."""
+
+_ABOVE = len(summary_names(2)) - len(SUMMARY_NAMES)
 
 
 def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    r"""Summarise the H0 and H1 diagrams of one point cloud by 41 numbers.
+    r"""Summarise the H0 and H1 diagrams of one point cloud by 41 numbers, and each above by 31 more.
 
     Seven statistics (mean, minimum, three quartiles by linear interpolation, maximum, standard deviation
     with ddof=0) of each of H0 death, H1 birth, H1 death, H1 persistence (death - birth) and H1 ratio
     (birth / death). Then, for H0 and for H1, with :math:`l_i` the length of bar i, the total persistence
     :math:`L = \sum_i l_i`, the number of bars, and the persistent entropy
-    :math:`-\sum_i (l_i / L) \ln(l_i / L)`.
+    :math:`-\sum_i (l_i / L) \ln(l_i / L)`. Of H2 and above, where given, the same numbers as of H1 follow.
 
     Parameters
     ----------
     diagrams : sequence of array_like, each of shape (n_bars, 2)
-        [H0, H1], as `vietoris_rips_diagrams` gives them; diagrams above H1 are not read. Essential bars and
-        bars of length zero are left out of every number.
+        [H0, H1] or more, as `vietoris_rips_diagrams` gives them. Essential bars and bars of length zero are left out
+        of every number.
 
     Returns
     -------
-    ndarray of float64, shape (41,)
-        In the order of `SUMMARY_NAMES`. Lengths in filtration distance, ratios and counts without unit,
-        entropies in nats. Where a dimension has no bar its statistics are missing, which is written NaN,
-        and its total, count and entropy are 0: so it is for H1 of most small clouds, and for H0 of a
-        constant cloud.
+    ndarray of float64, shape (41,), or (72,) with H2
+        In the order of `summary_names`, the first 41 of which are `SUMMARY_NAMES`. Lengths in filtration distance,
+        ratios and counts without unit, entropies in nats. Where a dimension has no bar its statistics are missing,
+        which is written NaN, and its total, count and entropy are 0: so it is for H1 of most small clouds, and for H0
+        of a constant cloud.
 
     Raises
     ------
@@ -62,11 +91,11 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """
     if len(diagrams) < 2:
         raise InvalidArgument("diagrams", "those of H0 and H1", Words(f"{len(diagrams)} of them"))
-    h0, h1 = (check_diagram(f"diagrams[{k}]", diagrams[k]) for k in range(2))
-    (row,) = _summaries(
-        *_positive_finite_bars("diagrams[0]", h0, np.array([0, len(h0)])),
-        *_positive_finite_bars("diagrams[1]", h1, np.array([0, len(h1)])),
-    )
+    groups = []
+    for k, diagram in enumerate(diagrams):
+        bars = check_diagram(f"diagrams[{k}]", diagram)
+        groups.append(_positive_finite_bars(f"diagrams[{k}]", bars, np.array([0, len(bars)])))
+    (row,) = _summaries(groups)
     return np.asarray(row)
 
 
@@ -76,17 +105,17 @@ def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64
     Parameters
     ----------
     cell : sequence of sequences of array_like
-        One pair [H0, H1] a subsample, as `subsample_diagrams` gives them.
+        One list [H0, H1] or longer a subsample, as `subsample_diagrams` gives them.
 
     Returns
     -------
-    ndarray of float64, shape (n_subsamples, 41)
+    ndarray of float64, shape (n_subsamples, 41), or (n_subsamples, 72) with H2
         One `barcode_summary` a row; see `cell_summary` for their mean.
 
     Raises
     ------
     InvalidArgument
-        If there is no subsample, and as `barcode_summary` does.
+        If there is no subsample, if one has another number of diagrams than the first, and as `barcode_summary` does.
 
     Examples
     --------
@@ -100,11 +129,16 @@ def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64
             raise InvalidArgument(
                 f"cell[{k}]", "the diagrams of H0 and H1", Words(f"{len(diagrams)} of them")
             )
-    of_h0, of_h1 = (
-        _positive_finite_bars(name, *check_diagrams(name, [diagrams[k] for diagrams in cell]))
-        for k, name in enumerate(("the H0 diagrams of cell", "the H1 diagrams of cell"))
+        if len(diagrams) != len(cell[0]):
+            expected = f"as many diagrams as cell[0] ({len(cell[0])})"
+            raise InvalidArgument(f"cell[{k}]", expected, Words(f"{len(diagrams)} of them"))
+    names = [f"the H{k} diagrams of cell" for k in range(len(cell[0]))]
+    return _summaries(
+        [
+            _positive_finite_bars(name, *check_diagrams(name, [diagrams[k] for diagrams in cell]))
+            for k, name in enumerate(names)
+        ]
     )
-    return _summaries(*of_h0, *of_h1)
 
 
 def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
@@ -115,18 +149,18 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
 
     Parameters
     ----------
-    summaries : array_like, shape (n_subsamples, 41)
+    summaries : array_like, shape (n_subsamples, 41), or (n_subsamples, 72) with H2
         One `barcode_summary` a row.
 
     Returns
     -------
-    ndarray of float64, shape (41,)
+    ndarray of float64, shape (41,) or (72,)
         Means over the subsamples that have the number; NaN (missing) where none has it.
 
     Raises
     ------
     InvalidArgument
-        If there is no row, a row has not 41 numbers, or a number is infinite.
+        If there is no row, a row has not as many numbers as a summary, or a number is infinite.
 
     Examples
     --------
@@ -137,13 +171,15 @@ def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
     (2.0, 2.0, 0.5)
     """
     rows = as_numbers("summaries", summaries)
-    if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != len(SUMMARY_NAMES):
-        raise InvalidArgument("summaries", f"of shape (n_subsamples, {len(SUMMARY_NAMES)})", rows.shape)
-    check_finite_or_missing("summaries", rows, SUMMARY_NAMES)
+    names = summary_names(1 + max(0, rows.shape[-1] - len(SUMMARY_NAMES)) // _ABOVE) if rows.ndim == 2 else ()
+    if len(rows) == 0 or not names or rows.shape[1] != len(names):
+        expected = f"of shape (n_subsamples, {len(SUMMARY_NAMES)}), {_ABOVE} more for each dimension above H1"
+        raise InvalidArgument("summaries", expected, rows.shape)
+    check_finite_or_missing("summaries", rows, names)
     present = ~np.isnan(rows)
     count = present.sum(axis=0)
     total = rows.sum(axis=0, where=present)
-    mean = np.full(len(SUMMARY_NAMES), np.nan)
+    mean = np.full(len(names), np.nan)
     np.divide(total, count, out=mean, where=count > 0)
     return mean
 
@@ -167,19 +203,18 @@ def _positive_finite_bars(
     return bars[kept], np.diff(np.concatenate([[0], np.cumsum(kept)])[offsets])
 
 
-def _summaries(
-    h0: Diagram, h0_counts: NDArray[np.int64], h1: Diagram, h1_counts: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Summaries of many diagram pairs, whose bars stand one after another."""
-    birth, death = h1.T
-    return np.column_stack(
-        [
-            _statistics(h0[:, 1], h0_counts),
-            *(_statistics(values, h1_counts) for values in (birth, death, death - birth, birth / death)),
-            _totals(h0, h0_counts),
-            _totals(h1, h1_counts),
-        ]
-    )
+def _summaries(groups: Sequence[tuple[Diagram, NDArray[np.int64]]]) -> NDArray[np.float64]:
+    """Summaries of many lists of diagrams: bars of a dimension, one diagram after another, and how many each has."""
+
+    def statistics(h: int) -> list[NDArray[np.float64]]:
+        bars, counts = groups[h]
+        birth, death = bars.T
+        values = (birth, death, death - birth, birth / death) if h else (death,)
+        return [_statistics(each, counts) for each in values]
+
+    above = [part for h in range(2, len(groups)) for part in (*statistics(h), _totals(*groups[h]))]
+    parts = [*statistics(0), *statistics(1), _totals(*groups[0]), _totals(*groups[1]), *above]
+    return np.column_stack(parts)
 
 
 def _statistics(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from topoflow.errors import InvalidArgument, UnknownKey, Words
 from topoflow.names import layer_name, metric_name
 from topoflow.topology.arrays import as_array
+from topoflow.topology.point_clouds import check_whole_number
 
 MODEL_TYPE = "topology"
 # MLflow takes at most this many metrics in one request.
@@ -35,7 +36,7 @@ class _Settings:
         The tokenizer of a transformers model; a pipeline has its own.
     layers
         As for `TopologyCallback`.
-    n_subsamples, subsample_size, seed, engine
+    n_subsamples, subsample_size, seed, engine, maxdim
         As for `LiveTopology`; by default all prompts are one subsample when they are fewer than 160.
     batch_size, max_length
         As for `TopologyCallback`.
@@ -49,6 +50,7 @@ class _Settings:
     subsample_size: int | None = None
     seed: int = 0
     engine: str = "auto"
+    maxdim: int = 1
     batch_size: int = 64
     max_length: int = 512
     column: str | None = None
@@ -59,7 +61,9 @@ class _Settings:
         for key in config or {}:
             if key not in known:
                 raise UnknownKey("evaluator_config", key, known)
-        return cls(**(config or {}))
+        settings = cls(**(config or {}))
+        check_whole_number("maxdim", settings.maxdim, at_least=1, at_most=2)
+        return settings
 
     def plan(self, n_prompts: int) -> npt.NDArray[np.int64]:
         from topoflow.topology.point_clouds import subsample_plan
@@ -118,7 +122,7 @@ class TopologyEvaluator:
             cells = _cells(clouds, settings)
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        table = _summaries(cells)
+        table = _summaries(cells, settings.maxdim)
         metrics = {
             metric_name("topology", name, layer): value
             for layer, summary in table.items()
@@ -224,17 +228,17 @@ def _cells(clouds: Mapping[str, npt.NDArray[Any]], settings: _Settings) -> dict[
     from topoflow.dynamics.cells import cell_diagrams
 
     return {
-        layer: cell_diagrams(cloud, settings.plan(len(cloud)), settings.engine)
+        layer: cell_diagrams(cloud, settings.plan(len(cloud)), settings.engine, settings.maxdim)
         for layer, cloud in clouds.items()
     }
 
 
-def _summaries(cells: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _summaries(cells: Mapping[str, Any], maxdim: int) -> dict[str, dict[str, float]]:
     from topoflow.dynamics.cells import summarise_cell
-    from topoflow.topology.summaries import SUMMARY_NAMES
+    from topoflow.topology.summaries import summary_names
 
     return {
-        layer: dict(zip(SUMMARY_NAMES, summarise_cell(cell).tolist(), strict=True))
+        layer: dict(zip(summary_names(maxdim), summarise_cell(cell).tolist(), strict=True))
         for layer, cell in cells.items()
     }
 
@@ -248,7 +252,6 @@ def _log_artifacts(
     from topoflow.figures.persistence import diagrams_figure
     from topoflow.figures.style import png_bytes
     from topoflow.storage import layout
-    from topoflow.topology.summaries import SUMMARY_NAMES
 
     size = len(next(iter(cells.values()))[0][0])
     title = f"Persistence diagrams: one subsample of {n_prompts} prompts, {size} H0 bars"
@@ -262,7 +265,7 @@ def _log_artifacts(
         picture, numbers = Path(folder, "diagrams.png"), Path(folder, "summaries.csv")
         picture.write_bytes(png_bytes(diagrams_figure(list(_panels(cells)), title=title)))
         rows = [[layer, *summary.values()] for layer, summary in table.items()]
-        layout.write_table(numbers, ["layer", *SUMMARY_NAMES], rows)
+        layout.write_table(numbers, ["layer", *next(iter(table.values()))], rows)
         mlflow.MlflowClient().log_artifacts(run_id, folder, "topology")
     for artifact in artifacts.values():
         _ = artifact.content  # has MLflow read it: what was not read cannot be saved with the result

@@ -143,6 +143,7 @@ def write_note(
         *simpler(),
         "",
         *rivals(findings),
+        *voids(findings),
         "",
         *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
         *dominance_caveat(dominated or {}, diagrams),
@@ -321,6 +322,28 @@ def rivals(findings: Mapping[str, Any]) -> list[str]:
             "where 5 % means that all prompts move alike."
         )
     return [" ".join(said)] if said else []
+
+
+def voids(findings: Mapping[str, Any]) -> list[str]:
+    """What H2 does, layer by layer; nothing where it was not computed.
+
+    >>> still = {"h2_peak_step": None, "h2_peak_velocity": 0.0, "h2_concentration": None}
+    >>> moving = {"h2_peak_step": 8, "h2_peak_velocity": 0.25, "h2_concentration": 0.5}
+    >>> voids({"layers": {"layer_04": moving}})
+    ['Voids (H2), of which no claim is made: layer 4 moves most at step 8 (0.25, concentration 0.500).']
+    >>> voids({"layers": {"layer_02": still}})
+    ['Voids (H2), of which no claim is made: layer 2 does not move.']
+    >>> voids({"layers": {"layer_02": {"h1_peak_step": 8}}})
+    []
+    """
+    said = []
+    for name, found in findings["layers"].items():
+        if "h2_peak_velocity" not in found:
+            return []
+        moves = f"moves most at step {found['h2_peak_step']} ({_number(found['h2_peak_velocity'], '.4g')}, "
+        moves += f"concentration {_number(found['h2_concentration'], '.3f')})"
+        said.append(f"layer {layer_of(name)} {'does not move' if found['h2_peak_step'] is None else moves}")
+    return [f"Voids (H2), of which no claim is made: {'; '.join(said)}."]
 
 
 def _percent(shares: Sequence[float]) -> str:

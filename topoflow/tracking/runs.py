@@ -311,7 +311,7 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
 # What trajectory.json says of a layer in one number; the rest is read where it stands beside these.
 _OF_A_LAYER = [
     f"{dimension}_{name}"
-    for dimension in ("h1", "h0")
+    for dimension in ("h1", "h0", "h2")
     for name in (
         "concentration",
         "concentration_expected",
@@ -328,7 +328,7 @@ def _single_numbers(facts: Mapping[str, Any]) -> dict[str, str]:
     """Columns of MLflow's table of runs. As metrics, each would be a chart of its own with one bar."""
     tags = _claim_tags(facts["claims"])
     for layer, findings in facts["layers"].items():
-        for name in _OF_A_LAYER:
+        for name in (name for name in _OF_A_LAYER if name in findings):  # H2 is not there with maxdim: 1
             tags[f"topoflow.{name}.{layer}"] = _written(findings[name])
     tags["topoflow.far_prompts"] = _written(facts["pooled"].get("far_prompts"))
     return tags
@@ -355,7 +355,9 @@ _TEXTS = "texts.json"
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
-    moved = ("h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement")
+    moved = ["h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement"]
+    if params.topology.maxdim > 1:
+        moved += ["h2_velocity", "h2_displacement"]
     simpler = [measure.name for measure in listed.MEASURES]
     for section, file, names in (
         ("topology", layout.VELOCITY_FILE, moved),

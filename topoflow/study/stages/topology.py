@@ -34,6 +34,7 @@ def diagrams(params: Params, run: Run) -> None:
     topology, n_prompts = params.topology, activations.manifest["n_prompts"]
     plan = subsample_plan(n_prompts, topology.n_subsamples, topology.subsample_size, params.seed)
     steps, layers, not_finite = _finite_part(activations)
+    engine = choose_engine(topology.engine, topology.maxdim, n_points=topology.subsample_size)
     cells = [(step, layer) for step in steps for layer in layers]
     manifest = {
         "format": storage.DIAGRAMS,
@@ -50,9 +51,9 @@ def diagrams(params: Params, run: Run) -> None:
         "plan_sha256": storage.sha256(plan.tobytes()),
         "study_seed": params.seed,
         "maxdim": topology.maxdim,
-        "engine": choose_engine(topology.engine, topology.maxdim),
+        "engine": engine,
         "complex": "Vietoris-Rips, Euclidean metric, Z/2, no threshold, bars of length zero left out",
-        "versions": versions("ripser", "numba"),
+        "versions": versions("ripser", "numba", *(["redzed-tda"] if engine == "redzed" else [])),
     }
     if not_finite:
         manifest["not_finite"] = not_finite
@@ -65,7 +66,7 @@ def diagrams(params: Params, run: Run) -> None:
     with storage.writing(folder, storage.sha256(storage.json_bytes(key))) as work:
         files = {cell: work / f"{storage.cell_name(*cell)}.npz" for cell in cells}
         missing = [cell for cell in cells if not files[cell].exists()]  # others an interrupted run left whole
-        tasks = ((cloud(*cell), plan, topology.engine, cell) for cell in missing)
+        tasks = ((cloud(*cell), plan, topology.engine, topology.maxdim, cell) for cell in missing)
         label = f"diagrams {run}"
         results = map_cells(_diagram_bytes, tasks, len(missing), params.compute, label)
         for cell, data in zip(missing, results, strict=True):
@@ -139,12 +140,16 @@ def _why_not_finite(activations: storage.StoredSet) -> str:
 
 
 def _diagram_bytes(
-    cloud: npt.NDArray[np.floating[Any]], plan: npt.NDArray[np.int64], engine: str, cell: tuple[int, int]
+    cloud: npt.NDArray[np.floating[Any]],
+    plan: npt.NDArray[np.int64],
+    engine: str,
+    maxdim: int,
+    cell: tuple[int, int],
 ) -> bytes:
     from topoflow.dynamics.cells import cell_diagrams
 
     try:
-        return storage.diagram_bytes(cell_diagrams(cloud, plan, engine))
+        return storage.diagram_bytes(cell_diagrams(cloud, plan, engine, maxdim))
     except InvalidArgument as error:
         raise InvalidArgument(
             f"{error.name} of the states recorded at step {cell[0]}, layer {cell[1]}",
