@@ -244,9 +244,7 @@ def asked_as(template: str, has_chat: bool | None, pooled: Pooling = Pooling()) 
     return f" Prompts are put to the model as `Human: ... Assistant:`, without a chat template{colon}."
 
 
-def texts(
-    findings: Mapping[str, Any], prompts: Mapping[str, str]
-) -> tuple[list[str], list[list[str]]]:
+def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
 
     Those that answer a prompt have it beside them, where `prompts` (`topoflow.finished.asked`) has it.
