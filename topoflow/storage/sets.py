@@ -690,7 +690,7 @@ def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.N
 
 def _zipped_arrays(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
     members = archive.infolist()
-    expected = {f"{name}.npy": name for name in ("h0", "h0_offsets", "h1", "h1_offsets")}
+    expected = {f"{name}{of}.npy": f"{name}{of}" for name in ("h0", "h1") for of in ("", "_offsets")}
     if sorted(member.filename for member in members) != sorted(expected):
         raise InvalidArgument("members", ", ".join(expected), Words(f"{len(members)} others"))
     if (total := sum(member.file_size for member in members)) > CELL_LIMIT:

@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument, Words
+from topoflow.names import column
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
 _STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
-_MEASURES = ("h0_death", "h1_birth", "h1_death", "h1_persistence", "h1_ratio")
+_MEASURES = (column(0, "death"), *(column(1, name) for name in ("birth", "death", "persistence", "ratio")))
 _TOTALS = ("total_persistence", "count", "entropy")
 _QUARTILES = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 
 SUMMARY_NAMES: Final[tuple[str, ...]] = (
     *(f"{measure}_{statistic}" for measure in _MEASURES for statistic in _STATISTICS),
-    *(f"{dimension}_{total}" for dimension in ("h0", "h1") for total in _TOTALS),
+    *(column(homology, total) for homology in (0, 1) for total in _TOTALS),
 )
 """Names of the 41 numbers, in the order in which `barcode_summary` returns them."""
 
