@@ -46,6 +46,12 @@ H1_SAMPLING_FLOOR = column(1, "sampling_floor")
 H1_PEAK_OVER_SAMPLING_FLOOR = column(1, "peak_over_sampling_floor")
 H1_UNMATCHED_OF_OTHER_PROMPTS = f"{H1_UNMATCHED}_of_other_prompts"
 
+# What readers do with the numbers of a layer, of either homology; trajectory.json has more.
+LAYER_NUMBERS = (
+    "concentration", "concentration_expected", "concentration_per_step", "peak_velocity", "straightness"
+)  # fmt: skip
+LAYER_STEPS = ("peak_step", "stabilised_step")
+
 # The columns of tables that one part writes and another reads.
 DISTANCE_COLUMNS = ("layer", "step", "other_step", H1_DISTANCE)
 MOVEMENT_COLUMNS = (

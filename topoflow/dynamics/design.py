@@ -253,19 +253,13 @@ class Question:
     @property
     def enough_twins(self) -> str:
         """How many twins would be enough."""
-        if not self.design.why_no_halves:
-            return ""
-        return f"{LEAST_ANCHORS} anchors with twins, through the whole training"
+        enough = f"{LEAST_ANCHORS} anchors with twins, through the whole training"
+        return enough if self.design.why_no_halves else ""
 
     def of_one_run(
-        self,
-        claim: str,
-        effect: str,
-        effects: Sequence[float],
-        speed: Callable[[float], ArrayLike],
-        rejects: Callable[[Moved], bool],
-        why: str,
-    ) -> Decidable:
+        self, claim: str, effect: str, effects: Sequence[float], speed: Callable[[float], ArrayLike],
+        rejects: Callable[[Moved], bool], why: str,
+    ) -> Decidable:  # fmt: skip
         """Answer for a claim about one run that rotations must not explain; `why` its twins do not suffice, if so.
 
         Its power is how often it rejects in runs that have the speed of each effect.
@@ -282,16 +276,9 @@ class Question:
         )
 
     def over_seeds(
-        self,
-        claim: str,
-        effect: str,
-        test: MarginTest,
-        why: str,
-        *,
-        lacks: str = "",
-        controls: bool = True,
-        also: str = "",
-    ) -> Decidable:
+        self, claim: str, effect: str, test: MarginTest, why: str,
+        *, lacks: str = "", controls: bool = True, also: str = "",
+    ) -> Decidable:  # fmt: skip
         """Answer for a claim over seeds; its controls, where there are any, take the place of rotations if it says so.
 
         `why` its twins do not suffice and what it `lacks`, if so; what it needs `also` is said with what is enough.
@@ -300,16 +287,11 @@ class Question:
         rotations = not (controls and self.design.has_controls)
         seeds = "" if n >= 2 else f"needs 2 seeds, and has {n}"
         return Decidable(
-            claim,
-            SEEDS,
-            self.smallest_p if rotations else 0.0,
-            self.claims.level,
+            claim, SEEDS, self.smallest_p if rotations else 0.0, self.claims.level,
             joined(self.enough_twins, self.enough_rotations if rotations else "", test.enough(), also),
             why or seeds or lacks or (self.why_no_rotations if rotations else ""),
-            test.powers(n),
-            effect,
-            test.spread,
-        )
+            test.powers(n), effect, test.spread,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -355,14 +337,11 @@ class MarginTest:
 
     def powers(self, n_seeds: int) -> Powers:
         """By spread and effect; none without a test."""
-        if n_seeds < 2:
-            return {}
         found = {}
-        for given in self.spreads:
-            spread, margin, level = self._held(given)
+        for given in self.spreads if n_seeds > 1 else ():
+            spread, *held = self._held(given)
             found[given] = {
-                effect: power_over_seeds(self._value(effect), spread, n_seeds, margin, level)
-                for effect in self.effects
+                one: power_over_seeds(self._value(one), spread, n_seeds, *held) for one in self.effects
             }
         return found
 
@@ -381,9 +360,8 @@ class MarginTest:
             if any(needed):
                 parts.insert(0, (needed, f"to find {effect:.2f}"))
         said = [f"{', '.join('over 64' if n is None else str(n) for n in ns)} {what}" for ns, what in parts]
-        return (
-            f"seeds at a spread of {', '.join(f'{spread:.2g}' for spread in self.spreads)}: {'; '.join(said)}"
-        )
+        spreads = ", ".join(f"{spread:.2g}" for spread in self.spreads)
+        return f"seeds at a spread of {spreads}: {'; '.join(said)}"
 
 
 def joined(*parts: str) -> str:

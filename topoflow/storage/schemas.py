@@ -16,14 +16,12 @@ from topoflow.names import (
     H1_SAMPLING_FLOOR,
     H1_UNMATCHED,
     H1_UNMATCHED_OF_OTHER_PROMPTS,
+    LAYER_NUMBERS,
+    LAYER_STEPS,
     column,
     pooled_name,
 )
 
-# What a reader does with each of a layer's numbers; `describe_layer` writes more.
-_OF_A_LAYER = (
-    "concentration", "concentration_expected", "concentration_per_step", "peak_velocity", "straightness", "displacement"
-)  # fmt: skip
 _POOLED = (
     "concentration", "concentration_expected", "concentration_per_step", "peak_step", "peak_difference", "settled",
     pooled_name("early_share", "H1"), pooled_name("early_share", "H0"),
@@ -111,8 +109,8 @@ def _adapters() -> dict[str, Any]:
     )  # fmt: skip
     layer: Any = model(
         "Layer",
-        **{column(h, name): maybe for h in (0, 1) for name in _OF_A_LAYER},
-        **{column(h, name): maybe_whole for h in (0, 1) for name in ("peak_step", "stabilised_step")},
+        **{column(h, name): maybe for h in (0, 1) for name in (*LAYER_NUMBERS, "displacement")},
+        **{column(h, name): maybe_whole for h in (0, 1) for name in LAYER_STEPS},
         **dict.fromkeys((H1_SAMPLING_FLOOR, H1_PEAK_OVER_SAMPLING_FLOOR), maybe),
         **dict.fromkeys((H1_UNMATCHED, H1_UNMATCHED_OF_OTHER_PROMPTS), (maybe, None)),
     )

@@ -25,7 +25,16 @@ from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
 from topoflow.finished import FinishedRun
-from topoflow.names import DISPLACEMENT, H1_UNMATCHED, H1_VELOCITY, VELOCITY, column, metric_name
+from topoflow.names import (
+    DISPLACEMENT,
+    H1_UNMATCHED,
+    H1_VELOCITY,
+    LAYER_NUMBERS,
+    LAYER_STEPS,
+    VELOCITY,
+    column,
+    metric_name,
+)
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.tracking.note import Page, definitions, texts, write_comparison_note, write_note
@@ -309,19 +318,7 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
 
 
 # What trajectory.json says of a layer in one number; the rest is read where it stands beside these.
-_OF_A_LAYER = [
-    column(homology, name)
-    for homology in (1, 0)
-    for name in (
-        "concentration",
-        "concentration_expected",
-        "concentration_per_step",
-        "peak_step",
-        "peak_velocity",
-        "stabilised_step",
-        "straightness",
-    )
-]
+_OF_A_LAYER = [column(homology, name) for homology in (1, 0) for name in (*LAYER_NUMBERS, *LAYER_STEPS)]
 
 
 def _single_numbers(facts: Mapping[str, Any]) -> dict[str, str]:
