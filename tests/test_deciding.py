@@ -13,7 +13,7 @@ from topoflow import finished, follow
 from topoflow.cli import main
 from topoflow.config import Schedule, parse_params
 from topoflow.dynamics.claims import models
-from topoflow.dynamics.power import Design
+from topoflow.dynamics.design import Design
 from topoflow.dynamics.trajectory import describe_movement
 from topoflow.errors import InvalidFile
 from topoflow.storage.layout import Run
@@ -63,7 +63,7 @@ def test_a_run_with_twins_can_decide_what_one_run_can():
 
 
 def test_no_power_is_simulated_where_only_what_can_never_be_decided_is_asked(monkeypatch):
-    monkeypatch.setattr("topoflow.dynamics.power.power_of_a_run", lambda *_: {}["was simulated"])
+    monkeypatch.setattr("topoflow.dynamics.design.power_of_a_run", lambda *_: {}["was simulated"])
     assert deciding.never(PARAMS, TWINS) == ""
     with pytest.raises(KeyError):
         deciding.run_decides(PARAMS, TWINS)

@@ -17,6 +17,7 @@ from support import plant_states, small_params
 
 from topoflow.config import parse_params
 from topoflow.dynamics.claims import Verdict, listed
+from topoflow.dynamics.design import Decidable, Design, Question
 from topoflow.dynamics.measures import listed as measures
 from topoflow.dynamics.measures.measure import Cell, Measure
 from topoflow.recording.quantities import Quantity
@@ -24,6 +25,7 @@ from topoflow.report.study import report
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study import stages
+from topoflow.study.power import study_decides
 from topoflow.study.stages import activations
 
 pytestmark = pytest.mark.slow
@@ -49,6 +51,19 @@ def all_end_small(labels: listed.Labels, controls: listed.Labels | None) -> list
     return ends_small(labels[0][0])
 
 
+def can_end_small(asked: Question) -> Decidable:
+    """Any run can show it, from its second checkpoint on."""
+    why = "" if len(asked.design.steps) > 1 else "needs a second checkpoint"
+    return Decidable(
+        "small", "one run", 0.01, 0.05, "2 checkpoints", why, {0.5: {3.0: 0.75}}, "shrunk by", "noise"
+    )
+
+
+def all_can_end_small(asked: Question) -> Decidable:
+    """The same of seeds, of which it needs more than a study here has."""
+    return Decidable("small", "over seeds", 0.02, 0.05, "9 seeds", f"has {asked.design.n_seeds} seeds")
+
+
 def farthest_step(before: Cell, after: Cell) -> float:
     """A toy measure: how far the prompt went that went farthest."""
     return float(np.linalg.norm(after.cloud - before.cloud, axis=1).max())
@@ -56,12 +71,14 @@ def farthest_step(before: Cell, after: Cell) -> float:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run with a claim and a measure of ours: its MLflow run, tables and report, and what the terminal said."""
+    """A run with a claim and a measure of ours: its MLflow run, tables, report, terminal, and plan."""
     folder = tmp_path_factory.mktemp("study")
     measure = Measure("farthest_step", farthest_step, "longest way of one prompt since the checkpoint before")
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
-        claim = listed.Claim("small", "ends small", ends_small, all_end_small)
+        claim = listed.Claim(
+            "small", "ends small", ends_small, can_end_small, all_end_small, all_can_end_small
+        )
         patch.setattr(listed, "CLAIMS", (*listed.CLAIMS, claim))
         patch.setattr(measures, "MEASURES", (*measures.MEASURES, measure))
         patch.chdir(folder)
@@ -92,13 +109,14 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 stages.compare(params)
             tables = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology"))
             page = html.unescape(report(params)[0].decode())
-            yield mlflow.get_run(run_id), tables, page, terminal.getvalue()
+            plan = study_decides(params, {RUN.objective: Design(STEPS)})
+            yield mlflow.get_run(run_id), tables, page, terminal.getvalue(), plan
         finally:
             mlflow.set_tracking_uri(before)
 
 
 def test_a_claim_is_one_line_in_the_list_of_claims(planted):
-    logged, tables, page, terminal = planted
+    logged, tables, page, terminal, plan = planted
     found = layout.read_json(RUN.folder("results") / layout.TRAJECTORY_FILE)["claims"]["small_h0"]
     assert found["value"] == pytest.approx(0.5, abs=0.02)
     assert "small: H0 supported" in logged.data.tags["mlflow.note.content"]
@@ -113,10 +131,13 @@ def test_a_claim_is_one_line_in_the_list_of_claims(planted):
         assert re.search(f"{STATEMENT} .* supported", said)
     over_runs = layout.read_json(layout.COMPARISON_FOLDER / layout.COMPARISON_FILE)["claims"]
     assert [name for name in over_runs if name.endswith("small_h0")]
+    assert re.search(r"small, one run +0\.01 +yes\n    enough: 2 checkpoints\n", plan)
+    assert re.search(r"small, over seeds +0\.02 +never: has 2 seeds\n    enough: 9 seeds\n", plan)
+    assert re.search(r"small, one run: shrunk by +3 +\n    noise 0\.5 +75 %", plan)
 
 
 def test_a_measure_is_one_line_in_the_list_of_measures(planted):
-    logged, tables, page, _ = planted
+    logged, tables, page, *_ = planted
     rows = list(csv.DictReader((tables / layout.VELOCITY_FILE).open(encoding="utf-8")))
     assert len(rows) == len(STEPS) - 1
     assert float(rows[-1]["farthest_step"]) > 0.5

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from topoflow import storage
 from topoflow.config import Claims, Params
 from topoflow.errors import InvalidFile, quoted
+from topoflow.names import pooled_name
 from topoflow.storage import layout, schemas
 from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
@@ -22,7 +23,7 @@ from topoflow.topology.dominance import Dominance, dominance
 from topoflow.topology.persistence import choose_engine
 from topoflow.topology.prepared import Preparation
 
-EARLY_SHARES = ("early_share_h1", "early_share_h0")  # of a run, in trajectory.json
+EARLY_SHARES = tuple(pooled_name("early_share", h) for h in ("H1", "H0"))  # of a run, in trajectory.json
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,8 @@ def read_jitters(folder: Path) -> list[float]:
     """
     found: dict[str, list[float]] = {}
     for path, pooled in _pooled(folder):
-        for homology in ("h1", "h0"):
-            keys = [f"{name}_{homology}" for name in ("moved", "jitter")]
+        for homology in ("H1", "H0"):
+            keys = [pooled_name(name, homology) for name in ("moved", "jitter")]
             if not set(keys) <= set(pooled):  # an older topoflow did not write them
                 continue
             moved, jitter = (_number_of(pooled, key, path) for key in keys)

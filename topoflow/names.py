@@ -22,6 +22,49 @@ def layer_of(name: str) -> int:
     return int(name.removeprefix("layer_"))
 
 
+def column(homology: int, number: str) -> str:
+    """A number of the bars of one homology: a column of a table, a key of trajectory.json.
+
+    >>> column(1, "velocity")
+    'h1_velocity'
+    """
+    return f"h{homology}_{number}"
+
+
+def pooled_name(number: str, homology: str) -> str:
+    """A number of a whole run, of one homology: a key of trajectory.json, a column of comparison.csv.
+
+    >>> pooled_name("early_share", "H1")
+    'early_share_h1'
+    """
+    return f"{number}_{homology.lower()}"
+
+
+VELOCITY, DISPLACEMENT = "velocity", "displacement"  # since the checkpoint before, and since the first
+H1_VELOCITY, H1_DISTANCE, H1_UNMATCHED = (column(1, name) for name in (VELOCITY, "distance", "unmatched"))
+H1_SAMPLING_FLOOR = column(1, "sampling_floor")
+H1_PEAK_OVER_SAMPLING_FLOOR = column(1, "peak_over_sampling_floor")
+H1_UNMATCHED_OF_OTHER_PROMPTS = f"{H1_UNMATCHED}_of_other_prompts"
+
+# What readers do with the numbers of a layer, of either homology; trajectory.json has more.
+LAYER_NUMBERS = (
+    "concentration", "concentration_expected", "concentration_per_step", "peak_velocity", "straightness"
+)  # fmt: skip
+LAYER_STEPS = ("peak_step", "stabilised_step")
+
+# The columns of tables that one part writes and another reads.
+DISTANCE_COLUMNS = ("layer", "step", "other_step", H1_DISTANCE)
+MOVEMENT_COLUMNS = (
+    "kind", "homology", "previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor", "unrotated",
+    "rotated_mean", "rotated_low", "rotated_high",
+)  # fmt: skip
+SEPARATION_COLUMNS = ("compared", "layer", "step", "between", "within")
+MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown", "not_euclidean")
+EFFECT_COLUMNS = (
+    "label", "other", "measure", "effect", "value", "low", "high", "n", "n_other", "p", "smallest_p"
+)  # fmt: skip
+
+
 def metric_name(section: str, name: str, layer: int | str | None = None) -> str:
     """The key of a number in MLflow, which draws a section for what stands before the first slash.
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from topoflow.dynamics.movement import Movement, moves_test
+from topoflow.dynamics.movement import Movement, _imitated_jitter, moves_test
 from topoflow.dynamics.twins import why_no_twins
 
 
@@ -22,6 +22,17 @@ def test_the_jitter_floor_is_the_weighted_mean_of_products_within_twins_at_both_
         at_anchor.append(products / sum(weights.values()))
     wanted = [np.sqrt((at_anchor[k] + at_anchor[k + 1]) / 2) for k in range(5)]
     np.testing.assert_allclose(jitter.jitter_floor, wanted)
+
+
+def test_imitated_jitter_has_half_the_variance_of_the_differences_within_twins_around_each_anchor(jitter):
+    size = (jitter.within**2).sum(axis=1)
+    wanted = []
+    for k in range(6):
+        weights = [np.exp(-abs(k - other) / 2) for other in range(6)]
+        wanted.append(sum(w * s for w, s in zip(weights, size, strict=True)) / sum(weights) / 2)
+    drawn = _imitated_jitter(jitter.within, 3)
+    assert drawn.shape[:3] == (3, 999, 6)
+    np.testing.assert_allclose((drawn**2).sum(axis=-1).mean(axis=(0, 1)), wanted, rtol=0.06)
 
 
 def test_no_p_value_is_below_twice_one_in_a_thousand_and_none_is_one(jitter):

@@ -7,14 +7,7 @@ import pytest
 from scipy import stats
 from support import refused
 
-from topoflow.dynamics.claims import Claims, models, objectives
-from topoflow.dynamics.claims.rungs import margin_test
-from topoflow.dynamics.movement import ratio_test
-from topoflow.dynamics.permutation import monte_carlo_p
-from topoflow.dynamics.power import (
-    Design,
-    of_run,
-    of_study,
+from topoflow.dynamics.chances import (
     pilot_spread,
     power_of_a_pair,
     power_of_a_run,
@@ -25,6 +18,12 @@ from topoflow.dynamics.power import (
     smallest_paired_p,
     smallest_rotation_p,
 )
+from topoflow.dynamics.claims import Claims, listed, models, objectives
+from topoflow.dynamics.claims.rungs import margin_test
+from topoflow.dynamics.design import Design
+from topoflow.dynamics.movement import ratio_test
+from topoflow.dynamics.permutation import monte_carlo_p
+from topoflow.dynamics.power import of_run, of_study
 
 TWINS = [anchor + twin for anchor in range(0, 52, 4) for twin in (0, 1)]  # 13 anchors
 
@@ -88,6 +87,11 @@ def test_seeds_for_pairs_reach_the_level_and_one_fewer_does_not():
     for n_labels, n_pvalues in ((2, 1), (3, 1), (4, 6), (5, 10)):
         needed = seeds_for_pairs(n_labels)
         assert smallest_paired_p(needed) * n_pvalues <= 0.05 < smallest_paired_p(needed - 1) * n_pvalues
+
+
+def test_each_claim_that_is_told_over_runs_says_beforehand_whether_they_can_decide_it():
+    for claim in listed.CLAIMS:
+        assert (claim.over_runs is None) == (claim.decidable_over_runs is None), claim.name
 
 
 class TestOneRun:

@@ -57,7 +57,7 @@ def compare(
 
     Use it for any statement about more than one run. Runs of one study share their base and their prompts, so every
     statement is "for this base and these prompts". Two or three objectives need six seeds each to be told apart
-    (`topoflow.dynamics.power.seeds_for_pairs`).
+    (`topoflow.dynamics.chances.seeds_for_pairs`).
 
     Parameters
     ----------

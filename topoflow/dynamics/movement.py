@@ -251,15 +251,22 @@ def _scores(a: Series, b: Series, within: Series) -> Series:
 
 def _scores_of_jitter(within: Series, together: int) -> Series:
     """`_scores` of runs of nothing but jitter, as the differences within twins show it; the same at every call."""
+    ends = _imitated_jitter(within, together)
+    return _scores(ends[0], ends[-1], ends[1] - ends[0])
+
+
+def _imitated_jitter(within: Series, together: int) -> Series:
+    """Jitter of `together` neighbouring steps of each anchor, shape (together, n_runs, K + 1, rank).
+
+    Around each anchor it has half the covariance of the differences within twins, near ones weighing most.
+    """
     values, axes = np.linalg.eigh(within @ within.T)
     coordinates = axes * np.sqrt(np.maximum(values, 0.0))  # of the differences, in the space that they span
     weights = _nearness(len(within))
-    root = np.sqrt(
-        weights / weights.sum(axis=1, keepdims=True) / 2
-    )  # a difference has twice the variance of an end
+    # a difference has twice the variance of an end
+    root = np.sqrt(weights / weights.sum(axis=1, keepdims=True) / 2)
     rng = np.random.default_rng(0)
-    ends = (root * rng.normal(size=(together, _N_JITTERS, *weights.shape))) @ coordinates
-    return _scores(ends[0], ends[-1], ends[1] - ends[0])
+    return np.asarray((root * rng.normal(size=(together, _N_JITTERS, *weights.shape))) @ coordinates)
 
 
 def rates(moved: Moved, clock: Series) -> tuple[float, float]:

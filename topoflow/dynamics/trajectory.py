@@ -46,6 +46,17 @@ from topoflow.dynamics.velocity import (
     velocity_per_step,
 )
 from topoflow.errors import InvalidArgument
+from topoflow.names import (
+    DISPLACEMENT,
+    H1_PEAK_OVER_SAMPLING_FLOOR,
+    H1_SAMPLING_FLOOR,
+    H1_UNMATCHED,
+    H1_UNMATCHED_OF_OTHER_PROMPTS,
+    H1_VELOCITY,
+    VELOCITY,
+    column,
+    pooled_name,
+)
 from topoflow.topology.arrays import as_array, as_numbers
 from topoflow.topology.point_clouds import check_cloud
 
@@ -193,16 +204,16 @@ def follow_layer(
         bands = prompt_bands(
             clouds,
             plan,
-            by_plan=way.moved["h1_velocity"],
+            by_plan=way.moved[H1_VELOCITY],
             n_replicates=n_replicates,
             order=order,
             engine=engine,
             seed=seed,
         )
         low, high, replicates = bands.lower, bands.upper, bands.replicates
-    series["h1_velocity_low"], series["h1_velocity_high"] = low, high
-    series["h1_velocity_scale_free"] = way.scale_free
-    series["h1_unmatched"] = way.unmatched
+    series[f"{H1_VELOCITY}_low"], series[f"{H1_VELOCITY}_high"] = low, high
+    series[f"{H1_VELOCITY}_scale_free"] = way.scale_free
+    series[H1_UNMATCHED] = way.unmatched
     series.update({**way.measures, **of_voids})
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
     controls = {
@@ -244,7 +255,7 @@ class _Way:
 def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> _Way:
     dimensions = (1, 0, *range(2, len(cells[0][0])))
     moved: dict[str, list[Series]] = {
-        f"h{h}_{name}": [] for h in dimensions for name in ("velocity", "displacement")
+        column(h, name): [] for h in dimensions for name in (VELOCITY, DISPLACEMENT)
     }
     scale_free: list[float] = []
     unmatched: list[float] = []
@@ -265,10 +276,10 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
         else:
             for h in dimensions:
                 distances, alone = cell_matchings(before.diagrams, cell, h, order)
-                moved[f"h{h}_velocity"].append(distances)
+                moved[column(h, VELOCITY)].append(distances)
                 if h == 1:
                     unmatched.append(mean_known(alone))
-                moved[f"h{h}_displacement"].append(cell_distances(first, cell, h, order))
+                moved[column(h, DISPLACEMENT)].append(cell_distances(first, cell, h, order))
             for measure in listed.MEASURES:
                 measures[measure.name].append(measure.of(before, here))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
@@ -409,17 +420,17 @@ def describe_run(
     found: list[dict[str, Number]] = []
     for layer in layers:
         numbers: dict[str, Number] = {}
-        for h in ("h0", "h1", *([H2] if layer.has_voids else [])):
-            described = describe_layer(
-                layer.series[f"{h}_velocity"], layer.series[f"{h}_displacement"], steps, seed
-            )
-            numbers.update({f"{h}_{name}": value for name, value in described.items()})
-        peak = float(layer.series["h1_velocity"].max())
-        numbers["h1_concentration_low"], numbers["h1_concentration_high"] = _interval([layer], steps)
-        numbers["h1_sampling_floor"] = layer.sampling_floor
-        numbers["h1_peak_over_sampling_floor"] = peak / layer.sampling_floor if layer.sampling_floor else None
-        numbers["h1_unmatched_of_other_prompts"] = known(layer.unmatched_of_other_prompts)
-        numbers["h1_unmatched"] = known(mean_known(layer.series["h1_unmatched"]))
+        for h in (0, 1, *([2] if layer.has_voids else [])):
+            speed, away = (layer.series[column(h, name)] for name in (VELOCITY, DISPLACEMENT))
+            described = describe_layer(speed, away, steps, seed)
+            numbers.update({column(h, name): value for name, value in described.items()})
+        peak, floor = float(layer.series[H1_VELOCITY].max()), layer.sampling_floor
+        interval = zip(("low", "high"), _interval([layer], steps), strict=True)
+        numbers.update({column(1, f"concentration_{end}"): value for end, value in interval})
+        numbers[H1_SAMPLING_FLOOR] = floor
+        numbers[H1_PEAK_OVER_SAMPLING_FLOOR] = peak / floor if floor else None
+        numbers[H1_UNMATCHED_OF_OTHER_PROMPTS] = known(layer.unmatched_of_other_prompts)
+        numbers[H1_UNMATCHED] = known(mean_known(layer.series[H1_UNMATCHED]))
         found.append(numbers)
     for name in [name for name in found[0] if name.endswith("_p")]:
         adjusted = holm(np.array([numbers[name] for numbers in found], dtype=np.float64))  # None becomes NaN
@@ -510,7 +521,7 @@ def describe_pooled(
     (1.0, 8, 24, -16)
     """
     _check_layers(layers)
-    velocity = np.array([layer.series["h1_velocity"] for layer in layers])
+    velocity = np.array([layer.series[H1_VELOCITY] for layer in layers])
     plain, per_step = (
         concentration_test(velocity, steps, per_step=each, seed=seed) for each in (False, True)
     )
@@ -576,5 +587,5 @@ def describe_movement(run: Trajectory) -> dict[str, Number]:
             share = math.nan if run.why_no_rates else early_share(moved, run.rate_clock)
             total, jitter = moved.total, moved.total_jitter
         for name, value in (("early_share", share), ("moved", total), ("jitter", jitter)):
-            numbers[f"{name}_{homology.lower()}"] = known(value)
+            numbers[pooled_name(name, homology)] = known(value)
     return numbers

@@ -14,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.figures import style
 from topoflow.figures.steps import each_shaped, even_ticks, step_marks, uneven
 from topoflow.figures.style import DISTANCE, GREY, Floats
+from topoflow.names import column
 
 __all__ = ["controls_figure", "distances_figure"]
 
 # Names of summaries in words, with their units.
 SUMMARIES = {
-    "h0_total_persistence": f"total persistence of H0\n({DISTANCE})",
-    "h1_count": "H1 bars\n(number)",
-    "h1_total_persistence": f"total persistence of H1\n({DISTANCE})",
-    "h1_persistence_max": f"longest H1 bar\n({DISTANCE})",
+    column(0, "total_persistence"): f"total persistence of H0\n({DISTANCE})",
+    column(1, "count"): "H1 bars\n(number)",
+    column(1, "total_persistence"): f"total persistence of H1\n({DISTANCE})",
+    column(1, "persistence_max"): f"longest H1 bar\n({DISTANCE})",
 }
 KINDS = {
     "recorded": "recorded states",

@@ -25,16 +25,17 @@ from topoflow.figures.steps import (
     uneven,
 )
 from topoflow.figures.style import DISTANCE, WIDTH, Floats
+from topoflow.names import column
 
 __all__ = ["SUMMARIES", "betti_figure", "summaries_figure"]
 
 # The summaries that are drawn, in words, with their units.
 SUMMARIES = {
-    "h0_total_persistence": f"H0 total persistence\n({DISTANCE})",
-    "h1_count": "H1 bars\n(number)",
-    "h1_total_persistence": f"H1 total persistence\n({DISTANCE})",
-    "h1_entropy": "H1 persistent entropy\n(nats)",
-    "h1_persistence_max": f"longest H1 bar\n({DISTANCE})",
+    column(0, "total_persistence"): f"H0 total persistence\n({DISTANCE})",
+    column(1, "count"): "H1 bars\n(number)",
+    column(1, "total_persistence"): f"H1 total persistence\n({DISTANCE})",
+    column(1, "entropy"): "H1 persistent entropy\n(nats)",
+    column(1, "persistence_max"): f"longest H1 bar\n({DISTANCE})",
 }
 # Drawn as well where they are known.
 SUMMARIES_OF_VOIDS = {

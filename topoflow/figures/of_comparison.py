@@ -12,6 +12,7 @@ from topoflow.figures.diagram_map import map_figure
 from topoflow.figures.side_by_side import comparison_figure, separation_figure
 from topoflow.figures.style import Floats, png_bytes
 from topoflow.figures.verdicts import Row, effects_figure, number, verdicts_figure
+from topoflow.names import EFFECT_COLUMNS, H1_VELOCITY, MAP_COLUMNS, SEPARATION_COLUMNS
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 
@@ -50,7 +51,7 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
     several = len({member.run.model for member in members}) > 1
     groups = {str(m.run): m.run.without_seed(several) for m in members}
     curves = {
-        str(m.run): layout.read_velocity(m.results / layout.VELOCITY_FILE, "h1_velocity") for m in members
+        str(m.run): layout.read_velocity(m.results / layout.VELOCITY_FILE, H1_VELOCITY) for m in members
     }
     alone = len(set(groups.values())) == len(members)  # then the run's own name says more
     whose = f"{len(members)} runs" + ("" if several else f" of {members[0].run.model}")
@@ -72,12 +73,11 @@ def pictures(folder: Path, facts: Mapping[str, Any], members: Sequence[FinishedR
 
 
 _COLUMNS = {
-    "separation": ("compared", "layer", "step", "between", "within"),
-    "effects": ("label", "other", "measure", "effect", "value", "low", "high"),
+    "separation": SEPARATION_COLUMNS,
+    "effects": EFFECT_COLUMNS[:7],
     "verdicts": ("claim", "homology", "statement", "statistic", "value", "low", "high",
                  "p", "verdict", "steps", "rule"),
 }  # fmt: skip
-_MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown")
 
 
 def _overall(rows: Sequence[Row]) -> dict[str, dict[int, list[Floats]]]:
@@ -95,7 +95,7 @@ def _overall(rows: Sequence[Row]) -> dict[str, dict[int, list[Floats]]]:
 def read_map(path: Path) -> dict[int, tuple[float, dict[Run, Trail]]]:
     """For each layer of map.csv the share of the variance that is shown, and each run's steps and coordinates."""
     found: dict[int, tuple[float, dict[Run, list[list[float]]]]] = {}
-    for row in layout.read_rows(path, _MAP_COLUMNS):
+    for row in layout.read_rows(path, MAP_COLUMNS[:8]):
         _, runs = found.setdefault(int(row["layer"]), (number(row["shown"]), {}))
         run = Run(row["model"], row["objective"], int(row["seed"]))
         runs.setdefault(run, []).append([number(row[name]) for name in ("step", "x", "y")])

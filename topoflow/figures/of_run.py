@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import storage
-from topoflow.names import layer_of
+from topoflow.names import (
+    DISTANCE_COLUMNS,
+    H1_DISTANCE,
+    H1_SAMPLING_FLOOR,
+    H1_VELOCITY,
+    MOVEMENT_COLUMNS,
+    VELOCITY,
+    layer_of,
+)
 from topoflow.storage import layout
 from topoflow.storage.files import check_no_link, read_bytes, remove
 from topoflow.storage.layout import Run
@@ -114,12 +122,11 @@ def _movement(results: Path) -> tuple[Floats, Floats, dict[str, Moved]]:
     """Anchors, cumulative learning rate, and scale-free movement by homology; nothing where there are no twins."""
     from topoflow.figures.movement import Moved
 
-    columns = ["previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor"]
-    columns += ["unrotated", "rotated_mean", "rotated_low", "rotated_high"]
     of: dict[str, list[list[float]]] = {}
-    for row in layout.read_rows(results / layout.MOVEMENT_FILE, ("kind", "homology", *columns)):
+    for row in layout.read_rows(results / layout.MOVEMENT_FILE, MOVEMENT_COLUMNS):
         if row["kind"] == "scale-free":
-            of.setdefault(row["homology"], []).append([float(row[name] or "nan") for name in columns])
+            numbers = [float(row[name] or "nan") for name in MOVEMENT_COLUMNS[2:]]
+            of.setdefault(row["homology"], []).append(numbers)
     anchors, clock, moved = np.zeros(0), np.zeros(0), {}
     for homology, rows in of.items():
         before, after, clock_before, clock_after, squared, floor, *rotated = np.array(rows).T
@@ -134,14 +141,14 @@ def _velocities(
 ) -> tuple[NDArray[np.int64], dict[int, Floats], dict[str, Any]]:
     """Checkpoints, H1 velocities by layer, and what `velocity_figure` shows with them."""
     path = results / layout.VELOCITY_FILE
-    steps, speeds = layout.read_velocity(path, "h1_velocity")
+    steps, speeds = layout.read_velocity(path, H1_VELOCITY)
     spreads, low, high = (
-        layout.read_velocity(path, f"h1_velocity_{name}")[1] for name in ("std", "low", "high")
+        layout.read_velocity(path, f"{H1_VELOCITY}_{name}")[1] for name in ("std", "low", "high")
     )
-    floors = {layer_of(key): numbers["h1_sampling_floor"] for key, numbers in facts["layers"].items()}
+    floors = {layer_of(key): numbers[H1_SAMPLING_FLOOR] for key, numbers in facts["layers"].items()}
     loss = layout.read_columns(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
     # empty where behaviour was not recorded
-    answers = layout.read_columns(results / layout.BEHAVIOUR_FILE, ["step", "velocity"])["velocity"]
+    answers = layout.read_columns(results / layout.BEHAVIOUR_FILE, ["step", VELOCITY])[VELOCITY]
     return (
         steps,
         speeds,
@@ -157,14 +164,13 @@ def _velocities(
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
     """The checkpoints that are compared with one another, and the matrix of each layer."""
-    columns = ["layer", "step", "other_step", "h1_distance"]
-    table = layout.read_columns(results / layout.DISTANCES_FILE, columns)
+    table = layout.read_columns(results / layout.DISTANCES_FILE, DISTANCE_COLUMNS)
     steps = np.unique([table["step"], table["other_step"]])
     matrices = {}
     for layer in np.unique(table["layer"]):
         matrix, rows = np.zeros((len(steps), len(steps))), table["layer"] == layer
         i, j = (np.searchsorted(steps, table[name][rows]) for name in ("step", "other_step"))
-        matrix[i, j] = matrix[j, i] = table["h1_distance"][rows]
+        matrix[i, j] = matrix[j, i] = table[H1_DISTANCE][rows]
         matrices[int(layer)] = matrix
     return steps.astype(int).tolist(), matrices
 

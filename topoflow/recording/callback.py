@@ -20,7 +20,7 @@ from topoflow.config import Topology
 from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.names import metric_name
+from topoflow.names import H1_SAMPLING_FLOOR, metric_name
 from topoflow.recording.behaviour import Answered, Answers, Behaviour
 from topoflow.recording.hidden_states import (
     batches_by_length,
@@ -491,9 +491,7 @@ class TopologyCallback(TrainerCallback):
         """Count the checkpoints in a row at which no layer has moved by as much as its floor."""
         if not self.floors:
             self.floors = live.sampling_floors(clouds)
-            found = {
-                metric_name("topology", "h1_sampling_floor", k): floor for k, floor in self.floors.items()
-            }
+            found = {metric_name("topology", H1_SAMPLING_FLOOR, k): floor for k, floor in self.floors.items()}
             self.metrics[step].update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
         still = all(live.h1_velocities.get(layer, np.inf) < floor for layer, floor in self.floors.items())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from topoflow.dynamics.cells import CellDiagrams, cell_diagrams, cell_distances, summarise_cell
 from topoflow.dynamics.prompts import sampling_floor
-from topoflow.names import metric_name
+from topoflow.names import DISPLACEMENT, H1_VELOCITY, VELOCITY, column, metric_name
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.prepared import Preparation
 from topoflow.topology.summaries import summary_names
@@ -83,11 +83,11 @@ class LiveTopology:
             found = dict(zip(summary_names(self.maxdim), summarise_cell(cell).tolist(), strict=True))
             if layer in self._last:
                 for h in range(self.maxdim + 1):
-                    for name, other in (("velocity", self._last), ("displacement", self._first)):
-                        found[f"h{h}_{name}"] = float(
+                    for name, other in ((VELOCITY, self._last), (DISPLACEMENT, self._first)):
+                        found[column(h, name)] = float(
                             cell_distances(other[layer], cell, h, self.order).mean()
                         )
-                self.h1_velocities[layer] = found["h1_velocity"]
+                self.h1_velocities[layer] = found[H1_VELOCITY]
             self._first.setdefault(layer, cell)
             self._last[layer] = cell
             metrics.update({metric_name("topology", name, layer): value for name, value in found.items()})

@@ -22,7 +22,7 @@ from topoflow.dynamics.claims.reading import in_order
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_comparison import read_map
 from topoflow.figures.of_run import kept_pictures
-from topoflow.names import layer_of
+from topoflow.names import H1_VELOCITY, layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import code, paragraph, prose, shown
 from topoflow.storage import layout
@@ -287,7 +287,7 @@ def _glance(study: _Study) -> str:
             found = {name: claims.get(f"{claim.name}_{name.lower()}") for name in ("H1", "H0")}
             verdicts = {name: page.verdict(of["verdict"]) for name, of in found.items() if of}
             row.append("".join(f"<div>{name} {verdict}</div>" for name, verdict in verdicts.items()))
-        shares = (shown(pooled[f"early_share_{name}"], ".3f") for name in ("h1", "h0"))
+        shares = (shown(pooled[name], ".3f") for name in finished.EARLY_SHARES)
         row += ["".join(f"<div>{share}</div>" for share in shares), shown(pooled["peak_step"], "g")]
         row += [shown(pooled[name], ".3f") for name in ("concentration", "concentration_expected")]
         rows.append(row)
@@ -304,7 +304,7 @@ def _side_by_side(study: _Study) -> Iterator[str]:
     names = {run: f"{group}, seed {run.seed}" for run, group in group_of.items()}
     groups = {names[run]: group for run, group in group_of.items()}
     tables = {names[one.run]: one.results / layout.VELOCITY_FILE for one in study.runs}
-    curves = {name: layout.read_velocity(path, "h1_velocity") for name, path in tables.items()}
+    curves = {name: layout.read_velocity(path, H1_VELOCITY) for name, path in tables.items()}
     longest = max(len(steps) for steps, _ in curves.values()) - 1
     twins = any(charts.without_line(steps) for steps, _ in curves.values())
     left_out = " The single steps between twins are left out." if twins else ""
@@ -352,8 +352,8 @@ def _told_apart(path: Path) -> Iterator[str]:
 def _one_run(study: _Study, one: _Found) -> str:
     findings, alone = one.findings, len(study.runs) == 1
     path = one.results / layout.VELOCITY_FILE
-    steps, velocities = layout.read_velocity(path, "h1_velocity")
-    low, high = (layout.read_velocity(path, f"h1_velocity_{end}")[1] for end in ("low", "high"))
+    steps, velocities = layout.read_velocity(path, H1_VELOCITY)
+    low, high = (layout.read_velocity(path, f"{H1_VELOCITY}_{end}")[1] for end in ("low", "high"))
     bands = {layer: (low[layer], high[layer]) for layer in low}
     name = f"{one.run.model}, {one.run.objective}, seed {one.run.seed}"
     cells = [list(map(escape, note.layer_cells(layer, found))) for layer, found in findings["layers"].items()]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.errors import InvalidFile
+from topoflow.names import column
 from topoflow.storage import schemas
 from topoflow.storage.files import open_text, read_text, sha256_of_file, write_file
 
@@ -43,7 +44,9 @@ COMPARISON_TABLES = (
 )  # fmt: skip
 COMPARISON_PICTURES = ("velocity.png", "separation.png", "map.png", "effects.png", "verdicts.png")
 # The summaries that stand beside those of Gaussian clouds in the table of controls.
-CONTROL_SUMMARIES = ("h0_total_persistence", "h1_count", "h1_total_persistence", "h1_persistence_max")
+CONTROL_SUMMARIES = (
+    column(0, "total_persistence"), *(column(1, name) for name in ("count", "total_persistence", "persistence_max"))
+)  # fmt: skip
 
 
 def model_file(model: str) -> Path:

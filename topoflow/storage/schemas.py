@@ -11,14 +11,20 @@ from os import PathLike
 from typing import Any
 
 from topoflow.errors import InvalidFile
+from topoflow.names import (
+    H1_PEAK_OVER_SAMPLING_FLOOR,
+    H1_SAMPLING_FLOOR,
+    H1_UNMATCHED,
+    H1_UNMATCHED_OF_OTHER_PROMPTS,
+    LAYER_NUMBERS,
+    LAYER_STEPS,
+    column,
+    pooled_name,
+)
 
-# What a reader does with each of a layer's numbers; `describe_layer` writes more.
-_OF_A_LAYER = (
-    "concentration", "concentration_expected", "concentration_per_step", "peak_velocity", "straightness", "displacement"
-)  # fmt: skip
 _POOLED = (
     "concentration", "concentration_expected", "concentration_per_step", "peak_step", "peak_difference", "settled",
-    "early_share_h1", "early_share_h0",
+    pooled_name("early_share", "H1"), pooled_name("early_share", "H0"),
 )  # fmt: skip
 
 
@@ -103,14 +109,13 @@ def _adapters() -> dict[str, Any]:
     )  # fmt: skip
     layer: Any = model(
         "Layer",
-        **{f"{h}_{name}": maybe for h in ("h0", "h1") for name in _OF_A_LAYER},
-        **{f"{h}_{name}": maybe_whole for h in ("h0", "h1") for name in ("peak_step", "stabilised_step")},
-        h1_sampling_floor=maybe,
-        h1_peak_over_sampling_floor=maybe,
-        h1_unmatched=(maybe, None),
-        h1_unmatched_of_other_prompts=(maybe, None),
-        **{f"h2_{name}": (maybe, None) for name in _OF_A_LAYER},  # of a study with maxdim: 2
-        **{f"h2_{name}": (maybe_whole, None) for name in ("peak_step", "stabilised_step")},
+        **{column(h, name): maybe for h in (0, 1) for name in (*LAYER_NUMBERS, "displacement")},
+        **{column(h, name): maybe_whole for h in (0, 1) for name in LAYER_STEPS},
+        **dict.fromkeys((H1_SAMPLING_FLOOR, H1_PEAK_OVER_SAMPLING_FLOOR), maybe),
+        **dict.fromkeys((H1_UNMATCHED, H1_UNMATCHED_OF_OTHER_PROMPTS), (maybe, None)),
+        # of a study with maxdim: 2
+        **{column(2, name): (maybe, None) for name in (*LAYER_NUMBERS, "displacement")},
+        **{column(2, name): (maybe_whole, None) for name in LAYER_STEPS},
     )
     pooled: Any = model(
         "Pooled",

@@ -694,7 +694,7 @@ def _read_array(file: Any, size: int, dtypes: Sequence[str], ndim: int) -> npt.N
 
 def _zipped_arrays(archive: zipfile.ZipFile, dimensions: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
     members = archive.infolist()
-    expected = {f"{name}.npy": name for h in dimensions for name in (h, f"{h}_offsets")}
+    expected = {f"{h}{of}.npy": f"{h}{of}" for h in dimensions for of in ("", "_offsets")}
     if sorted(member.filename for member in members) != sorted(expected):
         raise InvalidArgument("members", ", ".join(expected), Words(f"{len(members)} others"))
     if (total := sum(member.file_size for member in members)) > CELL_LIMIT:

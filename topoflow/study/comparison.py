@@ -33,6 +33,7 @@ from topoflow.dynamics.twins import spaced
 from topoflow.errors import InvalidArgument, Words
 from topoflow.finished import FinishedRun, is_exploratory
 from topoflow.followed import followed
+from topoflow.names import EFFECT_COLUMNS, MAP_COLUMNS, SEPARATION_COLUMNS
 from topoflow.storage import layout
 from topoflow.storage.layout import Run, write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
@@ -338,7 +339,7 @@ def _write_distances(
     """How far runs are from one another, and where that puts them: separation.csv and map.csv."""
     write_table(
         folder / "separation.csv",
-        ["compared", "layer", "step", "between", "within"],
+        SEPARATION_COLUMNS,
         (
             [name, layer, step, compared.between[row, at], compared.within[row, at]]
             for name, compared in found.items()
@@ -349,7 +350,7 @@ def _write_distances(
     maps = [classical_mds(matrix) for matrix in matrices]
     write_table(
         folder / "map.csv",
-        ["layer", "model", "objective", "seed", "step", "x", "y", "shown", "not_euclidean"],
+        MAP_COLUMNS,
         (
             [
                 layer,
@@ -392,20 +393,7 @@ def _write_effects(folder: Path, members: Sequence[FinishedRun], seed: int) -> N
                 test.smallest_p,
             ]
         )
-    header = [
-        "label",
-        "other",
-        "measure",
-        "effect",
-        "value",
-        "low",
-        "high",
-        "n",
-        "n_other",
-        "p",
-        "smallest_p",
-    ]
-    write_table(folder / "effects.csv", header, rows)
+    write_table(folder / "effects.csv", EFFECT_COLUMNS, rows)
 
 
 def _write_classification(folder: Path, params: Params, members: Sequence[FinishedRun]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from topoflow.config import Params
 from topoflow.dynamics import power
-from topoflow.dynamics.claims import leads
-from topoflow.dynamics.power import Decidable, Design
+from topoflow.dynamics.claims import listed
+from topoflow.dynamics.design import JITTERS, SPREADS, Decidable, Design
 from topoflow.dynamics.twins import find_twins
 
 
@@ -67,23 +67,28 @@ def study_decides(
         lines.append(
             f"Objectives have twins at other steps, and cannot be compared with one another: {groups}"
         )
-    spreads = power.SPREADS if pilot is None else [pilot]
-    found = power.of_study(study, params.claims, spreads, pilot is not None)
-    alone = [
-        one
-        for one in power.of_run(worst, params.claims, jitters or power.JITTERS)
-        if one.claim != leads.CLAIM
+    found = [
+        *_alone(power.of_run(worst, params.claims, jitters or JITTERS)),
+        *power.of_study(study, params.claims, SPREADS if pilot is None else [pilot], pilot is not None),
     ]
-    return "\n".join([*lines, *_lines([*alone, *found]), *_powers([*alone, *found], source)])
+    return "\n".join([*lines, *_lines(found), *_powers(found, source)])
 
 
 def never(params: Params, design: Design) -> str:
     """Which claims about one run can never be decided, and why; empty if all can."""
     why: dict[str, list[str]] = {}
-    for one in power.of_run(design, params.claims, jitters=()):  # no power is asked for, and none simulated
-        if not one.can_decide and one.claim != leads.CLAIM:  # which no single run decides
+    for one in _alone(
+        power.of_run(design, params.claims, jitters=())
+    ):  # no power is asked for, and none simulated
+        if not one.can_decide:
             why.setdefault(one.why, []).append(one.claim)
     return "; ".join(f"{', '.join(claims)}: {reason}" for reason, claims in why.items())
+
+
+def _alone(found: Sequence[Decidable]) -> list[Decidable]:
+    """Those that some single run can decide."""
+    names = {claim.name for claim in listed.CLAIMS if claim.alone}
+    return [one for one in found if one.claim in names]
 
 
 def _counted(n: int, noun: str) -> str:

@@ -46,7 +46,7 @@ from topoflow.telling import NAMES_STAGES
 from topoflow.training.devices import pin_one_gpu
 
 if TYPE_CHECKING:
-    from topoflow.dynamics.power import Design
+    from topoflow.dynamics.design import Design
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
         When an override is not known, or the pilot has no finished runs.
     """
     from topoflow import finished
-    from topoflow.dynamics.power import pilot_spread
+    from topoflow.dynamics.chances import pilot_spread
     from topoflow.study import power as deciding
 
     params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
@@ -276,7 +276,7 @@ def _design(params: Params, run: Run, rates: bool = True) -> Design:
     Without `rates`, for which much must be imported, the learning rate is taken to be constant. How many twins there
     are does not depend on it.
     """
-    from topoflow.dynamics.power import Design
+    from topoflow.dynamics.design import Design
 
     behaviour = params.recording.behaviour
     if source := params.checkpoints(run.objective):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
+from topoflow.names import DISPLACEMENT, DISTANCE_COLUMNS, MOVEMENT_COLUMNS, VELOCITY
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, summary_names
@@ -50,7 +51,7 @@ def write_trajectory(
     )
     write_table(
         folder / layout.DISTANCES_FILE,
-        ["layer", "step", "other_step", "h1_distance"],
+        DISTANCE_COLUMNS,
         (
             [name, paired[i], paired[j], layer.distances[i, j]]
             for name, layer in zip(names, layers, strict=True)
@@ -60,7 +61,7 @@ def write_trajectory(
     _write_controls(folder, names, steps, layers)
     write_table(
         folder / layout.BEHAVIOUR_FILE,
-        ["previous_step", "step", "velocity", "displacement"],
+        ["previous_step", "step", VELOCITY, DISPLACEMENT],
         ([*move, *values] for move, values in zip(pairwise(steps), behaviour, strict=False)),
     )
 
@@ -93,18 +94,7 @@ def write_movement(folder: Path, run: Trajectory) -> None:
                             moved.jitter_floor[at], *([None] * 4 if compared is None else compared[:, at]),
                         ]
                     )  # fmt: skip
-    header = [
-        "kind",
-        "homology",
-        "previous_step",
-        "step",
-        "previous_clock",
-        "clock",
-        "squared",
-        "jitter_floor",
-    ]
-    rotated = [f"rotated_{name}" for name in ("mean", "low", "high")]
-    write_table(folder / layout.MOVEMENT_FILE, [*header, "unrotated", *rotated], rows)
+    write_table(folder / layout.MOVEMENT_FILE, MOVEMENT_COLUMNS, rows)
 
 
 def _write_velocity(

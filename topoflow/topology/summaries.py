@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument, Words
+from topoflow.names import column
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
 
@@ -39,10 +40,10 @@ def summary_names(maxdim: int) -> tuple[str, ...]:
     """
 
     def statistics(h: int) -> list[str]:
-        return [f"h{h}_{m}_{s}" for m in (_MEASURES if h else ("death",)) for s in _STATISTICS]
+        return [column(h, f"{m}_{s}") for m in (_MEASURES if h else ("death",)) for s in _STATISTICS]
 
     def totals(h: int) -> list[str]:
-        return [f"h{h}_{total}" for total in _TOTALS]
+        return [column(h, total) for total in _TOTALS]
 
     above = [name for h in range(2, maxdim + 1) for name in (*statistics(h), *totals(h))]
     return (*statistics(0), *statistics(1), *totals(0), *totals(1), *above)

@@ -13,7 +13,7 @@ from topoflow.config.pooling import Pooling
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.measures import listed as measures
-from topoflow.names import layer_of, metric_name
+from topoflow.names import H1_UNMATCHED, H1_UNMATCHED_OF_OTHER_PROMPTS, column, layer_of, metric_name
 from topoflow.topology.dominance import DOMINANT, Dominance
 from topoflow.topology.prepared import Preparation
 
@@ -306,7 +306,7 @@ def rivals(findings: Mapping[str, Any]) -> list[str]:
     far = findings.get("pooled", {}).get("far_prompts")
     shares, others = (
         [found[name] for found in findings["layers"].values() if found.get(name) is not None]
-        for name in ("h1_unmatched", "h1_unmatched_of_other_prompts")
+        for name in (H1_UNMATCHED, H1_UNMATCHED_OF_OTHER_PROMPTS)
     )
     if shares and others:
         said.append(
@@ -356,20 +356,17 @@ def _percent(shares: Sequence[float]) -> str:
 
 def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
     """One layer's numbers under `LAYER_COLUMNS`, from what trajectory.json holds of it."""
-    moved = found["h1_peak_step"] is not None
-    return [
-        str(layer_of(name)),
-        _number(found["h1_peak_step"], "d"),
-        _number(found["h1_peak_velocity"], ".4g"),
-        _number(found["h1_peak_over_sampling_floor"], ".2f"),
-        _number(found["h1_concentration"], ".3f"),
-        _number(found["h1_concentration_per_step"], ".3f"),
-        _number(found["h1_concentration_expected"], ".3f"),
-        "still moving"
-        if moved and found["h1_stabilised_step"] is None
-        else _number(found["h1_stabilised_step"], "d"),
-        _number(found["h1_displacement"], ".4g"),
-    ]
+    cells = {number: _number(found[column(1, number)], spec) for number, spec in _LAYER_NUMBERS.items()}
+    if found[column(1, "peak_step")] is not None and found[column(1, "stabilised_step")] is None:
+        cells["stabilised_step"] = "still moving"
+    return [str(layer_of(name)), *cells.values()]
+
+
+# The numbers under `LAYER_COLUMNS`, and how they are written.
+_LAYER_NUMBERS = {
+    "peak_step": "d", "peak_velocity": ".4g", "peak_over_sampling_floor": ".2f", "concentration": ".3f",
+    "concentration_per_step": ".3f", "concentration_expected": ".3f", "stabilised_step": "d", "displacement": ".4g",
+}  # fmt: skip
 
 
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:

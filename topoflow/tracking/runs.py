@@ -25,7 +25,16 @@ from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
 from topoflow.finished import FinishedRun, dominated
-from topoflow.names import metric_name
+from topoflow.names import (
+    DISPLACEMENT,
+    H1_UNMATCHED,
+    H1_VELOCITY,
+    LAYER_NUMBERS,
+    LAYER_STEPS,
+    VELOCITY,
+    column,
+    metric_name,
+)
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.tracking.note import Page, definitions, texts, write_comparison_note, write_note
@@ -309,19 +318,7 @@ def _tags(done: FinishedRun, dvc_revision: str | None) -> dict[str, str]:
 
 
 # What trajectory.json says of a layer in one number; the rest is read where it stands beside these.
-_OF_A_LAYER = [
-    f"{dimension}_{name}"
-    for dimension in ("h1", "h0", "h2")
-    for name in (
-        "concentration",
-        "concentration_expected",
-        "concentration_per_step",
-        "peak_step",
-        "peak_velocity",
-        "stabilised_step",
-        "straightness",
-    )
-]
+_OF_A_LAYER = [column(homology, name) for homology in (1, 0, 2) for name in (*LAYER_NUMBERS, *LAYER_STEPS)]
 
 
 def _single_numbers(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -355,9 +352,10 @@ _TEXTS = "texts.json"
 
 def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
-    moved = ["h1_velocity", "h1_unmatched", "h0_velocity", "h1_displacement", "h0_displacement"]
+    displacements = (column(homology, DISPLACEMENT) for homology in (1, 0))
+    moved = [H1_VELOCITY, H1_UNMATCHED, column(0, VELOCITY), *displacements]
     if params.topology.maxdim > 1:
-        moved += ["h2_velocity", "h2_displacement"]
+        moved += [column(2, VELOCITY), column(2, DISPLACEMENT)]
     simpler = [measure.name for measure in listed.MEASURES]
     for section, file, names in (
         ("topology", layout.VELOCITY_FILE, moved),
@@ -368,8 +366,8 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
         for name in names:
             for layer, step, value in zip(table["layer"], table["step"], table[name], strict=True):
                 yield metric_name(section, name, int(layer)), float(value), int(step)
-    for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", "velocity", "displacement"]):
-        for name in ("velocity", "displacement"):
+    for row in layout.read_table(results / layout.BEHAVIOUR_FILE, ["step", VELOCITY, DISPLACEMENT]):
+        for name in (VELOCITY, DISPLACEMENT):
             yield metric_name("behaviour", name), row[name], int(row["step"])
     if (quantities := results / layout.QUANTITIES_FILE).is_file():
         for row in layout.read_table(quantities, ["step"]):

@@ -23,6 +23,7 @@ from topoflow.dynamics.claims.rungs import (
     rotation_rungs,
 )
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
+from topoflow.dynamics.design import LOG_SPREADS, Decidable, MarginTest, Question
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, WITHOUT_FAR, Trajectory
 from topoflow.dynamics.movement import Moved, Series, Windows, moves_test, windows
@@ -35,6 +36,8 @@ STATISTIC = (
 )
 # counted on planted worlds: benchmarks/verdicts.md
 _WEAK_IN_LOOPS = "calm of loops is found in two of three single runs that have it: three seeds find it"
+_EFFECT = "a second half that slows to a share of"
+_SLOWER = (0.05, 0.10, 0.20)  # effects of one run
 _NO_HALVES = "needs two intervals between twin checkpoints in each half of the training"
 
 
@@ -48,6 +51,17 @@ def of_run(run: Trajectory) -> list[Verdict]:
             verdict = replace(verdict, beside=_WEAK_IN_LOOPS)
         found.append(verdict)
     return adjust(found, run.claims.level)
+
+
+def decidable_of_run(asked: Question) -> Decidable:
+    """Whether one run can show it, and how often by its windows alone."""
+
+    def rejects(moved: Moved) -> bool:
+        found = windows(moved, asked.design.clock)
+        return found is not None and is_calm(found, asked.claims.calm_ratio, asked.level)
+
+    design = asked.design
+    return asked.of_one_run(CLAIM, _EFFECT, _SLOWER, design.calm_speed, rejects, design.why_no_halves)
 
 
 def _rungs_of_run(run: Trajectory, homology: str) -> list[Rung]:
@@ -156,6 +170,14 @@ def over_runs(
         for h in HOMOLOGY
     ]
     return adjust(found, claims.level)
+
+
+def decidable_over_runs(asked: Question) -> Decidable:
+    """Whether so many seeds can show it, and how often."""
+    claims = asked.claims
+    # against its control it needs no margin, and so it is the test of the runs alone that is asked for
+    test = MarginTest(claims.calm_ratio, claims.level, LOG_SPREADS, ratios=True)
+    return asked.over_seeds(CLAIM, _EFFECT, test, asked.design.why_no_halves, also="'early' supported")
 
 
 def _rungs_over_runs(

@@ -24,6 +24,7 @@ from topoflow.dynamics.claims.rungs import (
     weak_in_loops,
 )
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
+from topoflow.dynamics.design import EFFECTS, OF_A_DIFFERENCE, Decidable, MarginTest, Question
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, WITHOUT_FAR, Trajectory
 from topoflow.dynamics.movement import (
@@ -43,6 +44,7 @@ STATISTIC = (
     "share of the scale-free speed in the first third of the cumulative learning rate, above the third's own share "
     "(speed: root of the mean squared movement between twins; 0 at constant speed)"
 )
+_EFFECT = "an early share of"
 _LEFT_OF_RAW, _LEFT_OF_ALL = 0.25, 0.5  # of the movement: less is left of it, and the rung explains it
 
 
@@ -51,6 +53,16 @@ def of_run(run: Trajectory) -> list[Verdict]:
     claims = run.claims
     found = [_verdict(run, climb(_rungs_of_run(run, homology)), homology) for homology in HOMOLOGY]
     return adjust(found, claims.level)
+
+
+def decidable_of_run(asked: Question) -> Decidable:
+    """Whether one run can show it, and how often by its speed alone."""
+
+    def rejects(moved: Moved) -> bool:
+        return ratio_test(moved, asked.design.clock, asked.claims.ratio).p <= asked.level
+
+    design = asked.design
+    return asked.of_one_run(CLAIM, _EFFECT, EFFECTS, design.early_speed, rejects, design.why_no_twins)
 
 
 def _verdict(run: Trajectory, found: Climb, homology: str) -> Verdict:
@@ -155,6 +167,13 @@ def over_runs(
             )
         )
     return adjust(found, claims.level)
+
+
+def decidable_over_runs(asked: Question) -> Decidable:
+    """Whether so many seeds can show it, and how often."""
+    wider = OF_A_DIFFERENCE if asked.design.has_controls else 1.0
+    test = MarginTest(asked.claims.early_margin, asked.claims.level, asked.spreads, wider)
+    return asked.over_seeds(CLAIM, _EFFECT, test, asked.design.why_no_twins)
 
 
 def share(run: Trajectory, homology: str, kind: str = SCALE_FREE, in_steps: bool = False) -> float:

@@ -18,6 +18,7 @@ from topoflow.dynamics.claims.rungs import (
     rotation_rungs,
 )
 from topoflow.dynamics.claims.verdict import Climb, Rung, Verdict, adjust, climb
+from topoflow.dynamics.design import SPREADS, Decidable, MarginTest, Question
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.movement import Moved, centre, moves_test
@@ -85,6 +86,15 @@ def over_runs(
             )
         )
     return adjust(found, claims.level)
+
+
+def decidable_over_runs(asked: Question) -> Decidable:
+    """Whether so many seeds can show it, and how often; early shares of a pilot say nothing of leads."""
+    spreads = SPREADS if asked.pilot else asked.spreads
+    test = MarginTest(asked.claims.lead_margin, asked.claims.level, spreads)
+    lacks = "" if asked.design.has_behaviour else "needs next-token probabilities (recording.behaviour)"
+    why = asked.design.why_no_twins
+    return asked.over_seeds(CLAIM, "a lead of", test, why, lacks=lacks, controls=False)
 
 
 def _rungs_over_runs(

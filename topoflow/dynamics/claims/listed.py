@@ -1,6 +1,7 @@
 """Every claim. A new one is a file beside this one and a line in `CLAIMS`, or in `BETWEEN`, and nothing else.
 
-The verdict table, the note, the report, MLflow's metrics and the CSV files take from here what they show.
+The verdict table, the note, the report, MLflow's metrics, the CSV files and `topoflow plan` take from here what they
+show.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from topoflow.dynamics.claims import calm, early, leads, models, moves, objectives
 from topoflow.dynamics.claims.verdict import Verdict
+from topoflow.dynamics.design import Decidable, Question
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.permutation import SUPPORTED
 
@@ -28,12 +30,14 @@ class Claim:
         The heading of its column, where each run has a row.
     of_run
         Its verdicts about one run, one a homology.
+    decidable_of_run
+        Whether one run can decide it, before it runs; None where no single run ever does.
     over_runs
         Its verdicts about runs by label and the controls of each, if any; None where only single runs have it.
+    decidable_over_runs
+        Whether seeds can decide it, before they run; None where only single runs have it.
     after
         The claim without which this one is not supported, "" if there is none.
-    alone
-        Whether one run can decide it.
     said
         The verb that says in a note that it is supported, as in "H1 and H0 move"; "" to say "supported".
     """
@@ -41,23 +45,50 @@ class Claim:
     name: str
     heading: str
     of_run: Callable[[Trajectory], list[Verdict]]
+    decidable_of_run: Callable[[Question], Decidable] | None
     over_runs: Callable[[Labels, Labels | None], list[Verdict]] | None = None
+    decidable_over_runs: Callable[[Question], Decidable] | None = None
     after: str = ""
-    alone: bool = True
     said: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether one run can decide it."""
+        return self.decidable_of_run is not None
 
 
 CLAIMS = (  # in the order in which they are told: without movement there is nothing to tell, and calm needs a burst
-    Claim(moves.CLAIM, "moves", moves.of_run, said="move"),
-    Claim(early.CLAIM, "early", early.of_run, early.over_runs),
-    Claim(calm.CLAIM, "burst, then calm", calm.of_run, calm.over_runs, after=early.CLAIM),
-    Claim(leads.CLAIM, "before behaviour", leads.of_run, leads.over_runs, alone=False),
-)
+    Claim(moves.CLAIM, "moves", moves.of_run, moves.decidable_of_run, said="move"),
+    Claim(
+        early.CLAIM, "early", early.of_run, early.decidable_of_run, early.over_runs, early.decidable_over_runs
+    ),
+    Claim(
+        calm.CLAIM, "burst, then calm", calm.of_run, calm.decidable_of_run, calm.over_runs, calm.decidable_over_runs,
+        after=early.CLAIM,
+    ),
+    Claim(leads.CLAIM, "before behaviour", leads.of_run, None, leads.over_runs, leads.decidable_over_runs),
+)  # fmt: skip
 
-# Claims about what differs between labels: by the kind of comparison, what tells of runs by label.
-BETWEEN: dict[str, tuple[Callable[[Mapping[str, Sequence[Trajectory]]], list[Verdict]], ...]] = {
-    "objectives": (objectives.compared,),
-    "models": (models.compared,),
+
+@dataclass(frozen=True)
+class Between:
+    """Claims about what differs between labels.
+
+    Attributes
+    ----------
+    compared
+        Their verdicts about runs by label.
+    decidable
+        Whether a design can decide them, before it runs: one answer a claim.
+    """
+
+    compared: Callable[[Mapping[str, Sequence[Trajectory]]], list[Verdict]]
+    decidable: Callable[[Question], list[Decidable]]
+
+
+BETWEEN: dict[str, tuple[Between, ...]] = {  # by the kind of comparison
+    "objectives": (Between(objectives.compared, objectives.decidable),),
+    "models": (Between(models.compared, models.decidable),),
 }
 
 
@@ -75,7 +106,7 @@ def verdicts_over_runs(labels: Labels, controls: Labels | None) -> list[Verdict]
 
 def verdicts_between(kind: str, runs: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
     """What may be said of how runs of one label differ from those of another."""
-    return [verdict for compared in BETWEEN[kind] for verdict in compared(runs)]
+    return [verdict for between in BETWEEN[kind] for verdict in between.compared(runs)]
 
 
 def gated(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -13,11 +14,20 @@ from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.early import share
 from topoflow.dynamics.claims.rungs import LEAST_SPREAD, SEEDS, in_rate_time
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
+from topoflow.dynamics.design import (
+    LOG_SPREADS,
+    OF_A_DIFFERENCE,
+    Decidable,
+    MarginTest,
+    Question,
+    joined,
+)
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test
 
 AMOUNT, TIMING = "amount", "timing"
+_AMOUNTS = (1.75, 2.0, 3.0)  # ratios of which a design is asked
 
 
 def two_sided_margin_test(values: Sequence[float], margin: float) -> Test | str:
@@ -72,6 +82,28 @@ def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
             ]
             found.extend(adjust(pair, claims.level))
     return found
+
+
+def decidable(asked: Question) -> list[Decidable]:
+    """Whether so many seeds can tell models apart, and how often: by amount, and by timing."""
+    claims, n_models, n = asked.claims, asked.design.n_models, asked.design.n_seeds
+    why = asked.design.why_no_twins
+    if n_models < 2:
+        why = f"needs 2 models, and has {n_models}"
+    elif n < 2:
+        why = f"needs 2 seeds, and has {n}"
+    apart = partial(MarginTest, level=claims.level, wider=OF_A_DIFFERENCE, two_sided=True)
+    far = apart(claims.amount_ratio, spreads=LOG_SPREADS, effects=_AMOUNTS, ratios=True)
+    late = apart(claims.timing_margin, spreads=asked.spreads)
+    return [
+        Decidable(
+            claim, "each pair of models", 0.0, claims.level, joined(asked.enough_twins, test.enough()), why,
+            test.powers(n if n_models > 1 else 0), effect, test.spread,
+        )
+        for claim, effect, test in (
+            (AMOUNT, "farther by a factor of", far), (TIMING, "shares that differ by", late),
+        )
+    ]  # fmt: skip
 
 
 def _verdict(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from topoflow.dynamics.claims.verdict import Rung, Verdict, climb
+from topoflow.dynamics.design import ONE_RUN, Decidable, Question
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, Trajectory
-from topoflow.dynamics.movement import moves_test
+from topoflow.dynamics.movement import SMALLEST_MOVES_P, moves_test
 from topoflow.dynamics.permutation import Test, stouffer
 
 CLAIM = "moves"
@@ -22,6 +23,12 @@ RULE = (
 def of_run(run: Trajectory) -> list[Verdict]:
     """Whether one run moves."""
     return [_verdict(run, homology) for homology in HOMOLOGY]
+
+
+def decidable_of_run(asked: Question) -> Decidable:
+    """Whether one run can show it."""
+    level, why = asked.claims.moves_level, asked.design.why_no_twins or asked.why_no_moves
+    return Decidable(CLAIM, ONE_RUN, SMALLEST_MOVES_P, level, asked.enough_twins, why)
 
 
 def rung(runs: Sequence[Trajectory], homology: str, level: float) -> Rung:

@@ -9,9 +9,11 @@ from itertools import combinations, permutations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from topoflow.dynamics.chances import corrected_for, power_of_a_pair, seeds_for_pairs, smallest_paired_p
 from topoflow.dynamics.claims import moves
 from topoflow.dynamics.claims.rungs import SEEDS
 from topoflow.dynamics.claims.verdict import Rung, Verdict, adjust, climb
+from topoflow.dynamics.design import Decidable, Question, joined
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.permutation import Test, at_least, monte_carlo_p, sign_flips
@@ -25,6 +27,7 @@ _MOST_ORDERS = 4_999  # of labels within seeds, where there are too many to enum
 # Smallest distance between labels that counts, in distances of runs from their label's median. Labels that only spread
 # differently are a third apart, and truly so: who goes farther leaves the start that all share farther behind.
 _APART = 1.0
+_PARTED = (0.5, 1.0, 2.0)  # distances of which a design is asked
 
 Matrix = NDArray[np.float64]
 
@@ -108,15 +111,6 @@ def whole_run(run: Trajectory, homology: str) -> Matrix:
     return np.asarray(((moved.a + moved.b) / 2)[1:].ravel())
 
 
-def seeds_needed(level: float) -> int:
-    """Seeds a pair of labels needs for its smallest p-value to reach the level.
-
-    >>> seeds_needed(0.05)
-    6
-    """
-    return 1 + math.ceil(math.log2(1 / level))
-
-
 def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
     """A verdict for each pair of labels and each homology, never none.
 
@@ -149,11 +143,29 @@ def compared(labels: Mapping[str, Sequence[Trajectory]]) -> list[Verdict]:
     return found
 
 
+def decidable(asked: Question) -> list[Decidable]:
+    """Whether so many seeds can tell a pair of objectives apart, and how often, by how many spreads part them."""
+    design, level = asked.design, asked.claims.level
+    n_labels, n = design.n_objectives, design.n_seeds
+    needed, corrected = seeds_for_pairs(n_labels, level), corrected_for(n_labels)
+    why = design.why_no_twins
+    if n_labels < 2:
+        why = f"needs 2 objectives, and has {n_labels}"
+    elif n < needed:
+        why = f"needs {needed} seeds, and has {n}"
+    powers = {1.0: {effect: power_of_a_pair(effect, n, level / corrected) for effect in _PARTED}}
+    smallest = min(1.0, smallest_paired_p(n) * corrected)
+    enough = joined(asked.enough_twins, f"{needed} seeds")
+    effect = "labels apart by so many spreads"
+    return [
+        Decidable(CLAIM, "each pair", smallest, level, enough, why, powers if n_labels > 1 else {}, effect)
+    ]
+
+
 def _why_not(labels: Mapping[str, Sequence[Trajectory]], level: float) -> str | None:
     counts = {len(group) for group in labels.values()}
     # of four labels or more Holm's procedure asks the smallest of all pairs for this
-    n_tests = math.comb(len(labels), 2) if len(labels) > 3 else 1
-    needed = seeds_needed(level / n_tests)
+    needed = seeds_for_pairs(len(labels), level)
     if len(counts) > 1 or min(counts) < needed:
         return f"needs {needed} seeds of each label, and has {min(counts)}"
     return next((run.why_no_twins for group in labels.values() for run in group if run.why_no_twins), None)

@@ -76,14 +76,17 @@ def sort_of(verdict: str) -> str:
 
 
 def why_open(claim: Mapping[str, Any]) -> str:
-    """Why a claim's verdict is "cannot tell", which the end of its rule says; "" of any other verdict.
+    """Why a claim's verdict is "cannot tell", which its rule says, alone or at its end; "" of any other verdict.
 
     >>> why_open({"verdict": "cannot tell", "rule": "supported if p <= 0.05; nothing moves beyond jitter"})
     'nothing moves beyond jitter'
+    >>> why_open({"verdict": "cannot tell", "rule": "cannot tell: one run has no error bar; compare runs"})
+    'one run has no error bar; compare runs'
     """
     if claim["verdict"] != CANNOT_TELL:
         return ""
-    return str(claim["rule"]).rpartition("; ")[2].removeprefix(f"{CANNOT_TELL}: ")
+    alone, _, why = str(claim["rule"]).partition(f"{CANNOT_TELL}: ")
+    return why or alone.rpartition("; ")[2]
 
 
 def rungs(steps: Iterable[Sequence[str]]) -> list[str]:
