@@ -78,7 +78,7 @@ class FinishedRun:
 
     def check_parameters(self, params: Params) -> None:
         """Refuse parameters that are not those of the results: what is recorded is what ran."""
-        made = {**self.diagrams.manifest, **self.activations.manifest, "order": self.facts["order"]}
+        made = {**self.diagrams.manifest, **self.activations.manifest, **published(self.facts)}
         topology = params.topology
         wanted = {
             "sources": params.sources(self.run.model, self.run.objective),
@@ -90,7 +90,8 @@ class FinishedRun:
             "subsample_size": topology.subsample_size,
             "maxdim": topology.maxdim,
             "engine": choose_engine(topology.engine, topology.maxdim),
-            "order": params.trajectory.order,
+            "order": params.trajectory.resolved_order,
+            "first_third": params.trajectory.clock,
             "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }
         for key, value in json.loads(storage.json_bytes(wanted)).items():
@@ -101,6 +102,15 @@ class FinishedRun:
                     f"says {key} = {value}, and the results of {self.run} were made with {was}",
                     "bring them up to date with: dvc repro",
                 )
+
+
+def published(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How the measures of the paper are computed: order of the distance, and in what its first third is counted.
+
+    >>> published({"order": 2.0}), published({"order": 1.0, "first_third": "checkpoints"})
+    ({'order': 2.0, 'first_third': 'steps'}, {'order': 1.0, 'first_third': 'checkpoints'})
+    """
+    return {"order": facts["order"], "first_third": facts.get("first_third", "steps")}
 
 
 def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:

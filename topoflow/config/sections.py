@@ -245,15 +245,35 @@ class Topology:
 class Trajectory:
     """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric.
 
+    `order: published` stands for two choices: order 1, which persim computes, whatever the paper calls it, and a first
+    third of the concentration (Eq. 2) that is counted in checkpoints. A number counts the third in optimiser steps.
     Bands come from `n_replicates` half-samples of the prompts (0 for none).
     """
 
-    order: Annotated[Number, Field(ge=1)] = 2.0
+    order: Annotated[Number, Field(ge=1)] | Literal["published"] = 2.0
     n_replicates: Annotated[Sample, Field(ge=0)] = 20
 
     def __post_init__(self) -> None:
         if self.n_replicates == 1:
             raise InvalidArgument("n_replicates", "2 or more, or 0 for no bands", 1)
+
+    @property
+    def resolved_order(self) -> float:
+        """The order as a number.
+
+        >>> Trajectory(order="published").resolved_order, Trajectory().resolved_order
+        (1.0, 2.0)
+        """
+        return 1.0 if self.order == "published" else float(self.order)
+
+    @property
+    def clock(self) -> str:
+        """In what the first third of the concentration is counted: a name of `topoflow.dynamics.twins.CLOCKS`.
+
+        >>> Trajectory(order="published").clock, Trajectory(order=1).clock
+        ('checkpoints', 'steps')
+        """
+        return "checkpoints" if self.order == "published" else "steps"
 
 
 @checked

@@ -241,7 +241,7 @@ def _what_ran(study: _Study) -> str:
             "Layers": escape(of_models),
             "Checkpoints": f"{len(steps)}, at the optimiser steps {at}",
             "Distances": f"order-{first.findings['order']:g} Wasserstein, Euclidean ground metric, in units of the "
-            "filtration (Euclidean distance of hidden states)",
+            f"filtration (Euclidean distance of hidden states).{note.first_third(first.findings)}",
         }
     )
 

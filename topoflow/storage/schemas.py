@@ -122,13 +122,13 @@ def _adapters() -> dict[str, Any]:
     layers = Annotated[dict[layer_name, layer], Field(min_length=1)]
     claims = dict[text, claim]
     trajectory = model(
-        "Trajectory", diagrams=sha256, order=order, level=level, layers=layers, pooled=pooled,
-        claims=claims, declared=dict[text, number], exploratory=bool, files=files,
+        "Trajectory", diagrams=sha256, order=order, first_third=(text, "steps"), level=level, layers=layers,
+        pooled=pooled, claims=claims, declared=dict[text, number], exploratory=bool, files=files,
         texts=(dict[text, dict[text, text]], {}),
     )  # fmt: skip
     comparison = model(
-        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, exploratory=(bool, False),
-        files=files,
+        "Comparison", order=order, first_third=(text, "steps"), level=level, runs=dict[text, pooled], claims=claims,
+        exploratory=(bool, False), files=files,
     )  # fmt: skip
 
     numbers = Annotated[list[whole], Field(min_length=1)]

@@ -30,7 +30,7 @@ from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
 from topoflow.errors import InvalidArgument, Words
-from topoflow.finished import FinishedRun, is_exploratory
+from topoflow.finished import FinishedRun, is_exploratory, published
 from topoflow.followed import followed
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
@@ -50,6 +50,8 @@ _MUST_MATCH = {
     "steps": "checkpoints",
     "plan_sha256": "subsample plan",
     "complex": "filtration",
+    "order": "order of the Wasserstein distance",
+    "first_third": "first third of the concentration",
 }
 # What may differ, but rounds otherwise: of the activations' manifest, which older sets do not say.
 _ROUNDS_ALIKE = ("device", "compute_dtype", "autocast", "dtype")
@@ -104,7 +106,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     _write_classification(folder, params, shown)
     write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
     return {
-        "order": first.facts["order"],
+        **{key: value for key, value in published(first.facts).items() if value != "steps"},
         "ground_metric": "euclidean",
         "level": params.claims.level,
         "n_subsamples": n_subsamples,
@@ -134,9 +136,8 @@ def _check_comparable(members: Sequence[FinishedRun]) -> None:
         raise InvalidArgument("runs", expected, names)
     first = members[0]
     for member in members[1:]:
-        theirs = {**member.diagrams.manifest, "order": member.facts["order"]}
-        ours = {**first.diagrams.manifest, "order": first.facts["order"]}
-        for key, what in {**_MUST_MATCH, "order": "order of the Wasserstein distance"}.items():
+        theirs, ours = ({**one.diagrams.manifest, **published(one.facts)} for one in (member, first))
+        for key, what in _MUST_MATCH.items():
             if theirs[key] != ours[key]:
                 got = Words(f"{ours[key]} of {first.run} and {theirs[key]} of {member.run}")
                 raise InvalidArgument("runs", f"of the same {what} to be compared", got)
