@@ -77,6 +77,7 @@ class TestReading:
             ("recording", config.Recording),
             ("topology", config.Topology),
             ("trajectory", config.Trajectory),
+            ("sensitivity", config.Sensitivity),
             ("track", config.Track),
             ("compute", config.Compute),
         ):

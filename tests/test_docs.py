@@ -251,7 +251,8 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
             getattr(config, name)
             for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording", "Opening")
         ),
-        *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Track", "Compute")),
+        *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Sensitivity")),
+        *(getattr(config, name) for name in ("Joint", "Track", "Compute")),
         *config.MODEL_SOURCES.values(),
         *config.OBJECTIVE_SOURCES.values(),
         Schedule,

@@ -246,6 +246,27 @@ def read_comparison() -> Mapping[str, Any]:
     return facts
 
 
+def read_sensitivity(folder: Path, runs: Sequence[Run]) -> Mapping[str, Any] | None:
+    """What sensitivity.json says of runs under other choices; None where there is none.
+
+    Raises
+    ------
+    InvalidFile
+        When it was made from other results than there are now, or vouches for another table or picture.
+    """
+    path = folder / layout.SENSITIVITY_FILE
+    if not path.exists():
+        return None
+    remedy = "make it again with: topoflow sensitivity"
+    facts = dict(schemas.check("sensitivity", path, layout.read_json(path), remedy))
+    names = (layout.SENSITIVITY_TABLE, layout.SENSITIVITY_PICTURE)
+    layout.check_hashes(folder, {name: facts["files"].get(name, "") for name in names}, {}, remedy)
+    now = {str(run): storage.sha256_of_file(run.folder("results") / layout.TRAJECTORY_FILE) for run in runs}
+    if facts["results"] != now:
+        raise InvalidFile(path, "was made from other results than there are now", remedy)
+    return facts
+
+
 def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any]:
     """A results manifest that names the SHA-256 of the files of these names."""
     facts = layout.read_json(path)

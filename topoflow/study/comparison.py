@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     InvalidArgument
         When there are fewer than two runs, one twice, or two that cannot be compared; what differs is named.
     """
-    _check_comparable(members)
+    check_comparable(members)
     warn_of_rounding(members)
     first = members[0]
     layers, steps = first.diagrams.layers, spaced(first.diagrams.steps)
@@ -99,7 +99,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             )
             if compared is not None:
                 found[name] = compared
-    claims = _claims(params, members)
+    claims = claims_over_runs(params, members)
     _write_runs(folder, members)
     _write_distances(folder, shown, layers, steps, matrices, found)
     _write_effects(folder, shown, seed)
@@ -129,7 +129,8 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def _check_comparable(members: Sequence[FinishedRun]) -> None:
+def check_comparable(members: Sequence[FinishedRun]) -> None:
+    """Refuse runs of which a distance would mean nothing; what differs is named."""
     names = [str(member.run) for member in members]
     if len(members) < 2 or len(set(names)) < len(names):
         expected = "two or more, each of another model, objective or seed"
@@ -188,18 +189,23 @@ def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, lis
     return labellings
 
 
-def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
+def claims_over_runs(
+    params: Params,
+    members: Sequence[FinishedRun],
+    follow: Callable[[FinishedRun], Trajectory] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Every claim over runs, by name: of each model, of each two of its objectives, of each two models.
+
+    `follow` makes of a run what its claims see; by default, as its stored sets have it.
 
     Seeds are the units, so each comparison is of the seeds that all its labels have. A negative control is what its
     objective is held against, and no objective itself.
     """
+    follow = follow or (lambda one: followed(one.run, one.activations, one.diagrams, params))
     runs: dict[tuple[str, str], dict[int, Trajectory]] = {}
     for member in members:
         key = member.run.model, member.run.objective
-        runs.setdefault(key, {})[member.run.seed] = followed(
-            member.run, member.activations, member.diagrams, params
-        )
+        runs.setdefault(key, {})[member.run.seed] = follow(member)
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
     files = {member.run.model: member.described().get("files") or {} for member in members}
