@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,10 +37,25 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A study of two seeds whose states are planted, with diagrams and results: its folder and its parameters."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, plant()
+
+
 @pytest.fixture
-def params(tmp_path, monkeypatch):
-    """A study of two seeds whose states are planted, with diagrams and results."""
-    monkeypatch.chdir(tmp_path)
+def params(planted, tmp_path, monkeypatch):
+    """The parameters of that study, in a folder of its files that each test has for itself."""
+    folder, params = planted
+    shutil.copytree(folder, tmp_path / "study")
+    monkeypatch.chdir(tmp_path / "study")
+    return params
+
+
+def plant():
     mapping = {**small_params(), "objectives": ["helpful"], "seeds": [0, 1], "sensitivity": DECLARED}
     mapping["finetune"]["max_steps"] = 48
     Path("params.yaml").write_bytes(yaml_bytes(mapping))
@@ -138,6 +154,7 @@ def test_a_run_of_other_parameters_is_refused_before_anything_is_computed(params
         sensitivity.of_run(other, RUN)
 
 
+@pytest.mark.slow  # it compares as the stage does, and logs to MLflow
 def test_the_claims_over_runs_are_those_of_compare_under_each_choice_that_they_can_see(params):
     found = sensitivity.of_study(params)
     rows = table(layout.SENSITIVITY_FOLDER)
@@ -150,6 +167,8 @@ def test_the_claims_over_runs_are_those_of_compare_under_each_choice_that_they_c
     assert set(own) == set(claims)
     for name, claim in claims.items():
         assert own[name]["value"] == ("" if claim["value"] is None else repr(claim["value"]))
+        if own[name]["verdict"] != PASSES:
+            assert own[name]["verdict"] == claim["verdict"], name
     page, missing = report(params)
     assert not [part for part in missing if "alternatives" in part]
     text = html.unescape(page.decode())

@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Strict, Tag
 from pydantic_core import PydanticCustomError
 
 from topoflow.checked import Count, Flag, Natural, Number, Whole, checked, each_once, look_up, read
@@ -61,6 +61,11 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed take
 Machine = Annotated[
     Whole, Field(le=2**14)
 ]  # threads and workers, which are begun as soon as they are asked for
+# Either way there is one thing to refuse: a word that is not "published" should have been a number.
+Order = Annotated[
+    Annotated[Number, Field(ge=1), Tag("number")] | Annotated[Literal["published"], Tag("published")],
+    Discriminator(lambda value: "published" if value == "published" else "number"),
+]
 Metric = Literal["euclidean", "cosine"]
 Scale = Literal["none", "median", "zscore"]
 Clock = Literal["steps", "learning_rate", "checkpoints"]
@@ -254,7 +259,7 @@ class Trajectory:
     Bands come from `n_replicates` half-samples of the prompts (0 for none).
     """
 
-    order: Annotated[Number, Field(ge=1)] | Literal["published"] = 2.0
+    order: Order = 2.0
     n_replicates: Annotated[Sample, Field(ge=0)] = 20
 
     def __post_init__(self) -> None:

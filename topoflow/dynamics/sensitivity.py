@@ -208,11 +208,12 @@ def alternatives(
 def _changed(choices: Choices, name: str, value: Any) -> Choices:
     if name in ("metric", "normalise"):
         return replace(choices, preparation=replace(choices.preparation, **{name: value}))
-    if name in ("subsample_size", "n_subsamples"):
-        return replace(choices, **{name: max(1, round(value * getattr(choices, name)))})
     if name not in Choices.__dataclass_fields__:
         raise InvalidArgument("joint", "choices by their names", name)
-    return replace(choices, **{name: float(value) if name == "order" else value})
+    if name in ("subsample_size", "n_subsamples"):
+        value = max(1, round(value * getattr(choices, name)))
+    changes: dict[str, Any] = {name: float(value) if name == "order" else value}
+    return replace(choices, **changes)
 
 
 def _name(own: Choices, choices: Choices, layers: Sequence[int], n_prompts: int) -> str:

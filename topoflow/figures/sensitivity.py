@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +28,9 @@ _SAID = {
     "unsupported": "not supported", "absent": "shown absent", "open": "cannot tell",
 }  # fmt: skip
 _FLIPPED = "#ffe3b3"
+_BENEATH = (
+    "a column for each of them, and a shaded one for the study's own choices; sorted by the effect on top"
+)
 # The effects that are drawn, with the claims that they stand for; the first that is there sorts the alternatives.
 _EFFECTS = {"early": "early share\nof the speed", CONCENTRATION: "concentration\n(as published)"}
 # What the choices are called, by their columns.
@@ -64,7 +68,7 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
     columns = [by_alternative[name] for name in order]
     choices = _choices(columns, claims[0])
     heights = [1.35] * len(shown) + [0.21 * len(claims) + 0.1, 0.19 * len(choices) + 0.1]
-    figure = style.new_figure(sum(heights) + 1.75, title, _beneath(order), width=_WIDTH)
+    figure = style.new_figure(sum(heights) + 1.75, title, _BENEATH, width=_WIDTH)
     panels: list[Axes] = list(
         np.atleast_1d(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     )
@@ -84,13 +88,13 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
         for sort, said in _SAID.items()
         if sort in sorts
     ]
-    keys.append(style.mark_key("differs from the study's own", "s", 9, mfc=_FLIPPED, mec=_FLIPPED))
-    style.legend_beneath(figure, keys, 4, labelcolor="linecolor")
+    keys.append(
+        style.mark_key("differs from the study's own", "s", 9, color="black", mfc=_FLIPPED, mec=_FLIPPED)
+    )
+    style.legend_beneath(
+        figure, keys, 4, labelcolor=["black" if each is keys[-1] else each.get_color() for each in keys]
+    )
     return figure
-
-
-def _beneath(order: Sequence[str]) -> str:
-    return f"a column an alternative ({len(order) - 1}) or the study's own choices (shaded), sorted by the first effect"
 
 
 def _homologies() -> list[tuple[str, str, str]]:
@@ -123,13 +127,21 @@ def _choices(columns: Sequence[Mapping[str, Row]], claim: str) -> list[tuple[str
     first = [column[claim] if claim in column else next(iter(column.values())) for column in columns]
     found = []
     for key, name in _CHOICES.items():
-        # one row for whichever block of prompts is left out
-        values = ["a block left out" if row[key].startswith("without block") else row[key] for row in first]
+        values = [_shown(row[key]) for row in first]
         if len(kinds := dict.fromkeys(values)) > 1:
             own = next(value for value, row in zip(values, first, strict=True) if row["alternative"] == OWN)
             for kind in sorted(kinds, key=lambda kind: (kind != own, _as_number(kind), kind)):
                 found.append((name, kind, np.array([value == kind for value in values])))
     return found
+
+
+def _shown(value: str) -> str:
+    """A value as the matrix has it: one row for whichever block of prompts is left out."""
+    if value.startswith("without block"):
+        return "a block left out"
+    if value.startswith("without "):
+        return f"{value.removeprefix('without ')} left out"
+    return f"{_as_number(value):g}" if _as_number(value) else value.replace("_", " ")
 
 
 def _as_number(text: str) -> float:
@@ -170,9 +182,11 @@ def _draw_choices(axes: Axes, choices: Sequence[tuple[str, str, NDArray[np.bool_
         if name != before and place:
             axes.axhline(place - 0.5, color="#d0d0d0", linewidth=0.7)
         as_own = bool(has[own])
-        look = {"color": "#b5b5b5", "markersize": 3} if as_own else {"color": "black", "markersize": 6}
+        look: dict[str, Any] = (
+            {"color": "#b5b5b5", "markersize": 3} if as_own else {"color": "black", "markersize": 6}
+        )
         axes.plot(np.flatnonzero(has), np.full(int(has.sum()), place), "o", **look)
-        labels.append(f"{name}: {kind}" if kind != "all" else f"{name}: all")
+        labels.append(f"{name}: {kind}")
         before = name
     _label_rows(axes, labels)
 

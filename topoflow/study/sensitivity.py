@@ -85,7 +85,7 @@ def of_study(params: Params) -> Found:
     examinations = {member.run: _examination(params, member) for member in members}
     layers = sorted({layer for member in members for layer in member.diagrams.layers})
     n_prompts = next(iter(examinations.values())).n_prompts
-    listed = []
+    listed: list[Alternative] = []
     for one in _alternatives(params, layers, n_prompts):
         choices = replace(
             one.choices, order=params.trajectory.resolved_order
