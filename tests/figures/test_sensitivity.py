@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from matplotlib.patches import Rectangle
+from matplotlib.colors import to_rgba
 
 from topoflow.dynamics.sensitivity import OWN
 from topoflow.figures.sensitivity import sensitivity_figure
@@ -37,8 +37,8 @@ def test_alternatives_stand_in_the_order_of_their_effect_and_those_without_one_l
 
 
 def test_a_verdict_that_differs_has_a_ground_of_colour_in_its_own_column(panels):
-    marked = [of.get_x() + 0.5 for of in panels[1].patches if type(of) is Rectangle and of.get_height() == 1]
-    assert marked == [0, 4]
+    ground = to_rgba("#ffe3b3")
+    assert [of.get_x() + 0.5 for of in panels[1].patches if of.get_facecolor() == ground] == [0, 4]
 
 
 def test_the_matrix_has_a_row_for_each_value_that_varies_and_one_for_all_blocks(panels):

@@ -350,7 +350,7 @@ class Examination:
         >>> run = Examination(follow(clouds).recorded, own, Claims(n_rotations=0))
         >>> found = run.verdicts(own)
         >>> round(found["concentration_h1"].value, 2), round(found["concentration_h0"].value, 2)
-        (0.26, 0.27)
+        (0.28, 0.28)
         """
         run = self.trajectory(choices)
         if run.recorded.cell is None:
