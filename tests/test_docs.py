@@ -142,7 +142,7 @@ def check_command(words: list[str]) -> None:
         from topoflow.cli import main
 
         check_click(main, arguments)
-        assert "--objective" not in arguments or arguments[0] in ("plan", "run")
+        assert "--objective" not in arguments or arguments[0] in ("plan", "run", "sensitivity")
     elif program == "mlflow":
         from mlflow.cli import cli
 
