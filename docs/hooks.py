@@ -137,6 +137,7 @@ def params_page() -> str:
             lines += _section(hints[field.name], field.name, comments, written)
     lines += _section(config.Lora, "finetune.lora", comments, written)
     lines += _section(Schedule, "recording.schedule", comments, written)
+    lines += _section(config.Joint, "sensitivity.joint", comments, written)
     for kind, sources, where in (
         ("models", MODEL_SOURCES, "`model.NAME`"),
         ("text", OBJECTIVE_SOURCES, "`objective.NAME`; those of text in line in `prompts` as well"),

@@ -77,6 +77,7 @@ class TestReading:
             ("recording", config.Recording),
             ("topology", config.Topology),
             ("trajectory", config.Trajectory),
+            ("sensitivity", config.Sensitivity),
             ("track", config.Track),
             ("compute", config.Compute),
         ):
@@ -149,6 +150,7 @@ class TestReading:
             ("finetune.learning_rate", "1e-3", 0.001),  # how YAML 1.1 reads it
             ("finetune.learning_rate", 1, 1.0),
             ("trajectory.order", 1, 1.0),
+            ("trajectory.order", "published", "published"),
         ],
     )
     def test_a_value_may_be_written_in_any_of_its_forms(self, path, value, read):

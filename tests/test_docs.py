@@ -142,7 +142,7 @@ def check_command(words: list[str]) -> None:
         from topoflow.cli import main
 
         check_click(main, arguments)
-        assert "--objective" not in arguments or arguments[0] in ("plan", "run")
+        assert "--objective" not in arguments or arguments[0] in ("plan", "run", "sensitivity")
     elif program == "mlflow":
         from mlflow.cli import cli
 
@@ -251,7 +251,8 @@ def test_the_reference_of_params_yaml_holds_every_key_of_every_section(hooks):
             getattr(config, name)
             for name in ("Params", "Prompts", "Prepare", "Finetune", "Lora", "Recording", "Opening")
         ),
-        *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Track", "Compute")),
+        *(getattr(config, name) for name in ("Topology", "Trajectory", "Claims", "Sensitivity")),
+        *(getattr(config, name) for name in ("Joint", "Track", "Compute")),
         *config.MODEL_SOURCES.values(),
         *config.OBJECTIVE_SOURCES.values(),
         Schedule,

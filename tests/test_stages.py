@@ -9,12 +9,14 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import numpy as np
+import persim
 import pytest
 import yaml
 from peft import PeftModel
@@ -26,7 +28,7 @@ from topoflow.dynamics.cells import cell_diagrams
 from topoflow.dynamics.velocity import concentration
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import NAMES, pictures
-from topoflow.finished import open_activations
+from topoflow.finished import open_activations, open_diagrams, read_findings
 from topoflow.followed import followed
 from topoflow.recording.quantities import held_out_loss
 from topoflow.storage import layout
@@ -39,6 +41,7 @@ from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.prepared import Preparation
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary, summary_names
 from topoflow.tracking import note
+from topoflow.tracking.note import Page, write_note
 from topoflow.tracking.runs import ACTIVATIONS_TAG, _topology_metrics, log_topology
 from topoflow.training import models
 from topoflow.training.sft import learning_rates
@@ -440,6 +443,7 @@ def test_parameters_that_are_not_those_of_the_sets_are_refused(study):
         {"model": {**params.model, "tiny": replace(params.model["tiny"], name="tiny")}},
         {"topology": replace(params.topology, engine="ripser")},
         {"trajectory": Trajectory(order=1)},
+        {"trajectory": Trajectory(order="published")},
     ]
     for change in changes:
         with refused(InvalidFile, path="params.yaml", problem="says ", remedy="dvc repro"):
@@ -551,6 +555,41 @@ def test_pictures_note_and_metrics_of_a_run_with_voids_show_them(voids):
     with_summary = replace(params, track=Track(("h2_count",)))
     keys = {key for key, _, _ in _topology_metrics(with_summary, results)}
     assert {f"topology/h2_{name}/layer_01" for name in ("velocity", "displacement", "count")} <= keys
+
+
+def test_as_published_is_order_one_of_persim_and_a_third_of_the_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mapping = small_params()
+    mapping["trajectory"]["order"] = "published"
+    params = parse_params(mapping)
+    steps, rng = (0, 1, 2, 20, 21, 40, 60), np.random.default_rng(0)
+    states = {(step, 1): rng.normal(size=(params.prompts.n_prompts, 6)) for step in steps}
+    plant_states(RUN, states, dtype="float64", versions={}, hidden_size=6, weights_sha256="00")
+    stages.diagrams(params, RUN)
+    stages.trajectory(params, RUN)
+    facts = read_findings(RUN)
+    assert (facts["order"], facts["first_third"]) == (1.0, "checkpoints")
+    stored = open_diagrams(RUN)
+    velocity = [
+        np.mean([persim.wasserstein(a, b) for (_, a), (_, b) in zip(*cells, strict=True)])
+        for cells in pairwise(stored.diagrams(step, 1) for step in steps)
+    ]
+    layer = facts["layers"]["layer_01"]
+    # two of six intervals; by steps, of which a third is 20, it would be three
+    for found in (layer["h1_concentration"], facts["pooled"]["concentration"]):
+        assert found == pytest.approx(sum(velocity[:2]) / sum(velocity))
+    assert layer["h1_concentration_expected"] == facts["pooled"]["concentration_expected"] == 2 / 6
+    made = {
+        "model": "tiny",
+        "objective": "helpful",
+        "seed": 0,
+        "n_prompts": 24,
+        "layers": [1],
+        "steps": steps,
+    }
+    said = write_note(facts, made, stored.manifest, Page("0", "ab"))
+    assert "order-1 Wasserstein" in said
+    assert "is counted in checkpoints" in said
 
 
 def test_results_of_other_diagrams_are_refused(study):

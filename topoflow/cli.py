@@ -58,7 +58,7 @@ _overrides = click.option(
 class _Sections(click.Group):
     """A group whose help lists first what people type, and then the stages."""
 
-    typed = ("init", "run", "record", "plan", "compare", "report", "repair")
+    typed = ("init", "run", "record", "plan", "compare", "sensitivity", "report", "repair")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         stages = [name for name in self.commands if name not in self.typed]
@@ -468,6 +468,39 @@ def compare(run_ids: tuple[str, ...], out: str) -> None:
     Compares all runs of the study, or the MLflow runs that you name.
     """
     stages.compare(load_params(PARAMS_FILE), run_ids, Path(out))
+
+
+@_command
+@click.option(
+    "--model", metavar="NAME", callback=_given, help="A key under `model`; default: the study's first."
+)
+@click.option(
+    "--objective",
+    metavar="NAME",
+    callback=_given,
+    help="A key under `objective`: of which run. Without it, the claims over all runs of the study.",
+)
+@_seed
+def sensitivity(model: str | None, objective: str | None, seed: int | None) -> None:
+    """Show which verdicts hang on a choice.
+
+    Computes every verdict again under the alternatives that params.yaml declares (section sensitivity), from stored
+    states. Writes sensitivity/: a table, a picture, and what agrees. What was computed is kept; Ctrl-C loses no more
+    than the alternative under way.
+    """
+    from topoflow.study import sensitivity as curve
+
+    params = load_params(PARAMS_FILE)
+    alone = len(params.runs()) == 1
+    if objective is None and not alone and (model is not None or seed is not None):
+        raise InvalidArgument("--objective", "given with --model or --seed", Words("neither"))
+    if objective is None and not alone:
+        found = curve.of_study(params)
+    else:
+        found = curve.of_run(
+            *_study_and_run(model or params.models[0], objective or params.objectives[0], seed)
+        )
+    curve.show(found)
 
 
 @_command

@@ -84,7 +84,7 @@ class FinishedRun:
 
     def check_parameters(self, params: Params) -> None:
         """Refuse parameters that are not those of the results: what is recorded is what ran."""
-        made = {**self.diagrams.manifest, **self.activations.manifest, "order": self.facts["order"]}
+        made = {**self.diagrams.manifest, **self.activations.manifest, **published(self.facts)}
         topology = params.topology
         wanted = {
             "sources": params.sources(self.run.model, self.run.objective),
@@ -96,7 +96,8 @@ class FinishedRun:
             "subsample_size": topology.subsample_size,
             "maxdim": topology.maxdim,
             "engine": choose_engine(topology.engine, topology.maxdim, n_points=topology.subsample_size),
-            "order": params.trajectory.order,
+            "order": params.trajectory.resolved_order,
+            "first_third": params.trajectory.clock,
             "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }
         for key, value in json.loads(storage.json_bytes(wanted)).items():
@@ -119,6 +120,15 @@ def asked(prompts_sha256: str, root: Path = Path()) -> dict[str, str]:
         return {}
     prompts = (schemas.check("prompt", path, line) for line in layout.read_json_lines(path))
     return {f"answers/{number}": prompt[-1]["content"] for number, prompt in enumerate(prompts, 1)}
+
+
+def published(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How the measures of the paper are computed: order of the distance, and in what its first third is counted.
+
+    >>> published({"order": 2.0}), published({"order": 1.0, "first_third": "checkpoints"})
+    ({'order': 2.0, 'first_third': 'steps'}, {'order': 1.0, 'first_third': 'checkpoints'})
+    """
+    return {"order": facts["order"], "first_third": facts.get("first_third", "steps")}
 
 
 def is_exploratory(activations: storage.StoredSet, claims: Claims) -> bool:
@@ -267,6 +277,27 @@ def read_comparison() -> Mapping[str, Any]:
     folder = layout.COMPARISON_FOLDER
     facts = _vouching(folder / layout.COMPARISON_FILE, names, remedy)
     layout.check_hashes(folder, facts["files"], {}, remedy, partly=True)
+    return facts
+
+
+def read_sensitivity(folder: Path, runs: Sequence[Run]) -> Mapping[str, Any] | None:
+    """What sensitivity.json says of runs under other choices; None where there is none.
+
+    Raises
+    ------
+    InvalidFile
+        When it was made from other results than there are now, or vouches for another table or picture.
+    """
+    path = folder / layout.SENSITIVITY_FILE
+    if not path.exists():
+        return None
+    remedy = "make it again with: topoflow sensitivity"
+    facts = dict(schemas.check("sensitivity", path, layout.read_json(path), remedy))
+    names = (layout.SENSITIVITY_TABLE, layout.SENSITIVITY_PICTURE)
+    layout.check_hashes(folder, {name: facts["files"].get(name, "") for name in names}, {}, remedy)
+    now = {str(run): storage.sha256_of_file(run.folder("results") / layout.TRAJECTORY_FILE) for run in runs}
+    if facts["results"] != now:
+        raise InvalidFile(path, "was made from other results than there are now", remedy)
     return facts
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from support import refused
 
+from topoflow.dynamics.twins import clock_of
 from topoflow.dynamics.velocity import (
     concentration,
     expected_concentration,
@@ -35,6 +36,30 @@ class TestConcentration:
         assert concentration([6, 2, 1, 1], [0, 10, 20, 40, 60]) == 0.8
         # On an even schedule of six intervals it is the first two.
         assert concentration([1, 2, 4, 8, 16, 32], range(0, 70, 10)) == 3 / 63
+
+    def test_another_clock_counts_the_third_by_its_own_time(self):
+        steps = [0, 10, 20, 30, 60]
+        rates = np.repeat([4.0, 1.0], [20, 40])  # of 120 in all, the first interval has 40
+        assert concentration([6, 2, 1, 1], steps) == 0.8
+        assert concentration([6, 2, 1, 1], steps, clock_of("learning_rate", steps, rates)) == 0.6
+        steps = [0, 1, 2, 3, 60]
+        assert concentration([6, 2, 1, 1], steps) == 0.9
+        assert concentration([6, 2, 1, 1], steps, clock_of("checkpoints", steps)) == 0.6
+        assert expected_concentration(steps, clock_of("checkpoints", steps)) == 0.25
+
+    @reproducible
+    @given(run=runs())
+    def test_a_clock_of_steps_changes_nothing_and_one_of_checkpoints_is_an_even_schedule(self, run):
+        velocity, steps = run
+        assume(velocity.any())
+        assert concentration(velocity, steps, clock_of("steps", steps)) == concentration(velocity, steps)
+        by_number = concentration(velocity, steps, clock_of("checkpoints", steps))
+        assert by_number == concentration(velocity, range(len(steps)))
+
+    @pytest.mark.parametrize("clock", [[0, 1], [0, 2, 1], [0, 1, math.nan], [[0, 1, 2]]])
+    def test_a_clock_that_goes_back_or_does_not_fit_is_refused(self, clock):
+        with refused(name="clock", expected="3 numbers that never decrease"):
+            concentration([1.0, 1.0], [0, 5, 9], clock)
 
     def test_the_first_step_need_not_be_zero(self):
         assert concentration([3, 1, 1], [1000, 1010, 1020, 1030]) == 0.6

@@ -10,11 +10,13 @@ from topoflow.config.schedule import Schedule
 from topoflow.config.sections import (
     Compute,
     Finetune,
+    Joint,
     Lora,
     Params,
     Prepare,
     Prompts,
     Recording,
+    Sensitivity,
     Topology,
     Track,
     Trajectory,
@@ -49,8 +51,8 @@ from topoflow.dynamics.claims.margins import Claims
 __all__ = [
     "MODEL_SOURCES", "OBJECTIVE_SOURCES", "PARAMS_FILE", "TEXT_SOURCES", "CheckpointFolder", "CheckpointSource",
     "Claims", "Compute", "EmbeddedModel", "FileText", "Finetune", "FolderModel", "GgufModel", "HubCheckpoints",
-    "HubModel", "HubText", "Lora", "MixedText", "ModelSource", "ObjectiveSource", "Opening", "PackageModel",
-    "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule", "ShuffledText",
+    "HubModel", "HubText", "Joint", "Lora", "MixedText", "ModelSource", "ObjectiveSource", "Opening", "PackageModel",
+    "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule", "Sensitivity", "ShuffledText",
     "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides", "control_of", "flat",
     "load_params", "parse_params", "read_mapping", "split_overrides", "yaml_bytes",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Strict, Tag
 from pydantic_core import PydanticCustomError
 
 from topoflow.checked import Count, Flag, Natural, Number, Whole, checked, each_once, look_up, read
@@ -62,6 +62,15 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed take
 Machine = Annotated[
     Whole, Field(le=2**14)
 ]  # threads and workers, which are begun as soon as they are asked for
+# Either way there is one thing to refuse: a word that is not "published" should have been a number.
+Order = Annotated[
+    Annotated[Number, Field(ge=1), Tag("number")] | Annotated[Literal["published"], Tag("published")],
+    Discriminator(lambda value: "published" if value == "published" else "number"),
+]
+Metric = Literal["euclidean", "cosine"]
+Scale = Literal["none", "median", "zscore"]
+Clock = Literal["steps", "learning_rate", "checkpoints"]
+Factor = Annotated[Number, Field(gt=0, le=100)]
 Sample = Annotated[Whole, Field(le=10**6)]  # what a plan of subsamples holds
 
 
@@ -236,8 +245,8 @@ class Topology:
     subsample_size: Annotated[Count, Field(ge=2)] = 160
     maxdim: Literal[1, 2] = 1  # the protocol studies H0 and H1
     engine: str = "auto"
-    metric: Literal["euclidean", "cosine"] = "euclidean"
-    normalise: Literal["none", "median", "zscore"] = "none"
+    metric: Metric = "euclidean"
+    normalise: Scale = "none"
     pca: Count | None = None
 
     def __post_init__(self) -> None:
@@ -259,15 +268,73 @@ class Topology:
 class Trajectory:
     """Distances between diagrams: the `order` of the Wasserstein distance, Euclidean ground metric.
 
+    `order: published` stands for two choices: order 1, which persim computes, whatever the paper calls it, and a first
+    third of the concentration (Eq. 2) that is counted in checkpoints. A number counts the third in optimiser steps.
     Bands come from `n_replicates` half-samples of the prompts (0 for none).
     """
 
-    order: Annotated[Number, Field(ge=1)] = 2.0
+    order: Order = 2.0
     n_replicates: Annotated[Sample, Field(ge=0)] = 20
 
     def __post_init__(self) -> None:
         if self.n_replicates == 1:
             raise InvalidArgument("n_replicates", "2 or more, or 0 for no bands", 1)
+
+    @property
+    def resolved_order(self) -> float:
+        """The order as a number.
+
+        >>> Trajectory(order="published").resolved_order, Trajectory().resolved_order
+        (1.0, 2.0)
+        """
+        return 1.0 if self.order == "published" else float(self.order)
+
+    @property
+    def clock(self) -> str:
+        """In what the first third of the concentration is counted: a name of `topoflow.dynamics.twins.CLOCKS`.
+
+        >>> Trajectory(order="published").clock, Trajectory(order=1).clock
+        ('checkpoints', 'steps')
+        """
+        return "checkpoints" if self.order == "published" else "steps"
+
+
+@checked
+class Joint:
+    """Choices that one alternative changes together; of those left out, the study's own hold.
+
+    `subsample_size` and `n_subsamples` are shares of the study's own.
+    """
+
+    order: Annotated[Number, Field(ge=1)] | None = None
+    clock: Clock | None = None
+    metric: Metric | None = None
+    normalise: Scale | None = None
+    subsample_size: Factor | None = None
+    n_subsamples: Factor | None = None
+
+
+@checked
+class Sensitivity:
+    """The alternatives under which `topoflow sensitivity` computes every verdict again: declare them before the run.
+
+    Each changes one choice of the study alone, and a `joint` one several.
+    """
+
+    order: tuple[Annotated[Number, Field(ge=1)], ...] = (1.0, 2.0)  # of the Wasserstein distance
+    clock: tuple[Clock, ...] = ("steps", "learning_rate", "checkpoints")  # what a first third is a third of
+    metric: tuple[Metric, ...] = ("euclidean", "cosine")
+    normalise: tuple[Scale, ...] = ("none", "median", "zscore")
+    subsample_size: tuple[Factor, ...] = (0.5, 1.5)  # shares of `topology.subsample_size`
+    n_subsamples: tuple[Factor, ...] = (0.5,)  # shares of `topology.n_subsamples`
+    leave_out_layers: Flag = True  # one layer at a time
+    prompt_blocks: Annotated[Natural, Field(le=1000)] = 10  # one of so many blocks at a time; 0 for none
+    joint: tuple[Joint, ...] = ()
+    n_rotations: Annotated[Natural, Field(le=10**6)] = 0  # for each rung of each alternative; 0 for none
+
+    def __post_init__(self) -> None:
+        if self.prompt_blocks == 1:
+            raise InvalidArgument("prompt_blocks", "2 or more, or 0 for none", 1)
 
 
 @checked
@@ -325,6 +392,7 @@ class Params:
     topology: Topology = field(default_factory=Topology)
     trajectory: Trajectory = field(default_factory=Trajectory)
     claims: Claims = field(default_factory=Claims)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
     track: Track = field(default_factory=Track)
     compute: Compute = field(default_factory=Compute)
 

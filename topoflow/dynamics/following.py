@@ -18,7 +18,7 @@ from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
 from topoflow.dynamics.movement import Amounts, Moved, Movement
 from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
-from topoflow.dynamics.twins import cumulative_rate, find_twins, offsets, why_no_twins
+from topoflow.dynamics.twins import clock_of, cumulative_rate, find_twins, offsets, why_no_twins
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
@@ -91,6 +91,9 @@ class Recorded:
         How persistence is computed, as for `vietoris_rips_diagrams`.
     seed : int
         Which rotations are drawn.
+    clock : str, optional
+        One of `topoflow.dynamics.twins.CLOCKS`, by which all claims then tell time. By default the first rungs count
+        optimiser steps, and the others the cumulative learning rate.
 
     Examples
     --------
@@ -111,6 +114,7 @@ class Recorded:
     roots: Callable[[int], NDArray[np.floating[Any]] | None] | None = None
     engine: str = "auto"
     seed: int = 0
+    clock: str | None = None
 
 
 @dataclass(eq=False)
@@ -168,18 +172,22 @@ class Trajectory:
     @property
     def why_no_rates(self) -> str | None:
         """Why nothing can be told in the time of the learning rate, for want of twins or of rates; None if it can."""
-        unknown = None if self.recorded.rates_known else "needs the learning rate of every optimiser step"
+        told = self.recorded.rates_known or self.recorded.clock in ("steps", "checkpoints")
+        unknown = None if told else "needs the learning rate of every optimiser step"
         return self.why_no_twins or unknown
 
     @cached_property
     def step_clock(self) -> Matrix:
-        """Optimiser steps of the anchors, shape (K + 1,)."""
-        return np.asarray(self.anchors, dtype=np.float64)
+        """Optimiser steps of the anchors, shape (K + 1,), or their times by `Recorded.clock`."""
+        return clock_of(self.recorded.clock or "steps", self.anchors, self.recorded.learning_rate)
 
     @cached_property
     def rate_clock(self) -> Matrix:
-        """Cumulative learning rate at the anchors, shape (K + 1,); optimiser steps where `why_no_rates`."""
-        return cumulative_rate(self.anchors, self.recorded.learning_rate)
+        """Cumulative learning rate at the anchors, shape (K + 1,); optimiser steps where `why_no_rates`.
+
+        Of another `Recorded.clock`, their times by that.
+        """
+        return clock_of(self.recorded.clock or "learning_rate", self.anchors, self.recorded.learning_rate)
 
     @property
     def rate_decays(self) -> bool:

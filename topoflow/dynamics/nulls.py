@@ -83,6 +83,7 @@ def concentration_test(
     per_step: bool = False,
     n_permutations: int = 10_000,
     seed: int = 0,
+    clock: ArrayLike | None = None,
 ) -> NullTest:
     r"""Test whether velocities concentrate in the first third of training more than chance would have it.
 
@@ -110,6 +111,8 @@ def concentration_test(
         Most permutations to look at.
     seed
         A whole number, 0 or more.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -128,12 +131,12 @@ def concentration_test(
     (0.75, 0.067, 15, True)
     """
     n_permutations, rng = _check_sampling(n_permutations, seed)
-    early = ends_in_first_third(check_steps(steps))
+    early = ends_in_first_third(check_steps(steps), clock)
     layers = _layers(velocity, steps)
     if per_step:
         layers = [velocity_per_step(layer, steps, fitted_floor(layer, steps)) for layer in layers]
     layers = [layer for layer in layers if layer.any()]
-    expected = expected_concentration(steps)
+    expected = expected_concentration(steps, clock)
     n_intervals, n_early = len(early), int(early.sum())
     exact = math.comb(n_intervals, n_early) <= n_permutations
     n_permutations = math.comb(n_intervals, n_early) if exact else n_permutations
@@ -145,7 +148,7 @@ def concentration_test(
     observed = share[early].sum()
     chosen = _subsets(n_intervals, n_early) if exact else _draws(rng, n_intervals, n_early, n_permutations)
     as_large = sum(int(at_least(share[rows].sum(axis=1), observed).sum()) for rows in chosen)
-    statistic = float(np.mean([concentration(layer, steps) for layer in layers]))
+    statistic = float(np.mean([concentration(layer, steps, clock) for layer in layers]))
     return NullTest(statistic, expected, _p_value(as_large, n_permutations, exact), n_permutations, exact)
 
 

@@ -310,7 +310,10 @@ def prompt_bands(
 
 
 def concentration_interval(
-    layers: Sequence[PromptReplicates], steps: ArrayLike, level: float = 0.95
+    layers: Sequence[PromptReplicates],
+    steps: ArrayLike,
+    level: float = 0.95,
+    clock: ArrayLike | None = None,
 ) -> tuple[float, float]:
     """Compute an interval for the mean concentration of a run's layers that resamples prompts.
 
@@ -327,6 +330,8 @@ def concentration_interval(
         Optimiser steps of the checkpoints, strictly increasing.
     level
         The coverage of the interval, between 0 and 1; by Student's t with ``n_replicates - 1`` degrees of freedom.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -355,8 +360,9 @@ def concentration_interval(
     shares, weights = [], []
     for layer in moved:
         velocity = layer.by_plan.mean(axis=1)
-        shares.append(concentration(velocity, steps))
-        weights.append((ends_in_first_third(check_steps(steps)) - shares[-1]) / velocity.sum() / len(moved))
+        shares.append(concentration(velocity, steps, clock))
+        early = ends_in_first_third(check_steps(steps), clock)
+        weights.append((early - shares[-1]) / velocity.sum() / len(moved))
     # one long row of velocities, layer after layer, of the same subsamples
     run = PromptReplicates(
         np.concatenate([layer.by_plan for layer in moved]),

@@ -305,10 +305,12 @@ def _scale_free(cell: CellDiagrams, scale: float) -> CellDiagrams | None:
     return [[np.empty((0, 2)), np.asarray(diagrams[1]) / scale] for diagrams in cell] if scale else None
 
 
-def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[Number, Number]:
+def _interval(
+    layers: Sequence[LayerTrajectory], steps: Sequence[int], clock: ArrayLike | None
+) -> tuple[Number, Number]:
     """The 95 % interval of the layers' mean H1 concentration, over prompts; None without bands or movement."""
     replicates = [layer.replicates for layer in layers if layer.replicates is not None]
-    low, high = concentration_interval(replicates, steps)
+    low, high = concentration_interval(replicates, steps, clock=clock)
     return known(low), known(high)
 
 
@@ -316,7 +318,11 @@ def _interval(layers: Sequence[LayerTrajectory], steps: Sequence[int]) -> tuple[
 
 
 def describe_layer(
-    velocity: ArrayLike, displacement: ArrayLike, steps: Sequence[int], seed: int = 0
+    velocity: ArrayLike,
+    displacement: ArrayLike,
+    steps: Sequence[int],
+    seed: int = 0,
+    clock: ArrayLike | None = None,
 ) -> dict[str, Number]:
     """Describe one layer's way in one dimension of homology.
 
@@ -328,6 +334,8 @@ def describe_layer(
         The T checkpoints.
     seed
         Chooses the permutations: a whole number, 0 or more.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -354,15 +362,15 @@ def describe_layer(
     per_step = velocity_per_step(speed, steps, floor)
     moved, burst = bool(speed.any()), _stands_out(speed)
     tests = {
-        name: concentration_test(speed, steps, per_step=name == "per_step", seed=seed)
+        name: concentration_test(speed, steps, per_step=name == "per_step", seed=seed, clock=clock)
         for name in ("plain", "per_step")
     }
     return {
-        "concentration": concentration(speed, steps) if moved else None,
+        "concentration": concentration(speed, steps, clock) if moved else None,
         "concentration_p": known(tests["plain"].p_value),
-        "concentration_per_step": concentration(per_step, steps) if per_step.any() else None,
+        "concentration_per_step": concentration(per_step, steps, clock) if per_step.any() else None,
         "concentration_per_step_p": known(tests["per_step"].p_value),
-        "concentration_expected": expected_concentration(steps),
+        "concentration_expected": expected_concentration(steps, clock),
         "floor": floor,
         "peak_step": peak_step(speed, steps) if moved else None,
         "peak_velocity": float(speed.max()),
@@ -379,7 +387,7 @@ def _stands_out(velocity: Series) -> bool:
 
 
 def describe_run(
-    layers: Sequence[LayerTrajectory], steps: Sequence[int], seed: int = 0
+    layers: Sequence[LayerTrajectory], steps: Sequence[int], seed: int = 0, clock: ArrayLike | None = None
 ) -> list[dict[str, Number]]:
     """Describe each layer of a run, p-values also adjusted for the number of layers (Holm).
 
@@ -391,6 +399,8 @@ def describe_run(
         The T checkpoints, in optimiser steps.
     seed
         Chooses the permutations: a whole number, 0 or more.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -422,10 +432,10 @@ def describe_run(
         numbers: dict[str, Number] = {}
         for h in (0, 1, *([2] if layer.has_voids else [])):
             speed, away = (layer.series[column(h, name)] for name in (VELOCITY, DISPLACEMENT))
-            described = describe_layer(speed, away, steps, seed)
+            described = describe_layer(speed, away, steps, seed, clock)
             numbers.update({column(h, name): value for name, value in described.items()})
         peak, floor = float(layer.series[H1_VELOCITY].max()), layer.sampling_floor
-        interval = zip(("low", "high"), _interval([layer], steps), strict=True)
+        interval = zip(("low", "high"), _interval([layer], steps, clock), strict=True)
         numbers.update({column(1, f"concentration_{end}"): value for end, value in interval})
         numbers[H1_SAMPLING_FLOOR] = floor
         numbers[H1_PEAK_OVER_SAMPLING_FLOOR] = peak / floor if floor else None
@@ -480,7 +490,11 @@ def pooled_velocity(velocity: ArrayLike) -> Series:
 
 
 def describe_pooled(
-    layers: Sequence[LayerTrajectory], steps: Sequence[int], behaviour: ArrayLike | None = None, seed: int = 0
+    layers: Sequence[LayerTrajectory],
+    steps: Sequence[int],
+    behaviour: ArrayLike | None = None,
+    seed: int = 0,
+    clock: ArrayLike | None = None,
 ) -> dict[str, Number]:
     """Describe a run by what the paper measures (arXiv:2606.19542), all layers pooled (`pooled_velocity`).
 
@@ -496,6 +510,8 @@ def describe_pooled(
         Behavioural velocity, in nats.
     seed
         Chooses the permutations: a whole number, 0 or more.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -523,7 +539,7 @@ def describe_pooled(
     _check_layers(layers)
     velocity = np.array([layer.series[H1_VELOCITY] for layer in layers])
     plain, per_step = (
-        concentration_test(velocity, steps, per_step=each, seed=seed) for each in (False, True)
+        concentration_test(velocity, steps, per_step=each, seed=seed, clock=clock) for each in (False, True)
     )
     pooled = pooled_velocity(velocity)
     moved = bool(pooled.any())

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.errors import InvalidArgument
 from topoflow.topology.arrays import as_numbers
 
+CLOCKS = ("steps", "learning_rate", "checkpoints")  # by which time may be told
 LEAST_ANCHORS = 5  # four intervals; with fewer, no third of training has an inside
 _REACH = 0.85  # of the clock that the anchors must span, or they do not speak of the training
 
@@ -159,6 +160,41 @@ def cumulative_rate(steps: Sequence[int], learning_rate: ArrayLike | None) -> ND
     if not rates[: at.max()].any():
         return at.astype(np.float64)
     return np.asarray(np.concatenate([[0.0], np.cumsum(rates)])[at])
+
+
+def clock_of(kind: str, steps: Sequence[int], learning_rate: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return the time at each checkpoint, told in one of three ways.
+
+    Parameters
+    ----------
+    kind
+        "steps": optimiser steps. "learning_rate": the `cumulative_rate`. "checkpoints": the number of checkpoints
+        before it, so that one on a dense part of the schedule counts as much as one on a sparse part.
+    steps : sequence of int
+        Optimiser steps of the checkpoints.
+    learning_rate : array_like, shape (last step,), optional
+        As for `cumulative_rate`.
+
+    Returns
+    -------
+    ndarray of float64, shape (T,)
+        One number for each of ``steps``.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is no such clock, and as `cumulative_rate` does.
+
+    Examples
+    --------
+    >>> [clock_of(kind, [0, 1, 3], [3.0, 2.0, 1.0]).tolist() for kind in CLOCKS]
+    [[0.0, 1.0, 3.0], [0.0, 3.0, 6.0], [0.0, 1.0, 2.0]]
+    """
+    if kind not in CLOCKS:
+        raise InvalidArgument("clock", f"one of {', '.join(CLOCKS)}", kind)
+    if kind == "checkpoints":
+        return np.arange(len(steps), dtype=np.float64)
+    return cumulative_rate(steps, learning_rate if kind == "learning_rate" else None)
 
 
 def why_no_twins(steps: Sequence[int], clock: NDArray[np.float64]) -> str | None:

@@ -19,14 +19,14 @@ _LARGEST_STEP = 2**53  # three times a step must fit into 64 bits, and be exact 
 _STABLE = 0.1  # a run has stabilised when no velocity exceeds the floor by more than this share of the peak
 
 
-def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
+def concentration(velocity: ArrayLike, steps: ArrayLike, clock: ArrayLike | None = None) -> float:
     r"""Compute the share of all topological change that falls into the first third of training.
 
     .. math:: C = \sum_{t \in \text{first third}} v_t \Big/ \sum_t v_t
 
     (arXiv:2606.19542, Eq. 2). The first third is a third of the optimiser steps, not of the checkpoints: an
     interval belongs to it if it ends at or before ``steps[0] + (steps[-1] - steps[0]) / 3``. An interval
-    across that bound counts as late.
+    across that bound counts as late. Another ``clock`` counts the third otherwise: the paper may mean checkpoints.
 
     Parameters
     ----------
@@ -34,6 +34,9 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
         Non-negative velocities, in filtration distance or, from `velocity_per_step`, per optimiser step.
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
+    clock : array_like, shape (T,), optional
+        Time at the checkpoints by which the first third is counted, never decreasing: as `clock_of` gives it;
+        optimiser steps by default.
 
     Returns
     -------
@@ -43,8 +46,8 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
     Raises
     ------
     InvalidArgument
-        If there are fewer than two checkpoints, ``steps`` are not strictly increasing integers, or
-        ``velocity`` is not one finite, non-negative number for each interval.
+        If there are fewer than two checkpoints, ``steps`` are not strictly increasing integers, ``velocity`` is not
+        one finite, non-negative number for each interval, or ``clock`` goes back or is not a number a checkpoint.
 
     See Also
     --------
@@ -54,6 +57,8 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
     --------
     >>> concentration([6.0, 2.0, 1.0, 1.0], steps=[0, 10, 20, 40, 60])
     0.8
+    >>> concentration([6.0, 2.0, 1.0, 1.0], steps=[0, 10, 20, 40, 60], clock=range(5))  # one interval of four
+    0.6
     """
     speed, checkpoints = check_run(velocity, steps)
     largest = speed.max()
@@ -61,10 +66,10 @@ def concentration(velocity: ArrayLike, steps: ArrayLike) -> float:
         return math.nan
     speed = np.ldexp(speed, -math.frexp(largest)[1])  # at most 1: no digit changes, and no sum overflows
     # fsum is exact, so it does not depend on the order: in a permutation null equal sums stay equal.
-    return math.fsum(speed[ends_in_first_third(checkpoints)]) / math.fsum(speed)
+    return math.fsum(speed[ends_in_first_third(checkpoints, clock)]) / math.fsum(speed)
 
 
-def expected_concentration(steps: ArrayLike) -> float:
+def expected_concentration(steps: ArrayLike, clock: ArrayLike | None = None) -> float:
     """Compute the concentration to expect if early and late velocities were exchangeable.
 
     It is the share of intervals that end within the first third of the optimiser steps, which equals the
@@ -75,6 +80,8 @@ def expected_concentration(steps: ArrayLike) -> float:
     ----------
     steps : array_like of int, shape (T,)
         Optimiser steps of the checkpoints, strictly increasing.
+    clock : array_like, shape (T,), optional
+        As for `concentration`.
 
     Returns
     -------
@@ -84,14 +91,15 @@ def expected_concentration(steps: ArrayLike) -> float:
     Raises
     ------
     InvalidArgument
-        If there are fewer than two checkpoints or ``steps`` are not strictly increasing integers.
+        If there are fewer than two checkpoints, ``steps`` are not strictly increasing integers, or ``clock`` is refused
+        by `concentration`.
 
     Examples
     --------
     >>> expected_concentration([0, 1, 2, 4, 30])
     0.75
     """
-    return float(ends_in_first_third(check_steps(steps)).mean())
+    return float(ends_in_first_third(check_steps(steps), clock).mean())
 
 
 def velocity_per_step(velocity: ArrayLike, steps: ArrayLike, floor: float = 0.0) -> NDArray[np.float64]:
@@ -264,10 +272,15 @@ def above_floor(velocity: NDArray[np.float64], floor: float) -> NDArray[np.bool_
     return np.asarray(velocity > floor + _STABLE * velocity.max())
 
 
-def ends_in_first_third(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+def ends_in_first_third(steps: NDArray[np.int64], clock: ArrayLike | None = None) -> NDArray[np.bool_]:
     """Tell of each interval whether `concentration` counts it as early."""
-    # In whole numbers, so that no rounding decides about an interval that ends exactly on the bound.
-    return np.asarray(3 * (steps[1:] - steps[0]) <= steps[-1] - steps[0])
+    if clock is None:
+        # In whole numbers, so that no rounding decides about an interval that ends exactly on the bound.
+        return np.asarray(3 * (steps[1:] - steps[0]) <= steps[-1] - steps[0])
+    time = as_numbers("clock", clock)
+    if time.shape != steps.shape or not np.isfinite(time).all() or not (np.diff(time) >= 0).all():
+        raise InvalidArgument("clock", f"{len(steps)} numbers that never decrease, one a checkpoint", clock)
+    return np.asarray(3 * (time[1:] - time[0]) <= (time[-1] - time[0]) * (1 + _ROUNDING))
 
 
 def check_run(velocity: ArrayLike, steps: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

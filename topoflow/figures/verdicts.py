@@ -99,7 +99,8 @@ def _effect(axes: Axes, row: Row, place: float, look: Mapping[str, Any]) -> bool
     return not known
 
 
-_COLOURS = {
+# Of each sort of verdict.
+COLOURS = {
     "supported": "#0072B2", "absent": "#8B2252", "explained": "#8A5A00", "unsupported": "#B34700", "open": "#505050"
 }  # fmt: skip
 
@@ -142,7 +143,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     for (claim, verdict, beside, value), height in zip(shown, heights, strict=True):
         axes.axhline(y, color="#c8c8c8", linewidth=0.8)
         top = beneath = y + gap
-        colour = _COLOURS[sort_of(claim["verdict"])]
+        colour = COLOURS[sort_of(claim["verdict"])]
         axes.text(0, top, verdict, va="top", color=colour, fontweight="bold", fontsize=9)
         for text, size, of in beside:
             if text:
@@ -169,7 +170,7 @@ def _cells(claim: Row) -> tuple[str, list[tuple[str, int, str]], str]:
     grey = "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), why_open(claim))))
     beside = [
         (textwrap.fill(statement, 41), 10, "black"),
-        (climbed, 9, _COLOURS[sort]),
+        (climbed, 9, COLOURS[sort]),
         (textwrap.fill(grey, 47), 9, "#505050"),
     ]
     value, low, high = (_shown(claim[end], ".3g") for end in ("value", "low", "high"))

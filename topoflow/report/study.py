@@ -19,6 +19,7 @@ from topoflow import finished, storage
 from topoflow.config import Params, flat
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order
+from topoflow.dynamics.sensitivity import heading, in_words
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_comparison import read_map
 from topoflow.figures.of_run import kept_pictures
@@ -243,7 +244,7 @@ def _what_ran(study: _Study) -> str:
             "Layers": escape(of_models),
             "Checkpoints": f"{len(steps)}, at the optimiser steps {at}",
             "Distances": f"order-{first.findings['order']:g} Wasserstein, Euclidean ground metric, in units of the "
-            "filtration (Euclidean distance of hidden states)",
+            f"filtration (Euclidean distance of hidden states).{note.first_third(first.findings)}",
         }
     )
 
@@ -257,6 +258,9 @@ def _verdicts(study: _Study) -> Iterator[str]:
             "at says why. “Not supported” is no proof of the opposite; “shown absent” is."
         )
         yield _claims(facts)
+        yield from _under_other_choices(
+            study, layout.SENSITIVITY_FOLDER, study.params.runs(), f"{len(facts['runs'])} runs"
+        )
         return
     several = len(study.params.runs()) > 1
     why = "is not here (see what is missing)" if several else "needs two runs, and this study has one"
@@ -371,6 +375,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         *_texts(one),
         *(paragraph(prose(line)) for line in (*note.rivals(findings), *note.voids(findings))),
     ]
+    parts += _under_other_choices(study, one.run.folder("sensitivity"), [one.run], str(one.run))
     if one.diagrams is not None:
         of_all, made = note.caveats([]), one.diagrams.manifest
         of_this = note.caveats(made["constant_cells"], made.get("not_finite", ()))
@@ -393,6 +398,34 @@ def _one_run(study: _Study, one: _Found) -> str:
     )
     summary = f'<strong>{escape(name)}</strong> <span class="soft">{escape(verdicts)}</span>'
     return page.fold(summary, "\n".join(parts), kind="run", anchor=one.anchor, unfolded=alone)
+
+
+def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose: str) -> Iterator[str]:
+    """How verdicts fare under the alternatives of params.yaml, where that was computed."""
+    try:
+        facts = finished.read_sensitivity(folder, runs)
+    except ValueError as error:
+        study.missing.append(f"What alternatives say of {whose}: {error}.")
+        return
+    if facts is None:
+        return
+    told = facts["agreements"]
+    rows = [
+        [
+            escape(heading(one["name"])),
+            page.verdict(one["verdict"]),
+            "<br>".join(escape(f"{said}: {'; '.join(names)}") for said, names in one["flips"].items())
+            or "nothing",
+            f"{one['n_agree']} of {one['n_alternatives']}",
+        ]
+        for one in told
+    ]
+    yield "<h3>Under other choices</h3>"
+    yield paragraph(escape(in_words(len(told), sum(not one["flips"] for one in told), facts["n_rotations"])))
+    yield page.table(["claim", "verdict of the study's own choices", "flipped by", "agree"], rows, words=3)
+    caption = "Effects and verdicts under each alternative, and the choices behind them."
+    picture = read_bytes(folder / layout.SENSITIVITY_PICTURE)
+    yield page.picture(picture, f"{caption} ({whose})", caption)
 
 
 def _texts(one: _Found) -> Iterator[str]:

@@ -36,6 +36,10 @@ DISTANCES_FILE = "distances.csv"
 CONTROLS_FILE = "controls.csv"
 BEHAVIOUR_FILE = "behaviour.csv"
 MOVEMENT_FILE = "movement.csv"
+SENSITIVITY_FOLDER = Path("sensitivity")
+SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
+    f"sensitivity.{end}" for end in ("csv", "png", "json")
+)
 QUANTITIES_FILE = "quantities.csv"  # likewise vouched for, where there is one: older runs have none
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
@@ -70,7 +74,7 @@ class Run:
         return f"{self.model}-{self.objective}-{self.seed}"
 
     def folder(self, kind: str) -> Path:
-        """Where outs of the run stand: kind is activations, tuned, diagrams or results."""
+        """Where outs of the run stand: kind is activations, tuned, diagrams, results or sensitivity."""
         return Path(kind) / self.model / self.objective / f"seed_{self.seed}"
 
     def without_seed(self, several_models: bool) -> str:

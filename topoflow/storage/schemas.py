@@ -36,8 +36,8 @@ def check(
     Parameters
     ----------
     kind : str
-        "trajectory", "comparison", "activations", "diagrams", "model", "checkpoint" (a line), "prompt" (a line) or
-        "quantities".
+        "trajectory", "comparison", "sensitivity", "activations", "diagrams", "model", "checkpoint" (a line),
+        "prompt" (a line) or "quantities".
     path : path
         The file, for the message.
     value : object
@@ -129,14 +129,21 @@ def _adapters() -> dict[str, Any]:
     layers = Annotated[dict[layer_name, layer], Field(min_length=1)]
     claims = dict[text, claim]
     trajectory = model(
-        "Trajectory", diagrams=sha256, order=order, level=level, layers=layers, pooled=pooled,
-        claims=claims, declared=dict[text, number], exploratory=bool, files=files,
+        "Trajectory", diagrams=sha256, order=order, first_third=(text, "steps"), level=level, layers=layers,
+        pooled=pooled, claims=claims, declared=dict[text, number], exploratory=bool, files=files,
         texts=(dict[text, dict[text, text]], {}),
     )  # fmt: skip
     comparison = model(
-        "Comparison", order=order, level=level, runs=dict[text, pooled], claims=claims, exploratory=(bool, False),
-        files=files,
+        "Comparison", order=order, first_third=(text, "steps"), level=level, runs=dict[text, pooled], claims=claims,
+        exploratory=(bool, False), files=files,
     )  # fmt: skip
+    agreement: Any = model(
+        "Agreement", name=text, verdict=text, n_agree=whole,
+        n_alternatives=whole, flips=dict[text, list[text]],
+    )  # fmt: skip
+    sensitivity = model(
+        "Sensitivity", results=dict[text, sha256], agreements=list[agreement], n_rotations=whole, files=files
+    )
 
     numbers = Annotated[list[whole], Field(min_length=1)]
     cells = list[Annotated[list[whole], Field(min_length=2, max_length=2)]]
@@ -170,7 +177,8 @@ def _adapters() -> dict[str, Any]:
     )
     message: Any = model("Message", role=text, content=str)
     kinds = {
-        "trajectory": trajectory, "comparison": comparison, "activations": activations, "diagrams": diagrams,
+        "trajectory": trajectory, "comparison": comparison, "sensitivity": sensitivity, "activations": activations,
+        "diagrams": diagrams,
         "model": described, "checkpoint": checkpoint, "prompt": Annotated[list[message], Field(min_length=1)],
         "quantities": dict[text, maybe | text],
     }  # fmt: skip

@@ -273,7 +273,7 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         first, moved = (rng.normal(size=(n, hidden_size)) * spectrum for _ in range(2))
         last = first + 0.02 * moved
     plan = subsample_plan(n, topology.n_subsamples, topology.subsample_size, params.seed)
-    order = params.trajectory.order
+    order = params.trajectory.resolved_order
 
     def timed(call: Any) -> tuple[Any, float]:
         call()  # what is compiled or loaded at first

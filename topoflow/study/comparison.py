@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from topoflow.dynamics.embedding import classical_mds, diagram_distance_matrix
 from topoflow.dynamics.following import Trajectory
 from topoflow.dynamics.twins import spaced
 from topoflow.errors import InvalidArgument, Words
-from topoflow.finished import FinishedRun, is_exploratory
+from topoflow.finished import FinishedRun, is_exploratory, published
 from topoflow.followed import followed
 from topoflow.names import EFFECT_COLUMNS, MAP_COLUMNS, SEPARATION_COLUMNS
 from topoflow.storage import layout
@@ -54,6 +54,7 @@ _MUST_MATCH = {
     "complex": "filtration",
     "prepared": "metric, scale and directions",
     "order": "order of the Wasserstein distance",
+    "first_third": "first third of the concentration",
     "pooling": "recorded tokens",
 }
 # What may differ, but rounds otherwise: of the activations' manifest, which older sets do not say.
@@ -68,7 +69,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     InvalidArgument
         When there are fewer than two runs, one twice, or two that cannot be compared; what differs is named.
     """
-    _check_comparable(members)
+    check_comparable(members)
     warn_of_rounding(members)
     warn_of_templates(members)
     first = members[0]
@@ -103,14 +104,14 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
             )
             if compared is not None:
                 found[name] = compared
-    claims = _claims(params, members)
+    claims = claims_over_runs(params, members)
     _write_runs(folder, members)
     _write_distances(folder, shown, layers, steps, matrices, found)
     _write_effects(folder, shown, seed)
     _write_classification(folder, params, shown)
     write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
     return {
-        "order": first.facts["order"],
+        **{key: value for key, value in published(first.facts).items() if value != "steps"},
         "ground_metric": "euclidean",
         "level": params.claims.level,
         "n_subsamples": n_subsamples,
@@ -133,7 +134,8 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def _check_comparable(members: Sequence[FinishedRun]) -> None:
+def check_comparable(members: Sequence[FinishedRun]) -> None:
+    """Refuse runs of which a distance would mean nothing; what differs is named."""
     names = [str(member.run) for member in members]
     if len(members) < 2 or len(set(names)) < len(names):
         expected = "two or more, each of another model, objective or seed"
@@ -150,7 +152,7 @@ def _check_comparable(members: Sequence[FinishedRun]) -> None:
 
 def _made_with(member: FinishedRun) -> dict[str, Any]:
     """What a run's diagrams were made with; what its manifests leave out is the default."""
-    made = {"prepared": "clouds as recorded", **member.diagrams.manifest, "order": member.facts["order"]}
+    made = {"prepared": "clouds as recorded", **member.diagrams.manifest, **published(member.facts)}
     return {**made, "pooling": member.activations.manifest.get("pooling", Pooling().words)}
 
 
@@ -222,18 +224,23 @@ def _labellings(members: Sequence[FinishedRun]) -> dict[str, list[tuple[str, lis
     return labellings
 
 
-def _claims(params: Params, members: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
+def claims_over_runs(
+    params: Params,
+    members: Sequence[FinishedRun],
+    follow: Callable[[FinishedRun], Trajectory] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Every claim over runs, by name: of each model, of each two of its objectives, of each two models.
+
+    `follow` makes of a run what its claims see; by default, as its stored sets have it.
 
     Seeds are the units, so each comparison is of the seeds that all its labels have. A negative control is what its
     objective is held against, and no objective itself.
     """
+    follow = follow or (lambda one: followed(one.run, one.activations, one.diagrams, params))
     runs: dict[tuple[str, str], dict[int, Trajectory]] = {}
     for member in members:
         key = member.run.model, member.run.objective
-        runs.setdefault(key, {})[member.run.seed] = followed(
-            member.run, member.activations, member.diagrams, params
-        )
+        runs.setdefault(key, {})[member.run.seed] = follow(member)
     models, objectives = ([*dict.fromkeys(key[place] for key in runs)] for place in (0, 1))
     objectives = [objective for objective in objectives if not params.is_control(objective)]
     asked = {

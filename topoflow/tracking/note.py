@@ -25,7 +25,7 @@ _DEFINITIONS = {
     "same subsample at consecutive checkpoints; mean over subsamples; filtration distance",
     "displacement": "likewise between the first checkpoint and this one; filtration distance",
     "concentration": "share of the summed velocities that falls to intervals ending within the first third of "
-    "the optimiser steps",
+    "the optimiser steps; of the checkpoints, under `trajectory.order: published`",
     "concentration_per_step": "likewise with each velocity, its floor taken out in squares, divided by the "
     "optimiser steps of its interval",
     "concentration_expected": "share of the intervals that end within the first third: the mean of either "
@@ -123,6 +123,7 @@ def write_note(
         f"{', '.join(map(str, activations['layers']))}; {len(steps)} checkpoints from step {steps[0]} to {steps[-1]}. "
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
         f"the same subsample, in units of the filtration (Euclidean distance of hidden states{_prepared(diagrams)})."
+        + first_third(findings)
         + asked_as(recording.get("template", "auto"), (model or {}).get("chat_template"), pooled),
         "",
         *verdict_table(findings["claims"].values()),
@@ -150,6 +151,16 @@ def write_note(
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
     return _fitting(lines)
+
+
+def first_third(findings: Mapping[str, Any]) -> str:
+    """In what the first third of the concentration is counted, as a sentence; "" where it is optimiser steps.
+
+    >>> first_third({"first_third": "checkpoints"}), first_third({})
+    (' The first third of the concentration (Eq. 2) is counted in checkpoints.', '')
+    """
+    of = findings.get("first_third", "steps")
+    return "" if of == "steps" else f" The first third of the concentration (Eq. 2) is counted in {of}."
 
 
 def _fitting(lines: Sequence[str]) -> str:
@@ -454,8 +465,8 @@ def caveats(constant_cells: Sequence[Sequence[int]], not_finite: Sequence[Sequen
     """What a run does not show, as lines of Markdown; `constant_cells` and `not_finite` are (step, layer)."""
     constant = sorted({layer for _, layer in constant_cells})
     lines = [
-        "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of the "
-        "optimiser steps; it says *early* only where it is well above the expected share beside it.",
+        "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of "
+        "training; it says *early* only where it is well above the expected share beside it.",
         "",
         "**What this does not show.** One run is one draw of the order of its rows and of its first weights: what it "
         'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
@@ -506,7 +517,7 @@ def write_comparison_note(
         "",
         f"{len(names)} runs side by side: {', '.join(names)}. Distances are order-{facts['order']:g} Wasserstein with "
         f"Euclidean ground metric between H1 diagrams of the same subsample (the first {facts['n_subsamples']}), in "
-        "units of the filtration.",
+        f"units of the filtration.{first_third(facts)}",
         "",
     ]
     lines += [

@@ -162,6 +162,7 @@ def _diagram_bytes(
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
+    from topoflow.dynamics.twins import clock_of
     from topoflow.study.tables import write_movement, write_quantities, write_trajectory
 
     activations, stored = open_activations(run), open_diagrams(run)
@@ -176,7 +177,7 @@ def trajectory(params: Params, run: Run) -> None:
     follow = partial(
         follow_layer,
         plan=whole.recorded.plan,
-        order=settings.order,
+        order=settings.resolved_order,
         n_replicates=settings.n_replicates,
         engine=whole.recorded.engine,
         seed=params.seed,
@@ -193,7 +194,8 @@ def trajectory(params: Params, run: Run) -> None:
     # mean over prompts; empty if not recorded
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
     usable = len(behaviour) and np.isfinite(behaviour).all()
-    pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed)
+    clock = clock_of(settings.clock, steps) if settings.clock != "steps" else None
+    pooled = describe_pooled(layers, steps, behaviour[:, 0] if usable else None, params.seed, clock)
     measured = {step: activations.measured(step) for step in activations.steps}
     numbers = {step: _parted(found, text=False) for step, found in measured.items()}
     first, last = numbers[activations.steps[0]], numbers[activations.steps[-1]]
@@ -201,10 +203,13 @@ def trajectory(params: Params, run: Run) -> None:
     said = {step: _parted(measured[step], text=True) for step in sorted(set(ends))}
     facts = {
         "diagrams": stored.sha256,
-        "order": settings.order,
+        "order": settings.resolved_order,
+        **({} if clock is None else {"first_third": settings.clock}),  # else of the steps
         "ground_metric": "euclidean",
         "level": params.claims.level,
-        "layers": dict(zip(map(layer_name, names), describe_run(layers, steps, params.seed), strict=True)),
+        "layers": dict(
+            zip(map(layer_name, names), describe_run(layers, steps, params.seed, clock), strict=True)
+        ),
         "pooled": {**pooled, **describe_movement(whole)},
         "claims": {verdict.name: asdict(verdict) for verdict in whole.verdicts},
         "declared": asdict(params.claims),
