@@ -26,6 +26,11 @@ class Dominance:
         Share of the coordinate with the largest variance; never above that of the direction.
     index : int
         Which coordinate that is, counted from 0.
+
+    Examples
+    --------
+    >>> Dominance(direction=0.83, coordinate=0.2, index=12).dominates
+    True
     """
 
     direction: float
