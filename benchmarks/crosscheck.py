@@ -28,7 +28,7 @@ from topoflow.storage import ACTIVATIONS, DIAGRAMS, layout, open_set
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.training.models import locate
 
-FIVE = (0, 25, 50, 75, 100)
+FIVE = (10, 35, 60, 85, 110)
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def check_diagrams(activations: Any, diagrams: Any, step: int, layer: int) -> No
     worst = n_bars = 0.0
     for prompts, (h0, h1) in zip(plan, diagrams.diagrams(step, layer), strict=True):
         theirs = ripser(squareform(pdist(cloud[prompts].astype(np.float64))), distance_matrix=True)["dgms"]
-        for mine, other in ((h0, theirs[0][:-1]), (h1, theirs[1])):
+        for mine, other in ((h0[np.isfinite(h0[:, 1])], theirs[0][:-1]), (h1, theirs[1])):
             mine, other = (
                 np.array(sorted(map(tuple, bars[bars[:, 0] < bars[:, 1]]))) for bars in (mine, other)
             )

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from support import REPOSITORY, llama
@@ -329,7 +330,7 @@ def test_tables_of_verdicts_are_those_of_the_committed_results():
             table = [line.strip() for line in match[2].splitlines()]
             assert table == verdict_table(REPOSITORY / match[1]), f"{page}: {match[1]}"
             n_tables += 1
-    assert n_tables == 4
+    assert n_tables == 5
 
 
 def test_numbers_in_the_text_are_those_of_the_committed_results():
@@ -366,6 +367,47 @@ def test_numbers_in_the_text_are_those_of_the_committed_results():
     }.items():
         text = " ".join((REPOSITORY / page).read_text(encoding="utf-8").split())
         assert [one for one in said if one not in text] == [], page
+
+
+def test_tables_and_numbers_of_the_study_of_smollm2_are_those_of_its_committed_results():
+    study = REPOSITORY / "studies" / "smollm2"
+    labels = [
+        f"{objective}{kind}" for objective in ("helpful", "harmless", "mixed") for kind in ("", "_shuffled")
+    ]
+    labels.insert(4, "harmless_constant")
+    rows: list[str] = []
+    early = 0
+    for label in labels:
+        name = label.replace("_shuffled", ", shuffled").replace("_constant", ", constant rate")
+        runs = sorted((study / "results" / "smollm2" / label).iterdir())
+        found = [json.loads((run / "trajectory.json").read_text(encoding="utf-8")) for run in runs]
+        assert not any("texts" in one for one in found)  # some answers repeat a prompt
+        pooled = [one["pooled"] for one in found]
+        shares = [f"{np.mean([one[f'early_share_h{h}'] for one in pooled]):.2f}" for h in (1, 0)]
+        concentrations, ps = ([one[key] for one in pooled] for key in ("concentration", "concentration_p"))
+        peaks = [", ".join(str(one[key]) for one in pooled) for key in ("peak_step", "behaviour_peak_step")]
+        size = f"{np.mean(concentrations):.3f} ({min(concentrations):.3f} to {max(concentrations):.3f})"
+        rows.append(f"| {' | '.join([name, size, f'{max(ps):.1g}', *shares, *peaks])} |")
+        early += sum(p <= 0.05 for p in ps)
+        losses = [list(csv.DictReader((run / "quantities.csv").open(encoding="utf-8"))) for run in runs]
+        for step, said in ((0, "nothing (step 0)"), (-1, name)):
+            ends = [
+                f"{np.mean([float(one[step][f'held_out_loss/{of}']) for one in losses]):.2f}"
+                for of in ("harmless", "helpful")
+            ]
+            rows.append(f"| {said} | {' | '.join(ends)} |")
+    page = (REPOSITORY / "docs" / "studies" / "smollm2.md").read_text(encoding="utf-8")
+    assert [row for row in rows if row not in page] == []
+    assert f"{early} of the 21 runs" in page
+    claims = json.loads((study / "comparison/comparison.json").read_text(encoding="utf-8"))["claims"]
+    text = " ".join(page.split())
+    for name, words in {
+        "early_h1": "{value:.2f} for loops (95 % interval −0.01 to {high:.2f})",
+        "early_h0": "For components it is {value:.2f}",
+        "calm_h1": "{value:.2f} (loops, {low:.2f} to {high:.2f})",
+        "calm_h0": "{value:.2f} (components, {low:.2f} to {high:.2f})",
+    }.items():
+        assert words.format_map(claims[name]) in text, name
 
 
 def messages_of_the_code() -> list[str]:
