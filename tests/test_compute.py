@@ -22,7 +22,7 @@ from topoflow.topology.point_clouds import subsample_plan
 
 CLOUDS = [np.random.default_rng(i).standard_normal((40, 8)).astype(np.float32) for i in range(12)]
 PLAN = subsample_plan(40, 6, 24, seed=3)
-TASKS = [(cloud, PLAN, "auto", (8, layer)) for layer, cloud in enumerate(CLOUDS)]
+TASKS = [(cloud, PLAN, "auto", 1, (8, layer)) for layer, cloud in enumerate(CLOUDS)]
 
 
 def diagrams(compute: Compute) -> list[bytes]:
@@ -71,7 +71,7 @@ def test_results_come_one_by_one_and_tasks_are_drawn_as_needed():
 
 
 def test_an_error_of_a_cell_reaches_the_caller_whole():
-    bad = [(np.full((40, 8), np.nan), PLAN, "auto", (8, 3))]
+    bad = [(np.full((40, 8), np.nan), PLAN, "auto", 1, (8, 3))]
     with refused(name="points of the states recorded at step 8, layer 3", expected="finite"):
         list(map_cells(_diagram_bytes, bad, 1, Compute(backend="processes", n_jobs=2), "bad"))
 

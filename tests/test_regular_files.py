@@ -289,6 +289,7 @@ MAY = {
     "report.page Image.open": "from memory",
     "samples (resources.files('topoflow') / 'samples' / f'{name}.yaml').read_text": "the package's own",
     "study.scaffold (source / name).read_text": "the package's own",
+    "study.sensitivity FinishedRun.open": "which opens by topoflow.storage.files",
     "study.stages.reporting FinishedRun.open": "which opens by topoflow.storage.files",
     "storage.sets archive.open": "from memory",
     "tracking.dataset files.read_bytes": "DVC's view of a repository",

@@ -609,7 +609,7 @@ def test_states_that_are_not_finite_are_named_with_their_cell():
     cloud = np.ones((4, 2))
     cloud[2] = np.nan
     with refused(name="points of the states recorded at step 8, layer 3", expected="finite"):
-        stages.topology._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", (8, 3))
+        stages.topology._diagram_bytes(cloud, np.array([[0, 1, 2, 3]]), "auto", 1, (8, 3))
 
 
 @pytest.mark.parametrize(

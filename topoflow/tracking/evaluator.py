@@ -19,7 +19,6 @@ import numpy.typing as npt
 from topoflow.errors import InvalidArgument, UnknownKey, Words
 from topoflow.names import layer_name, metric_name
 from topoflow.topology.arrays import as_array
-from topoflow.topology.point_clouds import check_whole_number
 
 MODEL_TYPE = "topology"
 # MLflow takes at most this many metrics in one request.
@@ -61,6 +60,9 @@ class _Settings:
         for key in config or {}:
             if key not in known:
                 raise UnknownKey("evaluator_config", key, known)
+        # here, since MLflow imports this module wherever it looks for evaluators, and numba takes long
+        from topoflow.topology.point_clouds import check_whole_number
+
         settings = cls(**(config or {}))
         check_whole_number("maxdim", settings.maxdim, at_least=1, at_most=2)
         return settings
