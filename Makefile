@@ -37,7 +37,7 @@ lint: $(READY)
 	$(ACTIVE) mypy
 
 docs: $(READY) ## the documentation, into site/
-	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	$(ACTIVE) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV): some minutes, and 3 GB of disk"

@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {
     "CHANGELOG.md": "Changelog",
     "CONTRIBUTING.md": "Contributing",
-    "RELIABILITY.md": "Reliability",
     "SECURITY.md": "Security",
 }
 
@@ -48,15 +47,18 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {"reference/params.md": params_page(), "reference/cli.md": cli_page()}
     for name in ROOT_PAGES:
         if (ROOT / name).is_file():
-            pages[_page(name)] = (ROOT / name).read_text(encoding="utf-8")
+            pages[_page(name)] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
-    compared = {f"{study.name}/": study / "comparison" for study in (ROOT / "studies").glob("*")}
-    for place, folder in {"": ROOT / "comparison", **compared}.items():
-        for picture in sorted(folder.glob("*.png")):
-            where = f"pictures/{place}comparison/{picture.name}"
-            files.append(File.generated(config, where, abs_src_path=str(picture)))
+    for picture in sorted([*ROOT.glob("comparison/*.png"), *ROOT.glob("studies/*/*/*.png")]):
+        where = f"pictures/{picture.relative_to(ROOT).as_posix().removeprefix('studies/')}"
+        files.append(File.generated(config, where, abs_src_path=str(picture)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let links to the root's pages, right where the repository is read, lead to the site's."""
+    return re.sub(rf"\]\((?:\.\./)+({'|'.join(ROOT_PAGES)})", lambda link: f"]({_page(link[1])}", markdown)
 
 
 def on_post_build(config: Any) -> None:

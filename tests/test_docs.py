@@ -489,3 +489,9 @@ def test_the_readme_links_to_what_there_is():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (REPOSITORY / target).is_file(), target
+
+
+def test_a_warning_of_the_documentation_ends_its_build():
+    """With --quiet mkdocs does not see its own warnings, and --strict then lets a broken link pass."""
+    (command,) = re.findall(r"mkdocs build.*", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    assert command.split()[2:] == ["--strict"]
