@@ -4,7 +4,7 @@ VENV ?= .venv
 OBJECTIVE ?= helpful
 # the folder that `make real` makes a study in, and changes to its params.yaml: `make real SET='model.smollm2.id=...'`
 REAL ?= ../topoflow-smollm2
-SET ?= seed=20260619
+SET ?=
 # processes that run tests, each file in one of them
 WORKERS ?= 2
 # installed once for each content of the lock file and pyproject.toml
@@ -22,7 +22,7 @@ ui: $(READY)
 	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
 
 real: $(READY) ## the study of docs/studies/smollm2.md, with its controls: 90 minutes on two cores, resumed if interrupted
-	test -e $(REAL)/params.yaml || $(ACTIVE) topoflow init $(REAL) --preset smollm2_hh --set "$(SET)"
+	test -e $(REAL)/params.yaml || $(ACTIVE) topoflow init $(REAL) --preset smollm2_hh $(if $(SET),--set "$(SET)")
 	cd $(REAL) && $(ACTIVE) dvc repro && $(ACTIVE) topoflow report
 
 test: $(READY) ## all tests
