@@ -109,6 +109,7 @@ def test_the_light_modules_import_nothing_heavy(module):
     assert not modules_after(f"import {module}") & set(HEAVY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["recording.callback", "training.sft", "training.models"])
 def test_recording_and_training_do_not_know_mlflow(module):
     found = modules_after(f"import topoflow.{module}")

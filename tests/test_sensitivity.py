@@ -114,6 +114,7 @@ def test_the_studys_own_choices_say_what_the_results_say_and_each_alternative_ha
     assert "picked afterwards is no evidence" in " ".join(found.stdout.split())
 
 
+@pytest.mark.slow
 def test_what_was_computed_before_a_stop_is_not_computed_again_and_other_inputs_are(params, monkeypatch):
     asked, compute = [], Examination.verdicts
 
@@ -196,6 +197,7 @@ def test_a_claim_passes_only_where_the_claim_before_it_does_so_in_the_same_model
     }
 
 
+@pytest.mark.slow
 def test_a_report_shows_alternatives_of_the_results_as_they_are_and_names_others(params):
     sensitivity.of_run(params, RUN)
     assert b"Under other choices" in report(params)[0]

@@ -56,8 +56,9 @@ def test_jitter_that_shrinks_is_called_movement_as_rarely_as_the_level_says(n_an
     [
         "shrinking jitter",
         "walk, cosine",
-        "walk from near copies",  # fast at first, as copies part
-        "walk from near copies, the space turns late",
+        # fast at first, as copies part
+        pytest.param("walk from near copies", marks=pytest.mark.slow),
+        pytest.param("walk from near copies, the space turns late", marks=pytest.mark.slow),
         "drift, cosine",
         "growth",
         "4 movers of 80",
@@ -71,6 +72,7 @@ def test_what_is_not_early_is_hardly_ever_called_early(name):
         assert found["calm", homology, "supported"] <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["early loop, wide", "near copies gather early"])
 def test_what_is_early_is_found_in_states_of_more_dimensions_than_prompts(name):
     assert counts("One run, 13 anchors", name, 5)["early", "H0", "supported"] >= 4
@@ -93,6 +95,7 @@ def test_topology_does_not_lead_where_all_prompts_translate_alike():
         assert found[f"leads, {n} seeds", homology, "cannot tell"] == 3  # topology does not move at all
 
 
+@pytest.mark.slow
 def test_what_leads_in_controls_as_well_is_not_said_of_the_objective_and_controls_at_rest_explain_nothing():
     name = "cosine and an early loop"
     loop, drift = verdicts.STUDIES[name][0], verdicts.CONTROLS[name]
