@@ -74,7 +74,7 @@ class FinishedRun:
 
     def asked(self) -> dict[str, str]:
         """The evaluation prompts by the name of the answer to each; see the function `asked`."""
-        return asked(self.activations.manifest["prompts_sha256"], self.results.parents[3])
+        return asked(self.facts, self.activations.manifest["prompts_sha256"], self.results.parents[3])
 
     @property
     def sha256(self) -> str:
@@ -110,15 +110,15 @@ class FinishedRun:
                 )
 
 
-def asked(prompts_sha256: str, root: Path = Path()) -> dict[str, str]:
+def asked(facts: Mapping[str, Any], prompts_sha256: str, root: Path = Path()) -> dict[str, str]:
     """The evaluation prompts by the name of the model's answer to each, such as `answers/1`.
 
-    Empty where data/prompts.jsonl is no longer the file that was recorded from.
+    Empty where no text was recorded, or data/prompts.jsonl is no longer the file that was recorded from.
     """
     path = root / layout.PROMPTS_FILE
-    if not path.is_file() or storage.sha256_of_file(path) != prompts_sha256:
+    if not facts.get("texts") or not path.is_file() or storage.sha256_of_file(path) != prompts_sha256:
         return {}
-    prompts = (schemas.check("prompt", path, line) for line in layout.read_json_lines(path))
+    prompts = layout.read_prompts(path)
     return {f"answers/{number}": prompt[-1]["content"] for number, prompt in enumerate(prompts, 1)}
 
 

@@ -64,7 +64,7 @@ Series = NDArray[np.float64]
 Number = float | int | None
 # So many checkpoints are compared with all others: the pairs of all would grow with the square of a run's length.
 MOST_PAIRED = 128
-H2 = "h2"  # as the names of its series begin
+_OF_VOIDS = (column(2, VELOCITY), column(2, DISPLACEMENT))
 
 
 def paired_checkpoints(n_checkpoints: int) -> NDArray[np.int64]:
@@ -138,7 +138,7 @@ class LayerTrajectory:
     @property
     def has_voids(self) -> bool:
         """Whether H2 was followed as well."""
-        return f"{H2}_velocity" in self.series
+        return _OF_VOIDS[0] in self.series
 
 
 def follow_layer(
@@ -196,7 +196,7 @@ def follow_layer(
     series: dict[str, Series] = {}
     of_voids: dict[str, Series] = {}  # stand last: the columns before them are the same with them and without
     for name, by_subsample in way.moved.items():
-        of = of_voids if name.startswith(H2) else series
+        of = of_voids if name in _OF_VOIDS else series
         of[name], of[f"{name}_std"] = by_subsample.mean(axis=1), by_subsample.std(axis=1)
     low = high = np.full(len(cells) - 1, np.nan)
     replicates = None

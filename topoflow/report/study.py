@@ -430,7 +430,9 @@ def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose
 
 def _texts(one: _Found) -> Iterator[str]:
     """What the model answered, at the first checkpoint, the peak and the last."""
-    prompts = finished.asked(one.activations.manifest["prompts_sha256"]) if one.activations else {}
+    prompts = (
+        finished.asked(one.findings, one.activations.manifest["prompts_sha256"]) if one.activations else {}
+    )
     header, rows = note.texts(one.findings, prompts)
     if rows:
         yield page.table(header, [list(map(escape, row)) for row in rows], words=len(header))

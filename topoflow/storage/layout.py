@@ -145,10 +145,10 @@ def read_model(path: Path) -> dict[str, Any]:
     return dict(schemas.check("model", path, read_json(path), again(f"model@{path.stem}")))
 
 
-def read_prompts() -> list[Any]:
+def read_prompts(path: Path = PROMPTS_FILE) -> list[Any]:
     """The evaluation prompts, one a line."""
-    lines = read_json_lines(PROMPTS_FILE)
-    return [schemas.check("prompt", PROMPTS_FILE, line, again("prompts")) for line in lines]
+    lines = read_json_lines(path)
+    return [schemas.check("prompt", path, line, again("prompts")) for line in lines]
 
 
 def read_training_rows(objective: str) -> list[Any]:

@@ -102,17 +102,22 @@ def diagrams_h0_h1(
     >>> h0[:, 1].tolist(), h1.round(3).tolist()
     ([1.0, 1.0, 1.0, inf], [[1.0, 2.236]])
     """
-    if plan.shape[1] > LARGEST_CLOUD:
-        expected = f"of at most {LARGEST_CLOUD} points for the lune engine"
-        raise InvalidArgument("the cloud", expected, plan.shape[1])
-    # One layout, contiguous and writable, so that the kernel is compiled once.
-    h0, h0_offsets, h1, h1_offsets = cell_bars(
-        np.require(distances, np.float64, ["C", "W"]), np.require(plan, np.int64, ["C", "W"])
-    )
+    h0, h0_offsets, h1, h1_offsets = cell_bars(*as_kernels_take(distances, plan, "lune"))
     return [
         [h0[h0_offsets[k] : h0_offsets[k + 1]], h1[h1_offsets[k] : h1_offsets[k + 1]]]
         for k in range(len(plan))
     ]
+
+
+def as_kernels_take(
+    distances: NDArray[np.float64], plan: NDArray[np.int64], engine: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Refuse clouds too large for `filtration`, and give all one layout, so that kernels are compiled once."""
+    if plan.shape[1] > LARGEST_CLOUD:
+        expected = f"of at most {LARGEST_CLOUD} points for the {engine} engine"
+        raise InvalidArgument("the cloud", expected, plan.shape[1])
+    # contiguous and writable
+    return np.require(distances, np.float64, ["C", "W"]), np.require(plan, np.int64, ["C", "W"])
 
 
 @intrinsic

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from topoflow.errors import InvalidArgument, Words
 from topoflow.topology.compiled import compiled
-from topoflow.topology.lune import LARGEST_CLOUD, filtration
+from topoflow.topology.lune import as_kernels_take, filtration
 
 MOST_LENGTHS = 2**24
 """Different lengths that a filtration may have: float32 holds no more whole numbers one after another."""
@@ -63,13 +63,7 @@ def diagrams_by_redzed(
     >>> len(h1), h2.round(3).tolist()
     (0, [[1.414, 2.0]])
     """
-    if plan.shape[1] > LARGEST_CLOUD:
-        expected = f"of at most {LARGEST_CLOUD} points for the redzed engine"
-        raise InvalidArgument("the cloud", expected, plan.shape[1])
-    distances = np.require(
-        distances, np.float64, ["C", "W"]
-    )  # one layout, as lune's kernels are compiled for
-    plan = np.require(plan, np.int64, ["C", "W"])
+    distances, plan = as_kernels_take(distances, plan, "redzed")
     return [_diagrams(distances, row, maxdim, thresh) for row in plan]
 
 

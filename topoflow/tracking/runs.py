@@ -129,9 +129,10 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        note = _write_artifacts(Path(folder), done, _page(run))
+        prompts = done.asked()
+        note = _write_artifacts(Path(folder), done, _page(run), prompts)
         client.log_artifacts(run_id, folder, "topology")
-    _log_texts(client, run_id, done)
+    _log_texts(client, run_id, done.facts, prompts)
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
     set_tags(run_id, {**tags, TRAJECTORY_TAG: done.sha256})  # last: it says that the run is full
 
@@ -415,14 +416,14 @@ def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
     client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags)])
 
 
-def _log_texts(client: Any, run_id: str, done: FinishedRun) -> None:
+def _log_texts(client: Any, run_id: str, facts: Mapping[str, Any], prompts: Mapping[str, str]) -> None:
     """What was recorded as text as a table of MLflow's, once: a second call would add its rows again."""
-    header, rows = texts(done.facts, done.asked())
+    header, rows = texts(facts, prompts)
     if rows and not any(there.path == _TEXTS for there in client.list_artifacts(run_id)):
         client.log_table(run_id, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), _TEXTS)
 
 
-def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
+def _write_artifacts(folder: Path, done: FinishedRun, page: Page, prompts: Mapping[str, str]) -> str:
     """Pictures, tables, definitions and the note, into a folder; returns the note."""
     from topoflow.figures.of_run import kept_pictures
 
@@ -441,7 +442,7 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page) -> str:
         done.diagrams.manifest,
         page,
         model=done.described(),
-        prompts=done.asked(),
+        prompts=prompts,
         dominated=dominated(done.activations, done.diagrams),
     )
     (folder / "note.md").write_text(note, encoding="utf-8")
