@@ -21,7 +21,7 @@ run: $(READY) ## one objective end to end on the bundled model
 ui: $(READY)
 	$(ACTIVE) mlflow ui --host 127.0.0.1 --port 5000
 
-real: $(READY) ## the study of docs/studies/smollm2.md, with its controls: 90 minutes on two cores, resumed if interrupted
+real: $(READY) ## the study of docs/studies/smollm2.md, with its controls: about 90 minutes on two cores, resumed if interrupted
 	test -e $(REAL)/params.yaml || $(ACTIVE) topoflow init $(REAL) --preset smollm2_hh $(if $(SET),--set "$(SET)")
 	cd $(REAL) && $(ACTIVE) dvc repro && $(ACTIVE) topoflow report
 
