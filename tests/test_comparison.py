@@ -134,7 +134,7 @@ def test_two_models_are_compared_and_the_tables_say_how(study, tmp_path):
     claim = facts["claims"]["tiny_and_other_amount_h1_of_helpful"]
     assert claim["statement"] == "tiny and other evolve differently: in amount, for these prompts"
     assert claim["verdict"] == "cannot tell"  # the checkpoints have no twins
-    assert "twin checkpoints" in claim["rule"]
+    assert "twin checkpoints" in claim["why"]
     assert {found["verdict"] for found in facts["claims"].values()} == {"cannot tell"}
     assert claim["beside"] == "whether prompts were put alike to both is not known"
     separation = (tmp_path / "separation.csv").read_text().splitlines()

@@ -110,6 +110,7 @@ def of_finished(recording: Any, steps: Sequence[int]) -> Callable[[int], None]:
 
 def recorded(recording: Any) -> str:
     """What a `TopologyCallback` has recorded at its last checkpoint, in words."""
-    answers = " and their answers" if recording.behaviour else ""
+    behaviour = ", with next-token distributions" if recording.behaviour else ""
     layers = ", ".join(map(str, recording.layers))
-    return f"{len(recording.prompts)} prompts{answers} recorded at layer{'s' * (len(recording.layers) > 1)} {layers}"
+    where = f"layer{'s' * (len(recording.layers) > 1)} {layers}"
+    return f"{len(recording.prompts)} prompts recorded at {where}{behaviour}"

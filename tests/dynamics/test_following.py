@@ -97,14 +97,14 @@ def test_where_the_learning_rates_are_not_known_nothing_in_their_time_can_be_tol
         *topoflow.compare({"a": [unknown(), unknown()], "b": [unknown(), unknown()]}, kind="models").verdicts,
     ]
     controlled = topoflow.compare({"a": [known] * 2}, kind="runs", controls={"a": [unknown()] * 2}).verdicts
-    (of_control,) = {v.rule.rpartition("; ")[2] for v in controlled if v.claim == "early"}
+    (of_control,) = {v.why for v in controlled if v.claim == "early"}
     assert of_control == "its control needs the learning rate of every optimiser step"
     assert "supported" not in {v.verdict for v in controlled if v.claim in ("early", "calm")}
     for verdict in (*one, *over):
         if verdict.claim not in ("moves", "amount"):
             assert verdict.verdict == "cannot tell", verdict
         if verdict.claim in ("early", "timing"):
-            assert verdict.rule.endswith("needs the learning rate of every optimiser step")
+            assert verdict.why.endswith("needs the learning rate of every optimiser step")
             assert verdict.value is None
     assert said(one)["moves", "H1"] == "supported"
 
@@ -113,7 +113,7 @@ def test_a_run_without_a_burst_in_its_first_half_is_said_to_have_none():
     late = [run(lambda step: 1 / (1 + np.exp(-(step - 38) / 2)), seed) for seed in range(3)]
     calm = [v for v in topoflow.compare({"ring": late}, kind="runs").verdicts if v.claim == "calm"]
     assert {v.verdict for v in calm} == {"cannot tell"}
-    assert all("needs a burst in the first half, and 1 of 3 seeds have none" in v.rule for v in calm)
+    assert all("needs a burst in the first half, and 1 of 3 seeds have none" in v.why for v in calm)
 
 
 def test_without_twins_nothing_can_be_told_and_the_reason_is_said():
@@ -121,7 +121,7 @@ def test_without_twins_nothing_can_be_told_and_the_reason_is_said():
     clouds = {step: {1: rng.normal(size=(40, 4))} for step in range(0, 50, 5)}
     verdicts = topoflow.follow(clouds, topology=topoflow.Topology(4, 20)).verdicts
     assert {v.verdict for v in verdicts} == {"cannot tell"}
-    assert all("twin checkpoints" in v.rule for v in verdicts)
+    assert all("twin checkpoints" in v.why for v in verdicts)
 
 
 def remembered(steps, memory, seed, last=75):
@@ -256,7 +256,7 @@ def test_one_seed_cannot_tell_and_says_how_many_it_needs():
     found = topoflow.compare({"ring": [run(early, 0)]}, kind="runs").verdicts
     early_of = next(v for v in found if (v.claim, v.homology) == ("early", "H1"))
     assert early_of.verdict == "cannot tell"
-    assert "needs 2 seeds, and has 1" in early_of.rule
+    assert "needs 2 seeds, and has 1" in early_of.why
 
 
 def test_objectives_need_six_seeds_and_then_are_told_apart():
@@ -265,7 +265,7 @@ def test_objectives_need_six_seeds_and_then_are_told_apart():
 
     few = topoflow.compare({"a": group(early, 3, 0), "b": group(early, 3, 1)}).verdicts
     assert {v.verdict for v in few} == {"cannot tell"}
-    assert "needs 6 seeds of each label, and has 3" in few[0].rule
+    assert "needs 6 seeds of each label, and has 3" in few[0].why
     assert few[0].beside == ""
     apart = topoflow.compare({"a": group(early, 6, 0), "b": group(lambda s: 0.4 * early(s), 6, 1)}).verdicts
     assert apart[0].p == 1 / 32

@@ -589,7 +589,7 @@ def test_a_formula_in_a_table_is_text_and_a_note_has_no_html(tmp_path):
         "plain",
     ]
     hostile = "<img src=x onerror=alert(1)> | b\nc"
-    words = ("claim", "homology", "statement", "statistic", "verdict", "rule", "beside")
+    words = ("claim", "homology", "statement", "statistic", "verdict", "rule", "beside", "why")
     claim = dict.fromkeys(words, hostile)
     numbers = {"value": 1.0, "low": None, "high": None, "p": None}
     table = "\n".join(verdict_table([{**claim, **numbers, "steps": [(hostile, hostile)]}]))
@@ -626,7 +626,7 @@ def test_a_browser_runs_no_script_that_a_strangers_text_holds(study):
     path = study.folder / f"results/{SET}/trajectory.json"
     facts = json.loads(path.read_bytes())
     for claim in facts["claims"].values():
-        claim |= dict.fromkeys(("statement", "statistic", "rule", "beside"), HOSTILE)
+        claim |= dict.fromkeys(("statement", "statistic", "rule", "beside", "why"), HOSTILE)
     path.write_bytes(storage.json_bytes(facts))
     assert study("report") == 0, study.output
     assert HOSTILE not in (study.folder / "report.html").read_text()

@@ -36,7 +36,9 @@ def test_mlflow_run_leaves_one_finished_run_with_training_and_topology(study):
     output = real.mlflow_run(objective="helpful")
     assert output.count("Running stage 'finetune@tiny-helpful-0'") == 1
     assert re.search(
-        r"^step 1 of 4: loss \d.*, 24 prompts and their answers recorded at layers 1, 2", output, re.M
+        r"^step 1 of 4: loss \d.*, 24 prompts recorded at layers 1, 2, with next-token distributions",
+        output,
+        re.M,
     )
     assert "What may be said of tiny-helpful-0:" in output
     assert "git add" not in output  # nor what else DVC advises

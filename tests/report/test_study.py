@@ -240,7 +240,7 @@ def test_json_cannot_end_its_script_and_prose_is_escaped_before_it_is_marked_up(
     assert json.loads(text) == {"a": [HOSTILE, "<!--", None, 0.333333], "b": [1, None]}
     assert page.prose("**a** *b* `c` <b>") == "<strong>a</strong> <em>b</em> <code>c</code> &lt;b&gt;"
     assert page.prose("2 * 3 * 4") == "2 * 3 * 4"
-    words = ("claim", "homology", "statement", "statistic", "rule", "verdict", "beside")
+    words = ("claim", "homology", "statement", "statistic", "rule", "verdict", "beside", "why")
     hostile = dict.fromkeys(words, HOSTILE)
     missing = dict.fromkeys(("value", "low", "high", "p"))
     table = page.claims_table([{**hostile, **missing, "steps": [(HOSTILE, HOSTILE)]}])
@@ -488,7 +488,8 @@ def test_claims_stand_in_the_order_of_reading_each_with_the_rung_that_decided_an
     numbers = dict.fromkeys(("value", "low", "high", "p"))
     html = page.claims_table(
         {
-            **words, **numbers, "claim": name, "homology": homology, "verdict": verdict, "rule": "if p; too few",
+            **words, **numbers, "claim": name, "homology": homology, "verdict": verdict, "rule": "if p",
+            "why": "too few" if verdict == "cannot tell" else "",
             "steps": [("moves", "passed"), ("the learning rate", "passed" if verdict == "supported" else verdict)],
         }
         for homology in ("H0", "H1")

@@ -191,7 +191,9 @@ class Recording:
     template: Literal["auto", "chat", "hh", "plain"] = (
         "auto"  # how a prompt becomes text, see TopologyCallback
     )
-    answers: Annotated[Natural, Field(le=64)] = 0  # first prompts, answered greedily at each checkpoint
+    answers: Annotated[Natural, Field(le=64)] = (
+        0  # prompts, evenly spread, answered greedily at each checkpoint
+    )
     pooling: Kind = "last"  # these two: which tokens make a point, see Pooling
     position: Position = -1
 

@@ -101,7 +101,7 @@ def compare(
     With two seeds nothing can be told.
 
     >>> (h1, h0) = compare({label: group[:2] for label, group in runs.items()}).verdicts
-    >>> h1.verdict, h1.rule.rpartition("; ")[2]
+    >>> h1.verdict, h1.why
     ('cannot tell', 'needs 6 seeds of each label, and has 2')
     """
     if kind not in KINDS:

@@ -76,7 +76,7 @@ _COLUMNS = {
     "separation": SEPARATION_COLUMNS,
     "effects": EFFECT_COLUMNS[:7],
     "verdicts": ("claim", "homology", "statement", "statistic", "value", "low", "high",
-                 "p", "verdict", "steps", "rule"),
+                 "p", "verdict", "steps"),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
+from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of
 from topoflow.figures import style
 from topoflow.figures.style import GREY, WIDTH
 
@@ -113,7 +113,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     ----------
     claims : sequence of mapping
         Rows of verdicts.csv: `claim`, `homology`, `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict`,
-        `steps`, `rule` and, of newer tables, `beside`. An empty field is a missing number.
+        `steps` and, of newer tables, `beside` and `why`. An empty field is a missing number.
     title : str
         Title of the picture.
 
@@ -167,7 +167,7 @@ def _cells(claim: Row) -> tuple[str, list[tuple[str, int, str]], str]:
     # a rung is not parted between two lines
     climbed = " → ".join(rung.replace(" ", "\u00a0") for rung in rungs(steps))
     climbed = textwrap.fill(climbed, 47, break_long_words=False).replace("\u00a0", " ")
-    grey = "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), why_open(claim))))
+    grey = "; ".join(filter(None, (claim["statistic"], claim.get("beside", ""), claim.get("why", ""))))
     beside = [
         (textwrap.fill(statement, 41), 10, "black"),
         (climbed, 9, COLOURS[sort]),

@@ -155,13 +155,17 @@ def held_out_loss(
 
 
 def greedy_answers(
-    prompts: Sequence[Any], *, max_new_tokens: int = 40, max_length: int = 512, template: str = "auto"
+    prompts: Sequence[Any] | Mapping[str, Any],
+    *,
+    max_new_tokens: int = 40,
+    max_length: int = 512,
+    template: str = "auto",
 ) -> Quantity:
     """What a model answers to a few prompts at each checkpoint, taking the likeliest token each time.
 
     Parameters
     ----------
-    prompts : sequence of str or of lists of messages
+    prompts : sequence of str or of lists of messages, or mapping of str to such
         Few, since each answer takes as many forward passes as it has tokens; all are answered in one batch.
     max_new_tokens : int
         Tokens of an answer at most.
@@ -173,7 +177,7 @@ def greedy_answers(
     Returns
     -------
     Quantity
-        Its texts are called 1, 2 and so on, in the order of the prompts.
+        Its texts are called as the prompts are; those of a sequence 1, 2 and so on.
 
     Raises
     ------
@@ -189,10 +193,13 @@ def greedy_answers(
     max_length = check_whole_number("max_length", max_length, at_least=1)
     if not len(prompts):
         raise InvalidArgument("prompts", "at least one", prompts)
+    if not isinstance(prompts, Mapping):
+        prompts = {str(number): prompt for number, prompt in enumerate(prompts, 1)}
+    names, asked = list(prompts), list(prompts.values())
 
     def measure(model: Any, processing_class: Any) -> dict[str, str]:
         tokenizer = tokenizer_in(processing_class)
-        ids = tokenize_prompts(processing_class, prompts, max_length, template)
+        ids = tokenize_prompts(processing_class, asked, max_length, template)
         longest, device = max(map(len, ids)), input_device(model)
         pad = tokenizer.pad_token_id or 0  # masked, so any will do
         rows = torch.tensor([[pad] * (longest - len(row)) + row for row in ids], device=device)
@@ -205,7 +212,7 @@ def greedy_answers(
         )
         found = model.generate(input_ids=rows, attention_mask=mask, generation_config=greedy)[:, longest:]
         texts = tokenizer.batch_decode(found, skip_special_tokens=True)
-        return {str(number): text.strip() for number, text in enumerate(texts, 1)}
+        return {name: text.strip() for name, text in zip(names, texts, strict=True)}
 
     return Quantity(
         "answers", f"greedy answers to a few evaluation prompts, {max_new_tokens} tokens at most", measure

@@ -16,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of, why_open
+from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of
 
 
 def code(text: str) -> str:
@@ -67,7 +67,7 @@ def claims_table(claims: Iterable[Mapping[str, Any]]) -> str:
         of = f"<b>{escape(claim['homology'])}</b> " if claim["homology"] else ""
         rule = claim["rule"].replace("<=", "≤").replace(">=", "≥")
         counted = _lines(f"Value: {claim['statistic']}.", f"Rule: {rule}.")
-        said = _lines(why_open(claim), claim.get("beside", ""))
+        said = _lines(claim.get("why", ""), claim.get("beside", ""))
         what = of + escape(claim["statement"]) + ladder(claim["steps"]) + said
         rows.append([verdict(claim["verdict"]), what + fold("value and rule", counted), value])
         rows[-1].append(shown(claim["p"], ".2g"))

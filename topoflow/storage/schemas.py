@@ -105,7 +105,7 @@ def _adapters() -> dict[str, Any]:
     outcome: Any = Annotated[list[text], Field(min_length=2, max_length=2)]
     claim: Any = model(
         "Claim", **words, **dict.fromkeys(("value", "low", "high", "p"), maybe), verdict=verdict,
-        steps=list[outcome], labels=list[text], beside=(text, ""),
+        steps=list[outcome], labels=list[text], beside=(text, ""), why=(text, ""),
     )  # fmt: skip
     layer: Any = model(
         "Layer",

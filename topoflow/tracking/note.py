@@ -258,14 +258,16 @@ def asked_as(template: str, has_chat: bool | None, pooled: Pooling = Pooling()) 
 def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
     """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
 
-    Those that answer a prompt have it beside them, where `prompts` (`topoflow.finished.asked`) has it.
+    Those that answer a prompt come first, in the prompts' order, and have the prompt beside them, where `prompts`
+    (`topoflow.finished.asked`) has it.
 
     >>> found = {"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}}
     >>> texts(found, {"answers/1": "Write me a poem."})
     (['text', 'prompt', 'step 0', 'step 48'], [['answers/1', 'Write me a poem.', 'I do not', 'A poem.']])
     """
     by_step = findings.get("texts", {})
-    names = dict.fromkeys(name for found in by_step.values() for name in found)
+    there = dict.fromkeys(name for found in by_step.values() for name in found)
+    names = dict.fromkeys([*(name for name in prompts if name in there), *there])
     rows = [
         [name, prompts.get(name, ""), *(found.get(name, "") for found in by_step.values())] for name in names
     ]
@@ -395,7 +397,8 @@ def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
         statement, verdict = (_text(claim[key]) for key in ("statement", "verdict"))
         climbed = _text(" → ".join(rungs(claim["steps"])))
         of = _text(claim["homology"])
-        cells = (statement, of or "–", f"**{verdict}**", climbed or "–", value, interval, p)
+        verdict = "; ".join(filter(None, (f"**{verdict}**", _text(claim.get("why", "")))))
+        cells = (statement, of or "–", verdict, climbed or "–", value, interval, p)
         lines.append(f"| {' | '.join(cells)} |")
         explained.setdefault(f"{_text(claim['statistic'])}; {_text(claim['rule'])}", []).append(statement)
     return [

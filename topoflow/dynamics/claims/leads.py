@@ -47,12 +47,12 @@ def of_run(run: Trajectory) -> list[Verdict]:
     why = run.why_no_rates or (
         _NO_BEHAVIOUR if run.behaviour is None else "one run has no error bar; compare runs"
     )
-    climbed = Climb(CANNOT_TELL, SEEDS, math.nan, (), ())  # it gets to no rung
+    climbed = Climb(CANNOT_TELL, SEEDS, math.nan, (), (), why)  # it gets to no rung
     found = []
     for homology in HOMOLOGY:
         value = math.nan if run.why_no_rates else lead(run, run.movement(SCALE_FREE)[homology])
         number = Test(value, math.nan)
-        found.append(climbed.told(CLAIM, homology, number, STATEMENT, STATISTIC, f"{CANNOT_TELL}: {why}"))
+        found.append(climbed.told(CLAIM, homology, number, STATEMENT, STATISTIC, "decided over seeds alone"))
     return found
 
 

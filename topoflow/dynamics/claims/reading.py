@@ -30,6 +30,7 @@ TABLE = (
     "rung",
     "steps",
     "rule",
+    "why",
 )
 
 
@@ -37,6 +38,7 @@ def table_row(verdict: Mapping[str, Any]) -> list[Any]:
     """A verdict as a row of `TABLE`, its steps as one text."""
     shown = {
         "beside": "",
+        "why": "",
         **verdict,
         "steps": "; ".join(f"{name}: {outcome}" for name, outcome in verdict["steps"]),
     }
@@ -75,20 +77,6 @@ def sort_of(verdict: str) -> str:
     return {SUPPORTED: "supported", ABSENT: "absent", CANNOT_TELL: "open"}.get(verdict, "unsupported")
 
 
-def why_open(claim: Mapping[str, Any]) -> str:
-    """Why a claim's verdict is "cannot tell", which its rule says, alone or at its end; "" of any other verdict.
-
-    >>> why_open({"verdict": "cannot tell", "rule": "supported if p <= 0.05; nothing moves beyond jitter"})
-    'nothing moves beyond jitter'
-    >>> why_open({"verdict": "cannot tell", "rule": "cannot tell: one run has no error bar; compare runs"})
-    'one run has no error bar; compare runs'
-    """
-    if claim["verdict"] != CANNOT_TELL:
-        return ""
-    alone, _, why = str(claim["rule"]).partition(f"{CANNOT_TELL}: ")
-    return why or alone.rpartition("; ")[2]
-
-
 def rungs(steps: Iterable[Sequence[str]]) -> list[str]:
     """The rungs that a claim climbed: passed ones with a tick, the one that decided with a cross or, if open, a "?".
 
@@ -123,7 +111,7 @@ def _cell(claim: Mapping[str, Any] | None) -> Text:
         return Text()
     numbers = [f"{name} {claim[name]:.3g}" for name in ("value", "p") if claim[name] is not None]
     rung = f"rung: {claim['rung']}" if claim["rung"] else ""
-    beside = [why_open(claim) or rung, ", ".join(numbers), claim.get("beside", "")]
+    beside = [claim.get("why") or rung, ", ".join(numbers), claim.get("beside", "")]
     verdict = printable(claim["verdict"]), _STYLES[sort_of(claim["verdict"])]
     return Text.assemble(verdict, *(f"\n{printable(line)}" for line in beside if line))
 

@@ -31,7 +31,7 @@ class Verdict:
         The number, its 95 % interval and its p-value; None where there is none. Where a claim climbed, `p` is the
         largest of the rungs it passed and of the one that decided, adjusted for the other homology (Holm).
     rule
-        How the verdict follows from the numbers, or what is missing.
+        How the verdict follows from the numbers.
     statement
         What is claimed, in words.
     statistic
@@ -42,6 +42,8 @@ class Verdict:
         The two labels that are compared, if any.
     beside
         What to read with `value`, though no rung tests it: another number that could explain it, in words.
+    why
+        Why the verdict is "cannot tell", such as what is missing; empty of any other.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class Verdict:
     steps: tuple[tuple[str, str], ...] = ()
     labels: tuple[str, ...] = ()
     beside: str = ""
+    why: str = ""
 
     @property
     def name(self) -> str:
@@ -177,7 +180,7 @@ class Climb:
         Parameters
         ----------
         claim, homology, statement, statistic, rule, labels, beside
-            As `Verdict` has them. Why nothing can be told is added to the rule.
+            As `Verdict` has them.
         shown : Test or None
             Has the number of the verdict, with its interval.
 
@@ -202,12 +205,13 @@ class Climb:
             known(number.low),
             known(number.high),
             known(self.p),
-            f"{rule}; {self.why}" if self.why else rule,
+            rule,
             statement,
             statistic,
             self.steps,
             labels,
             beside,
+            self.why,
         )
 
 

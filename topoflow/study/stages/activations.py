@@ -216,10 +216,15 @@ def _held_out_loss(params: Params, objective: str) -> Quantity | None:
 def _answers(params: Params, objective: str) -> Quantity | None:
     from topoflow.recording.quantities import greedy_answers
 
-    if not params.recording.answers:
+    recording, prompts = params.recording, layout.read_prompts()
+    # evenly spread: the first ones of a mix all come from one of its parts. They are named by their place, from 1 on.
+    places = {
+        (2 * number + 1) * len(prompts) // (2 * recording.answers) for number in range(recording.answers)
+    }
+    if not places:
         return None
-    asked = layout.read_prompts()[: params.recording.answers]
-    return greedy_answers(asked, max_length=params.recording.max_length, template=params.recording.template)
+    asked = {str(place + 1): prompts[place] for place in sorted(places)}
+    return greedy_answers(asked, max_length=recording.max_length, template=recording.template)
 
 
 # What a study measures of the model at each checkpoint: what makes each of parameters and an objective, or None.
