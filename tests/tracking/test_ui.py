@@ -158,12 +158,24 @@ def page(browser: Any) -> Iterator[Any]:
     opened.close()
 
 
+def of_models(path: str) -> bool:
+    """Whether a request is for logged models, or links them to their run."""
+    return "/logged-models" in path or path.endswith("/runs/outputs")
+
+
 def test_a_run_takes_ten_requests_beside_its_artifacts_and_a_comparison_fewer_than_fifty(study):
     for name in study.runs:
-        assert len([method for method, _ in study.asked[name] if method != "PUT"]) <= 10, name
+        others = [path for method, path in study.asked[name] if method != "PUT" and not of_models(path)]
+        assert len(others) <= 10, name
     assert len(study.asked["comparison"]) < 50
     uploads = [path for method, path in study.asked["comparison"] if method == "PUT"]
     assert len([path for path in uploads if path.endswith("/report.html")]) == 1
+
+
+def test_a_checkpoint_takes_three_requests_beside_its_file_and_all_together_three_more(study):
+    for name in study.runs:
+        asked = [path for method, path in study.asked[name] if method != "PUT" and of_models(path)]
+        assert len(asked) <= 3 * len(STEPS) + 3, asked
 
 
 def test_the_charts_of_each_quantity_show_all_runs(study, page):
