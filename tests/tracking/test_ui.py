@@ -190,6 +190,23 @@ def test_the_charts_of_each_quantity_show_all_runs(study, page):
     )  # two layers
 
 
+def test_the_page_of_models_draws_a_bar_a_checkpoint(study, page):
+    page.goto(f"{study.server}/#/experiments/0/models?workflowType=machine_learning&viewMode=CHART")
+    page.get_by_text("tiny-helpful-0-step-000004").first.wait_for()
+    page.get_by_placeholder("Search metric charts").fill("h1_velocity")
+    velocities = [
+        metric.value
+        for model in mlflow.search_logged_models(["0"], output_format="list")
+        for metric in model.metrics
+        if metric.key == "topology/h1_velocity/layer_02"
+    ]
+    assert len(velocities) == len(study.runs) * (len(STEPS) - 1)
+    drawn = """() => [...document.querySelectorAll(".js-plotly-plot")].map(
+        plot => plot.data.flatMap(bars => [...bars.x]))"""
+    page.wait_for_function(f"() => ({drawn})().length === 2 && ({drawn})().every(bars => bars.length > 3)")
+    assert set(page.evaluate(drawn)[1]) <= set(velocities)  # of those that are not hidden
+
+
 def test_the_note_of_a_run_shows_its_picture_and_leads_to_the_others(study, page):
     page.goto(study.address(study.runs["tiny-helpful-0"]))
     page.get_by_text("Show more").click()

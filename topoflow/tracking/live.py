@@ -53,6 +53,7 @@ class LiveRun:
         self._run: Any = None
         self._activations: str | None = None
         self._recorded: set[Checkpoint] = set()
+        self._takes_models, self._warned = True, False
         advice = "the training goes on, and `topoflow track` logs what is missing"
         self._sender = Sender(self._send, f"MLflow at {address()}", advice)
 
@@ -107,15 +108,19 @@ class LiveRun:
         params = dict(row for row in numbers if len(row) == 2)
         log_batches(run, (row for row in numbers if len(row) == 3), lacking(params, run.data.params))
         if new := {row for row in rows if isinstance(row, Checkpoint)}:
-            self._log_checkpoints(run, new)
+            self._recorded |= new
+            self._log_checkpoints(run)
 
-    def _log_checkpoints(self, run: Any, new: set[Checkpoint]) -> None:
+    def _log_checkpoints(self, run: Any) -> None:
         """Log new ones, and those that MLflow did not take before; what it takes still is not held up by them."""
-        self._recorded |= new
         try:
-            log_checkpoints(run, self._recorded)
+            if self._takes_models:
+                self._takes_models = bool(log_checkpoints(run, self._recorded))
         except Exception as error:
-            logger.warning("MLflow did not take a checkpoint as a model, which `track` does: %s", said(error))
+            if not self._warned:
+                advice = "`topoflow track` makes those that are missing"
+                logger.warning("MLflow did not take a checkpoint as a model (%s); %s", said(error), advice)
+            self._warned = True
 
     def _begun(self) -> Any:
         """The run, made or joined by the first call, unless that was done and only its answer was lost."""
@@ -134,14 +139,11 @@ class LiveRun:
         else:
             assert self._note is not None
             there = tagged(client, experiments(client), KEY_TAG, self._note.tags[KEY_TAG])
-            # what starts here is active in this thread alone
-            run = (
-                there[0]
-                if there
-                else start_run(
-                    self._name, {**context, **self._note.tags}, system_metrics=wants_system_metrics()
-                )
-            )
+            if there:
+                run = there[0]
+            else:  # what starts here is active in this thread alone
+                tags = {**context, **self._note.tags}
+                run = start_run(self._name, tags, system_metrics=wants_system_metrics())
         self._run = run
         return run
 

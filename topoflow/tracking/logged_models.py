@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_TYPE = "topoflow checkpoint"
 WEIGHTS_TAG, SHA256_TAG = "topoflow.weights", "topoflow.weights_sha256"
-PROMPTS = "evaluation prompts"
+PROMPTS = "prompts"  # as short as it is, MLflow shows the name of a metric beside it
 # What MLflow's clients raise where a store, or the server of an older MLflow, keeps no logged models.
 _KNOWS_NONE = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
 
@@ -87,14 +87,14 @@ def log_checkpoints(logged: Any, checkpoints: Iterable[Checkpoint]) -> dict[int,
         experiment = str(logged.info.experiment_id)
         check_destination(client.get_experiment(experiment).artifact_location, f"experiment {experiment}")
         for checkpoint in missing:
-            mlflow.create_external_model(
+            held[checkpoint.step] = mlflow.create_external_model(
                 checkpoint.name,
                 source_run_id=run_id,
                 params=checkpoint.params,
                 model_type=MODEL_TYPE,
                 experiment_id=experiment,
             )
-        held = _one_each(client, _there(client, logged) or [])
+        held |= _one_each(client, _there(client, logged) or [])
     outputs = client.get_run(run_id).outputs
     linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
     ours = {step: held[step] for step in wanted}
@@ -116,7 +116,11 @@ def _there(client: Any, logged: Any) -> list[Any] | None:
         if error.error_code in _KNOWS_NONE:
             return None
         raise
-    return [model for model in found if model.model_type == MODEL_TYPE and "step" in model.params]
+    return [
+        model
+        for model in found
+        if model.model_type == MODEL_TYPE and model.params.get("step", "").isdecimal()
+    ]
 
 
 def _one_each(client: Any, models: Iterable[Any]) -> dict[int, Any]:
@@ -139,7 +143,8 @@ def delete_unfinished(client: Any, logged: Any) -> None:
 
 
 def with_models(
-    rows: Iterable[tuple[str, float, int]], models: Mapping[int, Any], prompts_sha256: str) -> Iterator[Row]:
+    rows: Iterable[tuple[str, float, int]], models: Mapping[int, Any], prompts_sha256: str
+) -> Iterator[Row]:
     """Metrics, each with the model and the prompts that it was measured on, unless that model has it already."""
     held = {step: {metric.key for metric in model.metrics or ()} for step, model in models.items()}
     for key, value, step in rows:
