@@ -167,15 +167,14 @@ def say_where_weights_are(models: Mapping[int, Any], params: Params, done: Finis
 
 def _left_by_training(done: FinishedRun, models: Mapping[int, Any]) -> dict[int, dict[str, str]]:
     """Tags by step of the two that a training has: the model that it began with, and what it came to."""
-    from topoflow.training.models import identity
-
     found, steps = {}, done.activations.steps
     if steps[0] == 0:
         found[0] = {SHA256_TAG: str(done.activations.manifest["weights_sha256"])}
     last, tuned = models.get(steps[-1]), done.run.folder("tuned")
-    if (
-        last and SHA256_TAG not in last.tags and any(tuned.glob("*.safetensors"))
-    ):  # of large ones it takes time
+    unknown = last is not None and SHA256_TAG not in last.tags  # large weights take time
+    if unknown and any(tuned.glob("*.safetensors")):
+        from topoflow.training.models import identity
+
         found[steps[-1]] = {WEIGHTS_TAG: lasting(tuned.resolve()).as_posix(), SHA256_TAG: identity(tuned)}
     return found
 
