@@ -158,12 +158,24 @@ def page(browser: Any) -> Iterator[Any]:
     opened.close()
 
 
+def of_models(path: str) -> bool:
+    """Whether a request is for logged models, or links them to their run."""
+    return "/logged-models" in path or path.endswith("/runs/outputs")
+
+
 def test_a_run_takes_ten_requests_beside_its_artifacts_and_a_comparison_fewer_than_fifty(study):
     for name in study.runs:
-        assert len([method for method, _ in study.asked[name] if method != "PUT"]) <= 10, name
+        others = [path for method, path in study.asked[name] if method != "PUT" and not of_models(path)]
+        assert len(others) <= 10, name
     assert len(study.asked["comparison"]) < 50
     uploads = [path for method, path in study.asked["comparison"] if method == "PUT"]
     assert len([path for path in uploads if path.endswith("/report.html")]) == 1
+
+
+def test_a_checkpoint_takes_three_requests_beside_its_file_and_all_together_three_more(study):
+    for name in study.runs:
+        asked = [path for method, path in study.asked[name] if method != "PUT" and of_models(path)]
+        assert len(asked) <= 3 * len(STEPS) + 3, asked
 
 
 def test_the_charts_of_each_quantity_show_all_runs(study, page):
@@ -176,6 +188,23 @@ def test_the_charts_of_each_quantity_show_all_runs(study, page):
     page.wait_for_function(
         f"wanted => ({drawn})().join(';') === wanted", arg=f"{all_runs};{all_runs}"
     )  # two layers
+
+
+def test_the_page_of_models_draws_a_bar_a_checkpoint(study, page):
+    page.goto(f"{study.server}/#/experiments/0/models?workflowType=machine_learning&viewMode=CHART")
+    page.get_by_text("tiny-helpful-0-step-000004").first.wait_for()
+    page.get_by_placeholder("Search metric charts").fill("h1_velocity")
+    velocities = [
+        metric.value
+        for model in mlflow.search_logged_models(["0"], output_format="list")
+        for metric in model.metrics
+        if metric.key == "topology/h1_velocity/layer_02"
+    ]
+    assert len(velocities) == len(study.runs) * (len(STEPS) - 1)
+    drawn = """() => [...document.querySelectorAll(".js-plotly-plot")].map(
+        plot => plot.data.flatMap(bars => [...bars.x]))"""
+    page.wait_for_function(f"() => ({drawn})().length === 2 && ({drawn})().every(bars => bars.length > 3)")
+    assert set(page.evaluate(drawn)[1]) <= set(velocities)  # of those that are not hidden
 
 
 def test_the_note_of_a_run_shows_its_picture_and_leads_to_the_others(study, page):

@@ -343,10 +343,11 @@ class Sensitivity:
 class Track:
     """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table).
 
-    Names of H2, such as `h2_count`, are refused unless `maxdim` is 2.
+    Names of H2, such as `h2_count`, are refused unless `maxdim` is 2. With `models` each checkpoint is a LoggedModel.
     """
 
     summaries: tuple[str, ...] = ()
+    models: Flag = True
 
     def __post_init__(self) -> None:
         from topoflow.topology.summaries import summary_names

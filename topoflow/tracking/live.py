@@ -13,8 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from topoflow.errors import NoAnswer
+from topoflow.errors import NoAnswer, said
 from topoflow.recording.sender import Sender
+from topoflow.storage.layout import Run
+from topoflow.tracking.logged_models import Checkpoint, log_checkpoints
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     address,
@@ -28,6 +30,7 @@ from topoflow.tracking.store import (
     set_tags,
     start_run,
     tagged,
+    wants_system_metrics,
 )
 from topoflow.tracking.unfinished import ACTIVATIONS_TAG, KEY_TAG, Note, Status
 
@@ -49,6 +52,8 @@ class LiveRun:
         self._note = None if self._joined else Note()
         self._run: Any = None
         self._activations: str | None = None
+        self._recorded: set[Checkpoint] = set()
+        self._takes_models, self._warned = True, False
         advice = "the training goes on, and `topoflow track` logs what is missing"
         self._sender = Sender(self._send, f"MLflow at {address()}", advice)
 
@@ -78,6 +83,10 @@ class LiveRun:
         """Log the numbers of a step; a missing value is no metric, neither 0 nor NaN."""
         self._sender.add([(name, value, step) for name, value in loggable(metrics)])
 
+    def log_checkpoint(self, run: Run, step: int) -> None:
+        """Have a checkpoint that was recorded made a logged model; `topoflow track` gives it its metrics."""
+        self._sender.add([Checkpoint(run, step)])
+
     def tag_activations(self, sha256: str) -> None:
         """Say which activation set the training left, once it is whole."""
         self._activations = sha256
@@ -93,10 +102,25 @@ class LiveRun:
     # --- in the thread ---
 
     def _send(self, rows: Sequence[Any]) -> None:
-        """Log metrics, and parameters, which are pairs."""
+        """Log metrics, parameters, which are pairs, and checkpoints."""
         run = self._begun()
-        params = dict(row for row in rows if len(row) == 2)
-        log_batches(run, (row for row in rows if len(row) == 3), lacking(params, run.data.params))
+        numbers = [row for row in rows if isinstance(row, tuple)]
+        params = dict(row for row in numbers if len(row) == 2)
+        log_batches(run, (row for row in numbers if len(row) == 3), lacking(params, run.data.params))
+        if new := {row for row in rows if isinstance(row, Checkpoint)}:
+            self._recorded |= new
+            self._log_checkpoints(run)
+
+    def _log_checkpoints(self, run: Any) -> None:
+        """Log new ones, and those that MLflow did not take before; what it takes still is not held up by them."""
+        try:
+            if self._takes_models:
+                self._takes_models = bool(log_checkpoints(run, self._recorded))
+        except Exception as error:
+            if not self._warned:
+                advice = "`topoflow track` makes those that are missing"
+                logger.warning("MLflow did not take a checkpoint as a model (%s); %s", said(error), advice)
+            self._warned = True
 
     def _begun(self) -> Any:
         """The run, made or joined by the first call, unless that was done and only its answer was lost."""
@@ -115,8 +139,11 @@ class LiveRun:
         else:
             assert self._note is not None
             there = tagged(client, experiments(client), KEY_TAG, self._note.tags[KEY_TAG])
-            # what starts here is active in this thread alone
-            run = there[0] if there else start_run(self._name, {**context, **self._note.tags})
+            if there:
+                run = there[0]
+            else:  # what starts here is active in this thread alone
+                tags = {**context, **self._note.tags}
+                run = start_run(self._name, tags, system_metrics=wants_system_metrics())
         self._run = run
         return run
 
@@ -127,7 +154,10 @@ class LiveRun:
         if self._activations:
             client.set_tag(run_id, ACTIVATIONS_TAG, self._activations)
         if self._note:
-            client.set_terminated(run_id, status)
+            if (active := mlflow.active_run()) and active.info.run_id == run_id:
+                mlflow.end_run(status)  # with what MLflow measures of the machine, if it does
+            else:
+                client.set_terminated(run_id, status)
             self._note.done()
 
 
@@ -176,7 +206,9 @@ def whole_run(name: str, folder: Path) -> Iterator[str]:
         with answering():
             open_store()
             # a run that `mlflow run` made has not been through the plugin
-            run = mlflow.start_run(tags={**context_tags(folder), **note.tags})
+            run = mlflow.start_run(
+                tags={**context_tags(folder), **note.tags}, log_system_metrics=wants_system_metrics()
+            )
             if _is_random(run.info.run_name):  # the user gave none
                 mlflow.MlflowClient().update_run(run.info.run_id, name=name)
         yield str(run.info.run_id)

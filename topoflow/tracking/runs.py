@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from topoflow import storage
 from topoflow.config import Params, flat
@@ -37,11 +36,14 @@ from topoflow.names import (
 )
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
+from topoflow.tracking.logged_models import Checkpoint, log_checkpoints, say_where_weights_are, with_models
 from topoflow.tracking.note import Page, definitions, texts, write_comparison_note, write_note
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
+    Row,
     address,
     answering,
+    check_destination,
     experiments,
     lacking,
     log_batches,
@@ -102,8 +104,8 @@ def log_topology(params: Params, run: Run, run_id: str | None = None) -> str:
     found = _find_run(client, among, done.activations.sha256, done.sha256)
     if found and found.data.tags.get(TRAJECTORY_TAG) == done.sha256:  # it is full
         present = found.data.metrics
-        topology = _topology_metrics(params, done.results)
-        log_batches(found, (metric for metric in topology if metric[0] not in present))
+        rows = _metrics(params, done, _models(found, params, done))
+        log_batches(found, (row for row in rows if len(row) > 3 or row[0] not in present))
         set_tags(found.info.run_id, lacking(_claim_tags(done.facts["claims"]), found.data.tags))
         return str(found.info.run_id)
     if found:
@@ -124,8 +126,8 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     run_id, tags = str(run.info.run_id), run.data.tags
     _check_destination(run)
     losses = _missing_losses(client, run, done.results / layout.LOSS_FILE)
-    metrics = chain(losses, _topology_metrics(params, done.results))
-    log_batches(run, metrics, _params_of(params, done, run))
+    named = _params_of(params, done, run)
+    log_batches(run, chain(losses, _metrics(params, done, _models(run, params, done))), named)
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
@@ -347,11 +349,26 @@ def _written(number: float | None) -> str:
 
 # --- metrics ------------------------------------------------------------------------------------
 
-_Metric = tuple[str, float, int]
 _TEXTS = "texts.json"
 
 
-def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
+def _models(run: Any, params: Params, done: FinishedRun) -> dict[int, Any]:
+    """The logged models of the checkpoints by step; empty where `track.models` is false, or a store keeps none."""
+    if not params.track.models:
+        return {}
+    models = log_checkpoints(run, [Checkpoint(done.run, step) for step in done.activations.steps])
+    say_where_weights_are(models, params, done)
+    return models
+
+
+def _metrics(params: Params, done: FinishedRun, models: Mapping[int, Any]) -> Iterator[Row]:
+    """The metrics of a run, and of its checkpoints where there are models of them."""
+    return with_models(
+        _topology_metrics(params, done.results), models, done.activations.manifest["prompts_sha256"]
+    )
+
+
+def _topology_metrics(params: Params, results: Path) -> Iterator[tuple[str, float, int]]:
     """(key, value, optimiser step). Keys end in the layer, so that MLflow draws one section a quantity."""
     displacements = (column(homology, DISPLACEMENT) for homology in (1, 0))
     moved = [H1_VELOCITY, H1_UNMATCHED, column(0, VELOCITY), *displacements]
@@ -375,7 +392,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[_Metric]:
             yield from ((name, value, int(row["step"])) for name, value in row.items() if name != "step")
 
 
-def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
+def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[Row]:
     """The training's own metrics that a run lacks, under the names that Hugging Face's MLflow callback gives them."""
     there: dict[str, set[int]] = {}
     for row in layout.read_table(path, ["step"], finite=False):
@@ -392,20 +409,7 @@ def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[_Metric]:
 
 
 def _check_destination(run: Any) -> None:
-    """Refuse to follow a database in a file to a server: files go there with the user's MLflow credentials.
-
-    A database lies in a study, and a study may be a stranger's.
-    """
-    import mlflow
-
-    parts = urlsplit(run.info.artifact_uri or "")
-    web = parts.scheme in ("http", "https") or (parts.scheme == "mlflow-artifacts" and parts.netloc)
-    if web and not mlflow.get_tracking_uri().startswith(("http://", "https://")):
-        raise InvalidFile(
-            address(),
-            f"says that the files of run {run.info.run_id} go to the server {without_password(run.info.artifact_uri)}",
-            "to log there, set MLFLOW_TRACKING_URI to that server",
-        )
+    check_destination(run.info.artifact_uri, f"run {run.info.run_id}")
 
 
 def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from itertools import islice
 from json import JSONDecodeError
 from numbers import Real
@@ -20,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from topoflow.errors import NoAnswer
+from topoflow.errors import InvalidFile, NoAnswer
 from topoflow.processes import call
 from topoflow.storage.files import check_place
 from topoflow.tracking.plugin import context_tags
@@ -32,6 +33,8 @@ _SQLITE = "sqlite:///"
 _PATIENCE = 120.0
 # SQLite takes some thousands of values in one query.
 _MOST_EXPERIMENTS = 1000
+# The key, value and optimiser step of a metric; of one of a logged model its id, and name and digest of a dataset.
+Row = tuple[str, float, int] | tuple[str, float, int, str, str, str]
 # MLflow takes 100 parameters in one request, and with the metrics 1000.
 _MOST_METRICS, _MOST_PARAMS, _MOST_TAGS = 900, 100, 100
 
@@ -220,6 +223,30 @@ def without_password(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
+def check_destination(uri: str | None, whose: str) -> None:
+    """Refuse to follow a database in a file to a server: files go there with the user's MLflow credentials.
+
+    A database lies in a study, and a study may be a stranger's.
+
+    Parameters
+    ----------
+    uri : str, optional
+        Where the store says that files go.
+    whose : str
+        What they are files of.
+    """
+    import mlflow
+
+    parts = urlsplit(uri or "")
+    web = parts.scheme in ("http", "https") or (parts.scheme == "mlflow-artifacts" and parts.netloc)
+    if web and not mlflow.get_tracking_uri().startswith(("http://", "https://")):
+        raise InvalidFile(
+            address(),
+            f"says that the files of {whose} go to the server {without_password(uri or '')}",
+            "to log there, set MLFLOW_TRACKING_URI to that server",
+        )
+
+
 # --- what is there ------------------------------------------------------------------------------
 
 
@@ -254,35 +281,55 @@ def tagged(client: Any, among: Sequence[str], tag: str, value: str) -> list[Any]
     return sorted(found, key=lambda run: -run.info.start_time) if len(among) > _MOST_EXPERIMENTS else found
 
 
-def start_run(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Any:
+def start_run(
+    name: str, tags: Mapping[str, str], run_id: str | None = None, system_metrics: bool | None = False
+) -> Any:
     """A run as a bare `mlflow.start_run()` makes it, or one of before, though this process be part of another run.
 
-    Like that, it is active in this thread, and a context manager that ends it.
+    Like that, it is active in this thread, and a context manager that ends it. What `system_metrics` may be is what
+    `wants_system_metrics` gives.
     """
     import mlflow
 
     tags = {} if run_id else {**context_tags(), **tags}  # a run keeps what it was tagged with when it began
     joined = os.environ.pop("MLFLOW_RUN_ID", None)
     try:
-        return mlflow.start_run(run_id, run_name=name, nested=True, tags=tags, log_system_metrics=False)
+        return mlflow.start_run(
+            run_id, run_name=name, nested=True, tags=tags, log_system_metrics=system_metrics
+        )
     finally:
         if joined:
             os.environ["MLFLOW_RUN_ID"] = joined
 
 
-def log_batches(
-    run: Any, metrics: Iterable[tuple[str, float, int]], params: Mapping[str, str] = MappingProxyType({})
-) -> None:
-    """Log metrics (key, value, optimiser step) and parameters in as few requests as MLflow takes.
+def wants_system_metrics() -> bool | None:
+    """What `mlflow.start_run` takes as log_system_metrics: None, which is the user's own choice, where it can be had.
+
+    MLflow fails without psutil, and only after it has made the run.
+    """
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+    if find_spec("psutil") is not None:
+        return None
+    if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():  # type: ignore[no-untyped-call]
+        logger.warning("MLflow logs no system metrics without psutil: pip install psutil")
+    return False
+
+
+def log_batches(run: Any, metrics: Iterable[Row], params: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Log metrics and parameters in as few requests as MLflow takes.
 
     All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
+    Of the metrics of a logged model, MLflow refuses a request that comes once more: see `logged_models.with_models`.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
     client, run_id, start = MlflowClient(), run.info.run_id, run.info.start_time
     # a missing value is no metric: neither 0 nor NaN
-    found = (Metric(key, value, start, step) for key, value, step in metrics if math.isfinite(value))
+    found = (
+        Metric(key, value, start, step, *of) for key, value, step, *of in metrics if math.isfinite(value)
+    )
     named = (Param(*pair) for pair in params.items())
     while True:
         some, few = list(islice(found, _MOST_METRICS)), list(islice(named, _MOST_PARAMS))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from topoflow.errors import printable
 from topoflow.storage import WORK_FOLDER, sha256
 from topoflow.storage.files import make_folder
+from topoflow.tracking.logged_models import delete_unfinished
 from topoflow.tracking.store import address, answering, experiments, lasting, set_tags, tagged
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ def _end(notes: list[tuple[Path, Any]]) -> None:
                 if note.activations:
                     set_tags(run.info.run_id, {ACTIVATIONS_TAG: note.activations})
                 client.set_terminated(run.info.run_id, note.status, note.ended)
+                delete_unfinished(client, run)
         with suppress(OSError):
             if runs or time.time() - path.lstat().st_mtime > _ON_ITS_WAY:
                 path.unlink()

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def finetune(params: Params, run: Run) -> None:
         with storage.writing(folder, key) as work:
             if not (work / storage.MANIFEST).is_file():  # else it was interrupted when all was done
                 recording = _callback(params, run.objective, evaluation, work)
+                if params.track.models:
+                    recording.on_record = partial(live.log_checkpoint, run)
                 with storage.writing(run.folder("tuned"), key) as tuned:
                     log = make(params, run, description, recording, tuned, live.callback())
                 _say_what_was_made(run, recording, log)
@@ -116,7 +119,14 @@ def _record(
     assert source is not None
     lines = _checkpoints_of(run)
     series = checkpoints.Series(run, lines, source, description, params.model_source(run.model))
-    recording.on_record = telling.of_finished(recording, [line["step"] for line in lines])
+    told, logged = telling.of_finished(recording, [line["step"] for line in lines]), recording.on_record
+
+    def on_record(step: int) -> None:
+        told(step)
+        if logged is not None:
+            logged(step)
+
+    recording.on_record = on_record
     n_threads = params.finetune_of(run.objective).n_threads
     checkpoints.record(series, recording, params.recording.layers, n_threads)
     storage.write_file(tuned / "checkpoints.json", storage.json_bytes(lines))
