@@ -132,15 +132,18 @@ def test_where_nothing_moves_no_bar_changed_and_no_prompt_has_a_share():
     assert not found.neighbours.any()
 
 
-def test_a_bar_that_moves_in_birth_alone_is_told_by_its_birth_edge():
-    square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    wider = square * [1.1, 1.0]  # born at 1.1, and dies at the new diagonal
-    found = told(square, wider, [[0, 1, 2, 3]])
-    (bar,) = found.bars["H1"]
+def test_of_a_ring_with_one_point_that_moves_along_it_that_point_has_the_whole_change():
+    angles = 2 * np.pi * np.arange(12) / 12
+    moved = angles + 0.2 * (np.arange(12) == 5)
+    ring, wider = (np.stack([np.cos(at), np.sin(at)], axis=1) for at in (angles, moved))
+    found = told(ring, wider, [list(range(12))])
+    bar = found.bars["H1"][0]
     assert bar.kind == "matched"
-    assert bar.before == pytest.approx((1, 2**0.5))
-    assert bar.after == pytest.approx((1.1, 1.4866068747))
-    assert set(bar.prompts) == {0, 1, 2, 3}
+    assert bar.before[1] == pytest.approx(bar.after[1])  # the bar is born later, and dies as it did
+    assert bar.after[0] == pytest.approx(2 * np.sin(np.pi / 12 + 0.1))
+    assert 5 in bar.prompts
+    assert found.order[0] == 5
+    assert found.shares["H1"][5] > 0.9
 
 
 @pytest.mark.parametrize(
