@@ -30,6 +30,7 @@ from topoflow.errors import InvalidFile
 from topoflow.figures.of_run import NAMES, pictures
 from topoflow.finished import open_activations, open_diagrams, read_findings
 from topoflow.followed import followed
+from topoflow.names import BAR_COLUMNS, PROMPT_COLUMNS
 from topoflow.recording.quantities import held_out_loss
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -371,6 +372,8 @@ def test_pictures_tables_and_note_are_artifacts(study):
         "controls.csv",
         "distances.csv",
         "movement.csv",
+        "bars.csv",
+        "prompts.csv",
         "quantities.csv",
         "verdicts.csv",
         "loss.csv",
@@ -380,6 +383,24 @@ def test_pictures_tables_and_note_are_artifacts(study):
     }
     path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="topology/summaries.csv")
     assert Path(path).read_text().splitlines()[0].split(",") == ["layer", "step", *SUMMARY_NAMES]
+
+
+def test_the_prompts_behind_changes_are_a_table_of_mlflow_with_their_text_and_no_text_is_in_the_files(study):
+    folder, params, run_id = study
+    table = mlflow.load_table("prompts.json", run_ids=[run_id])
+    asked = [prompt[-1]["content"] for prompt in layout.read_prompts(folder / layout.PROMPTS_FILE)]
+    rows = layout.read_table(folder / RUN.folder("results") / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS)
+    assert len(rows) == len(table) > 0
+    assert {row["layer"] for row in rows} == {1, 2}  # layer 0 is constant, and nothing changes there
+    for row, (_, logged) in zip(rows, table.iterrows(), strict=True):
+        assert logged["prompt"] == row["prompt"]
+        assert logged["text"] == asked[int(row["prompt"]) - 1]
+        assert logged["share"] == pytest.approx(row["share"], abs=1e-9)  # MLflow keeps ten decimals
+    for name in (layout.BARS_FILE, layout.PROMPT_SCORES_FILE):
+        written = (folder / RUN.folder("results") / name).read_text(encoding="utf-8")
+        assert not [text for text in asked if text in written]
+    stages.track(params, RUN)
+    assert len(mlflow.load_table("prompts.json", run_ids=[run_id])) == len(table)  # not logged twice
 
 
 def test_tracking_again_logs_nothing_twice(study):
@@ -512,6 +533,33 @@ def test_with_voids_every_table_has_the_columns_and_values_of_one_without_and_th
             layout.SUMMARIES_FILE: [name.removeprefix("h2_") for name in summary_names(2)[41:]],
         }
         assert added == [f"h2_{name}" for name in expected.get(name, [])]
+
+
+def test_tables_name_the_bars_and_prompts_of_the_fastest_interval_and_of_the_whole_run(voids):
+    folder, params = voids[1]
+    with contextlib.chdir(folder):
+        run = followed(RUN, open_activations(RUN), open_diagrams(RUN), params)
+    results = folder / RUN.folder("results")
+    bars = layout.read_rows(results / layout.BARS_FILE, BAR_COLUMNS)
+    prompts = layout.read_table(results / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS)
+    pairs = [(1, 4), (0, 4)]  # it moves most after step 1
+    assert list(dict.fromkeys((int(row["previous_step"]), int(row["step"])) for row in bars)) == pairs
+    for since, step in pairs:
+        with contextlib.chdir(folder):
+            told = run.prompts(step, 1, since)
+        named = [int(row["prompt"]) - 1 for row in prompts if row["previous_step"] == since]
+        assert named == told.order[:20].tolist()
+        (first, *_) = (row for row in prompts if row["previous_step"] == since)
+        assert first["share"] == told.share.max()
+        assert first["displacement"] == told.displacement[named[0]]
+        for homology in ("H1", "H0"):
+            rows = [row for row in bars if (int(row["previous_step"]), row["homology"]) == (since, homology)]
+            assert len(rows) == min(10, len(told.bars[homology]))
+            for row, bar in zip(rows, told.bars[homology], strict=False):
+                assert (row["kind"], float(row["share"])) == (bar.kind, bar.share)
+                assert [int(line) - 1 for line in row["prompts"].split()] == list(bar.prompts)
+                assert (row["death"] == "") == (bar.kind == "died")
+                assert (row["death_before"] == "") == (bar.kind == "born")
 
 
 def test_velocities_of_voids_are_the_mean_distances_of_stored_h2_diagrams(voids):

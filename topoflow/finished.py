@@ -74,7 +74,11 @@ class FinishedRun:
 
     def asked(self) -> dict[str, str]:
         """The evaluation prompts by the name of the answer to each; see the function `asked`."""
-        return asked(self.facts, self.activations.manifest["prompts_sha256"], self.results.parents[3])
+        return asked(self.facts, self.prompts())
+
+    def prompts(self) -> list[str]:
+        """The text of each evaluation prompt; see the function `prompt_texts`."""
+        return prompt_texts(self.activations.manifest["prompts_sha256"], self.results.parents[3])
 
     @property
     def sha256(self) -> str:
@@ -110,16 +114,28 @@ class FinishedRun:
                 )
 
 
-def asked(facts: Mapping[str, Any], prompts_sha256: str, root: Path = Path()) -> dict[str, str]:
-    """The evaluation prompts by the name of the model's answer to each, such as `answers/1`.
+def prompt_texts(prompts_sha256: str, root: Path = Path()) -> list[str]:
+    """What each evaluation prompt asks, its last message.
 
-    Empty where no text was recorded, or data/prompts.jsonl is no longer the file that was recorded from.
+    Empty where data/prompts.jsonl is not here, or no longer the file that was recorded from.
     """
     path = root / layout.PROMPTS_FILE
-    if not facts.get("texts") or not path.is_file() or storage.sha256_of_file(path) != prompts_sha256:
-        return {}
-    prompts = layout.read_prompts(path)
-    return {f"answers/{number}": prompt[-1]["content"] for number, prompt in enumerate(prompts, 1)}
+    if not path.is_file() or storage.sha256_of_file(path) != prompts_sha256:
+        return []
+    return [prompt[-1]["content"] for prompt in layout.read_prompts(path)]
+
+
+def asked(facts: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, str]:
+    """The evaluation prompts by the name of the model's answer to each; empty where no text was recorded.
+
+    >>> asked({"texts": {"0": {"answers/1": "I do not"}}}, ["Write me a poem."]), asked({}, ["Write me a poem."])
+    ({'answers/1': 'Write me a poem.'}, {})
+    """
+    return (
+        {f"answers/{number}": prompt for number, prompt in enumerate(prompts, 1)}
+        if facts.get("texts")
+        else {}
+    )
 
 
 def published(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +321,7 @@ def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any
     """A results manifest that names the SHA-256 of the files of these names."""
     facts = layout.read_json(path)
     files = facts.get("files") if isinstance(facts, dict) else None
-    if not isinstance(files, dict) or set(files) - {layout.QUANTITIES_FILE} != set(names):
+    if not isinstance(files, dict) or set(files) - {*layout.LATER_TABLES} != set(names):
         raise InvalidFile(
             path, "does not name the SHA-256 of each of its tables: an older topoflow wrote it", remedy
         )

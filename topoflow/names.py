@@ -58,6 +58,14 @@ MOVEMENT_COLUMNS = (
     "kind", "homology", "previous_step", "step", "previous_clock", "clock", "squared", "jitter_floor", "unrotated",
     "rotated_mean", "rotated_low", "rotated_high",
 )  # fmt: skip
+BAR_COLUMNS = (
+    "layer", "previous_step", "step", "homology", "kind", "birth_before", "death_before", "birth", "death", "share",
+    "subsamples", "prompts",
+)  # fmt: skip
+PROMPT_COLUMNS = (
+    "layer", "previous_step", "step", "prompt", "share", column(1, "share"), column(0, "share"), DISPLACEMENT,
+    "neighbours",
+)  # fmt: skip
 SEPARATION_COLUMNS = ("compared", "layer", "step", "between", "within")
 MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown", "not_euclidean")
 EFFECT_COLUMNS = (

@@ -18,12 +18,13 @@ import yaml
 from click.testing import CliRunner
 from support import CHROMIUM, REPOSITORY, refused
 
-from topoflow import storage
+from topoflow import finished, storage
 from topoflow.cli import main
 from topoflow.config import Params, load_params, parse_params
 from topoflow.errors import InvalidFile
 from topoflow.figures import style
 from topoflow.finished import read_comparison
+from topoflow.names import BAR_COLUMNS, H1_VELOCITY, PROMPT_COLUMNS
 from topoflow.report import charts, page
 from topoflow.report import study as module
 from topoflow.report.study import report as make
@@ -231,6 +232,56 @@ def test_text_that_looks_like_html_is_shown_as_text(here: Path, monkeypatch: pyt
     assert HOSTILE.replace("/", "") in unescape(html)
     assert "/home/me" not in html  # a mailed report says nothing of the machine
     assert [code for code in Reader(html).scripts if "alert" in code] == []
+
+
+def plant_bars(run: Run) -> None:
+    """Tables of the bars and prompts that changed in the fastest interval of the deepest layer."""
+    results = run.folder("results")
+    steps, velocities = layout.read_velocity(results / layout.VELOCITY_FILE, H1_VELOCITY)
+    bars, prompts = [], []
+    for layer, line in velocities.items():
+        at = int(np.argmax(line))
+        interval = (layer, int(steps[at]), int(steps[at + 1]))
+        bars.append([*interval, "H1", "matched", 1.0, 2.0, 1.5, 2.5, 0.25, 3, "1 2"])
+        bars.append([*interval, "H1", "born", None, None, 1.0, 1.5, 0.125, 1, "2"])
+        bars.append([*interval, "H0", "died", 0.0, 1.0, None, None, 0.5, 1, "3"])
+        bars.append([layer, 0, 999, "H0", "died", 0.0, 7.0, None, None, 0.5, 1, "3"])  # another interval
+        prompts += [[*interval, line, 0.5 / line, 0.25, None, 4.0, 0.1] for line in range(1, 13)]
+    layout.write_table(results / layout.BARS_FILE, BAR_COLUMNS, bars)
+    layout.write_table(results / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS, prompts)
+    findings = layout.read_json(results / layout.TRAJECTORY_FILE)
+    vouched = layout.hashes(results, (layout.BARS_FILE, layout.PROMPT_SCORES_FILE))
+    Study.write(results / layout.TRAJECTORY_FILE, {**findings, "files": {**findings["files"], **vouched}})
+
+
+def test_the_prompts_behind_the_largest_change_are_a_chart_and_a_table_with_their_text(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "The prompts behind" not in text_of(make(study.params)[0])  # an older run has no such tables
+    run = study.params.runs()[0]
+    plant_bars(run)
+    monkeypatch.setattr(finished, "prompt_texts", lambda *_: [f"{HOSTILE} 1", "Two, " * 40])
+    html = make(study.params)[0].decode()
+    read = Reader(html)
+    assert read.text.count("The prompts behind the largest change") == 1
+    (spec,) = (json.loads(script) for script in read.scripts if "Bars that changed most" in script)
+    layers = spec["toggles"][0]["options"]
+    assert [toggle["options"] for toggle in spec["toggles"]] == [layers, ["H1", "H0"]]
+    matched, born, died = (series for series in spec["series"] if series["keys"][0] == layers[0])
+    assert (matched["x"], matched["y"]) == ([1.0, 1.5], [2.0, 2.5])
+    assert (born["x"], born["y"]) == ([1.25, 1.0], [1.25, 1.5])  # from the diagonal
+    assert (died["x"], died["y"]) == ([0.0, 0.5], [1.0, 0.5])  # and to it
+    assert matched["name"] == "H1 bar, matched: 25 % of the change, in 3 of the subsamples"
+    first, second = matched["tips"][0].split("\n")
+    assert first == f"1: {HOSTILE} 1"
+    assert second.startswith("2: Two, Two,")
+    assert second.endswith("…")
+    assert died["tips"][0] == "prompt 3"  # its text is not known
+    assert "<script>alert" not in html
+    rows = re.findall(r"<tr><td>(\d+)</td><td>(.*?)</td><td class=\"number\">([\d.]+)</td>", html)
+    assert [int(line) for line, *_ in rows] == list(range(1, 11))
+    assert unescape(rows[0][1]) == f"{HOSTILE} 1"
+    assert rows[2][1:] == ("–", "0.17")
 
 
 def test_json_cannot_end_its_script_and_prose_is_escaped_before_it_is_marked_up() -> None:

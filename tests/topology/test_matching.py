@@ -15,7 +15,7 @@ from support import refused
 from witnesses import NO_BARS, augmented_square, optimal_transport
 
 from topoflow.topology.distances import wasserstein_distance, wasserstein_distances, wasserstein_matchings
-from topoflow.topology.matching import assign
+from topoflow.topology.matching import assign, partners, sorted_bars
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
@@ -70,6 +70,19 @@ class TestWitnesses:
     def test_optimal_transport_gives_the_same(self, pair, order):
         expected = optimal_transport(*pair, order)
         assert wasserstein_distance(*pair, order) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    @reproducible
+    @given(pair=pairs_of_diagrams(), order=st.sampled_from([1.0, 2.0, 3.0]))
+    def test_partners_are_a_matching_that_costs_the_distance(self, pair, order):
+        a, b = (sorted_bars(bars.astype(np.float64)) for bars in pair)
+        partner = partners(a, b, order)
+        there = np.flatnonzero(partner >= 0)
+        assert len(set(partner[there])) == len(there)
+        alone = (np.delete(a, there, axis=0), np.delete(b, partner[there], axis=0))
+        lengths = [np.linalg.norm(a[there] - b[partner[there]], axis=1)]
+        lengths += [(bars[:, 1] - bars[:, 0]) / math.sqrt(2) for bars in alone]
+        total = float((np.concatenate(lengths) ** order).sum() ** (1 / order))
+        assert total == pytest.approx(wasserstein_distance(*pair, order), rel=1e-9, abs=1e-9)
 
     @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
     def test_diagrams_of_noise_at_two_checkpoints(self, two_checkpoints, order):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,9 @@ from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import check_cloud, distance_matrix, subsample_plan
 from topoflow.topology.prepared import Preparation
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.attribution import Attribution
 
 Matrix = NDArray[np.float64]
 RAW, SCALE_FREE, WITHOUT_FAR = "raw", "scale-free", "without the longest paths"
@@ -356,6 +359,54 @@ class Trajectory:
         from topoflow.dynamics.claims.listed import verdicts_of_run
 
         return verdicts_of_run(self)
+
+    def prompts(self, step: int, layer: int, since: int | None = None, order: float = 2.0) -> Attribution:
+        """Tell by bars and by prompts what changed in a layer between two checkpoints.
+
+        Parameters
+        ----------
+        step
+            Optimiser step of the later checkpoint.
+        layer
+            Which layer.
+        since
+            Optimiser step of the earlier checkpoint; by default the one before ``step``.
+        order
+            The order of the Wasserstein distance whose matching is told; the ground metric is Euclidean.
+
+        Returns
+        -------
+        Attribution
+            Its `order` names the prompts that stand out first.
+
+        Raises
+        ------
+        InvalidArgument
+            If there is no such layer or checkpoint, none before it, or ``order`` is not a finite number of at least 1.
+
+        Examples
+        --------
+        Three prompts leave the others between steps 8 and 16.
+
+        >>> cloud = np.random.default_rng(0).normal(size=(40, 3))
+        >>> gone = cloud + 9.0 * (np.arange(40) < 3)[:, None]
+        >>> run = follow({0: {1: cloud}, 8: {1: cloud}, 16: {1: gone}})
+        >>> sorted(run.prompts(16, 1).order[:3].tolist()), run.prompts(8, 1).bars["H0"]
+        ([0, 1, 2], ())
+        """
+        from topoflow.dynamics.attribution import attribute_layer
+
+        recorded = self.recorded
+        if layer not in recorded.layers:
+            raise InvalidArgument("layer", f"one of {list(recorded.layers)}", layer)
+        if step not in recorded.steps[1:]:
+            raise InvalidArgument("step", "that of a recorded checkpoint after the first", step)
+        if since is None:
+            since = recorded.steps[recorded.steps.index(step) - 1]
+        if since not in recorded.steps or since >= step:
+            raise InvalidArgument("since", f"that of a recorded checkpoint before {step}", since)
+        clouds = [recorded.cloud(at, layer) for at in (since, step)]
+        return attribute_layer(clouds, recorded.plan, [(0, 1)], order)[0]
 
     def table(self) -> str:
         """Return the verdicts as a table for a terminal or a notebook: a row a claim, a column a homology.

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.figures.steps import StepScale, one_step_apart, step_marks
-from topoflow.figures.style import DISTANCE, Floats, layer_colours, run_style
+from topoflow.figures.style import DIAGRAM_COLOURS, DISTANCE, Floats, layer_colours, run_style
 
-__all__ = ["map_chart", "runs_chart", "velocity_chart"]
+__all__ = ["bars_chart", "map_chart", "runs_chart", "velocity_chart"]
 
 # Dots of one line: more are hardly told apart, and a browser slows down.
 _MOST_DOTS = 256
@@ -174,6 +174,52 @@ def map_chart(
         "shade": None,
         "ends": True,
         "toggles": _layer_and_group(sorted(layers), colours),
+        "series": series,
+    }
+
+
+def bars_chart(
+    layers: Mapping[int, Mapping[str, Sequence[tuple[ArrayLike | None, ArrayLike | None, str, str]]]],
+    *,
+    title: str,
+) -> Any:
+    """Bars that changed between two checkpoints, in a diagram: one layer and one homology at a time.
+
+    Parameters
+    ----------
+    layers : mapping of layer to mapping of homology to sequence of (before, after, name, tip)
+        Birth and death of each bar at both checkpoints, in filtration distance; None where it was not born yet, or has
+        died: there it stands on the diagonal. Its name and what else is said of it when it is pointed at.
+    title : str
+        What the chart shows; also its name in the page.
+
+    Returns
+    -------
+    dict
+        See `page.js`.
+    """
+    series, homologies = [], ("H1", "H0")
+    colours = {homology: mpl.colors.to_hex(DIAGRAM_COLOURS[int(homology[1])]) for homology in homologies}
+    for layer, found in sorted(layers.items()):
+        for homology, bars in found.items():
+            for before, after, name, tip in bars:
+                one, other = (None if end is None else np.asarray(end, np.float64) for end in (before, after))
+                there = next(end for end in (one, other) if end is not None)
+                x, y = np.stack([np.full(2, there.mean()) if end is None else end for end in (one, other)]).T
+                what = {"keys": [str(layer), homology], "name": name, "colour": colours[homology]}
+                series.append({**what, "bold": True, "x": x.tolist(), "y": y.tolist(), "tips": [tip, tip]})
+    names = list(map(str, sorted(layers)))
+    return {
+        "title": title,
+        "x": {"label": f"birth ({DISTANCE})"},
+        "y": f"death ({DISTANCE})",
+        "shade": None,
+        "ends": True,
+        "diagonal": True,
+        "toggles": [
+            _toggle("layer", names, one=True, on=names[-1:]),
+            _toggle("homology", list(homologies), one=True, on=homologies[:1]),
+        ],
         "series": series,
     }
 

@@ -90,6 +90,10 @@
       element(svg, "text", { x: left + wide / 2, y: top + high + 38, "text-anchor": "middle" }, spec.x.label);
       const middle = top + high / 2;
       element(svg, "text", { x: 14, y: middle, "text-anchor": "middle", transform: `rotate(-90 14 ${middle})` }, spec.y);
+      if (spec.diagonal) {
+        const [from, to] = [Math.max(x0, y0), Math.min(x1, y1)];
+        if (from < to) element(svg, "line", { x1: px(from), x2: px(to), y1: py(from), y2: py(to), stroke: "#999" });
+      }
       if (!shown.length) {
         element(svg, "text", { x: left + wide / 2, y: middle, "text-anchor": "middle" }, "nothing chosen");
       }

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import topoflow
 from topoflow import finished, storage
@@ -23,7 +25,7 @@ from topoflow.dynamics.sensitivity import heading, in_words
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_comparison import read_map
 from topoflow.figures.of_run import kept_pictures
-from topoflow.names import H1_VELOCITY, layer_of
+from topoflow.names import BAR_COLUMNS, H1_VELOCITY, layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import code, paragraph, prose, shown
 from topoflow.storage import layout
@@ -45,6 +47,8 @@ _RUN_PICTURES = {
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
     "barcodes.png": "The same diagrams as barcodes.",
 }
+_MOST_PROMPTS = 10  # of those behind a change
+_LONGEST_TIP = 90  # characters of a prompt that a chart shows
 _MOST_NAMED = 128  # checkpoints that are listed one by one
 _MAP, _CLASSIFICATION = "map.csv", "classification.csv"
 _COMPARISON_PICTURES = {
@@ -373,6 +377,7 @@ def _one_run(study: _Study, one: _Found) -> str:
         page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
         *(paragraph(prose(line)) for line in note.measured(findings)),
         *_texts(one),
+        *_prompts_behind(one, name, steps, velocities),
         *(paragraph(prose(line)) for line in (*note.rivals(findings), *note.voids(findings))),
     ]
     parts += _under_other_choices(study, one.run.folder("sensitivity"), [one.run], str(one.run))
@@ -428,10 +433,67 @@ def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose
     yield page.picture(picture, f"{caption} ({whose})", caption)
 
 
+def _prompts_behind(
+    one: _Found, name: str, steps: NDArray[np.int64], velocities: Mapping[int, NDArray[np.float64]]
+) -> Iterator[str]:
+    """Which bars and which prompts made the largest change of each layer, where the run has looked."""
+    if layout.BARS_FILE not in one.findings["files"]:
+        return
+    prompts = finished.prompt_texts(one.activations.manifest["prompts_sha256"]) if one.activations else []
+    fastest = {layer: int(np.argmax(line)) for layer, line in velocities.items()}
+    peaks = {layer: (int(steps[at]), int(steps[at + 1])) for layer, at in fastest.items()}
+    layers: dict[int, dict[str, list[Any]]] = {}
+    for row in layout.read_rows(one.results / layout.BARS_FILE, BAR_COLUMNS):
+        layer = int(row["layer"])
+        if (int(row["previous_step"]), int(row["step"])) == peaks.get(layer):
+            layers.setdefault(layer, {}).setdefault(row["homology"], []).append(_changed_bar(row, prompts))
+    if not layers:
+        return
+    yield "<h3>The prompts behind the largest change</h3>"
+    yield page.chart(
+        charts.bars_chart(layers, title=f"Bars that changed most, {name}"),
+        "The bars that changed most in the fastest interval of each layer, from a ring (before) to a square (after). "
+        "Point at one for the prompts that make it: those of its birth edge and its death triangle (of H0, of its "
+        "death edge), at both checkpoints.",
+    )
+    _, rows = note.prompts_behind(one.findings, one.results, prompts)
+    busiest = max(layers, key=lambda layer: float(velocities[layer].sum()))
+    listed_rows = [row for row in rows if tuple(row[:3]) == (busiest, *peaks[busiest])][:_MOST_PROMPTS]
+    yield paragraph(
+        f"Layer {busiest}, which moves most, from step {peaks[busiest][0]} to {peaks[busiest][1]}: the prompts with "
+        "the largest share in the change of the subsamples that hold them (the mean of loops and components). A share "
+        "says who carried the change, and not why."
+    )
+    cells = [
+        [str(line), escape(text) or "–", *(shown(score, ".2g") for score in scores)]
+        for _, _, _, line, *scores, text in listed_rows
+    ]
+    header = ["line", "prompt", "share", "of H1", "of H0", "displacement", "other neighbours"]
+    yield page.table(header, cells, words=2)
+
+
+def _changed_bar(row: Mapping[str, str], prompts: Sequence[str]) -> tuple[Any, Any, str, str]:
+    """A row of bars.csv as a chart has it: where the bar was and is, its name, and the prompts that make it."""
+    before, after = (
+        (float(row[birth]), float(row[death])) if row[birth] else None
+        for birth, death in (("birth_before", "death_before"), ("birth", "death"))
+    )
+    share, n = float(row["share"]), int(row["subsamples"])
+    said = [
+        f"{row['homology']} bar, {row['kind']}: {100 * share:.2g} % of the change, in {n} of the subsamples"
+    ]
+    for line in map(int, row["prompts"].split()):
+        text = note.text_of(line, prompts)
+        said.append(f"{line}: {shorten(text, _LONGEST_TIP, placeholder='…')}" if text else f"prompt {line}")
+    return before, after, said[0], "\n".join(said[1:])
+
+
 def _texts(one: _Found) -> Iterator[str]:
     """What the model answered, at the first checkpoint, the peak and the last."""
     prompts = (
-        finished.asked(one.findings, one.activations.manifest["prompts_sha256"]) if one.activations else {}
+        finished.asked(one.findings, finished.prompt_texts(one.activations.manifest["prompts_sha256"]))
+        if one.activations
+        else {}
     )
     header, rows = note.texts(one.findings, prompts)
     if rows:

@@ -40,7 +40,11 @@ SENSITIVITY_FOLDER = Path("sensitivity")
 SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
     f"sensitivity.{end}" for end in ("csv", "png", "json")
 )
-QUANTITIES_FILE = "quantities.csv"  # likewise vouched for, where there is one: older runs have none
+QUANTITIES_FILE = "quantities.csv"
+BARS_FILE = "bars.csv"
+PROMPT_SCORES_FILE = "prompts.csv"
+# Likewise vouched for, where there are any: older runs lack some.
+LATER_TABLES = (QUANTITIES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from topoflow.dynamics.attribution import Attribution
 from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
-from topoflow.names import DISPLACEMENT, DISTANCE_COLUMNS, MOVEMENT_COLUMNS, VELOCITY
+from topoflow.names import (
+    BAR_COLUMNS,
+    DISPLACEMENT,
+    DISTANCE_COLUMNS,
+    MOVEMENT_COLUMNS,
+    PROMPT_COLUMNS,
+    VELOCITY,
+)
 from topoflow.storage import layout
 from topoflow.storage.layout import write_table
 from topoflow.topology.summaries import SUMMARY_NAMES, summary_names
@@ -71,6 +80,42 @@ def write_quantities(folder: Path, measured: Mapping[int, Mapping[str, float | N
     names = list(dict.fromkeys(name for found in measured.values() for name in found))
     rows = ([step, *(found.get(name) for name in names)] for step, found in measured.items())
     write_table(folder / layout.QUANTITIES_FILE, ["step", *names], rows)
+
+
+def write_attributions(
+    folder: Path,
+    told: Iterable[tuple[int, int, int, Attribution]],
+    most_bars: int = 10,
+    most_prompts: int = 20,
+) -> None:
+    """Write which bars and which prompts changed most, of each (layer, step before, step, what changed).
+
+    A prompt is named by its line in data/prompts.jsonl, counted from 1 as answers are; a bar has the lines of all its
+    prompts, with spaces between them. Births, deaths and displacements are in filtration distance; shares and
+    neighbours, from 0 to 1, are those of `Attribution`. Of a bar that was born, what was before is empty, and of one
+    that died, what is after. Where nothing changed there are no rows.
+    """
+    bars: list[list[Any]] = []
+    prompts: list[list[Any]] = []
+    for layer, previous, step, found in told:
+        for homology, changed in found.bars.items():
+            for bar in changed[:most_bars]:
+                ends = (*(bar.before or (None, None)), *(bar.after or (None, None)))
+                lines = " ".join(str(place + 1) for place in bar.prompts)
+                named = (layer, previous, step, homology, bar.kind)
+                bars.append([*named, *ends, bar.share, bar.n_subsamples, lines])
+        for place in found.order[:most_prompts]:
+            if found.share[place] > 0:
+                scores = (
+                    found.share,
+                    found.shares["H1"],
+                    found.shares["H0"],
+                    found.displacement,
+                    found.neighbours,
+                )
+                prompts.append([layer, previous, step, place + 1, *(score[place] for score in scores)])
+    write_table(folder / layout.BARS_FILE, BAR_COLUMNS, bars)
+    write_table(folder / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS, prompts)
 
 
 def write_movement(folder: Path, run: Trajectory) -> None:

@@ -60,12 +60,31 @@ def wasserstein(a, b, order):
         births_a, births_b = a[a[:, 1] == np.inf, 0], b[b[:, 1] == np.inf, 0]
         lengths[:n_essential] = np.abs(births_a - births_b)
     paired = np.ones(len(lengths), np.bool_)
-    matched_lengths(finite_a, finite_b, order, lengths[n_essential:], paired[n_essential:])
+    partner_of = np.empty(min(len(finite_a), len(finite_b)), np.int64)
+    matched_lengths(finite_a, finite_b, order, lengths[n_essential:], paired[n_essential:], partner_of)
     distance = norm(lengths, order)
     if distance == 0.0:
         return distance, np.nan
     left = norm(np.where(paired, 0.0, lengths), order)
     return distance, min(power(left / distance, order), 1.0)
+
+
+@compiled
+def partners(a, b, order):
+    """For each bar of one diagram the place of its partner in the other, or -1 where it is alone.
+
+    It is the matching behind `wasserstein`; both diagrams are finite, and in order of birth, then death.
+    """
+    column_of = np.empty(min(len(a), len(b)), np.int64)
+    paired = np.empty(len(a) + len(b), np.bool_)
+    matched_lengths(a, b, order, np.zeros(len(a) + len(b)), paired, column_of)
+    if len(a) <= len(b):
+        return column_of
+    row_of = np.full(len(a), _ALONE)
+    for row in range(len(b)):
+        if column_of[row] >= 0:
+            row_of[column_of[row]] = row
+    return row_of
 
 
 @compiled
@@ -103,10 +122,15 @@ def power(base, order):
 
 
 @compiled
-def matched_lengths(a, b, order, lengths, paired):
-    """Write the lengths of the optimal matching's edges over the leading zeros, and whether each joins two bars."""
+def matched_lengths(a, b, order, lengths, paired, partner_of):
+    """Write the lengths of the optimal matching's edges over the leading zeros, and whether each joins two bars.
+
+    Also the partner of each bar of the smaller diagram, or of ``a`` where none is smaller; -1 where it has none.
+    """
     if len(a) > len(b):
         a, b = b, a
+    for i in range(len(a)):
+        partner_of[i] = i
     if len(b) == 0 or (len(a) == len(b) and (a == b).all()):
         return
     to_diagonal_a = (a[:, 1] - a[:, 0]) / _SQRT_TWO
@@ -115,7 +139,7 @@ def matched_lengths(a, b, order, lengths, paired):
     if len(a) > 0:
         longest = max(longest, to_diagonal_a.max())
     if longest == 0.0:
-        return
+        return  # all bars have length zero, and any matching will do
 
     # Where the distance turns out to be far below the longest bar, its power has drowned in rounding beside the powers
     # of the bars. Then a second look, in units of the distance found.
@@ -130,6 +154,7 @@ def matched_lengths(a, b, order, lengths, paired):
         for i in range(len(a)):
             j = column_of[i]
             paired[i] = j >= 0 and weights[i, j] < 0.0
+            partner_of[i] = j if paired[i] else _ALONE
             if paired[i]:
                 lengths[i] = math.hypot(a[i, 0] - b[j, 0], a[i, 1] - b[j, 1])
                 lengths[len(a) + j] = 0.0

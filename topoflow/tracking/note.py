@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +13,17 @@ from urllib.parse import quote
 from topoflow.config.pooling import Pooling
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
+from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.measures import listed as measures
-from topoflow.names import H1_UNMATCHED, H1_UNMATCHED_OF_OTHER_PROMPTS, column, layer_of, metric_name
+from topoflow.names import (
+    H1_UNMATCHED,
+    H1_UNMATCHED_OF_OTHER_PROMPTS,
+    PROMPT_COLUMNS,
+    column,
+    layer_of,
+    metric_name,
+)
+from topoflow.storage import layout
 from topoflow.topology.dominance import DOMINANT, Dominance
 from topoflow.topology.prepared import Preparation
 
@@ -49,6 +59,11 @@ _DEFINITIONS = {
     "far_prompts": "share that the 5 % of prompts that go farthest make of the squared movement of the states "
     "themselves, from one anchor to the next and with jitter; layers weigh alike; 0.05 where all prompts move alike",
     "velocity_low": "95 % band of the velocity over prompts (half-samples, delete-d jackknife); filtration distance",
+    "prompt_share": "share of a prompt in the change of the diagrams of the subsamples that hold it (of the "
+    "distance to the power of its order), by the bars that it makes: h1_share, h0_share, and their mean (share); 0 to "
+    "1, and 1 / subsample_size on average",
+    "prompt_displacement": "how far the state of a prompt went, beyond the mean way of all; filtration distance",
+    "prompt_neighbours": "share of the 10 nearest prompts of a prompt that are others than before; 0 to 1",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
 }
 
@@ -272,6 +287,31 @@ def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list
         [name, prompts.get(name, ""), *(found.get(name, "") for found in by_step.values())] for name in names
     ]
     return ["text", "prompt", *(f"step {step}" for step in by_step)], rows
+
+
+def prompts_behind(
+    findings: Mapping[str, Any], results: Path, prompts: Sequence[str]
+) -> tuple[list[str], list[list[Any]]]:
+    """What prompts.csv holds, and the text of each prompt last where it is known: the heading and the rows.
+
+    No rows where the findings of a run vouch for no such table: an older topoflow wrote none.
+    """
+    header, rows = [*PROMPT_COLUMNS, "text"], []
+    if layout.PROMPT_SCORES_FILE in findings["files"]:
+        for row in layout.read_table(results / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS):
+            whole = [int(row[name]) for name in PROMPT_COLUMNS[:4]]
+            scores = [known(row[name]) for name in PROMPT_COLUMNS[4:]]
+            rows.append([*whole, *scores, text_of(whole[3], prompts)])
+    return header, rows
+
+
+def text_of(line: int, prompts: Sequence[str]) -> str:
+    """The text of a prompt by its line in data/prompts.jsonl, counted from 1; "" where it is not known.
+
+    >>> text_of(1, ["Write me a poem."]), text_of(2, ["Write me a poem."])
+    ('Write me a poem.', '')
+    """
+    return prompts[line - 1] if 0 < line <= len(prompts) else ""
 
 
 def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list[str]:

@@ -23,7 +23,7 @@ from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
-from topoflow.finished import FinishedRun, dominated
+from topoflow.finished import FinishedRun, asked, dominated
 from topoflow.names import (
     DISPLACEMENT,
     H1_UNMATCHED,
@@ -37,7 +37,14 @@ from topoflow.names import (
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.tracking.logged_models import Checkpoint, log_checkpoints, say_where_weights_are, with_models
-from topoflow.tracking.note import Page, definitions, texts, write_comparison_note, write_note
+from topoflow.tracking.note import (
+    Page,
+    definitions,
+    prompts_behind,
+    texts,
+    write_comparison_note,
+    write_note,
+)
 from topoflow.tracking.plugin import context_tags
 from topoflow.tracking.store import (
     Row,
@@ -131,10 +138,12 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        prompts = done.asked()
-        note = _write_artifacts(Path(folder), done, _page(run), prompts)
+        prompts = done.prompts()
+        answered = asked(done.facts, prompts)
+        note = _write_artifacts(Path(folder), done, _page(run), answered)
         client.log_artifacts(run_id, folder, "topology")
-    _log_texts(client, run_id, done.facts, prompts)
+    _log_table_once(client, run_id, _TEXTS, *texts(done.facts, answered))
+    _log_table_once(client, run_id, _PROMPTS, *prompts_behind(done.facts, done.results, prompts))
     tags = {**lacking(context_tags(), tags), **_tags(done, dataset.source.dvc_md5), NOTE_TAG: note}
     set_tags(run_id, {**tags, TRAJECTORY_TAG: done.sha256})  # last: it says that the run is full
 
@@ -349,7 +358,7 @@ def _written(number: float | None) -> str:
 
 # --- metrics ------------------------------------------------------------------------------------
 
-_TEXTS = "texts.json"
+_TEXTS, _PROMPTS = "texts.json", "prompts.json"
 
 
 def _models(run: Any, params: Params, done: FinishedRun) -> dict[int, Any]:
@@ -420,11 +429,12 @@ def _log_dataset(client: Any, run_id: str, dataset: Any) -> None:
     client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags)])
 
 
-def _log_texts(client: Any, run_id: str, facts: Mapping[str, Any], prompts: Mapping[str, str]) -> None:
-    """What was recorded as text as a table of MLflow's, once: a second call would add its rows again."""
-    header, rows = texts(facts, prompts)
-    if rows and not any(there.path == _TEXTS for there in client.list_artifacts(run_id)):
-        client.log_table(run_id, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), _TEXTS)
+def _log_table_once(
+    client: Any, run_id: str, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Rows as a table of MLflow's, once: a second call would add them again."""
+    if rows and not any(there.path == name for there in client.list_artifacts(run_id)):
+        client.log_table(run_id, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), name)
 
 
 def _write_artifacts(folder: Path, done: FinishedRun, page: Page, prompts: Mapping[str, str]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,15 @@ from topoflow.config import Params
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.finished import clouds_of, is_exploratory, open_activations, open_diagrams
 from topoflow.followed import followed
-from topoflow.names import layer_name
+from topoflow.names import H1_VELOCITY, layer_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study.stages.provenance import code_sha256, versions
+
+if TYPE_CHECKING:
+    from topoflow.dynamics.attribution import Attribution
+    from topoflow.dynamics.following import Recorded
+    from topoflow.dynamics.trajectory import LayerTrajectory
 
 
 def diagrams(params: Params, run: Run) -> None:
@@ -163,7 +168,7 @@ def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
     from topoflow.dynamics.twins import clock_of
-    from topoflow.study.tables import write_movement, write_quantities, write_trajectory
+    from topoflow.study.tables import write_attributions, write_movement, write_quantities, write_trajectory
 
     activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)
@@ -190,6 +195,7 @@ def trajectory(params: Params, run: Run) -> None:
         for layer in names
     )
     layers = list(map_cells(follow, tasks, len(names), params.compute, f"trajectory {run}"))
+    told = list(_attributed(params, run, whole.recorded, layers))
     answers = (_divergences(activations, step) for step in steps[1:])
     # mean over prompts; empty if not recorded
     behaviour = np.array([row.mean(axis=1) for row in answers if row is not None])
@@ -223,9 +229,34 @@ def trajectory(params: Params, run: Run) -> None:
         write_trajectory(results, names, steps, layers, behaviour)
         write_movement(results, whole)
         write_quantities(results, numbers)
-        tables = (*layout.RUN_TABLES, layout.QUANTITIES_FILE)
+        write_attributions(results, told)
+        tables = (*layout.RUN_TABLES, *layout.LATER_TABLES)
         files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))
+
+
+def _attributed(
+    params: Params, run: Run, recorded: Recorded, layers: Sequence[LayerTrajectory]
+) -> Iterator[tuple[int, int, int, Attribution]]:
+    """What changed in each layer in its fastest interval, and from its first checkpoint to its last."""
+    from topoflow.dynamics.attribution import attribute_layer
+
+    steps, order = recorded.steps, params.trajectory.resolved_order
+    pairs: list[list[tuple[int, int, int]]] = []
+    tasks: list[tuple[Any, ...]] = []
+    for name, layer in zip(recorded.layers, layers, strict=True):
+        peak = int(np.argmax(layer.series[H1_VELOCITY]))
+        of_layer = list(dict.fromkeys([(steps[peak], steps[peak + 1]), (steps[0], steps[-1])]))
+        ends = sorted({step for pair in of_layer for step in pair})  # a worker is sent these and no others
+        places = [(ends.index(before), ends.index(after)) for before, after in of_layer]
+        clouds = OnDemand(partial(_in_layer, recorded.cloud, name), ends)
+        tasks.append((clouds, recorded.plan, places, order))
+        pairs.append([(name, *pair) for pair in of_layer])
+    label = f"prompts behind the changes, {run}"
+    found = map_cells(attribute_layer, tasks, len(tasks), params.compute, label)
+    for named, attributions in zip(pairs, found, strict=True):
+        for (name, before, after), attribution in zip(named, attributions, strict=True):
+            yield name, before, after, attribution
 
 
 def _in_layer(cloud: Callable[[int, int], npt.NDArray[Any]], layer: int, step: int) -> npt.NDArray[Any]:
