@@ -82,7 +82,6 @@ def test_a_study_has_a_line_for_every_claim_and_says_how_many_seeds_it_lacks(pla
     assert found["early, over seeds"] == [SMALLEST, "yes"]
     assert found["objectives, each pair"] == ["0.25", "never: needs 6 seeds, and has 3"]
     assert found[f"{models.TIMING}, each pair of models"] == ["any", "never: needs 2 models, and has 1"]
-    table, _, explained = said.output.partition("power to find")
     effects, _, explained = said.output.partition("power to find")[2].partition("\nSpread:")
     assert "early, over seeds: early share, above that at constant speed" in effects
     assert not [claim.name for claim in listed.CLAIMS if claim.name in explained]  # each says its own unit

@@ -236,7 +236,9 @@ def test_eight_processes_that_open_a_fresh_store_at_once_all_find_it(tmp_path, t
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_that_is_half_made(tmp_path):
+def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_that_is_half_made(
+    tmp_path, warm
+):
     uri, draft = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.draft"
     opening = "from topoflow.tracking.store import open_store; open_store()"
     settings = environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri)
@@ -246,7 +248,7 @@ def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_tha
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
-    subprocess.run([sys.executable, "-c", opening], cwd=tmp_path, env=settings, check=True)
+    subprocess.run([f"{warm}/python", "-c", opening], cwd=tmp_path, env=settings, check=True)
     assert not draft.exists()
     assert len(mlflow.MlflowClient(uri).search_experiments()) == 1
 
