@@ -28,8 +28,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def pytest_collection_finish() -> None:
     """Take what was imported out of the garbage collector's sight, which sweeps over it many times a test otherwise.
 
-    Trainers, transformers and pytest itself ask for a collection again and again; it is half of the CPU of such tests.
+    Trainers, transformers and topoflow ask for a collection again and again; it is half of the CPU of such tests.
     """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Likewise what a test has imported; what it has left warns here, and in no other test."""
+    yield
     gc.collect()
     gc.freeze()
 
@@ -53,13 +61,10 @@ def model(tokenizer: Any) -> Any:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of programs that begin without seconds of imports; see warm.py."""
     from support import environment
-    from warm import start
+    from warm import forking
 
-    folder = tmp_path_factory.mktemp("warm") / "bin"
-    process = start(folder, environment())
-    yield folder
-    process.kill()
-    process.wait()
+    with forking(tmp_path_factory.mktemp("warm") / "bin", environment()) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -48,11 +48,7 @@ def test_objectives_are_compared_within_a_model_and_models_within_an_objective()
         "a and c of base",
         "b and c of base",
     ]
-    assert found["models"] == [
-        ("models of a", [0, 3]),
-        ("models of b", [1, 4]),
-        ("models of c", [2, 5]),
-    ]
+    assert found["models"] == [("models of a", [0, 3]), ("models of b", [1, 4]), ("models of c", [2, 5])]
 
 
 def test_controls_are_no_objectives_to_tell_apart_unless_there_is_nothing_else():

@@ -353,11 +353,7 @@ class TestRanges:
             ("recording.layers", "each once", [[1, 1], [0, 3, 0]]),
             *(
                 (path, "a finite number", [math.inf, -math.inf, math.nan])
-                for path in (
-                    "trajectory.order",
-                    "finetune.learning_rate",
-                    "finetune.lora.dropout",
-                )
+                for path in ("trajectory.order", "finetune.learning_rate", "finetune.lora.dropout")
             ),
         ],
     )
@@ -816,6 +812,9 @@ def test_yaml_that_dvc_refuses_is_refused_in_one_line_that_names_the_file(tmp_pa
     with refused(InvalidFile, path=path) as caught:
         read_mapping(path)
     assert len(str(caught.value).replace(str(path), "")) < 300
+
+
+def test_an_override_that_is_no_yaml_is_refused_in_few_words():
     with pytest.raises(InvalidArgument) as caught:
         apply_overrides({}, ["seed=" + "[" * 100_000])
     assert len(str(caught.value)) < 400

@@ -12,7 +12,7 @@ from support import refused, small_params
 from topoflow import finished, follow
 from topoflow.cli import main
 from topoflow.config import Schedule, parse_params
-from topoflow.dynamics.claims import models
+from topoflow.dynamics.claims import listed, models
 from topoflow.dynamics.design import Design
 from topoflow.dynamics.trajectory import describe_movement
 from topoflow.errors import InvalidFile
@@ -82,6 +82,9 @@ def test_a_study_has_a_line_for_every_claim_and_says_how_many_seeds_it_lacks(pla
     assert found["early, over seeds"] == [SMALLEST, "yes"]
     assert found["objectives, each pair"] == ["0.25", "never: needs 6 seeds, and has 3"]
     assert found[f"{models.TIMING}, each pair of models"] == ["any", "never: needs 2 models, and has 1"]
+    effects, _, explained = said.output.partition("power to find")[2].partition("\nSpread:")
+    assert "early, over seeds: early share, above that at constant speed" in effects
+    assert not [claim.name for claim in listed.CLAIMS if claim.name in explained]  # each says its own unit
     enough = plan("--set", "finetune.max_steps=48 recording.schedule={twins: 13}", seeds=[*range(6)])
     assert lines(enough.output)["objectives, each pair"] == ["0.031", "yes"]
 
@@ -126,10 +129,7 @@ def test_a_pilot_says_the_spread(plan, tmp_path):
     powers = said.output.partition("power to")[2].splitlines()
     place = next(n for n, line in enumerate(powers) if line.startswith("early, over seeds"))
     # deviations of -0.1, 0, 0.1 and -0.1, 0.1, three degrees of freedom
-    assert powers[place + 1].split()[:2] == [
-        "spread",
-        "0.12",
-    ]
+    assert powers[place + 1].split()[:2] == ["spread", "0.12"]
 
 
 def test_a_pilot_says_how_much_jitter_a_run_has(plan, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import REPOSITORY, in_another_process
+from support import REPOSITORY, call, in_another_process
 
 import topoflow
 
@@ -26,8 +26,9 @@ HEAVY = (
 )
 
 
-def modules_after(statement: str) -> set[str]:
-    return set(in_another_process(f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))").split())
+def modules_after(statement: str, programs: Path | None = None) -> set[str]:
+    code = f"{statement}\nimport sys\nprint('\\n'.join(sys.modules))"
+    return set(call(Path.cwd(), "python", "-c", code, programs=programs).stdout.split())
 
 
 PURE = sorted(
@@ -111,8 +112,8 @@ def test_the_light_modules_import_nothing_heavy(module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["recording.callback", "training.sft", "training.models"])
-def test_recording_and_training_do_not_know_mlflow(module):
-    found = modules_after(f"import topoflow.{module}")
+def test_recording_and_training_do_not_know_mlflow(module, warm):
+    found = modules_after(f"import topoflow.{module}", warm)
     assert not any(name.startswith("topoflow.tracking") or name == "topoflow.study.stages" for name in found)
 
 

@@ -12,6 +12,8 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator
+from copy import copy
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
@@ -20,7 +22,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
-from support import REPOSITORY, call, small_params
+from support import REPOSITORY, call, environment, small_params
+from warm import forking
 
 import topoflow
 from topoflow.study.pins import STUDY_FILES, requirements
@@ -127,6 +130,16 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory, model_cache
 
 
 @pytest.fixture(scope="module")
+def warmed(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """The same, with programs that begin without seconds of imports; see warm.py."""
+    folder = tmp_path_factory.mktemp("warmed") / "bin"
+    with forking(folder, environment(PYTHONPATH=""), str(installed.bin / "python")):
+        warmed = copy(installed)
+        warmed.bin = folder
+        yield warmed
+
+
+@pytest.fixture(scope="module")
 def study(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that the installed topoflow laid down, made small."""
     folder = tmp_path_factory.mktemp("user")
@@ -192,11 +205,11 @@ def test_an_installed_topoflow_makes_a_study_whose_stages_run_without_the_source
 
 
 @pytest.mark.slow
-def test_an_installed_topoflow_runs_an_objective_end_to_end_and_its_variant_aside(installed, study):
-    said = installed(study, "topoflow", "run", "--objective", "helpful")
+def test_an_installed_topoflow_runs_an_objective_end_to_end_and_its_variant_aside(warmed, study):
+    said = warmed(study, "topoflow", "run", "--objective", "helpful")
     assert "holds the training and its topology" in said.stdout
     assert (study / "results/tiny/helpful/seed_0/trajectory.json").is_file()
-    said = installed(study, "topoflow", "run", "--objective", "helpful", "--set", "topology.n_subsamples=2")
+    said = warmed(study, "topoflow", "run", "--objective", "helpful", "--set", "topology.n_subsamples=2")
     assert "Running stage 'diagrams@tiny-helpful-0'" in said.stderr
     assert "Running stage 'finetune" not in said.stderr  # restored from the cache that both share
 

@@ -10,10 +10,14 @@ import pytest
 import yaml
 from support import REPOSITORY
 
+from topoflow import names
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
 from topoflow.study.stages.provenance import DECIDES as DECIDES_KEPT
 
-# Whose code decides outputs. The rest carries (stages, storage, layout, config, compute), or shows and logs what no
-# stage has as an output (report, tracking): a change there is no reason to run again.
+# Whose code decides outputs. The rest carries (stages, storage, layout, config, compute), says what a number is called
+# and not what it is (names), or shows and logs what no stage has as an output (report, tracking): a change there is no
+# reason to run again. Results that are left under an old name are seen by a test below.
 DECIDES = (
     "topology",
     "dynamics",
@@ -133,6 +137,32 @@ def test_each_import_that_a_stage_is_said_not_to_reach_is_there(stage: str) -> N
 def test_an_interrupted_stage_goes_on_from_what_the_same_code_began() -> None:
     decide = {file.split("/")[0] for stage in ("finetune", "diagrams") for file in needed(stage, set())}
     assert decide <= set(DECIDES_KEPT)
+
+
+def test_the_committed_results_have_the_names_that_names_py_gives() -> None:
+    """It is no dep of any stage: a rename is no reason to train again, but readers no longer find the old name."""
+    run, comparison = REPOSITORY / Run("tiny", "helpful", 0).folder("results"), REPOSITORY / "comparison"
+    for path, columns in (
+        (run / layout.DISTANCES_FILE, names.DISTANCE_COLUMNS),
+        (run / layout.MOVEMENT_FILE, names.MOVEMENT_COLUMNS),
+        (comparison / "separation.csv", names.SEPARATION_COLUMNS),
+        (comparison / "map.csv", names.MAP_COLUMNS),
+        (comparison / "effects.csv", names.EFFECT_COLUMNS),
+    ):
+        assert header(path) == list(columns), path.name
+    moved = {names.column(h, name) for h in (0, 1) for name in (names.VELOCITY, names.DISPLACEMENT)}
+    assert moved | {names.H1_UNMATCHED} <= set(header(run / layout.VELOCITY_FILE))
+    facts = layout.read_json(run / layout.TRAJECTORY_FILE)
+    of_layer = (*names.LAYER_NUMBERS, *names.LAYER_STEPS, names.DISPLACEMENT)
+    floors = {names.H1_SAMPLING_FLOOR, names.H1_PEAK_OVER_SAMPLING_FLOOR, names.H1_UNMATCHED_OF_OTHER_PROMPTS}
+    assert floors | {names.column(h, name) for h in (0, 1) for name in of_layer} <= set(
+        facts["layers"][names.layer_name(3)]
+    )
+    assert {names.pooled_name("early_share", homology) for homology in ("H0", "H1")} <= set(facts["pooled"])
+
+
+def header(table: Path) -> list[str]:
+    return table.read_text(encoding="utf-8").partition("\n")[0].split(",")
 
 
 def test_a_dep_that_is_code_is_there_and_of_a_folder_its_sources_alone_count() -> None:

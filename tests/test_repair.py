@@ -18,21 +18,21 @@ from topoflow.study.repair import repair
 MAKE = "mkdir -p sets/one/inner && cat source > sets/one/a && cat source source > sets/one/inner/b"
 
 
-def dvc(warm: Path, *arguments: str) -> None:
-    call(Path.cwd(), "dvc", *arguments, programs=warm)
+def dvc(*arguments: str) -> None:
+    call(Path.cwd(), "dvc", *arguments)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, warm):
+def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     (folder / "source").write_text("made from this")
     stage = {"cmd": MAKE, "deps": ["source"], "outs": ["sets/one"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        dvc(warm, "init", "--no-scm", "--quiet")
-        dvc(warm, "config", "cache.type", "hardlink,copy")
-        dvc(warm, "repro", "--quiet")
+        dvc("init", "--no-scm", "--quiet")
+        dvc("config", "cache.type", "hardlink,copy")
+        dvc("repro", "--quiet")
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-from support import lay_down_study, refused, small_params
+from support import call, lay_down_study, refused, small_params
 
 from topoflow.config import Claims, load_params
 from topoflow.errors import InvalidFile, NoAnswer
@@ -31,8 +31,28 @@ def asked(tmp_path, monkeypatch, fresh_store):
     monkeypatch.setattr(stages, "track", lambda *_: None)
     monkeypatch.setattr(study, "_reproduce", lambda _, *arguments: asked.append((Path.cwd(), arguments)))
     monkeypatch.setattr(study, "_out_of_date", lambda _: [])
+    monkeypatch.setattr(
+        study, "_share_cache", lambda _: None
+    )  # three commands of DVC's, in a test of their own
     monkeypatch.setattr(stages, "writes_something_else", lambda *_: True)
     return asked
+
+
+def test_a_folder_aside_is_a_dvc_repository_with_the_cache_of_the_study(tmp_path, monkeypatch):
+    lay_down_study(tmp_path, small_params())
+    monkeypatch.chdir(tmp_path)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    study._share_cache(aside)
+    told = call(aside, "dvc", "config", "--list").stdout.lower()
+    for line in (
+        "core.no_scm=true",
+        "core.analytics=false",
+        "core.check_update=false",
+        "cache.type=hardlink,copy",
+    ):
+        assert line in told
+    assert Path(call(aside, "dvc", "cache", "dir").stdout.strip()).resolve() == tmp_path / ".dvc/cache"
 
 
 def change_params(**sections):

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,21 @@ from trl import SFTConfig, SFTTrainer
 """
 
 
-def start(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Begin the process that forks, and lay down what asks it: put `folder` first on PATH."""
+@contextmanager
+def forking(folder: Path, environment: dict[str, str], python: str = sys.executable) -> Iterator[Path]:
+    """Lay down the programs, which are forks of this Python meanwhile: put `folder` first on PATH."""
     folder.mkdir(parents=True)
     for name in ("python", *MODULES):
         (folder / name).write_text(CLIENT.format(python=sys.executable), encoding="utf-8")
         (folder / name).chmod(0o755)
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(folder)], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+    command = [python, __file__, str(folder)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield folder
+        finally:
+            process.kill()
 
 
 def _serve(folder: Path) -> tuple[dict[str, Any], list[int]]:

@@ -50,7 +50,7 @@ _overrides = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override params.yaml; several may stand in one, separated by spaces. "
+    help="Override a key of params.yaml. One --set may hold several, separated by spaces. "
     "Example: --set 'finetune.max_steps=40 recording.layers=[1, 3]'.",
 )
 
@@ -170,7 +170,7 @@ def init(folder: Path, preset: str | None, overrides: tuple[str, ...]) -> None:
     """Create a study in FOLDER.
 
     It gets params.yaml, dvc.yaml and MLproject, in a git and DVC repository. Nothing is overwritten.
-    requirements.txt pins what runs now. A git repository that is made gets a first commit.
+    requirements.txt pins the versions that are installed now. If a git repository is made, it gets a first commit.
     """
     names, committed = scaffold.lay_down(folder, preset, split_overrides(overrides))
     for name in names:
@@ -225,7 +225,7 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     is_flag=False,
     flag_value=True,  # MLproject cannot leave it out: there it is `--remove-downloads false`
     default=False,
-    help="Delete each from the Hub's cache once it is recorded.",
+    help="Delete each downloaded revision from the Hub's cache once it is recorded.",
 )
 @click.option(
     "--model",
@@ -255,9 +255,9 @@ def record(
 ) -> None:
     """Follow a finished training by its checkpoints.
 
-    Nothing is trained, and all goes into one MLflow run: hidden states are recorded from each checkpoint, and the
-    rest is as in `run`. To keep them in a study, write them under `objective` in params.yaml (source: checkpoints,
-    or revisions).
+    Nothing is trained: hidden states are recorded from each checkpoint, and the rest is as in `run`, in one MLflow
+    run. To make checkpoints part of a study, write them under `objective` in params.yaml (source: checkpoints, or
+    revisions).
     """
     from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
@@ -330,8 +330,8 @@ def plan(
 ) -> None:
     """Say what a run costs and what it can decide.
 
-    Exits with 1 if the run cannot fit here. The cost: passes, tokens, bytes, memory, time. What it can decide: for
-    each claim the smallest possible p-value, whether that is enough, what would be enough, and the power.
+    The cost is counted in passes, tokens, bytes, memory and time; if the run cannot fit here, the exit status is 1. For
+    each claim it says the smallest possible p-value, whether that is enough, what would be enough, and the power.
     """
     from topoflow.study import run as studies
 
@@ -450,8 +450,8 @@ def track(model: str, objective: str, seed: int | None, run_id: str | None) -> N
 def repair(folder: Path) -> None:
     """Restore a damaged activation or diagram set.
 
-    It is fetched from a remote, or else computed again. The damaged files are set aside, also in DVC's cache, which
-    would bring the damage back. If they cannot be restored, they are put back.
+    The set is fetched from a remote, or else computed again. The damaged files are set aside, also in DVC's cache,
+    which would bring the damage back. If the set cannot be restored, they are put back.
     """
     from topoflow.study.repair import repair as repair_set
 
@@ -478,15 +478,15 @@ def compare(run_ids: tuple[str, ...], out: str) -> None:
     "--objective",
     metavar="NAME",
     callback=_given,
-    help="A key under `objective`: of which run. Without it, the claims over all runs of the study.",
+    help="A key under `objective`, for the claims of one run. Without it: the claims over all runs of the study.",
 )
 @_seed
 def sensitivity(model: str | None, objective: str | None, seed: int | None) -> None:
-    """Show which verdicts hang on a choice.
+    """Show which verdicts depend on a choice.
 
     Computes every verdict again under the alternatives that params.yaml declares (section sensitivity), from stored
-    states. Writes sensitivity/: a table, a picture, and what agrees. What was computed is kept; Ctrl-C loses no more
-    than the alternative under way.
+    states. Writes sensitivity/: a table, a picture, and how many alternatives agree. What was computed is kept: Ctrl-C
+    loses no more than the alternative under way.
     """
     from topoflow.study import sensitivity as curve
 

@@ -114,11 +114,7 @@ def measure(n_steps: int, n_layers: int) -> dict[str, list[float]]:
         peak_mib()
         began, worked = time.monotonic(), time.process_time()
         stage()
-        found[name] = [
-            round(time.process_time() - worked, 1),
-            round(time.monotonic() - began, 1),
-            peak_mib(),
-        ]
+        found[name] = [round(time.process_time() - worked, 1), round(time.monotonic() - began, 1), peak_mib()]
     found["report.html MB"] = [round(Path("report.html").stat().st_size / 1e6, 1)]
     check(params, run, n_steps, n_layers)
     return found

@@ -283,18 +283,9 @@ HEADER = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%s), }\n"
 HOSTILE = {
     "npy of objects": (".npy", lambda: pickled_npy()),
     "a bare pickle": (".npy", lambda: pickle.dumps(print)),
-    "a terabyte in the header": (
-        ".npy",
-        lambda: npy(HEADER % b"1 << 40, 8"),
-    ),
-    "a shape of a terabyte": (
-        ".npy",
-        lambda: npy(HEADER % b"1099511627776, 8"),
-    ),
-    "a negative shape": (
-        ".npy",
-        lambda: npy(HEADER % b"-1, -8", bytes(64)),
-    ),
+    "a terabyte in the header": (".npy", lambda: npy(HEADER % b"1 << 40, 8")),
+    "a shape of a terabyte": (".npy", lambda: npy(HEADER % b"1099511627776, 8")),
+    "a negative shape": (".npy", lambda: npy(HEADER % b"-1, -8", bytes(64))),
     "a header of 64 KB": (".npy", lambda: npy(b"(" * 65000)),
     "a header of minus signs": (".npy", lambda: npy(b"-" * 9000 + b"1")),
     "code in the header": (".npy", lambda: npy(b"__import__('os').mkdir('sprung')\n")),

@@ -402,11 +402,7 @@ NOBODY = "import os; os.setgid(65534); os.setuid(65534)"
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["diagrams", "trajectory", "prompts", "prepare", "model"])
 @pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (LIMIT_FILES.format(200), "File too large"),
-        (LIMIT_OPEN, "Too many open files"),
-    ],
+    ("fault", "message"), [(LIMIT_FILES.format(200), "File too large"), (LIMIT_OPEN, "Too many open files")]
 )
 def test_no_room_for_a_byte_or_a_file_is_one_clear_error_and_damages_nothing(study, stage, fault, message):
     before = {name: data for name, data in contents(study.folder).items() if not name.startswith(".topoflow")}

@@ -13,7 +13,6 @@ from support import Study, lay_down_study, small_params
 from topoflow import storage
 
 pytestmark = pytest.mark.slow
-STAGE = "diagrams@tiny-helpful-0"
 FOLDER = "diagrams/tiny/helpful/seed_0"
 
 

@@ -64,17 +64,23 @@ def dead():
         yield f"http://me:secret@127.0.0.1:{nobody.getsockname()[1]}"
 
 
-def train(
-    folder: Path, uri: str, pause: float = 0.0, patience: float = 60.0, **changes: str
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(pause), str(patience)],
-        cwd=folder,
-        env=environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri, **changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def train(warm):
+    """Begins a training that logs, as a process of its own."""
+
+    def begin(
+        folder: Path, uri: str, pause: float = 0.0, patience: float = 60.0, **changes: str
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [f"{warm}/python", "-c", TRAINING, str(pause), str(patience)],
+            cwd=folder,
+            env=environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri, **changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
 
 
 def trained(training: subprocess.Popen[str]) -> str:
@@ -125,7 +131,7 @@ def notes(folder: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_store_that_answers_has_all_when_the_training_ends(tmp_path):
+def test_a_store_that_answers_has_all_when_the_training_ends(tmp_path, train):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with train(tmp_path, uri, DISABLE_MLFLOW_INTEGRATION="TRUE") as training:
         assert "MLflow at" not in trained(training)
@@ -136,7 +142,7 @@ def test_a_store_that_answers_has_all_when_the_training_ends(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_locked_sqlite_store_stops_nothing_and_gets_each_number_once(tmp_path):
+def test_a_locked_sqlite_store_stops_nothing_and_gets_each_number_once(tmp_path, train):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.MlflowClient(uri).search_experiments()
     with train(tmp_path, uri, pause=0.1, patience=0.1) as training:
@@ -153,7 +159,7 @@ def test_a_locked_sqlite_store_stops_nothing_and_gets_each_number_once(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead):
+def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead, train):
     with train(tmp_path, dead, patience=0.1) as training:
         said = trained(training)
     assert said.count("http://127.0.0.1") >= 1
@@ -169,7 +175,7 @@ def test_a_server_that_is_down_from_the_beginning_stops_nothing(tmp_path, dead):
 
 
 @pytest.mark.slow
-def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server, emptied):
+def test_fifty_runs_that_log_at_once_to_one_server_lose_nothing(tmp_path, server, emptied, warm):
     uri = server.address
     # one process, so that fifty imports need not fit into one machine; each run has its own thread
     script = """
@@ -182,7 +188,7 @@ for run in runs:
     run.end("FINISHED", 300)
 """
     result = subprocess.run(
-        [sys.executable, "-c", script],
+        [f"{warm}/python", "-c", script],
         cwd=tmp_path,
         env=environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri),
         capture_output=True,
@@ -201,7 +207,7 @@ for run in runs:
 
 
 @pytest.mark.slow
-def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path):
+def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path, train):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = mlflow.MlflowClient(uri)
     client.search_experiments()
@@ -220,7 +226,7 @@ def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_processes_that_open_a_fresh_store_at_once_all_find_it(tmp_path):
+def test_eight_processes_that_open_a_fresh_store_at_once_all_find_it(tmp_path, train):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     trainings = [train(tmp_path, uri, patience=200) for _ in range(8)]  # as a busy machine may need
     for training in trainings:
@@ -230,7 +236,9 @@ def test_eight_processes_that_open_a_fresh_store_at_once_all_find_it(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_that_is_half_made(tmp_path):
+def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_that_is_half_made(
+    tmp_path, warm
+):
     uri, draft = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / ".mlflow.db.draft"
     opening = "from topoflow.tracking.store import open_store; open_store()"
     settings = environment(PYTHONPATH=str(REPOSITORY), MLFLOW_TRACKING_URI=uri)
@@ -240,7 +248,7 @@ def test_a_process_that_is_killed_while_it_sets_up_a_fresh_store_leaves_none_tha
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
-    subprocess.run([sys.executable, "-c", opening], cwd=tmp_path, env=settings, check=True)
+    subprocess.run([f"{warm}/python", "-c", opening], cwd=tmp_path, env=settings, check=True)
     assert not draft.exists()
     assert len(mlflow.MlflowClient(uri).search_experiments()) == 1
 
@@ -496,7 +504,7 @@ def faulty(server, emptied):
         *((mode, "the middle") for mode in ("broken", "lossy", "slow", "proxy", "forgetful")),
     ],
 )
-def test_a_server_with_a_fault_stops_nothing_and_gets_each_number_once(tmp_path, faulty, mode, since):
+def test_a_server_with_a_fault_stops_nothing_and_gets_each_number_once(tmp_path, faulty, mode, since, train):
     faulty.mode = mode if since == "the beginning" else "pass"
     with train(tmp_path, faulty.uri, pause=0.1, patience=0.5) as training:
         for _ in range(5):
@@ -561,7 +569,7 @@ def test_track_says_that_mlflow_did_not_take_all_and_called_again_logs_the_rest_
 
 @pytest.mark.slow
 def test_a_server_that_is_restarted_in_the_middle_stops_nothing_and_gets_each_number_once(
-    tmp_path, server, emptied
+    tmp_path, server, emptied, train
 ):
     uri = server.address
     with train(tmp_path, uri, pause=0.1) as training:

@@ -21,7 +21,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, model_cache):
+def study(tmp_path_factory, model_cache, warm):
     folder = tmp_path_factory.mktemp("real")
     params = small_params()
     params["objective"] = {
@@ -35,7 +35,7 @@ def study(tmp_path_factory, model_cache):
     lay_down_study(folder, params)
     for objective in ("hh_harmless", "alpaca"):
         command = ("topoflow", "run", "--model", "smollm2", "--objective", objective)
-        call(folder, *command, TOPOFLOW_CACHE=str(model_cache))
+        call(folder, *command, programs=warm, TOPOFLOW_CACHE=str(model_cache))
     return folder
 
 

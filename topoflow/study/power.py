@@ -125,9 +125,7 @@ def _powers(found: Sequence[Decidable], source: str) -> list[str]:
         return []
     return [
         *lines,
-        "Shares are of the speed, above what it has at constant speed (early, timing), or of the peak's (calm); leads",
-        "are shares of the clock. Spread: standard deviation between seeds, of labels that of same-seed differences,",
-        f"all in one direction ({source}).",
+        f"Spread: the standard deviation between seeds ({source}).",
         "Jitter: the standard error that it gives to the squared movement of a run, as a share of it.",
         "A verdict must pass more rungs: its power is at most that of the test shown here.",
     ]

@@ -36,7 +36,7 @@ STATISTIC = (
 )
 # counted on planted worlds: benchmarks/verdicts.md
 _WEAK_IN_LOOPS = "calm of loops is found in two of three single runs that have it: three seeds find it"
-_EFFECT = "a second half that slows to a share of"
+_EFFECT = "speed of the second half, as a share of the peak's"
 _SLOWER = (0.05, 0.10, 0.20)  # effects of one run
 _NO_HALVES = "needs two intervals between twin checkpoints in each half of the training"
 

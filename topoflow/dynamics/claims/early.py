@@ -44,7 +44,7 @@ STATISTIC = (
     "share of the scale-free speed in the first third of the cumulative learning rate, above the third's own share "
     "(speed: root of the mean squared movement between twins; 0 at constant speed)"
 )
-_EFFECT = "an early share of"
+_EFFECT = "early share, above that at constant speed"
 _LEFT_OF_RAW, _LEFT_OF_ALL = 0.25, 0.5  # of the movement: less is left of it, and the rung explains it
 
 

@@ -94,7 +94,9 @@ def decidable_over_runs(asked: Question) -> Decidable:
     test = MarginTest(asked.claims.lead_margin, asked.claims.level, spreads)
     lacks = "" if asked.design.has_behaviour else "needs next-token probabilities (recording.behaviour)"
     why = asked.design.why_no_twins
-    return asked.over_seeds(CLAIM, "a lead of", test, why, lacks=lacks, controls=False)
+    return asked.over_seeds(
+        CLAIM, "lead, as a share of learning-rate time", test, why, lacks=lacks, controls=False
+    )
 
 
 def _rungs_over_runs(

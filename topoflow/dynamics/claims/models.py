@@ -101,7 +101,7 @@ def decidable(asked: Question) -> list[Decidable]:
             test.powers(n if n_models > 1 else 0), effect, test.spread,
         )
         for claim, effect, test in (
-            (AMOUNT, "farther by a factor of", far), (TIMING, "shares that differ by", late),
+            (AMOUNT, "farther by a factor of", far), (TIMING, "early shares that differ by", late),
         )
     ]  # fmt: skip
 

@@ -156,7 +156,7 @@ def decidable(asked: Question) -> list[Decidable]:
     powers = {1.0: {effect: power_of_a_pair(effect, n, level / corrected) for effect in _PARTED}}
     smallest = min(1.0, smallest_paired_p(n) * corrected)
     enough = joined(asked.enough_twins, f"{needed} seeds")
-    effect = "labels apart by so many spreads"
+    effect = "apart, in spreads of same-seed differences"
     return [
         Decidable(CLAIM, "each pair", smallest, level, enough, why, powers if n_labels > 1 else {}, effect)
     ]
