@@ -370,6 +370,7 @@ def test_pictures_tables_and_note_are_artifacts(study):
         "behaviour.csv",
         "controls.csv",
         "distances.csv",
+        "measures.csv",
         "movement.csv",
         "quantities.csv",
         "verdicts.csv",

@@ -100,6 +100,8 @@ class FinishedRun:
             "first_third": params.trajectory.clock,
             "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }
+        if "measures" in self.facts:  # older results do not say
+            made["measures"], wanted["measures"] = self.facts["measures"], params.trajectory.measures
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made.get(key) != value:
                 was = quoted(made.get(key))
@@ -305,7 +307,7 @@ def _vouching(path: Path, names: Sequence[str], remedy: str) -> Mapping[str, Any
     """A results manifest that names the SHA-256 of the files of these names."""
     facts = layout.read_json(path)
     files = facts.get("files") if isinstance(facts, dict) else None
-    if not isinstance(files, dict) or set(files) - {layout.QUANTITIES_FILE} != set(names):
+    if not isinstance(files, dict) or set(files) - {*layout.LATER_TABLES} != set(names):
         raise InvalidFile(
             path, "does not name the SHA-256 of each of its tables: an older topoflow wrote it", remedy
         )

@@ -40,7 +40,9 @@ SENSITIVITY_FOLDER = Path("sensitivity")
 SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
     f"sensitivity.{end}" for end in ("csv", "png", "json")
 )
-QUANTITIES_FILE = "quantities.csv"  # likewise vouched for, where there is one: older runs have none
+QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "added.csv"
+# Likewise vouched for, where they are: older runs and comparisons have none.
+LATER_TABLES = (QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (
