@@ -138,8 +138,9 @@ def test_a_claim_is_one_line_in_the_list_of_claims(planted):
 
 def test_a_measure_is_one_line_in_the_list_of_measures(planted):
     logged, tables, page, *_ = planted
-    rows = list(csv.DictReader((tables / layout.VELOCITY_FILE).open(encoding="utf-8")))
-    assert len(rows) == len(STEPS) - 1
+    rows = list(csv.DictReader((tables / layout.MEASURES_FILE).open(encoding="utf-8")))
+    assert [int(row["step"]) for row in rows] == [*STEPS]
+    assert rows[0]["farthest_step"] == ""  # there is no checkpoint before the first
     assert float(rows[-1]["farthest_step"]) > 0.5
     assert logged.data.metrics["measures/farthest_step/layer_01"] == float(rows[-1]["farthest_step"])
     said = "longest way of one prompt since the checkpoint before"

@@ -371,6 +371,7 @@ def test_pictures_tables_and_note_are_artifacts(study):
         "behaviour.csv",
         "controls.csv",
         "distances.csv",
+        "measures.csv",
         "movement.csv",
         "bars.csv",
         "prompts.csv",

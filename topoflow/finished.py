@@ -104,6 +104,8 @@ class FinishedRun:
             "first_third": params.trajectory.clock,
             "prepared": None if topology.preparation.plain else asdict(topology.preparation),
         }
+        if "measures" in self.facts:  # older results do not say
+            made["measures"], wanted["measures"] = self.facts["measures"], params.trajectory.measures
         for key, value in json.loads(storage.json_bytes(wanted)).items():
             if made.get(key) != value:
                 was = quoted(made.get(key))

@@ -72,6 +72,11 @@ EFFECT_COLUMNS = (
     "label", "other", "measure", "effect", "value", "low", "high", "n", "n_other", "p", "smallest_p"
 )  # fmt: skip
 
+ADDED_COLUMNS = (
+    "model", "target", "score", "chance", "simple", "topology", "both", "gain", "low", "high", "p", "p_absent",
+    "n_runs", "n_seeds", "verdict",
+)  # fmt: skip
+
 
 def metric_name(section: str, name: str, layer: int | str | None = None) -> str:
     """The key of a number in MLflow, which draws a section for what stands before the first slash.

@@ -272,13 +272,19 @@ class Trajectory:
 
     `order: published` stands for two choices: order 1, which persim computes, whatever the paper calls it, and a first
     third of the concentration (Eq. 2) that is counted in checkpoints. A number counts the third in optimiser steps.
-    Bands come from `n_replicates` half-samples of the prompts (0 for none).
+    Bands come from `n_replicates` half-samples of the prompts (0 for none). `measures` names what is computed beside
+    topology, of `topoflow.dynamics.measures.listed.MEASURES`; "cheap" stands for all that are not dear. Names of H2,
+    such as `h2_silhouette`, are refused unless `maxdim` is 2.
     """
 
     order: Order = 2.0
     n_replicates: Annotated[Sample, Field(ge=0)] = 20
+    measures: Annotated[tuple[str, ...], each_once] = ("cheap",)
 
     def __post_init__(self) -> None:
+        from topoflow.dynamics.measures.listed import chosen
+
+        chosen(self.measures)
         if self.n_replicates == 1:
             raise InvalidArgument("n_replicates", "2 or more, or 0 for no bands", 1)
 
@@ -417,8 +423,12 @@ class Params:
                     "these samples have none",
                 )
             self._check_parts(name)
-        if self.topology.maxdim < 2 and (lacking := [n for n in self.track.summaries if n.startswith("h2_")]):
-            raise InvalidArgument("track.summaries", "without H2 unless topology.maxdim is 2", lacking[0])
+        for key, names in (
+            ("track.summaries", self.track.summaries),
+            ("trajectory.measures", self.trajectory.measures),
+        ):
+            if self.topology.maxdim < 2 and (lacking := [name for name in names if name.startswith("h2_")]):
+                raise InvalidArgument(key, "without H2 unless topology.maxdim is 2", lacking[0])
         if self.topology.subsample_size > (most := self.prompts.n_prompts):
             raise InvalidArgument(
                 "topology.subsample_size", f"at most prompts.n_prompts ({most})", self.topology.subsample_size

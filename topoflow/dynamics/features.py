@@ -13,7 +13,7 @@ from topoflow.dynamics.cells import CellDiagrams
 H1, H0 = "H1", "H0"
 HOMOLOGY = (H1, H0)
 GRID = np.linspace(0, 2.5, 100)  # filtration distance, in units of a median distance
-_WIDTH = math.sqrt(GRID[1] - GRID[0])  # makes the Euclidean norm of a vector that of the function
+WIDTH = math.sqrt(GRID[1] - GRID[0])  # makes the Euclidean norm of a vector that of the function
 
 
 def silhouette(diagram: ArrayLike, unit: float = 1.0) -> NDArray[np.float64]:
@@ -49,6 +49,30 @@ def silhouette(diagram: ArrayLike, unit: float = 1.0) -> NDArray[np.float64]:
     return np.asarray(weights @ tents / total)
 
 
+def mean_silhouette(diagrams: Sequence[ArrayLike], unit: float = 1.0) -> NDArray[np.float64]:
+    """Average the silhouettes of diagrams, as a vector whose Euclidean norm is that of the function.
+
+    Parameters
+    ----------
+    diagrams : sequence of array_like, each of shape (n_bars, 2)
+        Finite bars, a diagram a subsample.
+    unit
+        Filtration distance that counts as 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (100,)
+        The mean times the square root of the grid's spacing.
+
+    Examples
+    --------
+    >>> one, half = (mean_silhouette(of) for of in ([[[0.5, 1.5]]], [[[0.5, 1.5]], np.empty((0, 2))]))
+    >>> bool(np.allclose(one, 2 * half))
+    True
+    """
+    return np.asarray(np.mean([silhouette(diagram, unit) for diagram in diagrams], axis=0) * WIDTH)
+
+
 def cell_vectors(cell: CellDiagrams, size: int, unit: float) -> dict[str, NDArray[np.float64]]:
     """Average over a cell's subsamples the two vectors whose squared Euclidean differences are movement.
 
@@ -74,7 +98,7 @@ def cell_vectors(cell: CellDiagrams, size: int, unit: float) -> dict[str, NDArra
     """
     if not unit > 0:
         return {H1: np.zeros_like(GRID), H0: np.zeros(size - 1)}
-    loops = np.mean([silhouette(pair[1], unit) for pair in cell], axis=0) * _WIDTH
+    loops = mean_silhouette([pair[1] for pair in cell], unit)
     return {H1: loops, H0: np.mean([_sorted_deaths(pair[0], size) for pair in cell], axis=0) / unit}
 
 

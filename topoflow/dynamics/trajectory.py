@@ -27,7 +27,7 @@ from topoflow.dynamics.embedding import diagram_distance_matrix
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import SCALE_FREE, Trajectory
 from topoflow.dynamics.measures import listed
-from topoflow.dynamics.measures.measure import Cell
+from topoflow.dynamics.measures.measure import Cell, Measure
 from topoflow.dynamics.movement import early_share
 from topoflow.dynamics.nulls import concentration_test, holm
 from topoflow.dynamics.prompts import (
@@ -100,8 +100,10 @@ class LayerTrajectory:
         (filtration distance); `h1_velocity_low` and `_high`, 95 % bands over prompts (NaN where there are none);
         `h1_velocity_scale_free`, of clouds divided by their median distance (no unit; NaN for a constant layer);
         `h1_unmatched`, the share of the velocity to the power of its order that comes from bars without a partner (0 to
-        1, mean over subsamples; NaN where nothing moved); the `MEASURES`; and where the cells have H2, its velocity and
-        displacement.
+        1, mean over subsamples; NaN where nothing moved); the measures `IN_VELOCITY`; and where the cells have H2, its
+        velocity and displacement.
+    measures : dict of str to ndarray of shape (T,)
+        One number a checkpoint of each measure that was asked for; NaN at the first for those of two cells.
     distances : ndarray, shape (T, T)
         Between the H1 diagrams of all checkpoints, in filtration distance; of more than `MOST_PAIRED` checkpoints, of
         `paired_checkpoints` alone.
@@ -128,6 +130,7 @@ class LayerTrajectory:
     """
 
     series: dict[str, Series]
+    measures: dict[str, Series]
     distances: Series
     summaries: Series
     controls: dict[str, Series]
@@ -150,6 +153,7 @@ def follow_layer(
     n_replicates: int = 20,
     engine: str = "auto",
     seed: int = 0,
+    measures: Sequence[Measure] = (),
 ) -> LayerTrajectory:
     """Follow one layer through the checkpoints of a run.
 
@@ -170,6 +174,8 @@ def follow_layer(
         As for `vietoris_rips_diagrams`.
     seed
         Chooses the controls and the resampled prompts.
+    measures : sequence of Measure
+        What to compute beside those `IN_VELOCITY`, as `topoflow.dynamics.measures.listed.chosen` gives them.
 
     Returns
     -------
@@ -192,7 +198,7 @@ def follow_layer(
     if len(cells) < 2:
         raise InvalidArgument("clouds", "at two checkpoints or more", len(cells))
     size = np.shape(plan)[1]
-    way = _way(clouds, cells, order)
+    way = _way(clouds, cells, as_array("plan", plan), order, measures)
     series: dict[str, Series] = {}
     of_voids: dict[str, Series] = {}  # stand last: the columns before them are the same with them and without
     for name, by_subsample in way.moved.items():
@@ -214,7 +220,7 @@ def follow_layer(
     series[f"{H1_VELOCITY}_low"], series[f"{H1_VELOCITY}_high"] = low, high
     series[f"{H1_VELOCITY}_scale_free"] = way.scale_free
     series[H1_UNMATCHED] = way.unmatched
-    series.update({**way.measures, **of_voids})
+    series.update({**way.beside, **of_voids})
     floor = sampling_floor(clouds[0], size, seed=seed, order=order, engine=engine)
     controls = {
         kind: np.array(
@@ -227,6 +233,7 @@ def follow_layer(
     }
     return LayerTrajectory(
         series,
+        way.measures,
         diagram_distance_matrix(way.paired, 1, order),
         way.summaries,
         controls,
@@ -240,31 +247,40 @@ def follow_layer(
 class _Way:
     """What one way through the checkpoints of a layer gathers.
 
-    `moved` holds velocities and displacements by subsample, shape (T - 1, n_subsamples), `measures` one number an
-    interval of each of `MEASURES`, and `paired` the cells of `paired_checkpoints`.
+    `moved` holds velocities and displacements by subsample, shape (T - 1, n_subsamples), `beside` one number an
+    interval of each measure `IN_VELOCITY`, `measures` one a checkpoint of the others, and `paired` the cells of
+    `paired_checkpoints`.
     """
 
     moved: dict[str, Series]
     scale_free: Series
     unmatched: Series
+    beside: dict[str, Series]
     measures: dict[str, Series]
     summaries: Series
     paired: list[CellDiagrams]
 
 
-def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: float) -> _Way:
+def _way(
+    clouds: Iterable[ArrayLike],
+    cells: Sequence[CellDiagrams],
+    plan: NDArray[np.int64],
+    order: float,
+    chosen: Sequence[Measure],
+) -> _Way:
     dimensions = (1, 0, *range(2, len(cells[0][0])))
     moved: dict[str, list[Series]] = {
         column(h, name): [] for h in dimensions for name in (VELOCITY, DISPLACEMENT)
     }
     scale_free: list[float] = []
     unmatched: list[float] = []
-    measures: dict[str, list[float]] = {measure.name: [] for measure in listed.MEASURES}
+    every = {measure.name: measure for measure in (*listed.IN_VELOCITY, *chosen)}
+    measures: dict[str, list[float]] = {name: [] for name in every}
     summaries, paired, places = [], [], set(paired_checkpoints(len(cells)).tolist())
     first = before = scaled_before = None
     for place, (states, cell) in enumerate(zip(clouds, cells, strict=True)):
-        here = Cell(check_cloud("cloud", states), cell)
-        scaled = _scale_free(cell, float(np.median(here.distances)))
+        here = Cell(check_cloud("cloud", states), cell, plan)
+        scaled = _scale_free(cell, here.median_distance)
         summaries.append(summarise_cell(cell))
         if place in places:
             paired.append(cell)
@@ -280,9 +296,12 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
                 if h == 1:
                     unmatched.append(mean_known(alone))
                 moved[column(h, DISPLACEMENT)].append(cell_distances(first, cell, h, order))
-            for measure in listed.MEASURES:
-                measures[measure.name].append(measure.of(before, here))
             scale_free.append(_mean_distance(scaled_before, scaled, order))
+        for name, measure in every.items():
+            if measure.n_cells == 1:
+                measures[name].append(measure.of(here))
+            else:
+                measures[name].append(math.nan if before is None else measure.of(before, here))
         before, scaled_before = here, scaled
     if np.isnan(scale_free).any():  # of a layer that is constant somewhere nothing is left
         scale_free = [math.nan] * len(scale_free)
@@ -290,7 +309,8 @@ def _way(clouds: Iterable[ArrayLike], cells: Sequence[CellDiagrams], order: floa
         {name: np.array(rows) for name, rows in moved.items()},
         np.array(scale_free),
         np.array(unmatched),
-        {name: np.array(values) for name, values in measures.items()},
+        {measure.name: np.array(measures[measure.name][1:]) for measure in listed.IN_VELOCITY},
+        {measure.name: np.array(measures[measure.name]) for measure in chosen},
         np.array(summaries),
         paired,
     )

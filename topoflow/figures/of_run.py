@@ -32,7 +32,11 @@ Floats = NDArray[np.float64]
 # rows of a picture of Betti curves
 _N_DISTANCES = 256
 NAMES = ("movement.png", "velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png",
-         "summaries.png", "diagrams.png", "barcodes.png")  # fmt: skip
+         "summaries.png", "measures.png", "diagrams.png", "barcodes.png")  # fmt: skip
+
+# Headings of the picture of measures: what a checkpoint is like, and how far it is from the one before.
+_OF_ONE = "At each checkpoint"
+_OF_TWO = ("How far the states moved since the checkpoint before", "How far their topology moved")
 
 
 def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
@@ -75,7 +79,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         File names and PNGs.
     """
     # they bring matplotlib, seconds that kept pictures need not wait for
-    from topoflow.figures import checkpoints, evolution, movement, persistence, velocity
+    from topoflow.figures import checkpoints, evolution, measures, movement, persistence, velocity
     from topoflow.figures.style import png_bytes
 
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
@@ -112,6 +116,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         ),
         evolution.betti_figure(paired, curves, title=f"Holes through training, {title}{of_some}"),
         evolution.summaries_figure(*summaries, title=f"Summaries of diagrams, {title}"),
+        measures.measures_figure(steps, read_measures(results), title=f"Beside topology, {title}"),
         persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
     )
@@ -192,6 +197,28 @@ def _betti_curves(stored: storage.StoredSet, layer: int, steps: Sequence[int]) -
     low, high = (float(ends.min()), float(ends.max())) if ends.size else (0.0, 1.0)
     distances = np.linspace(low, high, _N_DISTANCES)
     return distances, np.array([mean_betti_numbers(cell, distances) for cell in cells])
+
+
+def read_measures(results: Path) -> dict[str, dict[str, dict[int, Floats]]]:
+    """The measures of a run by heading and label, each with its values by layer; older runs have the first three."""
+    from topoflow.dynamics.measures import listed
+
+    table = layout.read_columns(results / layout.VELOCITY_FILE)
+    path = results / layout.MEASURES_FILE
+    chosen = layout.read_columns(path) if path.is_file() else {}
+    groups: dict[str, dict[str, dict[int, Floats]]] = {}
+    for measure in listed.MEASURES:
+        source = table if measure in listed.IN_VELOCITY else chosen
+        if measure.name not in source:
+            continue
+        heading = _OF_TWO[measure.topological] if measure.n_cells == 2 else _OF_ONE
+        label = measure.name.replace("_", " ") + (f"\n({measure.unit})" if measure.unit else "")
+        first = int(source is chosen and measure.n_cells == 2)  # a row that is empty
+        groups.setdefault(heading, {})[label] = {
+            int(layer): source[measure.name][source["layer"] == layer][first:]
+            for layer in np.unique(source["layer"])
+        }
+    return groups
 
 
 def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:

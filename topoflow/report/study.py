@@ -42,6 +42,7 @@ _RUN_PICTURES = {
     "heatmap.png": "The same by layer and interval, each layer as a share of its peak.",
     "betti.png": "Betti curves through training (crocker plot): how many holes there are at each distance.",
     "summaries.png": "Summaries of the diagrams at each checkpoint; mean over subsamples.",
+    "measures.png": "Simpler measures, and topological ones beside the velocity; each panel has a scale of its own.",
     "distances.png": "How far any two checkpoints are apart.",
     "controls.png": "Recorded states beside Gaussian clouds of the same size.",
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",

@@ -40,11 +40,11 @@ SENSITIVITY_FOLDER = Path("sensitivity")
 SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
     f"sensitivity.{end}" for end in ("csv", "png", "json")
 )
-QUANTITIES_FILE = "quantities.csv"
-BARS_FILE = "bars.csv"
-PROMPT_SCORES_FILE = "prompts.csv"
-# Likewise vouched for, where there are any: older runs lack some.
-LATER_TABLES = (QUANTITIES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
+QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "added.csv"
+BARS_FILE, PROMPT_SCORES_FILE = "bars.csv", "prompts.csv"
+# Likewise vouched for, where they are: older runs and comparisons lack some.
+LATER_RUN_TABLES = (QUANTITIES_FILE, MEASURES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
+LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (

@@ -68,6 +68,7 @@ def write_trajectory(
         ),
     )
     _write_controls(folder, names, steps, layers)
+    _write_measures(folder, names, steps, layers)
     write_table(
         folder / layout.BEHAVIOUR_FILE,
         ["previous_step", "step", VELOCITY, DISPLACEMENT],
@@ -155,6 +156,19 @@ def _write_velocity(
             for at, move in enumerate(pairwise(steps))
         ),
     )
+
+
+def _write_measures(
+    folder: Path, names: Sequence[int], steps: Sequence[int], layers: Sequence[LayerTrajectory]
+) -> None:
+    """Write the measures that were chosen: a row a layer and step; those of two checkpoints are empty at the first."""
+    columns = list(layers[0].measures)
+    rows = (
+        [name, step, *(layer.measures[column][at] for column in columns)]
+        for name, layer in zip(names, layers, strict=True)
+        for at, step in enumerate(steps)
+    )
+    write_table(folder / layout.MEASURES_FILE, ["layer", "step", *columns], rows)
 
 
 def _write_controls(

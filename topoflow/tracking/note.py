@@ -156,8 +156,6 @@ def write_note(
         *measured(findings),
         "",
         *texts_table(findings, prompts or {}),
-        *simpler(),
-        "",
         *rivals(findings),
         *voids(findings),
         "",
@@ -165,7 +163,7 @@ def write_note(
         *dominance_caveat(dominated or {}, diagrams),
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
-    return _fitting(lines)
+    return _fitting([*lines, "", *simpler()])  # last: where a note is cut off, definitions.json has them
 
 
 def first_third(findings: Mapping[str, Any]) -> str:
@@ -327,9 +325,9 @@ def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list
 
 
 def simpler() -> list[str]:
-    """The measures that are charts beside topology, with their definitions, as a sentence."""
-    said = "; ".join(f"{metric_name('measures', it.name)}: {it.definition}" for it in measures.MEASURES)
-    return [f"Simpler measures, each a chart: {_text(said)}."]
+    """The measures that are charts beside topology, with their definitions, as lines of Markdown."""
+    named = (f"- {metric_name('measures', it.name)}: {_text(it.definition)}." for it in measures.MEASURES)
+    return ["Measures beside topology, each a chart where it was computed:", "", *named]
 
 
 def measured(findings: Mapping[str, Any]) -> list[str]:

@@ -383,11 +383,14 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[tuple[str, floa
     moved = [H1_VELOCITY, H1_UNMATCHED, column(0, VELOCITY), *displacements]
     if params.topology.maxdim > 1:
         moved += [column(2, VELOCITY), column(2, DISPLACEMENT)]
-    simpler = [measure.name for measure in listed.MEASURES]
+    beside = [measure.name for measure in listed.IN_VELOCITY]
+    measured = results / layout.MEASURES_FILE  # which older runs do not have
+    columns = list(layout.read_columns(measured))[2:] if measured.is_file() else []
     for section, file, names in (
         ("topology", layout.VELOCITY_FILE, moved),
         ("topology", layout.SUMMARIES_FILE, params.track.summaries),
-        ("measures", layout.VELOCITY_FILE, simpler),
+        ("measures", layout.VELOCITY_FILE, beside),
+        *([("measures", layout.MEASURES_FILE, columns)] if columns else []),
     ):
         table = layout.read_columns(results / file, ["layer", "step", *names])
         for name in names:

@@ -1,4 +1,4 @@
-"""How fast the plain geometry of a cloud changes, which topology must be held against."""
+"""The plain geometry of a cloud and how fast it changes, which topology must be held against."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ def distance_change(before: Cell, after: Cell) -> float:
     2.0
     """
     return abs(float(after.distances.mean()) - float(before.distances.mean()))
+
+
+def mean_distance(cell: Cell) -> float:
+    """Compute the mean distance of two prompts, the scale of a cloud, in filtration distance.
+
+    >>> mean_distance(Cell(np.array([[0.0], [1.0], [3.0]]), []))
+    2.0
+    """
+    return float(cell.distances.mean())

@@ -166,6 +166,7 @@ def _diagram_bytes(
 
 def trajectory(params: Params, run: Run) -> None:
     """Summaries, velocities, what they are held against, and the claims that follow: results/."""
+    from topoflow.dynamics.measures.listed import chosen
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
     from topoflow.dynamics.twins import clock_of
     from topoflow.study.tables import write_attributions, write_movement, write_quantities, write_trajectory
@@ -186,6 +187,7 @@ def trajectory(params: Params, run: Run) -> None:
         n_replicates=settings.n_replicates,
         engine=whole.recorded.engine,
         seed=params.seed,
+        measures=chosen(settings.measures),
     )
     tasks = (
         (
@@ -212,6 +214,7 @@ def trajectory(params: Params, run: Run) -> None:
         "order": settings.resolved_order,
         **({} if clock is None else {"first_third": settings.clock}),  # else of the steps
         "ground_metric": "euclidean",
+        "measures": settings.measures,
         "level": params.claims.level,
         "layers": dict(
             zip(map(layer_name, names), describe_run(layers, steps, params.seed, clock), strict=True)
@@ -230,7 +233,7 @@ def trajectory(params: Params, run: Run) -> None:
         write_movement(results, whole)
         write_quantities(results, numbers)
         write_attributions(results, told)
-        tables = (*layout.RUN_TABLES, *layout.LATER_TABLES)
+        tables = (*layout.RUN_TABLES, *layout.LATER_RUN_TABLES)
         files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))
 
