@@ -34,16 +34,14 @@ def squares_of_gram(matrix, norms):
 
 @compiled
 def roots_and_mirror(matrix, half_scale):
-    """Take roots above the diagonal, scale them, and put their mirror image below; return the largest."""
-    n_points, largest = len(matrix), 0.0
+    """Take roots above the diagonal, scale them, and put their mirror image below."""
+    n_points = len(matrix)
     for i in range(n_points):
         matrix[i, i] = 0.0
         for j in range(i + 1, n_points):
             matrix[i, j] = math.sqrt(matrix[i, j]) * 2.0 * half_scale  # twice, as 2^1024 is no float
-            largest = max(largest, matrix[i, j])
     for top in range(0, n_points, _TILE):  # in tiles, so that both places stay in the processor's cache
         for left in range(0, top + 1, _TILE):
             for i in range(top, min(top + _TILE, n_points)):
                 for j in range(left, min(left + _TILE, i)):
                     matrix[i, j] = matrix[j, i]
-    return largest

@@ -293,7 +293,7 @@ def check_diagrams(name: str, diagrams: Sequence[ArrayLike]) -> tuple[Diagram, N
     arrays = [as_array(f"{name}[{k}]", leave_out_masked(diagram)) for k, diagram in enumerate(diagrams)]
     offsets = np.cumsum([0, *(array.shape[0] if array.ndim else 0 for array in arrays)])
     if all(array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "fiu" for array in arrays):
-        bars = np.concatenate([np.empty((0, 2)), *arrays])
+        bars = np.concatenate([np.empty((0, 2)), *arrays], dtype=np.float64)
         birth, death = bars.T
         if np.isfinite(birth).all() and (birth <= death).all():  # nearly always so, and seen at once
             return bars, offsets

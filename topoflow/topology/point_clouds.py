@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from topoflow.errors import InvalidArgument, Words
-from topoflow.topology.arrays import as_array, as_finite
+from topoflow.topology.arrays import as_array, as_finite, as_numbers
 from topoflow.topology.gram import NEAR_PAIR, roots_and_mirror, squares_of_gram
 
 LARGEST_PLAN = 10**6
@@ -97,13 +97,15 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
            [0., 5., 0.]])
     """
     given = as_array("points", points)
-    cloud = check_cloud("points", given)
-    n_points = len(cloud)
+    cloud = _as_cloud("points", given)
+    n_points, highest = len(cloud), max(cloud.max(), -cloud.min())
+    if not highest < math.inf:  # NaN as well
+        as_finite("points", cloud)  # says where
     if _is_one_point(cloud):  # every pair would be a near pair, at the price of n^2 differences
         return np.zeros((n_points, n_points))
 
     # A power of two changes no digit, and keeps the squares from overflowing and from vanishing.
-    exponent = max(int(np.frexp(max(cloud.max(), -cloud.min()))[1]), -1022)
+    exponent = max(math.frexp(highest)[1], -1022)
     scale = math.ldexp(1.0, -exponent)
     own = cloud is not given  # a copy in float64, which may be overwritten
     centred = np.multiply(cloud, scale, out=cloud if own else None)
@@ -115,8 +117,8 @@ def distance_matrix(points: ArrayLike) -> NDArray[np.float64]:
         rows = given[[i, *near]].astype(np.float64) * scale
         differences = rows[1:] - rows[0]
         distances[i, near] = np.einsum("ij,ij->i", differences, differences)
-    largest = roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
-    if not largest < math.inf:
+    roots_and_mirror(distances, math.ldexp(1.0, exponent - 1))
+    if not distances.max() < math.inf:
         raise InvalidArgument("points", "near enough for float64", Words("distances above 1.8e308"))
     return np.asarray(distances, dtype=np.float64)
 
@@ -193,7 +195,7 @@ def is_constant(points: ArrayLike) -> bool:
 
 
 def _is_one_point(cloud: NDArray[np.float64]) -> bool:
-    return all(np.array_equal(point, cloud[0]) for point in cloud)  # ends at the first other point
+    return all(np.array_equal(point, cloud[0]) for point in cloud[1:])  # ends at the first other point
 
 
 def check_whole_number(name: str, value: int, *, at_least: int, at_most: int | None = None) -> int:
@@ -227,8 +229,13 @@ def check_share(name: str, value: float) -> None:
 
 def check_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
     """Return a point cloud as float64, or say what is wrong with it, calling it ``name``."""
+    return as_finite(name, _as_cloud(name, points))
+
+
+def _as_cloud(name: str, points: ArrayLike) -> NDArray[np.float64]:
+    """Return a point cloud as float64, NaN and infinity too, or say what else is wrong with it."""
     cloud = as_array(name, points)
     if cloud.ndim != 2 or cloud.size == 0:
         expected = "of shape (n_points, n_coordinates) with at least one point and one coordinate"
         raise InvalidArgument(name, expected, cloud.shape)
-    return as_finite(name, cloud)
+    return as_numbers(name, cloud)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.errors import InvalidArgument, Words
 from topoflow.names import column
 from topoflow.topology.arrays import as_numbers
-from topoflow.topology.persistence import Diagram, check_diagram, check_diagrams
+from topoflow.topology.persistence import Diagram, check_diagrams
 
 _STATISTICS = ("mean", "min", "q1", "median", "q3", "max", "std")
 _MEASURES = ("birth", "death", "persistence", "ratio")  # of H1 and above; H0 has deaths alone
@@ -92,11 +92,8 @@ def barcode_summary(diagrams: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """
     if len(diagrams) < 2:
         raise InvalidArgument("diagrams", "those of H0 and H1", Words(f"{len(diagrams)} of them"))
-    groups = []
-    for k, diagram in enumerate(diagrams):
-        bars = check_diagram(f"diagrams[{k}]", diagram)
-        groups.append(_positive_finite_bars(f"diagrams[{k}]", bars, np.array([0, len(bars)])))
-    (row,) = _summaries(groups)
+    names = [f"diagrams[{k}]" for k in range(len(diagrams))]
+    (row,) = _summaries(names, *check_diagrams("diagrams", diagrams))
     return np.asarray(row)
 
 
@@ -134,12 +131,12 @@ def barcode_summaries(cell: Sequence[Sequence[ArrayLike]]) -> NDArray[np.float64
             expected = f"as many diagrams as cell[0] ({len(cell[0])})"
             raise InvalidArgument(f"cell[{k}]", expected, Words(f"{len(diagrams)} of them"))
     names = [f"the H{k} diagrams of cell" for k in range(len(cell[0]))]
-    return _summaries(
-        [
-            _positive_finite_bars(name, *check_diagrams(name, [diagrams[k] for diagrams in cell]))
-            for k, name in enumerate(names)
-        ]
+    bars, offsets = zip(
+        *(check_diagrams(name, [diagrams[k] for diagrams in cell]) for k, name in enumerate(names)),
+        strict=True,
     )
+    counts = np.concatenate([np.diff(each) for each in offsets])
+    return _summaries(names, np.concatenate(bars), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def cell_summary(summaries: ArrayLike) -> NDArray[np.float64]:
@@ -193,29 +190,33 @@ def check_finite_or_missing(name: str, rows: NDArray[np.float64], columns: Seque
         raise InvalidArgument(name, "finite or missing (NaN)", where)
 
 
-def _positive_finite_bars(
-    name: str, bars: Diagram, offsets: NDArray[np.int64]
-) -> tuple[Diagram, NDArray[np.int64]]:
-    """Return the bars that count, and how many of them each diagram has."""
+def _summaries(names: Sequence[str], bars: Diagram, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Summarise diagrams that lie one after another: H0 of every subsample, then H1 of every subsample, and so on.
+
+    Each dimension has a name, by which an error calls it.
+    """
     birth, death = bars.T
-    if (birth < 0).any():  # cannot come from distances, and a death at 0 would leave no ratio
-        raise InvalidArgument(name, "free of bars born before 0", Words(f"a birth at {birth.min():g}"))
+    dimensions = offsets[:: (len(offsets) - 1) // len(names)]
+    if birth.min(initial=0.0) < 0:  # cannot come from distances, and a death at 0 would leave no ratio
+        h = int(np.searchsorted(dimensions, np.argmax(birth < 0), side="right")) - 1
+        earliest = birth[dimensions[h] : dimensions[h + 1]].min()
+        raise InvalidArgument(names[h], "free of bars born before 0", Words(f"a birth at {earliest:g}"))
     kept = (birth < death) & (death < np.inf)
-    return bars[kept], np.diff(np.concatenate([[0], np.cumsum(kept)])[offsets])
+    bars, kept_before = bars[kept], np.concatenate([[0], np.cumsum(kept)])
+    counts = np.diff(kept_before[offsets]).reshape(len(names), -1)  # of each dimension and subsample
 
-
-def _summaries(groups: Sequence[tuple[Diagram, NDArray[np.int64]]]) -> NDArray[np.float64]:
-    """Summaries of many lists of diagrams: bars of a dimension, one diagram after another, and how many each has."""
-
-    def statistics(h: int) -> list[NDArray[np.float64]]:
-        bars, counts = groups[h]
-        birth, death = bars.T
-        values = (birth, death, death - birth, birth / death) if h else (death,)
-        return [_statistics(each, counts) for each in values]
-
-    above = [part for h in range(2, len(groups)) for part in (*statistics(h), _totals(*groups[h]))]
-    parts = [*statistics(0), *statistics(1), _totals(*groups[0]), _totals(*groups[1]), *above]
-    return np.column_stack(parts)
+    n_h0 = kept_before[dimensions[1]]
+    birth, death = bars[n_h0:].T
+    values = np.concatenate([bars[:n_h0, 1], birth, death, death - birth, birth / death])
+    above = counts[1:].ravel()
+    statistics = _statistics(values, np.concatenate([counts[0], *[above] * len(_MEASURES)]))
+    of_h0, of_above = np.split(statistics, [counts.shape[1]])
+    of_above = of_above.reshape(len(_MEASURES), len(names) - 1, counts.shape[1], len(_STATISTICS))
+    totals = _totals(bars, counts.ravel()).reshape(*counts.shape, len(_TOTALS))
+    parts = [of_h0, *of_above[:, 0], totals[0], totals[1]]
+    for h in range(2, len(names)):
+        parts += [*of_above[:, h - 1], totals[h]]
+    return np.concatenate(parts, axis=1)
 
 
 def _statistics(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -229,11 +230,12 @@ def _statistics(values: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArr
     ordered.sort(axis=1)
     place = _QUARTILES * (size[:, None] - 1)
     below = place.astype(np.int64)
-    low = np.take_along_axis(ordered, below, axis=1)
-    high = np.take_along_axis(ordered, np.minimum(below + 1, size[:, None] - 1), axis=1)
+    row = np.arange(len(size))[:, None]
+    low, high = ordered[row, below], ordered[row, np.minimum(below + 1, size[:, None] - 1)]
     mean = np.add.reduceat(values, begin) / size
     variance = np.add.reduceat((values - mean[group]) ** 2, begin) / size
-    statistics[counts > 0] = np.column_stack([mean, low + (place - below) * (high - low), np.sqrt(variance)])
+    quartiles = low + (place - below) * (high - low)
+    statistics[counts > 0] = np.concatenate([mean[:, None], quartiles, np.sqrt(variance)[:, None]], axis=1)
     return statistics
 
 
@@ -249,7 +251,7 @@ def _totals(bars: Diagram, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     # x ln x tends to 0: a bar too short for float64 beside the others adds nothing
     surprise = share * np.log(share, where=share > 0, out=np.zeros_like(share))
     entropy = np.abs(np.add.reduceat(surprise, begin))  # abs: one bar has 0, not -0
-    totals[counts > 0] = np.column_stack([total, size, entropy])
+    totals[counts > 0] = np.array([total, size, entropy]).T
     return totals
 
 
