@@ -222,7 +222,7 @@ def attribute(before: PromptCell, after: PromptCell, order: float = 2.0) -> Attr
         {homology: _changed_bars(found) for homology, found in moves.items()},
         {homology: _shares(found, before.plan, weights) for homology, found in moves.items()},
         displacement,
-        1.0 - stayed.mean(axis=1) if stayed.size else np.zeros(len(stayed)),
+        (~stayed).mean(axis=1) if stayed.size else np.zeros(len(stayed)),
     )
 
 
