@@ -30,11 +30,6 @@ def some_velocity(seed, n_intervals):
     return np.random.default_rng(seed).gamma(2, size=n_intervals)
 
 
-def some_distances(seed, n_checkpoints):
-    path = np.random.default_rng(seed).normal(size=(n_checkpoints, 3)).cumsum(axis=0)
-    return np.linalg.norm(path[:, None] - path, axis=-1)
-
-
 class TestConcentrationTest:
     @pytest.mark.parametrize("per_step", [False, True])
     @pytest.mark.parametrize("seed", range(5))

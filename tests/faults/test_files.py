@@ -76,13 +76,6 @@ def damaged(draw, whole: bytes):
     return bytes(data)
 
 
-def a_set(folder: Path, name: str, data: bytes, form: str, **facts: object) -> storage.StoredSet:
-    """A set whose manifest vouches for `data`, as a stranger's would."""
-    storage.write_file(folder / name, data)
-    storage.seal(folder, {"format": form, "steps": [0], "layers": [1], **facts}, [name])
-    return storage.open_set(folder, form)
-
-
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
