@@ -11,6 +11,7 @@ import yaml
 from support import REPOSITORY
 
 from topoflow import names
+from topoflow.followed import ROTATES
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study.stages.provenance import DECIDES as DECIDES_KEPT
@@ -137,6 +138,22 @@ def test_each_import_that_a_stage_is_said_not_to_reach_is_there(stage: str) -> N
 def test_an_interrupted_stage_goes_on_from_what_the_same_code_began() -> None:
     decide = {file.split("/")[0] for stage in ("finetune", "diagrams") for file in needed(stage, set())}
     assert decide <= set(DECIDES_KEPT)
+
+
+def test_rotations_are_drawn_again_when_code_changes_that_decides_them() -> None:
+    """What following.py imports besides is asked for by claims, and by who wants to know which prompts moved."""
+    besides = {
+        "dynamics/attribution.py",
+        *(f"dynamics/claims/{name}.py" for name in ("listed", "margins", "reading", "verdict")),
+    }
+    named = [path for path in ROTATES if path.endswith(".py")]
+    found = {
+        file
+        for path in named
+        for _, file in imports(ast.parse((HOME / path).read_text(encoding="utf-8")))
+        if decides(file) and not file.startswith("topology/")
+    }
+    assert found - set(named) == besides
 
 
 def test_the_committed_results_have_the_names_that_names_py_gives() -> None:

@@ -19,6 +19,13 @@ from topoflow.topology.prepared import Preparation
 if TYPE_CHECKING:
     from topoflow.dynamics.following import Recorded, Trajectory
 
+# What decides rotations and their movement, and no claim: they are dear, so that another claim draws none again.
+ROTATES = (
+    "topology",
+    *(f"dynamics/{name}.py" for name in
+      ("cells", "features", "following", "movement", "permutation", "surrogates", "twins")),
+)  # fmt: skip
+
 
 def followed(
     run: Run, activations: storage.StoredSet, diagrams: storage.StoredSet, params: Params
@@ -69,7 +76,7 @@ def _kept_rotations(run: Run, activations: str, recorded: Recorded, params: Para
         "prepared": prepared,
         "engine": recorded.engine,
         "seed": recorded.seed,
-        "code": storage.code_sha256("dynamics", "topology"),
+        "code": storage.code_sha256(*ROTATES),
         "versions": {package: version(package) for package in ("numba", "numpy", "ripser", "scipy")},
     }
     return Kept("rotations", str(run), decides, ndim=4)

@@ -466,10 +466,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def code_sha256(*packages: str) -> str:
-    """The SHA-256 of the sources of packages of topoflow: what they made is made again when they change."""
+def code_sha256(*places: str) -> str:
+    """The SHA-256 of modules, and of all in packages, of topoflow: what they made is made again when they change."""
     home = Path(__file__).parents[1]
-    sources = sorted(path for package in packages for path in (home / package).glob("*.py"))
+    found = (home / place for place in places)
+    sources = sorted(path for place in found for path in ([place] if place.suffix else place.glob("*.py")))
     return sha256("".join(sha256_of_file(path) for path in sources).encode())
 
 
