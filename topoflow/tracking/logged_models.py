@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topoflow.storage.layout import Run
-from topoflow.tracking.store import Row, address, check_destination, every, lacking, lasting
+from topoflow.tracking.store import Row, address, check_destination, every, lacking, lasting, served
 
 if TYPE_CHECKING:
     from topoflow.config import CheckpointSource, Params
@@ -83,9 +83,12 @@ def log_checkpoints(logged: Any, checkpoints: Iterable[Checkpoint]) -> dict[int,
         return {}
     wanted = {checkpoint.step: checkpoint for checkpoint in checkpoints}
     held = _one_each(client, there)
+    before = {model.model_id for model in held.values()}
     if missing := [wanted[step] for step in sorted(set(wanted) - set(held))]:
         experiment = str(logged.info.experiment_id)
-        check_destination(client.get_experiment(experiment).artifact_location, f"experiment {experiment}")
+        if not served():
+            place = client.get_experiment(experiment).artifact_location
+            check_destination(place, f"experiment {experiment}")
         for checkpoint in missing:
             held[checkpoint.step] = mlflow.create_external_model(
                 checkpoint.name,
@@ -95,7 +98,7 @@ def log_checkpoints(logged: Any, checkpoints: Iterable[Checkpoint]) -> dict[int,
                 experiment_id=experiment,
             )
         held |= _one_each(client, _there(client, logged) or [])
-    outputs = client.get_run(run_id).outputs
+    outputs = client.get_run(run_id).outputs if before else None
     linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
     ours = {step: held[step] for step in wanted}
     if new := [(step, model.model_id) for step, model in ours.items() if model.model_id not in linked]:

@@ -223,6 +223,13 @@ def without_password(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 
+def served() -> bool:
+    """Whether MLflow tracks to a server, and not to a database itself."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri()).startswith(("http://", "https://"))
+
+
 def check_destination(uri: str | None, whose: str) -> None:
     """Refuse to follow a database in a file to a server: files go there with the user's MLflow credentials.
 
@@ -235,11 +242,9 @@ def check_destination(uri: str | None, whose: str) -> None:
     whose : str
         What they are files of.
     """
-    import mlflow
-
     parts = urlsplit(uri or "")
     web = parts.scheme in ("http", "https") or (parts.scheme == "mlflow-artifacts" and parts.netloc)
-    if web and not mlflow.get_tracking_uri().startswith(("http://", "https://")):
+    if web and not served():
         raise InvalidFile(
             address(),
             f"says that the files of {whose} go to the server {without_password(uri or '')}",
