@@ -199,7 +199,7 @@ def _same(series: Sequence[Listed]) -> Iterable[Finding]:
 
 
 def _other_architecture(series: Sequence[Listed]) -> Iterable[Finding]:
-    readable = [one for one in series if not one.problem]
+    readable = [one for one in series if one.weights]
     for key in sorted({key for one in readable for key in one.architecture}):
         for one in _unlike([(one, one.architecture.get(key)) for one in readable]):
             what = f"{one.name} has another {key} than the others."

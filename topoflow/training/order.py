@@ -1,13 +1,13 @@
 """Whether checkpoints lie in the order that their names say, told from the distances of their recorded states.
 
-Of a path through many dimensions, a point that stands in another's place makes the path longer. Squared distances are
-used, because then jitter, which is another draw at each checkpoint, makes every order longer by the same amount.
+On a path through many dimensions, a point that stands in another's place makes the path longer. Squared distances are
+used, because then jitter, which is drawn anew at each checkpoint, makes every order longer by the same amount.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,13 +19,12 @@ Numbers = NDArray[np.float64]
 Places = NDArray[np.intp]
 LEAST = 6  # checkpoints; of fewer, nothing says how far chance goes
 _CLEAR = 0.2  # the least contrast that is spoken of, however little chance there is
-_SPREADS = (
-    4.5  # of chance, that a contrast must exceed: the largest of some hundred is below (benchmarks/audit.md)
-)
-_PRIOR, _USUAL = 2, 0.08  # so many cosines of this size are added, because few say little
+_SPREADS = 4.5  # of chance, that a contrast must exceed: the largest of some hundred is below
+# Few negative cosines say little, so some of a usual size are added: two, and for each five cosines that there are one.
+_PRIOR, _SHARE, _USUAL = 2, 0.2, 0.08
 _ONE_IN = 5  # where more of the checkpoints do not fit, the states say nothing of order
 _TRIED = 20  # changes, those that shorten the path most
-_FAR = 4.0  # how much further from both neighbours than they are from one another, squared
+_FAR = 4.0  # times the squared distance that is usual
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Misfit:
         The neighbours of the place where one that was "moved" fits; one of them where that is an end. Else empty.
     contrast : float
         How clear it is: a cosine, 1 at most. Of one that is "off", the squared distance from its neighbours over
-        theirs.
+        that of these two.
     """
 
     kind: Literal["swapped", "moved", "off"]
@@ -101,8 +100,8 @@ def misfits(squared: ArrayLike) -> list[Misfit]:
     Returns
     -------
     list of Misfit
-        In the order in which the path was mended, and those that are "off" last. Empty for fewer than 6 checkpoints,
-        and where more than one in five would be changed: then the states say nothing of order.
+        Those that are "off", and then in the order in which the path was mended. Empty for fewer than 6 checkpoints.
+        Where more than one in five would be changed, the states say nothing of order, and only those "off" are named.
 
     Raises
     ------
@@ -131,8 +130,12 @@ def misfits(squared: ArrayLike) -> list[Misfit]:
     if layers.shape[1] < LEAST or not size.any():
         return []
     together = (layers[size[:, 0, 0] > 0] / size[size > 0][:, None, None]).mean(axis=0)
-    found = _mended(together)
-    return found + _off(together, {at for one in found for at in one.at})
+    off = _off(together)
+    rest = np.delete(np.arange(layers.shape[1]), [one.at[0] for one in off])
+    return off + [
+        replace(one, at=_sorted(rest[list(one.at)]), between=_sorted(rest[list(one.between)]))
+        for one in _mended(together[np.ix_(rest, rest)])
+    ]
 
 
 def chance(squared: Numbers) -> float:
@@ -149,8 +152,7 @@ def chance(squared: Numbers) -> float:
     Returns
     -------
     float
-        1 over the root of the number of directions that jitter takes, where there is jitter. At least 0.03 or so in a
-        series of usual length, because few negative cosines say little.
+        About 1 over the root of the number of directions that jitter takes. Near 0.08 where no cosine is negative.
 
     Examples
     --------
@@ -164,7 +166,8 @@ def chance(squared: Numbers) -> float:
     size = np.sqrt(squared[first, first + 1] * squared[other, other + 1])
     cosines = np.divide(product, size, out=np.zeros_like(size), where=size > 0)
     negative = cosines[cosines < 0]
-    return math.sqrt((float((negative**2).sum()) + _PRIOR * _USUAL**2) / (len(negative) + _PRIOR))
+    prior = _PRIOR + _SHARE * len(cosines)
+    return math.sqrt((float((negative**2).sum()) + prior * _USUAL**2) / (len(negative) + prior))
 
 
 def _near_pairs(n: int) -> list[tuple[Places, Places]]:
@@ -260,12 +263,13 @@ def _spikes(squared: Numbers) -> Numbers:
     return np.asarray((steps[:-1] + steps[1:] - np.diag(squared, 2)) / 2)
 
 
-def _off(squared: Numbers, placed: set[int]) -> list[Misfit]:
-    """Checkpoints that are far from both neighbours, which lie near one another, and so are in no place."""
+def _off(squared: Numbers) -> list[Misfit]:
+    """Checkpoints that are far from all others, and whose neighbours lie near one another; so none at an end."""
     spikes, across = _spikes(squared), np.diag(squared, 2)
+    nearest = (squared + np.diag(np.full(len(squared), np.inf))).min(axis=1)
     found = []
-    for at, (spike, between) in enumerate(zip(spikes, across, strict=True), start=1):
-        others = np.delete(spikes, at - 1)
-        if spike > _FAR * max(between, float(others.max())) and at not in placed:
-            found.append(Misfit("off", (at,), (), float(spike / between) if between else math.inf))
+    for at in range(1, len(squared) - 1):
+        spike, between = float(spikes[at - 1]), float(across[at - 1])
+        if spike > _FAR * between and nearest[at] > _FAR * np.delete(nearest, at).max():
+            found.append(Misfit("off", (at,), (), spike / between if between else math.inf))
     return found
