@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/audit.py [STUDY ...]
 
-Writes benchmarks/audit.md, in a quarter of an hour. A STUDY is a folder with activations/MODEL/OBJECTIVE/seed_N: its
+Writes benchmarks/audit.md, in some minutes. A STUDY is a folder with activations/MODEL/OBJECTIVE/seed_N: its
 runs are taken to be in order, and swaps are planted in them.
 """
 
@@ -27,10 +27,10 @@ NUMBERS, SPACINGS, DIRECTIONS, JITTERS = (
     (6, 12, 24),
     ("even", "log", "twins"),
     (20, 40, 200),
-    (0.0, 0.25, 1.0),
+    (0.25, 1.0),
 )
 PATHS = ("walk", "slowing walk", "drift", "decay", "turns back")
-REPLICATES, PLANTED = 200, 50
+REPLICATES, PLANTED = 200, 25
 
 Numbers = NDArray[np.float64]
 
@@ -102,7 +102,9 @@ def world(path: str, spacing: str, n: int, directions: int, jitter: float) -> tu
     shares = [false / REPLICATES]
     for plant in (swapped, moved):
         named = 0
-        for _ in range(PLANTED if path != "still" and spacing != "twins" else 0):
+        for _ in range(
+            PLANTED if path != "still" and spacing != "twins" and directions > DIRECTIONS[0] else 0
+        ):
             order, at = plant(rng, n)
             named += any(
                 at & set(one.at)
@@ -147,7 +149,7 @@ def worlds() -> list[str]:
     return [
         "## False alarms, of simulated series in order",
         f"The share of series of which anything is said: the mean over numbers of checkpoints "
-        f"({', '.join(map(str, NUMBERS))}), spacings ({', '.join(SPACINGS)}) and jitter (0, 0.25 and 1 times the "
+        f"({', '.join(map(str, NUMBERS))}), spacings ({', '.join(SPACINGS)}) and jitter (0.25 and 1 times the "
         f"median squared step), and in brackets the worst of these worlds; {REPLICATES} series in each. A series "
         "moves, and jitters, in so many random directions; \"still\" is jitter alone.",
         table(names, rows),

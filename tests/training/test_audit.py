@@ -454,6 +454,12 @@ def test_a_few_checkpoints_say_nothing_of_order(tmp_path):
     assert audit_states(states(tmp_path, clouds, steps)) == []
 
 
+def test_states_of_which_none_is_finite_are_named_and_nothing_else(tmp_path):
+    clouds = walk(0)
+    clouds[1, :, 3, 2] = np.inf
+    assert short(audit_states(states(tmp_path, clouds))) == [("off", STEPS)]
+
+
 def squared(clouds: np.ndarray) -> np.ndarray:
     return np.array([order.squared_distances(layer) for layer in clouds])
 

@@ -85,9 +85,9 @@ def misfits(squared: ArrayLike) -> list[Misfit]:
     An exchange of two checkpoints makes the path (the sum of squared distances of neighbours) shorter by a scalar
     product ``<u, v>``, where u leads from one to the other and v from the neighbours of the one to those of the other.
     Its cosine is the contrast: 0 on average where there is nothing but jitter, negative where the order is right, and
-    positive where exchanging them mends it. To move one checkpoint is likewise the difference of two such products. The
-    exchange or move of the largest contrast is made, and then the next, until none is clear: more than 0.2, and more
-    than 4.5 times `chance`.
+    positive where exchanging them mends it. To move one checkpoint is likewise the difference of two such products. Of
+    the exchanges and moves that are clear, the one that shortens the path most is made, and then the next, until none
+    is left. Clear is a contrast of more than 0.2, and of more than 4.5 times `chance`.
 
     Twins (steps t and t + 1) of which jitter hides the order are no misfit, whichever stands first. At either end of
     the series less is seen: jitter does not cancel there, and so as much as is seen elsewhere is taken off.
@@ -126,9 +126,9 @@ def misfits(squared: ArrayLike) -> list[Misfit]:
     layers = np.asarray(squared, dtype=np.float64)
     if layers.ndim != 3 or layers.shape[1] != layers.shape[2] or not np.isfinite(layers).all():
         raise InvalidArgument("squared", "matrices of finite numbers, one a layer", layers.shape)
-    size = layers.mean(axis=(1, 2), keepdims=True)
-    if layers.shape[1] < LEAST or not size.any():
+    if layers.shape[1] < LEAST or not layers.any():
         return []
+    size = layers.mean(axis=(1, 2), keepdims=True)
     together = (layers[size[:, 0, 0] > 0] / size[size > 0][:, None, None]).mean(axis=0)
     off = _off(together)
     rest = np.delete(np.arange(layers.shape[1]), [one.at[0] for one in off])
@@ -186,7 +186,7 @@ def _mended(squared: Numbers) -> list[Misfit]:
 
 
 def _clearest(squared: Numbers, order: Places) -> tuple[Misfit, Places] | None:
-    """The change that shortens the path most among those that are clear, and the order after it."""
+    """The change that shortens the path most among those that are clear, and the order after it; None for none."""
     here = squared[np.ix_(order, order)]
     swaps, moves = _swaps(here), _moves(here)
     at, other, shorter, size = (np.concatenate(parts) for parts in zip(swaps, moves, strict=True))
