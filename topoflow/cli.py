@@ -58,7 +58,7 @@ _overrides = click.option(
 class _Sections(click.Group):
     """A group whose help lists first what people type, and then the stages."""
 
-    typed = ("init", "run", "record", "plan", "compare", "sensitivity", "report", "repair")
+    typed = ("init", "run", "record", "audit", "plan", "compare", "sensitivity", "report", "repair")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         stages = [name for name in self.commands if name not in self.typed]
@@ -346,6 +346,48 @@ def plan(
     _say(text)
     if refusals:
         raise DoesNotFit(refusals)
+
+
+class _Trouble(click.ClickException):
+    """What keeps an audit from being made: not the same as findings, which exit with 1."""
+
+    exit_code = 2
+
+
+@main.command(cls=_Command)
+@click.argument("folder", required=False, metavar="[FOLDER]")
+@click.option("--steps", metavar="N,N,...", help="Only these steps of FOLDER.")
+@click.option(
+    "--hub", metavar="ID", help="A repository of the Hub, instead of FOLDER. Nothing is downloaded."
+)
+@click.option(
+    "--revisions",
+    metavar="NAME,...",
+    help="Which revisions of --hub, as for `record`; default: all branches and tags whose names say a step.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@_guarded
+def audit(
+    folder: str | None, steps: str | None, hub: str | None, revisions: str | None, as_json: bool
+) -> None:
+    """Look for what is wrong with a series of checkpoints.
+
+    Finds revisions with the same weights, without weights, out of order or of another architecture. FOLDER has
+    checkpoint-N folders, or is a set of recorded states (activations/...). Exits with 0 where nothing is found, with 1
+    where something is, and with 2 where it cannot look.
+    """
+    from topoflow.study import audit as audits
+
+    try:
+        _check_one_of("FOLDER", folder is not None, "--hub", hub is not None)
+        chosen = None if revisions is None else _revisions(revisions)
+        numbers = () if steps is None else tuple(_number(step, "--steps") for step in steps.split(","))
+        audited = audits.audit(folder, numbers, hub, chosen)
+    except (ValueError, OSError) as error:
+        raise _Trouble(printable(str(error))) from error
+    click.echo(audits.as_json(audited)) if as_json else audits.show(audited)
+    if audited.findings:
+        sys.exit(1)
 
 
 def _revisions(text: str) -> dict[str, int | None]:

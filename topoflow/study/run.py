@@ -76,6 +76,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     """
     import mlflow
 
+    from topoflow.study import audit as audits
     from topoflow.study import power as deciding
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
@@ -100,6 +101,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
             with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, chosen, run_id):
                 _reproduce(run_id, *(f"{stage}@{chosen}" for stage in ("finetune", "diagrams", "trajectory")))
                 stages.track(params, chosen, run_id)
+                if params.checkpoints(objective):
+                    audits.show(audits.audit(str(chosen.folder("activations"))))
         finally:
             os.chdir(home)
     return run_id
@@ -114,9 +117,15 @@ def record(
 ) -> str:
     """Do what `run` does with the checkpoints of a finished training; returns the MLflow run's id.
 
-    Arguments and errors are those of `resolve_record`, by which everything is checked first.
+    Arguments and errors are those of `resolve_record`, by which everything is checked first. Then the series is
+    audited, and refused if a checkpoint cannot be recorded; what else is found is said.
     """
-    return run(*resolve_record(source, model, objective, overrides, seed), seed)
+    from topoflow.study import audit as audits
+
+    asked = resolve_record(source, model, objective, overrides, seed)
+    chosen, mapping = resolve(*asked, seed)
+    audits.before_recording(parse_params(mapping).checkpoints(chosen.objective), chosen)
+    return run(*asked, seed)
 
 
 def resolve_record(
