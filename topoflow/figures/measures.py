@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from topoflow.figures.steps import MOST_MARKED, draw_intervals, step_axis, step_
 from topoflow.figures.style import WIDTH, Floats
 
 _COLUMNS = 3
-_LOOK = {"linewidth": 1.1, "markersize": 2.5}
+_LOOK: dict[str, Any] = {"linewidth": 1.1, "markersize": 2.5}
 
 Lines = Mapping[int, ArrayLike]
 
@@ -53,7 +54,7 @@ def measures_figure(steps: ArrayLike, groups: Mapping[str, Mapping[str, Lines]],
     rows = [-(-len(panels) // _COLUMNS) for panels in shown.values()]
     heights = [0.55 + 1.45 * n for n in rows]
     figure = style.new_figure(1.2 + sum(heights), title)
-    body = figure.subfigures()  # else the legend would lie on the label of the steps
+    body: Any = figure.subfigures()  # else the legend would lie on the label of the steps
     colours = style.layer_colours(layers)
     parts = body.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, (heading, panels) in zip(parts, shown.items(), strict=True):

@@ -339,6 +339,11 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         if (folder / name).exists():
             yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
     yield from _told_apart(folder / _CLASSIFICATION)
+    how, header, rows = note.added_words(study.comparison.get("added", []))
+    if rows:
+        yield f"<h3>{note.ADDED_HEADING}</h3>"
+        yield paragraph(prose(how))
+        yield page.table(header, [list(map(escape, row)) for row in rows], words=3)
 
 
 def _told_apart(path: Path) -> Iterator[str]:

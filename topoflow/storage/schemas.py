@@ -133,9 +133,14 @@ def _adapters() -> dict[str, Any]:
         pooled=pooled, claims=claims, declared=dict[text, number], exploratory=bool, files=files,
         texts=(dict[text, dict[text, text]], {}),
     )  # fmt: skip
+    added: Any = model(
+        "Added", **dict.fromkeys(("model", "target", "score", "verdict", "sentence"), text),
+        **dict.fromkeys(("chance", "simple", "topology", "both", "gain", "low", "high", "p"), number),
+        n_runs=whole, n_seeds=whole,
+    )  # fmt: skip
     comparison = model(
         "Comparison", order=order, first_third=(text, "steps"), level=level, runs=dict[text, pooled], claims=claims,
-        exploratory=(bool, False), files=files,
+        exploratory=(bool, False), added=(list[added], []), files=files,
     )  # fmt: skip
     agreement: Any = model(
         "Agreement", name=text, verdict=text, n_agree=whole,

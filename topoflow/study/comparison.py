@@ -36,6 +36,7 @@ from topoflow.followed import followed
 from topoflow.names import EFFECT_COLUMNS, MAP_COLUMNS, SEPARATION_COLUMNS
 from topoflow.storage import layout
 from topoflow.storage.layout import Run, write_table
+from topoflow.study.added import write_added
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     _write_effects(folder, shown, seed)
     _write_classification(folder, params, shown)
     write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
+    added = write_added(folder, members, shown, params.claims.level, seed)
     return {
         **{key: value for key, value in published(first.facts).items() if value != "steps"},
         "ground_metric": "euclidean",
@@ -117,6 +119,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "n_subsamples": n_subsamples,
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": claims,
+        "added": added,
         "exploratory": any(is_exploratory(member.activations, params.claims) for member in members),
     }
 
@@ -128,7 +131,8 @@ def without_controls(params: Params, members: Sequence[FinishedRun]) -> Sequence
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write comparison.json, once all else is there: the facts, and the SHA-256 of tables and pictures; returns it."""
-    files = layout.hashes(folder, (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES))
+    names = (*layout.COMPARISON_TABLES, layout.ADDED_FILE, *layout.COMPARISON_PICTURES)
+    files = layout.hashes(folder, names)
     sealed = {**facts, "files": files}
     storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(sealed))
     return sealed

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from topoflow.config.pooling import Pooling
+from topoflow.dynamics.added import TARGETS
 from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.claims.verdict import known
@@ -163,7 +164,9 @@ def write_note(
         *dominance_caveat(dominated or {}, diagrams),
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
-    return _fitting([*lines, "", *simpler()])  # last: where a note is cut off, definitions.json has them
+    return _fitting(
+        [*lines, "", *simpler(findings)]
+    )  # last: where a note is cut off, definitions.json has them
 
 
 def first_third(findings: Mapping[str, Any]) -> str:
@@ -324,10 +327,15 @@ def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list
     ]
 
 
-def simpler() -> list[str]:
-    """The measures that are charts beside topology, with their definitions, as lines of Markdown."""
-    named = (f"- {metric_name('measures', it.name)}: {_text(it.definition)}." for it in measures.MEASURES)
-    return ["Measures beside topology, each a chart where it was computed:", "", *named]
+def simpler(findings: Mapping[str, Any]) -> list[str]:
+    """The measures of a run that are charts beside topology, with their definitions, as lines of Markdown.
+
+    >>> simpler({"measures": ["mean_cosine"]})[-1]
+    '- measures/mean_cosine: mean cosine between the states of two prompts; -1 to 1.'
+    """
+    charts = (*measures.IN_VELOCITY, *measures.chosen(findings.get("measures", [])))
+    named = (f"- {metric_name('measures', it.name)}: {_text(it.definition)}." for it in charts)
+    return ["Measures beside topology, each a chart:", "", *named]
 
 
 def measured(findings: Mapping[str, Any]) -> list[str]:
@@ -566,5 +574,61 @@ def write_comparison_note(
         "",
         page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
+        *added_table(facts.get("added", [])),
     ]
     return _fitting(lines)
+
+
+ADDED_HEADING = "What does topology add?"
+
+
+def added_words(added: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    """What topology adds to simpler measures: how it was asked, the heading of a table, and its rows as text."""
+    asked = "; ".join(f"{name}: {TARGETS[name]}" for name in dict.fromkeys(row["target"] for row in added))
+    how = (
+        f"Each target ({asked}) is predicted on seeds left out, by ridge regression from simpler measures, from "
+        "topology, and from both; time is among the features of intervals. R2 is 0 for the mean of the other seeds. "
+        "The gain is of both over the simpler ones, with its 95 % interval over seeds; p is the larger of that of the "
+        "interval and that of a permutation of what topology holds beside the simpler measures."
+    )
+    header = [
+        "target",
+        "what may be said",
+        "score",
+        "simpler",
+        "topology",
+        "both",
+        "gain",
+        "95 % interval",
+        "p",
+    ]
+    several = len({row["model"] for row in added}) > 1
+    rows = [
+        [
+            f"{row['target']} of {row['model']}" if several else row["target"],
+            row["sentence"],
+            row["score"] + (f" (chance {row['chance']:.2f})" if row["chance"] else ""),
+            *(f"{row[name]:.3f}" for name in ("simple", "topology", "both")),
+            f"{row['gain']:+.3f}",
+            f"{row['low']:+.3f} to {row['high']:+.3f}",
+            f"{row['p']:.2g}",
+        ]
+        for row in added
+    ]
+    return how, header, rows
+
+
+def added_table(added: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same as lines of Markdown; none where nothing could be asked."""
+    how, header, rows = added_words(added)
+    if not rows:
+        return []
+    cells = (f"| {' | '.join(map(_text, row))} |" for row in rows)
+    return [
+        f"**{ADDED_HEADING}** {how}",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *cells,
+        "",
+    ]

@@ -34,7 +34,7 @@ _SINCE = "since the checkpoint before; filtration distance"
 
 
 def _of_diagrams(homology: int, dear: bool) -> tuple[Measure, ...]:
-    of = f"of the H{homology} diagrams of the two checkpoints, each cloud in units of its median distance; no unit"
+    of = f"of H{homology} since the checkpoint before, each cloud in units of its median distance; no unit"
     return tuple(
         Measure(
             column(homology, name),

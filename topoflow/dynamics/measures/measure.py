@@ -65,7 +65,8 @@ class Cell:
         centred = self.cloud - self.cloud.mean(axis=0)
         if centred.shape[1] <= len(centred):
             return np.asarray(centred)
-        return np.ascontiguousarray(np.linalg.qr(centred.T, mode="r").T)
+        upper: Matrix = np.asarray(np.linalg.qr(centred.T, mode="r"))
+        return np.ascontiguousarray(upper.T)
 
     @cached_property
     def singular_values(self) -> Matrix:

@@ -54,6 +54,12 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
         storage.write_file(folder / name, picture)
     facts = seal(folder, facts)
     _say_what_was_found(f"{len(members)} runs", facts)
+    for row in facts["added"]:
+        said = f"{row['target']} of {row['model']}: {row['sentence']}"
+        print(
+            printable(f"{said} (gain {row['gain']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f})"),
+            flush=True,
+        )
     pages = pages_of(members)
     study = not run_ids and folder == layout.COMPARISON_FOLDER
     log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
