@@ -213,7 +213,7 @@ def test_the_run_of_a_training_that_was_killed_does_not_stay_running(tmp_path, t
     client.search_experiments()
     with train(tmp_path, uri, pause=0.5) as training:
         while not client.search_runs(["0"]):
-            training.stdout.readline()
+            assert training.stdout.readline(), "the training has ended, and its run is not there"
         mlflow.set_tracking_uri(uri)
         end_unfinished(tmp_path)  # a process that is at work keeps its run
         assert [run.info.status for run in client.search_runs(["0"])] == ["RUNNING"]
@@ -511,7 +511,7 @@ def test_a_server_with_a_fault_stops_nothing_and_gets_each_number_once(tmp_path,
             training.stdout.readline()
         if since == "the middle":
             while not mlflow.MlflowClient(faulty.uri).search_runs(["0"]):
-                training.stdout.readline()
+                assert training.stdout.readline(), "the training has ended, and its run is not there"
         faulty.mode = mode
         trained(training)
     faulty.mode = "pass"
