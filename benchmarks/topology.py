@@ -28,11 +28,13 @@ from threadpoolctl import threadpool_limits
 
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
 from topoflow.topology.compiled import compiled
-from topoflow.topology.distances import wasserstein_distances
+from topoflow.topology.distances import wasserstein_distance, wasserstein_distances
 from topoflow.topology.persistence import finite_bars, subsample_diagrams, vietoris_rips_diagrams
 from topoflow.topology.point_clouds import distance_matrix, subsample_plan
+from topoflow.topology.summaries import barcode_summary
 
 HERE = Path(__file__).parent
+RECORDED = HERE.parent / "activations/tiny/helpful/seed_0"  # of the study of params.yaml, once it has run
 N_SUBSAMPLES, SIZE = 64, 160
 WHOLE = {
     "lune": "topoflow",
@@ -68,12 +70,24 @@ def clouds(quick: bool) -> dict[str, Cloud]:
         found |= {
             f"Qwen2.5-0.5B {name}": np.asarray(load_example_cloud(name)) for name in ("base", "instruct")
         }
-    recorded = HERE.parent / "activations/tiny/helpful/seed_0/step_000048/layer_03.npy"
-    if recorded.is_file():  # of the study of params.yaml, once it has run
+    recorded = RECORDED / "step_000048/layer_03.npy"
+    if recorded.is_file():
         found["tiny, step 48, layer 3"] = np.load(recorded)
     for dimension in (576,) if quick else (576, 2048, 4096):
         found |= {f"{kind} {dimension}": synthetic_cloud(kind, 750, dimension) for kind in ("aniso", "iso")}
     return found
+
+
+def whole_cloud(kind: str, n_points: int) -> Cloud:
+    """A cloud of any size: synthetic with 64 coordinates, or of the states of one layer at all checkpoints ("tiny")."""
+    if kind != "tiny":
+        return synthetic_cloud(kind, n_points, 64)
+    states = np.concatenate([np.load(path) for path in sorted(RECORDED.glob("step_*/layer_03.npy"))])
+    return states[np.random.default_rng(0).permutation(len(states))[:n_points]]
+
+
+def kinds() -> list[str]:
+    return ["aniso", "iso", *(["tiny"] if RECORDED.is_dir() else [])]
 
 
 def next_checkpoint(points: Cloud) -> Cloud:
@@ -131,6 +145,13 @@ def our_cell(points: Cloud, plan: np.ndarray, before: Any = None) -> Any:
     return cell
 
 
+def our_subsample(points: Cloud, before: Cloud) -> None:
+    """The public functions, called for one subsample alone; the distance of order 1, as persim's is."""
+    diagrams = vietoris_rips_diagrams(points)
+    barcode_summary(diagrams)
+    wasserstein_distance(before, diagrams[1], order=1)
+
+
 def cell_rows(name: str, points: Cloud, quick: bool) -> list[str]:
     plan, moved = subsample_plan(len(points), N_SUBSAMPLES, SIZE), next_checkpoint(points)
     few = plan[: 8 if quick else 64]
@@ -141,16 +162,22 @@ def cell_rows(name: str, points: Cloud, quick: bool) -> list[str]:
             "obvious": lambda: [
                 obvious_subsample(moved[row], h1) for row, h1 in zip(few, theirs, strict=True)
             ],
+            "one by one": lambda: [
+                our_subsample(moved[row], pair[1]) for row, pair in zip(few, ours, strict=False)
+            ],
         },
-        repeats=3,
+        repeats=5,
     )
     ms = {
-        key: [1e3 * t / (len(few) if key == "obvious" else 64) for t in times] for key, times in timed.items()
+        key: [1e3 * t / (64 if key == "topoflow" else len(few)) for t in times]
+        for key, times in timed.items()
     }
     return [
         name,
         *(f"{number:.2f}" for key in ("obvious", "topoflow") for number in ms[key]),
         f"{ms['obvious'][0] / ms['topoflow'][0]:.1f}",
+        f"{ms['one by one'][0]:.2f}",
+        f"{ms['obvious'][0] / ms['one by one'][0]:.1f}",
     ]
 
 
@@ -199,6 +226,29 @@ def diagram_rows(name: str, points: Cloud, quick: bool) -> list[str]:
         f"{1e3 * timed['topoflow'][0] / len(plan):.2f}",
         *(against(timed, other, len(few), len(plan)) for other in others),
     ]
+
+
+def size_rows(kind: str, quick: bool) -> list[list[str]]:
+    """H0 and H1 of clouds of few to many points from their distances, each engine in turn with all others."""
+    rows = []
+    for n_points in (20, 80, 320) if quick else (20, 40, 80, 160, 320, 640):
+        matrix, calls = distance_matrix(whole_cloud(kind, n_points)), max(1, 640 // n_points)
+        functions: dict[str, Callable[[], Any]] = {
+            "topoflow": lambda d=matrix: vietoris_rips_diagrams(d, metric="precomputed"),
+            "redzed": lambda d=matrix: vietoris_rips_diagrams(d, engine="redzed", metric="precomputed"),
+            "ripser": lambda d=matrix: ripser(d, distance_matrix=True),
+        }
+        if find_spec("gudhi"):
+            functions["gudhi"] = lambda d=matrix: gudhi_diagrams([d])
+        if find_spec("gph"):
+            from gph import ripser_parallel
+
+            functions["gph"] = lambda d=matrix: ripser_parallel(d, metric="precomputed", n_threads=1)
+        repeated = {name: lambda f=f: [f() for _ in range(calls)] for name, f in functions.items()}  # noqa: B023
+        timed = in_turns(repeated, repeats=5)
+        others = (against(timed, other, calls, calls) for other in ("redzed", "ripser", "gudhi", "gph"))
+        rows.append([f"{kind}, {n_points}", f"{1e3 * timed['topoflow'][0] / calls:.3f}", *others])
+    return rows
 
 
 def void_rows(name: str, points: Cloud, quick: bool) -> list[str]:
@@ -285,7 +335,7 @@ def scipy_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def measure_whole_cloud(kind: str, n_points: int, engine: str) -> dict[str, float]:
     """From points to diagrams: CPU and wall seconds, and the most memory used beyond that of the points and imports."""
-    points = synthetic_cloud(kind, n_points, 64)
+    points = whole_cloud(kind, n_points)
 
     def diagrams(x: Cloud) -> Any:
         if engine in ("lune", "redzed_tda"):
@@ -496,7 +546,7 @@ def main() -> None:
         print(json.dumps(measure_whole_cloud(kind, int(n_points), engine)))
         return
 
-    quick, found = options.quick, clouds(options.quick)
+    quick, found, load = options.quick, clouds(options.quick), os.getloadavg()[0]
     voids = [void_rows(name, points, quick) for name, points in found.items()]
     voids_table = table(["cloud", "H2 bars", "topoflow", "ripser.py", "gudhi"], voids)
     if options.voids:
@@ -506,16 +556,21 @@ def main() -> None:
     parts = [part_rows(name, points) for name, points in found.items()]
     diagrams = [diagram_rows(name, points, quick) for name, points in found.items()]
     matchings = [row for name, points in found.items() for row in matching_rows(name, points, quick)]
-    whole, measured = whole_cloud_rows("aniso", quick)
-    whole += whole_cloud_rows("iso", quick)[0]
+    sizes = [row for kind in kinds() for row in size_rows(kind, quick)]
+    of_kinds = {kind: whole_cloud_rows(kind, quick) for kind in kinds()}
+    whole, measured = [row for rows, _ in of_kinds.values() for row in rows], of_kinds["aniso"][1]
     threads, checkpoint, grown = thread_rows(), checkpoint_rows(), growth()
     sections = [
         "# What topology costs",
-        f"Written by `benchmarks/topology.py{' --quick' if quick else ''}`. {machine()} CPU milliseconds unless it says"
-        " otherwise; in brackets, how many times ours.",
+        f"Written by `benchmarks/topology.py{' --quick' if quick else ''}`. {machine()} Load of the machine:"
+        f" {load:.1f} at the start, {os.getloadavg()[0]:.1f} at the end. CPU milliseconds unless it says otherwise; in"
+        " brackets, how many times ours.",
         "## A cell: 64 subsamples of 160 points, diagrams, 41 numbers, distance of H1 to the cell before",
-        "A subsample. Obvious: `ripser(X[s], maxdim=1)`, NumPy, `persim.wasserstein`.",
-        table(["cloud", "obvious", "wall", "topoflow", "wall", "CPU ratio"], cells),
+        "A subsample. Obvious: `ripser(X[s], maxdim=1)`, NumPy, `persim.wasserstein`. One by one: the public functions"
+        " called for each subsample alone.",
+        table(
+            ["cloud", "obvious", "wall", "topoflow", "wall", "CPU ratio", "one by one", "CPU ratio"], cells
+        ),
         "Where ours goes (the last column is not part of the above):",
         table(["cloud", "distances", "diagrams", "41 numbers", "W2 of H1", "W2 of H0"], parts),
         "## A diagram of 160 points",
@@ -537,7 +592,10 @@ def main() -> None:
         "## A distance of order 2",
         "persim's is of order 1; hera's is within one percent.",
         table(["diagrams", "bars", "topoflow", "SciPy, augmented", "persim", "POT", "hera"], matchings),
-        "## A whole cloud (64 coordinates), from points to diagrams",
+        "## Clouds of 20 to 640 points, from distances to diagrams",
+        "Synthetic ones have 64 coordinates; those of `tiny` are the states of layer 3 at all checkpoints.",
+        table(["cloud, points", "topoflow", *list(WHOLE.values())[1:]], sizes),
+        "## A whole cloud, from points to diagrams",
         "Seconds of CPU, and memory beyond the points and the imports; each in its own process.",
         table(["cloud, points", *WHOLE.values()], whole),
         "## Cells on one thread and on two",

@@ -65,7 +65,7 @@ class TestWitnesses:
     def test_clouds_have_gudhis_bars_to_the_last_bit(self, points):
         assert_gudhis_bars(distance_matrix(points[:40]))
 
-    @pytest.mark.parametrize("n_points", [63, 64, 65, 127, 128, 129, 160])
+    @pytest.mark.parametrize("n_points", [63, 64, 65, 127, 128, 129, 160, 191, 192, 193])
     def test_sets_that_just_fill_a_word_or_spill_over(self, n_points):
         rng = np.random.default_rng(n_points)
         assert_ripsers_bars(distance_matrix(rng.normal(size=(n_points, 3))))

@@ -197,6 +197,14 @@ class TestBarcodeSummaries:
         expected = np.array([barcode_summary(pair) for pair in cell])
         assert np.array_equal(barcode_summaries(cell), expected, equal_nan=True)
 
+    def test_so_is_each_row_of_a_cell_with_voids_some_of_which_has_none(self):
+        distances = distance_matrix(np.random.default_rng(4).normal(size=(80, 4)))
+        cell = subsample_diagrams(distances, subsample_plan(80, 5, 40), maxdim=2)
+        cell[1] = [cell[1][0], NO_BARS, NO_BARS]
+        expected = np.array([barcode_summary(diagrams) for diagrams in cell])
+        assert expected.shape == (5, 72)
+        assert np.array_equal(barcode_summaries(cell), expected, equal_nan=True)
+
     def test_the_cells_of_a_cloud_have_numpys_and_scipys_numbers(self):
         distances = distance_matrix(np.random.default_rng(0).normal(size=(120, 30)))
         cell = subsample_diagrams(distances, subsample_plan(120, 8, 60))

@@ -290,10 +290,10 @@ def sort_edges(lengths, pairs, unit, longest):
         low_begins[low] = place + 1
         half_sorted[place] = np.uint64(keys[edge] >> _DIGIT) << np.uint64(32) | np.uint64(edge)
     for digit_and_edge in half_sorted:
-        high, edge = digit_and_edge >> np.uint64(32), digit_and_edge & np.uint64(0xFFFFFFFF)
+        high, unsorted = digit_and_edge >> np.uint64(32), digit_and_edge & np.uint64(0xFFFFFFFF)
         place = high_begins[high]
         high_begins[high] = place + 1
-        lengths[place], pairs[place] = unsorted_lengths[edge], unsorted_pairs[edge]
+        lengths[place], pairs[place] = unsorted_lengths[unsorted], unsorted_pairs[unsorted]
     if not insertion_sort(lengths, pairs, 8 * len(lengths)):
         order = np.argsort(lengths, kind="mergesort")
         lengths[:], pairs[:] = lengths[order], pairs[order]
