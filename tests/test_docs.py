@@ -347,6 +347,10 @@ def test_numbers_in_the_text_are_those_of_the_committed_results():
         json.loads(path.read_text(encoding="utf-8"))["claims"]["early_h0"]["verdict"] for path in controls
     ]
     concentration = f"{pooled['concentration']:.3f}"
+    added = {
+        row["target"]: [f"{float(row[name]):.3f}" for name in ("gain", "low", "high")]
+        for row in csv.DictReader((REPOSITORY / "comparison/added.csv").open(encoding="utf-8"))
+    }
     for page, said in {
         "docs/concepts/noise-floor.md": [
             f"{min(peaks):.2f} to {max(peaks):.2f} times the sampling floor",
@@ -359,6 +363,8 @@ def test_numbers_in_the_text_are_those_of_the_committed_results():
             f"a concentration of {concentration}, and {pooled['concentration_expected']:.3f} is expected",
             f"{loops['value']:.2f} for loops ({loops['low']:.2f} to {loops['high']:.2f})",
             f"{components['value']:.2f} for components",
+            "(gain in R2 {}, {} to {})".format(*added["behaviour"]),
+            "({}, {} to {}; [what that means]".format(*added["held-out loss"]),
         ],
         "docs/tutorial.md": [
             f"concentration of {concentration}, where {pooled['concentration_expected']:.3f} is expected",
