@@ -137,6 +137,8 @@ def test_features_without_a_number_are_left_out_and_layers_without_one_are_passe
     found = added_to_intervals(runs, "target", n_permutations=1)
     assert plain.left_out == ()
     assert found.left_out == ("seen 1",)
+    runs[1] = replace(runs[1], topology=Numbers(runs[1].topology.ways, {}))  # other measures were chosen
+    assert added_to_intervals(runs, "target", n_permutations=1).left_out[:2] == ("seen 1", "walk 0, change")
     assert found.simple == plain.simple
 
 

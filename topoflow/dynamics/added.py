@@ -90,7 +90,7 @@ class Added:
         Of a gain so small if it were `MARGIN`.
     n_runs, n_seeds : int
     left_out : tuple of str
-        Features that some row has no number for, or that do not vary.
+        Features that some run or row has no number for, or that do not vary.
 
     Examples
     --------
@@ -299,9 +299,9 @@ def _matrices(sets: Sequence[Sequence[Mapping[str, Matrix]]]) -> tuple[Matrix, M
     left_out: list[str] = []
     for runs in sets:
         columns = []
-        for name in runs[0]:
-            column = np.concatenate([run[name] for run in runs])
-            if np.isfinite(column).all() and np.ptp(column) > 0:
+        for name in dict.fromkeys(name for run in runs for name in run):
+            column = np.concatenate([run[name] for run in runs if name in run])
+            if all(name in run for run in runs) and np.isfinite(column).all() and np.ptp(column) > 0:
                 columns.append(column)
             else:
                 left_out.append(name)

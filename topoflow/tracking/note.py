@@ -164,9 +164,8 @@ def write_note(
         *dominance_caveat(dominated or {}, diagrams),
     ]
     lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
-    return _fitting(
-        [*lines, "", *simpler(findings)]
-    )  # last: where a note is cut off, definitions.json has them
+    lines += ["", *simpler(findings)]  # last: where a note is cut off, definitions.json has them
+    return _fitting(lines)
 
 
 def first_third(findings: Mapping[str, Any]) -> str:
@@ -584,7 +583,8 @@ ADDED_HEADING = "What does topology add?"
 
 def added_words(added: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
     """What topology adds to simpler measures: how it was asked, the heading of a table, and its rows as text."""
-    asked = "; ".join(f"{name}: {TARGETS[name]}" for name in dict.fromkeys(row["target"] for row in added))
+    targets = {row["target"] for row in added}
+    asked = "; ".join(f"{name}: {what}" for name, what in TARGETS.items() if name in targets)
     how = (
         f"Each target ({asked}) is predicted on seeds left out, by ridge regression from simpler measures, from "
         "topology, and from both; time is among the features of intervals. R2 is 0 for the mean of the other seeds. "
