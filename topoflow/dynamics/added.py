@@ -156,12 +156,12 @@ def added_to_intervals(
     Returns
     -------
     Added
-        The score is R2, 0 for the mean of the other seeds.
+        The score is the R2 of a seed left out, mean over seeds; 0 for the mean of the other seeds.
 
     Raises
     ------
     InvalidArgument
-        If there are too few seeds, or the target is 0 throughout a run, or not finite.
+        If there are too few seeds, or the target is constant throughout a run, or not finite.
 
     Examples
     --------
@@ -243,8 +243,8 @@ def added_to_labels(
 
 def _as_target(values: Matrix, name: str) -> Matrix:
     row = np.asarray(values, dtype=np.float64)[None]
-    if not (np.isfinite(row).all() and row.any()):
-        raise InvalidArgument(name, "finite and not always 0", values)
+    if not (np.isfinite(row).all() and np.ptp(row) > 0):
+        raise InvalidArgument(name, "finite and not constant", values)
     return np.asarray((_log_ratio(row) if (row >= 0).all() else _ratio(row))[0])
 
 
@@ -378,14 +378,14 @@ def _over_seeds(each: Matrix) -> tuple[float, float, float, float, float]:
 
 
 def _credit(features: Matrix, wanted: Matrix, groups: Groups) -> Matrix:
-    """What each row adds to R2, or to the balanced accuracy where several columns are wanted, its group left out."""
+    """What each row adds to the mean R2 of groups left out, or where several are wanted to the balanced accuracy."""
     credit = np.empty(len(wanted))
     if wanted.shape[1] == 1:
-        knows_nothing = np.empty(len(wanted))
         for rows, predicted, others, _ in _left_out(features, wanted, groups):
-            knows_nothing[rows] = (wanted[rows, 0] - others[0, -1] / others[0, 0]) ** 2
-            credit[rows] = knows_nothing[rows] - (wanted[rows, 0] - predicted[:, 0]) ** 2
-        return np.asarray(credit / knows_nothing.sum())
+            knows_nothing = (wanted[rows, 0] - others[0, -1] / others[0, 0]) ** 2
+            better = knows_nothing - (wanted[rows, 0] - predicted[:, 0]) ** 2
+            credit[rows] = better / (len(groups) * knows_nothing.sum())
+        return credit
     codes, n_labels = wanted.argmax(axis=1), wanted.shape[1]
     for rows, predicted, others, weights in _left_out(features, wanted, groups):
         inside = len(others) - n_labels

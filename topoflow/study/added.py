@@ -110,13 +110,13 @@ def _by_layer(path: Path) -> dict[str, Matrix]:
 
 def _targets(results: Path, n_checkpoints: int) -> Iterator[tuple[str, Matrix]]:
     moved = layout.read_columns(results / layout.BEHAVIOUR_FILE, [VELOCITY])[VELOCITY]
-    if len(moved) == n_checkpoints - 1 and np.isfinite(moved).all() and moved.any():
+    if len(moved) == n_checkpoints - 1 and np.isfinite(moved).all() and np.ptp(moved) > 0:
         yield BEHAVIOUR, moved
     path = results / layout.QUANTITIES_FILE
     if path.is_file():
         losses = [of for name, of in layout.read_columns(path).items() if name.startswith("held_out_loss/")]
         change = np.diff(np.mean(losses, axis=0)) if losses else np.zeros(0)
-        if len(change) == n_checkpoints - 1 and np.isfinite(change).all() and change.any():
+        if len(change) == n_checkpoints - 1 and np.isfinite(change).all() and np.ptp(change) > 0:
             yield LOSS, change
 
 
