@@ -587,9 +587,9 @@ def added_words(added: Sequence[Mapping[str, Any]]) -> tuple[str, list[str], lis
     asked = "; ".join(f"{name}: {what}" for name, what in TARGETS.items() if name in targets)
     how = (
         f"Each target ({asked}) is predicted on seeds left out, by ridge regression from simpler measures, from "
-        "topology, and from both; time is among the features of intervals. R2 is the mean over seeds, 0 for what knows "
-        "nothing. The gain is of both over the simpler ones, with its 95 % interval over seeds; p is the larger of that "
-        "of the interval and that of a permutation of what topology holds beside the simpler measures."
+        "topology, and from both; time is among the features of intervals. R2 is the mean over seeds; that of what "
+        "knows nothing is 0. The gain is of both over the simpler ones, with its 95 % interval over seeds; p is the "
+        "larger of that of the interval and that of a permutation of what topology holds beside the simpler measures."
     )
     header = [
         "target",
