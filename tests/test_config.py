@@ -58,9 +58,9 @@ class TestReading:
         assert params.model["smollm2"].sha256 == written["model"]["smollm2"]["sha256"]
         assert params.objective["mixed"] == config.MixedText({"helpful": 0.5, "harmless": 0.5})
         assert params.prompts == config.Prompts(config.SampleText("prompts"), written["prompts"]["n_prompts"])
-        for section in ("topology", "trajectory", "compute"):
+        for section in ("topology", "compute"):
             assert dataclasses.asdict(getattr(params, section)) == written[section], section
-        for section in ("prepare", "finetune", "track"):
+        for section in ("prepare", "finetune", "trajectory", "track"):
             found = dataclasses.asdict(getattr(params, section))
             assert {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()} == written[section]
         schedule = written["recording"]["schedule"]

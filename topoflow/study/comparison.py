@@ -131,8 +131,9 @@ def without_controls(params: Params, members: Sequence[FinishedRun]) -> Sequence
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write comparison.json, once all else is there: the facts, and the SHA-256 of tables and pictures; returns it."""
-    names = (*layout.COMPARISON_TABLES, layout.ADDED_FILE, *layout.COMPARISON_PICTURES)
-    files = layout.hashes(folder, names)
+    names = (*layout.COMPARISON_TABLES, *layout.COMPARISON_PICTURES)
+    later = filter(lambda name: (folder / name).is_file(), layout.LATER_TABLES)
+    files = layout.hashes(folder, (*names, *later))
     sealed = {**facts, "files": files}
     storage.write_file(folder / layout.COMPARISON_FILE, storage.json_bytes(sealed))
     return sealed

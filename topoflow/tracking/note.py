@@ -329,8 +329,8 @@ def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list
 def simpler(findings: Mapping[str, Any]) -> list[str]:
     """The measures of a run that are charts beside topology, with their definitions, as lines of Markdown.
 
-    >>> simpler({"measures": ["mean_cosine"]})[-1]
-    '- measures/mean_cosine: mean cosine between the states of two prompts; -1 to 1.'
+    >>> simpler({"measures": ["two_nn"]})[-1]
+    '- measures/two_nn: intrinsic dimension from two neighbours (TwoNN).'
     """
     charts = (*measures.IN_VELOCITY, *measures.chosen(findings.get("measures", [])))
     named = (f"- {metric_name('measures', it.name)}: {_text(it.definition)}." for it in charts)

@@ -34,12 +34,12 @@ _SINCE = "since the checkpoint before; filtration distance"
 
 
 def _of_diagrams(homology: int, dear: bool) -> tuple[Measure, ...]:
-    of = f"of H{homology} since the checkpoint before, each cloud in units of its median distance; no unit"
+    of = f"of H{homology} to the checkpoint before, scale-free; no unit"
     return tuple(
         Measure(
             column(homology, name),
             partial(distance, homology=homology),
-            f"L2 distance of the mean {name}s {of}",
+            f"L2 distance of mean {name}s {of}",
             topological=True,
             dear=dear,
         )
@@ -68,18 +68,18 @@ MEASURES = (
     Measure(
         "rms_displacement",
         rms_displacement,
-        f"root of the mean over prompts of a state's squared way {_SINCE}",
+        f"root mean square of the way of a prompt {_SINCE}",
         _DISTANCE,
     ),
     Measure(
         "cka_distance",
         cka_distance,
-        "1 minus the debiased linear CKA with the checkpoint before; no unit, 0 for a cloud turned, scaled or moved",
+        "1 minus the debiased linear CKA with the checkpoint before; no unit",
     ),
     Measure(
         "procrustes_distance",
         procrustes_distance,
-        "distance to the checkpoint before, of clouds at mean 0 and norm 1, best rotated; no unit, 0 to 1.41",
+        "distance to the checkpoint before, at norm 1 and best rotated; no unit",
     ),
     Measure(
         "mean_distance",
@@ -91,21 +91,21 @@ MEASURES = (
     Measure(
         "effective_rank",
         effective_rank,
-        "exp of the entropy of the singular values of the cloud about its mean; number of directions",
+        "exp of the entropy of the singular values about the mean; number of directions",
         "directions",
         n_cells=1,
     ),
     Measure(
         "participation_ratio",
         participation_ratio,
-        "squared sum of the variances along principal directions over the sum of their squares; number of directions",
+        "squared sum of principal variances over the sum of their squares; number of directions",
         "directions",
         n_cells=1,
     ),
     Measure(
         "two_nn",
         two_nn,
-        "intrinsic dimension by the ratio of the distances to the two nearest neighbours (TwoNN)",
+        "intrinsic dimension from two neighbours (TwoNN)",
         "dimensions",
         n_cells=1,
     ),
@@ -116,7 +116,7 @@ MEASURES = (
         "dimensions",
         n_cells=1,
     ),
-    Measure("mean_cosine", mean_cosine, "mean cosine between the states of two prompts; -1 to 1", n_cells=1),
+    Measure("mean_cosine", mean_cosine, "mean cosine of two prompts' states; -1 to 1", n_cells=1),
     *_of_diagrams(0, dear=False),
     *_of_diagrams(1, dear=False),
     *_of_diagrams(2, dear=True),
