@@ -161,7 +161,7 @@ def choose_engine(
 ) -> str:
     """Return the engine that computes: "lune", "redzed" or "ripser".
 
-    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold). With H1 redzed takes 1.2 to 2.8 times as
+    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold). With H1 redzed takes 1.2 to 4 times as
     long up to 2,000 points; at 3,000 and 4,000 it is up to a fifth faster on isotropic noise, and slower on clusters,
     which the number of points does not tell. Else it is redzed where redzed can serve (Z/2, up to 5,793 points), else
     ripser.

