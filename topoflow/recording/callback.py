@@ -30,7 +30,7 @@ from topoflow.recording.hidden_states import (
     resolve_layers,
 )
 from topoflow.recording.learning_rates import rates_ahead, rates_so_far
-from topoflow.recording.live import LiveTopology
+from topoflow.recording.live import LiveTopology, below_floor
 from topoflow.recording.ranks import (
     check_parallelism,
     gathered,
@@ -494,7 +494,7 @@ class TopologyCallback(TrainerCallback):
             found = {metric_name("topology", H1_SAMPLING_FLOOR, k): floor for k, floor in self.floors.items()}
             self.metrics[step].update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
-        still = all(live.h1_velocities.get(layer, np.inf) < floor for layer, floor in self.floors.items())
+        still = below_floor(live.h1_velocities, self.floors)
         self._n_stable = self._n_stable + 1 if still else 0
 
     def _keep(

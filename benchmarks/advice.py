@@ -1,0 +1,596 @@
+"""What the trajectory of a training says of its health: topology beside simpler numbers, and what a stop costs.
+
+    python benchmarks/spoiled.py && python benchmarks/advice.py
+
+Writes benchmarks/advice.json and benchmarks/advice.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import spoiled
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, RobustScaler
+from spoiled import EVERY, FOLDER, MAX_STEPS, WAYS, Training, recipes, trainings
+
+from topoflow import storage
+from topoflow.dynamics.advice import (
+    ALL,
+    BEHAVIOUR,
+    GEOMETRY,
+    HELD_OUT,
+    LEVEL,
+    PERSISTENCE,
+    SIMPLER,
+    TOPOLOGY,
+    TRAINING,
+    VELOCITIES,
+    Course,
+    alarm,
+    behaviour_numbers,
+    geometry_numbers,
+    growth,
+    held_out_numbers,
+    size,
+    strangeness,
+    together,
+    training_numbers,
+)
+from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
+from topoflow.dynamics.controls import pairwise_distances
+from topoflow.dynamics.prompts import sampling_floor
+from topoflow.recording.live import below_floor
+from topoflow.topology.point_clouds import subsample_plan
+from topoflow.topology.summaries import SUMMARY_NAMES
+
+HERE = Path(__file__).parent
+N_SUBSAMPLES, SUBSAMPLE_SIZE, N_RESAMPLED = 8, 40, 1000
+STRENGTHS = (0.01, 0.1, 1.0)  # of the classifier: the inverse of how much it is held back
+_FAR = 30.0  # stands for a logarithm that is not finite
+STEPS_OF = tuple(range(EVERY, MAX_STEPS + 1, EVERY))
+STATE = ("spread", "effective_rank", "norm", "mean_cosine")
+SIMPLE = (
+    "centroid_drift", "variance_change", "distance_change", "rms_displacement", "cka", "cka_from_first", *STATE
+)  # fmt: skip
+OWN = "own held-out loss"
+SHIPPED = (HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY, TOPOLOGY, SIMPLER, ALL)
+MAIN = (*SHIPPED, "all geometry")
+KINDS = (*MAIN, OWN, *SIMPLE)
+Matrix = NDArray[np.float64]
+
+
+def numbers(training: Training) -> dict[str, Matrix]:
+    """What is computed of a training's states, kept beside them: of shape (n_checkpoints, n_layers), geometry apart."""
+    path = FOLDER / f"{training.name}.numbers.npz"
+    if not path.is_file():
+        with np.load(FOLDER / f"{training.name}.npz") as held:
+            states = held["states"].astype(np.float64)
+        found = [of_layer(states[:, layer]) for layer in range(states.shape[1])]
+        together = {name: np.stack([one[name] for one in found], axis=-1) for name in found[0]}
+        plain = side_by_side([geometry_numbers(states[:, layer]) for layer in range(states.shape[1])])
+        np.savez(path, **together, geometry=plain)
+    with np.load(path) as held:
+        return {name: held[name] for name in held.files}
+
+
+def of_layer(clouds: Matrix) -> dict[str, Matrix]:
+    """Topology and geometry of one layer, a number a checkpoint; velocities are 0 at the first."""
+    plan = subsample_plan(clouds.shape[1], N_SUBSAMPLES, SUBSAMPLE_SIZE, 0)
+    unit = float(np.median(pairwise_distances(clouds[0])))
+    cells = [cell_diagrams(cloud, plan) for cloud in clouds]
+    found: dict[str, list[float]] = {}
+
+    def add(name: str, value: Any) -> None:
+        found.setdefault(name, []).append(float(value))
+
+    for at, cloud in enumerate(clouds):
+        before = max(at - 1, 0)
+        own = [float(np.median(pairwise_distances(clouds[place]))) for place in (before, at)]
+        for h in (0, 1):
+            add(f"h{h}_velocity", cell_distances(cells[before], cells[at], h).mean() / unit)
+            add(f"h{h}_displacement", cell_distances(cells[0], cells[at], h).mean() / unit)
+            one, other = (
+                [[bars / scale for bars in pair] for pair in cells[place]]
+                for place, scale in zip((before, at), own, strict=True)
+            )
+            add(f"h{h}_velocity_scale_free", cell_distances(one, other, h).mean())
+        summary = dict(zip(SUMMARY_NAMES, summarise_cell(cells[at]).tolist(), strict=True))
+        for name in PERSISTENCE:
+            add(name, summary[name])
+        for name, value in geometry(clouds[0], clouds[before], cloud, unit).items():
+            add(name, value)
+    found["floor"] = [floor(clouds[0].tobytes(), clouds[0].shape) / unit] * len(clouds)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+@cache
+def floor(cloud: bytes, shape: tuple[int, int]) -> float:
+    """The floor of `stop_when_stable`: all trainings begin with the same clouds, so that there is one a layer."""
+    first = np.frombuffer(cloud).reshape(shape)
+    return float(sampling_floor(first, SUBSAMPLE_SIZE, 32, 0, 2.0, "auto").disjoint[1])
+
+
+def geometry(first: Matrix, before: Matrix, cloud: Matrix, unit: float) -> dict[str, float]:
+    """Simpler numbers of a cloud, since the checkpoint before and (of the last four) of itself."""
+    spread = [one.var(axis=0).sum() for one in (before, cloud)]
+    apart = [pairwise_distances(one).mean() for one in (before, cloud)]
+    centred = [one - one.mean(axis=0) for one in (first, before, cloud)]
+    values = np.linalg.svd(centred[2], compute_uv=False) ** 2
+    shares = values / values.sum()
+    shares = shares[shares > 0]
+    lengths = np.linalg.norm(cloud, axis=1, keepdims=True)
+    directions = cloud / lengths
+    n = len(cloud)
+    return {
+        "centroid_drift": float(np.linalg.norm(cloud.mean(axis=0) - before.mean(axis=0))) / unit,
+        "variance_change": abs(spread[1] - spread[0]) / unit**2,
+        "distance_change": abs(apart[1] - apart[0]) / unit,
+        "rms_displacement": float(np.sqrt(((cloud - before) ** 2).sum(axis=1).mean())) / unit,
+        "cka": 1 - cka(centred[1], centred[2]),
+        "cka_from_first": 1 - cka(centred[0], centred[2]),
+        "spread": float(np.sqrt(values.sum() / len(cloud))) / unit,
+        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
+        "mean_cosine": float((np.linalg.norm(directions.sum(axis=0)) ** 2 - n) / (n * (n - 1))),
+        "norm": float(lengths.mean()),
+    }
+
+
+def cka(one: Matrix, other: Matrix) -> float:
+    """Linear centred kernel alignment of two centred clouds."""
+    cross = np.linalg.norm(one.T @ other) ** 2
+    return float(cross / (np.linalg.norm(one.T @ one) * np.linalg.norm(other.T @ other)))
+
+
+# --- the numbers of a training ---
+
+
+def course(training: Training) -> Course:
+    """A training as advice sees it, with the kinds of numbers that only this benchmark has beside those of a study."""
+    with np.load(FOLDER / f"{training.name}.npz") as held:
+        recorded = {name: held[name] for name in held.files if name != "states"}
+    states = numbers(training)
+    objective = recipes()[training.recipe].objective
+    own = ("helpful", "harmless") if objective == "mixed" else (objective,)
+    losses = {name.removeprefix("held_out/"): loss for name, loss in recorded.items() if "held_out/" in name}
+    others = tuple(name for name in losses if name not in own)
+    logged = {name: recorded[f"train/{name}"] for name in spoiled.LOGGED}
+    steps = tuple(recorded["steps"].tolist())
+    held_out = held_out_numbers(losses, others)
+    kinds = {
+        HELD_OUT: held_out,
+        OWN: held_out[:, :1],
+        BEHAVIOUR: behaviour_numbers(*recorded["divergences"][1:].mean(axis=2).T),
+        TRAINING: training_numbers(steps, logged),
+        GEOMETRY: states["geometry"],
+        TOPOLOGY: side_by_side(
+            [size(states[name][1:]) for name in VELOCITIES] + [growth(states[name]) for name in PERSISTENCE]
+        ),
+        **{name: size(states[name][1:]) for name in SIMPLE if name not in STATE},
+        **{name: growth(states[name]) for name in STATE if name != "mean_cosine"},
+        "mean_cosine": states["mean_cosine"][1:] - states["mean_cosine"][0],
+    }
+    kinds["all geometry"] = side_by_side([kinds[GEOMETRY], *(kinds[name] for name in SIMPLE)])
+    return Course(steps, together(kinds), losses, others)
+
+
+def side_by_side(blocks: Sequence[Matrix]) -> Matrix:
+    return np.concatenate(blocks, axis=-1)
+
+
+# --- telling spoiled from healthy ---
+
+
+@dataclass(frozen=True)
+class Known:
+    """All trainings that there are: their courses, whether each is spoiled, in which way, and by which recipe."""
+
+    trainings: tuple[Training, ...]
+    courses: tuple[Course, ...]
+
+    @property
+    def spoiled(self) -> NDArray[np.bool_]:
+        return np.array([training.way is not None for training in self.trainings])
+
+    @property
+    def ways(self) -> NDArray[np.str_]:
+        return np.array([training.way or "" for training in self.trainings])
+
+    @property
+    def recipes(self) -> NDArray[np.int64]:
+        return np.array([training.recipe for training in self.trainings])
+
+    def so_far(self, kind: str, checkpoint: int) -> Matrix:
+        """What a kind has said up to a checkpoint: its numbers there, their mean, largest and smallest until then."""
+        rows = []
+        for one in self.courses:
+            known = np.nan_to_num(one.kinds[kind][: checkpoint + 1], nan=_FAR, posinf=_FAR, neginf=-_FAR)
+            rows.append(np.concatenate([known[-1], known.mean(axis=0), known.max(axis=0), known.min(axis=0)]))
+        return np.array(rows)
+
+
+def classifier(strength: float) -> Any:
+    """Logistic regression on numbers that are centred and scaled robustly, since a diverged training is far off."""
+    return make_pipeline(
+        RobustScaler(),
+        FunctionTransformer(np.clip, kw_args={"a_min": -5.0, "a_max": 5.0}),
+        LogisticRegression(C=strength, max_iter=300),
+    )
+
+
+def told(features: Matrix, known: Known, held_back: str | None = None) -> Matrix:
+    """Log-odds of being spoiled, each training's by a classifier that has seen neither its recipe nor its seed.
+
+    With `held_back`, the classifiers have seen no training that was spoiled in that way either.
+    """
+    found = np.empty(len(features))
+    seen = known.ways != (held_back or "nothing")
+    for train, test in GroupKFold(6).split(features, groups=known.recipes):
+        train = train[seen[train]]
+        best = GridSearchCV(
+            classifier(1.0),
+            {"logisticregression__C": STRENGTHS},
+            scoring="roc_auc",
+            cv=GroupKFold(3),
+            refit=True,
+        )
+        best.fit(features[train], known.spoiled[train], groups=known.recipes[train])
+        found[test] = best.decision_function(features[test])
+    return found
+
+
+def one_class(known: Known, kind: str) -> Matrix:
+    """How strange each training is at each checkpoint beside the healthy ones of other recipes: no spoiled one is seen.
+
+    As the alarm's score, which compares a training with healthy ones.
+    """
+    values = np.array([one.kinds[kind] for one in known.courses])
+    found = np.empty(values.shape[:2])
+    for recipe in np.unique(known.recipes):
+        healthy = values[~known.spoiled & (known.recipes != recipe)]
+        for at in np.flatnonzero(known.recipes == recipe):
+            found[at] = strangeness(np.concatenate([values[at : at + 1], healthy]))[0]
+    return found
+
+
+def area(scores: Matrix, spoiled: NDArray[np.bool_]) -> float:
+    """AUROC: how often a spoiled training has the higher score."""
+    ranks = rankdata(scores)
+    n = int(spoiled.sum())
+    return float((ranks[spoiled].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))
+
+
+def false_alarms(scores: Matrix, spoiled: NDArray[np.bool_], detected: float = 0.95) -> float:
+    """The share of healthy trainings above a threshold that so many of the spoiled are above."""
+    threshold = np.sort(scores[spoiled])[int(np.floor((1 - detected) * spoiled.sum()))]
+    return float((scores[~spoiled] >= threshold).mean())
+
+
+def resampled(known: Known) -> list[NDArray[np.int64]]:
+    """Trainings drawn again, recipe by recipe, for intervals."""
+    rng = np.random.default_rng(0)
+    of = [np.flatnonzero(known.recipes == recipe) for recipe in np.unique(known.recipes)]
+    return [
+        np.concatenate([of[at] for at in rng.integers(len(of), size=len(of))]) for _ in range(N_RESAMPLED)
+    ]
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    return [float(bound) for bound in np.quantile(values, [0.025, 0.975])]
+
+
+def judged(scores: Matrix, known: Known, draws: Sequence[NDArray[np.int64]]) -> dict[str, Any]:
+    """AUROC with its interval, false alarms at 95 % detection, and AUROC of each way against all healthy ones."""
+    spoiled = known.spoiled
+    return {
+        "auroc": area(scores, spoiled),
+        "interval": interval([area(scores[drawn], spoiled[drawn]) for drawn in draws]),
+        "false_alarms": false_alarms(scores, spoiled),
+        "ways": {
+            way: area(scores[chosen := (known.ways == way) | ~spoiled], spoiled[chosen]) for way in WAYS
+        },
+    }
+
+
+def first_shown(scores: Matrix, known: Known) -> NDArray[np.float64]:
+    """The checkpoint at which each training is first above what 5 % of the healthy ones are ever above; else NaN.
+
+    `scores` are of shape (n_trainings, n_checkpoints); each checkpoint's are centred and scaled by healthy ones.
+    """
+    healthy = scores[~known.spoiled]
+    middle = np.median(healthy, axis=0)
+    scaled = (scores - middle) / np.maximum(np.quantile(healthy, 0.84, axis=0) - middle, 1e-12)
+    limit = np.quantile(scaled[~known.spoiled].max(axis=1), 0.95)
+    above = scaled > limit
+    return np.where(above.any(axis=1), above.argmax(axis=1).astype(float), np.nan)
+
+
+def earliness(first: dict[str, NDArray[np.float64]], known: Known) -> dict[str, Any]:
+    """How many spoiled trainings each kind shows, when, and how long before held-out loss and behaviour do."""
+    found: dict[str, Any] = {}
+    for kind, at in first.items():
+        shown = at[known.spoiled]
+        found[kind] = {
+            "shown": float(np.isfinite(shown).mean()),
+            "ways": {way: float(np.isfinite(at[known.ways == way]).mean()) for way in WAYS},
+            "step": None if np.isnan(shown).all() else float(STEPS_OF[int(np.nanmedian(shown))]),
+        }
+        for other in (HELD_OUT, BEHAVIOUR):
+            lead = first[other][known.spoiled] - shown
+            both = lead[np.isfinite(lead)]
+            found[kind][f"before {other}"] = {
+                "both": len(both),
+                "mean": float(both.mean()) if len(both) else None,
+                "earlier": int((both > 0).sum()),
+                "later": int((both < 0).sum()),
+                "alone": int((np.isfinite(shown) & np.isnan(first[other][known.spoiled])).sum()),
+            }
+    return found
+
+
+def alarms(known: Known, kind: str, n_healthy: int) -> dict[str, Any]:
+    """What the alarm of `topoflow advise` does with so many healthy trainings of other recipes, drawn by lot."""
+    rng = np.random.default_rng(n_healthy)
+    raised = []
+    for at, one in enumerate(known.courses):
+        pool = np.flatnonzero(~known.spoiled & (known.recipes != known.recipes[at]))
+        drawn = [known.courses[place] for place in rng.choice(pool, n_healthy, replace=False)]
+        raised.append(alarm(one, drawn, kind).raised)
+    said = np.array(raised)
+    return {
+        "rate": max(int(LEVEL * (n_healthy + 1) + 1e-9), 1) / (n_healthy + 1),
+        "false": float(said[~known.spoiled].mean()),
+        "detected": float(said[known.spoiled].mean()),
+        "ways": {way: float(said[known.ways == way].mean()) for way in WAYS},
+    }
+
+
+# --- what a stop costs ---
+
+
+def stops(known: Known) -> dict[str, Any]:
+    """What `stop_when_stable` would have saved and lost, by its own rule, and a rule of held-out loss beside it."""
+    found: dict[str, Any] = {}
+    for name, chosen in (("healthy", ~known.spoiled), ("spoiled", known.spoiled)):
+        places = np.flatnonzero(chosen)
+        for patience in (1, 2, 3):
+            for rule, stop in (("stop_when_stable", stable), ("held-out loss", no_better)):
+                rows = [_stopped(known, at, stop(known, at, patience)) for at in places]
+                saved, lost, lost_best = (np.array(column) for column in zip(*rows, strict=True))
+                found[f"{rule}, {patience}, {name}"] = {
+                    "n": len(rows),
+                    "stopped": float((saved > 0).mean()),
+                    "saved": float(saved.mean()),
+                    "lost": float(lost.mean()),
+                    "lost_worst": float(lost.max()),
+                    "lost_interval": interval(_means(lost)),
+                    "above_best": float(lost_best.mean()),
+                }
+    return found
+
+
+def stable(known: Known, at: int, patience: int) -> int | None:
+    """The checkpoint at which `stop_when_stable` ends the training."""
+    states = numbers(known.trainings[at])
+    floors = dict(enumerate(states["floor"][0]))
+    calm = 0
+    for place, velocities in enumerate(states["h1_velocity"][1:], 1):
+        calm = calm + 1 if below_floor(dict(enumerate(velocities)), floors) else 0
+        if calm >= patience:
+            return place
+    return None
+
+
+def no_better(known: Known, at: int, patience: int) -> int | None:
+    """The checkpoint at which the own held-out loss has not been least for so many checkpoints."""
+    loss = known.courses[at].own_loss
+    assert loss is not None
+    for place in range(patience, len(loss)):
+        if place - int(np.argmin(loss[: place + 1])) >= patience:
+            return place
+    return None
+
+
+def _stopped(known: Known, at: int, place: int | None) -> tuple[float, float, float]:
+    loss, steps = known.courses[at].own_loss, known.courses[at].steps
+    assert loss is not None
+    place = len(loss) - 1 if place is None else place
+    return 1 - steps[place] / steps[-1], float(loss[place] - loss[-1]), float(loss[place] - loss.min())
+
+
+def _means(values: Matrix) -> list[float]:
+    rng = np.random.default_rng(0)
+    return [float(values[rng.integers(len(values), size=len(values))].mean()) for _ in range(N_RESAMPLED)]
+
+
+# --- finished studies ---
+
+
+def in_study(root: Path) -> dict[str, Any]:
+    """How well each kind tells the shuffled controls of a finished study from its other runs, by those alone.
+
+    The states must be there, in its activations/.
+    """
+    from topoflow.config import load_params
+    from topoflow.config.sources import ShuffledText
+    from topoflow.study.advice import course, finished
+
+    params = load_params(root / "params.yaml")
+    wrong = {name for name in params.objectives if isinstance(params.objective_source(name), ShuffledText)}
+    runs = [
+        run
+        for run in finished(params, root)
+        if run.objective in wrong or not params.is_control(run.objective)
+    ]
+    courses = [course(params, run, root, with_states=True) for run in runs]
+    spoiled = np.array([run.objective in wrong for run in runs])
+    areas = {}
+    for kind in SHIPPED:
+        values = np.array([one.kinds[kind] for one in courses])
+        scores = []
+        for at in range(len(values)):
+            healthy = values[~spoiled & (np.arange(len(values)) != at)]
+            scores.append(strangeness(np.concatenate([values[at : at + 1], healthy]))[0].max())
+        areas[kind] = area(np.array(scores), spoiled)
+    return {"healthy": int((~spoiled).sum()), "spoiled": int(spoiled.sum()), "auroc": areas}
+
+
+# --- the page ---
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_interval(judged: Mapping[str, Any]) -> str:
+    low, high = judged["interval"]
+    return f"{judged['auroc']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def kinds_table(found: Mapping[str, Any], part: str) -> str:
+    rows = [
+        [kind, with_interval(one), percent(one["false_alarms"]), *(f"{one['ways'][way]:.2f}" for way in WAYS)]
+        for kind, one in found[part].items()
+    ]
+    return table(["numbers", "AUROC (95 %)", "false alarms at 95 % detection", *WAYS], rows)
+
+
+def steps_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [kind, *(f"{area:.2f}" for area in one["by_step"].values())]
+        for kind, one in found["supervised"].items()
+        if "by_step" in one
+    ]
+    return table(["numbers up to step", *map(str, STEPS_OF)], rows)
+
+
+def lead(said: Mapping[str, Any]) -> str:
+    if said["mean"] is None:
+        return "-"
+    return f"{said['mean']:+.1f} ({said['earlier']} / {said['later']} of {said['both']}; {said['alone']})"
+
+
+def earliness_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [kind, percent(one["shown"]), f"{one['step']:g}" if one["step"] else "-"]
+        + [lead(one[f"before {other}"]) for other in (HELD_OUT, BEHAVIOUR)]
+        for kind, one in found["earliness"].items()
+    ]
+    return table(
+        ["numbers", "spoiled trainings shown", "median step", f"before {HELD_OUT}", f"before {BEHAVIOUR}"],
+        rows,
+    )
+
+
+def unseen_table(found: Mapping[str, Any]) -> str:
+    rows = [[kind, *(f"{one[way]:.2f}" for way in WAYS)] for kind, one in found["unseen_way"].items()]
+    return table(["numbers", *WAYS], rows)
+
+
+def alarms_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [kind, n, percent(one["rate"]), percent(one["false"]), percent(one["detected"])]
+        + [percent(one["ways"][way]) for way in WAYS]
+        for kind, numbers in found["alarms"].items()
+        for n, one in numbers.items()
+    ]
+    return table(["numbers", "healthy runs", "stated rate", "false alarms", "spoiled found", *WAYS], rows)
+
+
+def stops_table(found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, one in found["stops"].items():
+        rule, patience, which = name.split(", ")
+        low, high = one["lost_interval"]
+        rows.append(
+            [
+                *(rule, patience, f"{one['n']} {which}", percent(one["stopped"]), percent(one["saved"])),
+                f"{one['lost']:+.3f} ({low:+.3f} to {high:+.3f})",
+                f"{one['lost_worst']:+.3f}",
+            ]
+        )
+    head = [
+        "rule",
+        "checkpoints",
+        "trainings",
+        "stopped early",
+        "steps saved",
+        "own held-out loss lost",
+        "worst",
+    ]
+    return table(head, rows)
+
+
+def studies_table(found: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"{one['healthy']} / {one['spoiled']}", *(f"{one['auroc'][kind]:.3f}" for kind in SHIPPED)]
+        for name, one in found["studies"].items()
+    ]
+    return table(["study", "healthy / shuffled", *SHIPPED], rows)
+
+
+def evidence(known: Known) -> dict[str, Any]:
+    """All that is measured of the trainings."""
+    draws = resampled(known)
+    n_checkpoints = len(STEPS_OF)
+    found: dict[str, Any] = {
+        "n": {"healthy": int((~known.spoiled).sum()), "spoiled": int(known.spoiled.sum())},
+        "n_ways": {way: int((known.ways == way).sum()) for way in WAYS},
+        "supervised": {}, "one_class": {}, "unseen_way": {}, "alarms": {},
+    }  # fmt: skip
+    last: dict[str, Matrix] = {}
+    first: dict[str, NDArray[np.float64]] = {}
+    for kind in KINDS:
+        last[kind] = told(known.so_far(kind, n_checkpoints - 1), known)
+        found["supervised"][kind] = judged(last[kind], known, draws)
+        strange = one_class(known, kind)
+        found["one_class"][kind] = judged(np.nan_to_num(strange.max(axis=1), posinf=1e9), known, draws)
+        if kind in MAIN:
+            scores = np.stack([told(known.so_far(kind, at), known) for at in range(n_checkpoints)], axis=1)
+            found["supervised"][kind]["by_step"] = {
+                str(step): area(scores[:, at], known.spoiled) for at, step in enumerate(STEPS_OF)
+            }
+            first[kind] = first_shown(scores, known)
+            found["unseen_way"][kind] = {}
+            for way in WAYS:
+                blind = told(known.so_far(kind, n_checkpoints - 1), known, held_back=way)
+                chosen = (known.ways == way) | ~known.spoiled
+                found["unseen_way"][kind][way] = area(blind[chosen], known.spoiled[chosen])
+        if kind in SHIPPED:
+            found["alarms"][kind] = {str(n): alarms(known, kind, n) for n in (19, 39, 99)}
+        print(kind, found["supervised"][kind]["auroc"], found["one_class"][kind]["auroc"], flush=True)
+    found["topology_adds"] = {
+        "difference": area(last[ALL], known.spoiled) - area(last[SIMPLER], known.spoiled),
+        "interval": interval(
+            [area(last[ALL][d], known.spoiled[d]) - area(last[SIMPLER][d], known.spoiled[d]) for d in draws]
+        ),
+    }
+    found["earliness"] = earliness(first, known)
+    found["stops"] = stops(known)
+    return found
+
+
+def main(studies: Sequence[str]) -> None:
+    there = [training for training in trainings() if (FOLDER / f"{training.name}.npz").is_file()]
+    found = evidence(Known(tuple(there), tuple(course(training) for training in there)))
+    found["studies"] = {Path(study).resolve().name: in_study(Path(study)) for study in studies}
+    storage.write_file(HERE / "advice.json", storage.json_bytes(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
