@@ -45,11 +45,14 @@ from topoflow.dynamics.advice import (
     size,
     strangeness,
     together,
+    topology_numbers,
     training_numbers,
 )
 from topoflow.dynamics.cells import cell_diagrams, cell_distances, summarise_cell
-from topoflow.dynamics.controls import pairwise_distances
+from topoflow.dynamics.measures.listed import MEASURES
+from topoflow.dynamics.measures.measure import Cell
 from topoflow.dynamics.prompts import sampling_floor
+from topoflow.names import DISPLACEMENT, VELOCITY, column
 from topoflow.recording.live import below_floor
 from topoflow.topology.point_clouds import subsample_plan
 from topoflow.topology.summaries import SUMMARY_NAMES
@@ -59,58 +62,48 @@ N_SUBSAMPLES, SUBSAMPLE_SIZE, N_RESAMPLED = 8, 40, 1000
 STRENGTHS = (0.01, 0.1, 1.0)  # of the classifier: the inverse of how much it is held back
 _FAR = 30.0  # stands for a logarithm that is not finite
 STEPS_OF = tuple(range(EVERY, MAX_STEPS + 1, EVERY))
-STATE = ("spread", "effective_rank", "norm", "mean_cosine")
-SIMPLE = (
-    "centroid_drift", "variance_change", "distance_change", "rms_displacement", "cka", "cka_from_first", *STATE
-)  # fmt: skip
+EVERY_MEASURE = "every simpler measure"
+SINGLE = tuple(one for one in MEASURES if not one.dear)
+SCALE_FREE = VELOCITIES[-1]
+KEPT = (*VELOCITIES, *PERSISTENCE, *(one.name for one in SINGLE))
 OWN = "own held-out loss"
 SHIPPED = (HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY, TOPOLOGY, SIMPLER, ALL)
-MAIN = (*SHIPPED, "all geometry")
-KINDS = (*MAIN, OWN, *SIMPLE)
+MAIN = (*SHIPPED, EVERY_MEASURE)
+KINDS = (*MAIN, OWN, *(one.name for one in SINGLE))
 Matrix = NDArray[np.float64]
 
 
 def numbers(training: Training) -> dict[str, Matrix]:
-    """What is computed of a training's states, kept beside them: of shape (n_checkpoints, n_layers), geometry apart."""
+    """What is computed of a training's states, kept beside them; each of shape (n_checkpoints, n_layers)."""
     path = FOLDER / f"{training.name}.numbers.npz"
     if not path.is_file():
         with np.load(FOLDER / f"{training.name}.npz") as held:
             states = held["states"].astype(np.float64)
         found = [of_layer(states[:, layer]) for layer in range(states.shape[1])]
-        together = {name: np.stack([one[name] for one in found], axis=-1) for name in found[0]}
-        plain = side_by_side([geometry_numbers(states[:, layer]) for layer in range(states.shape[1])])
-        np.savez(path, **together, geometry=plain)
+        np.savez(path, **{name: np.stack([one[name] for one in found], axis=-1) for name in found[0]})
     with np.load(path) as held:
         return {name: held[name] for name in held.files}
 
 
 def of_layer(clouds: Matrix) -> dict[str, Matrix]:
-    """Topology and geometry of one layer, a number a checkpoint; velocities are 0 at the first."""
+    """Topology and measures of one layer, a number a checkpoint; what compares is of the first with itself there."""
     plan = subsample_plan(clouds.shape[1], N_SUBSAMPLES, SUBSAMPLE_SIZE, 0)
-    unit = float(np.median(pairwise_distances(clouds[0])))
-    cells = [cell_diagrams(cloud, plan) for cloud in clouds]
-    found: dict[str, list[float]] = {}
-
-    def add(name: str, value: Any) -> None:
-        found.setdefault(name, []).append(float(value))
-
-    for at, cloud in enumerate(clouds):
-        before = max(at - 1, 0)
-        own = [float(np.median(pairwise_distances(clouds[place]))) for place in (before, at)]
+    cells = [Cell(cloud, cell_diagrams(cloud, plan), plan) for cloud in clouds]
+    found: dict[str, list[float]] = {"floor": [floor(clouds[0].tobytes(), clouds[0].shape)] * len(cells)}
+    for at, cell in enumerate(cells):
+        before = cells[max(at - 1, 0)]
+        row = dict(zip(SUMMARY_NAMES, summarise_cell(cell.diagrams).tolist(), strict=True))
         for h in (0, 1):
-            add(f"h{h}_velocity", cell_distances(cells[before], cells[at], h).mean() / unit)
-            add(f"h{h}_displacement", cell_distances(cells[0], cells[at], h).mean() / unit)
-            one, other = (
-                [[bars / scale for bars in pair] for pair in cells[place]]
-                for place, scale in zip((before, at), own, strict=True)
-            )
-            add(f"h{h}_velocity_scale_free", cell_distances(one, other, h).mean())
-        summary = dict(zip(SUMMARY_NAMES, summarise_cell(cells[at]).tolist(), strict=True))
-        for name in PERSISTENCE:
-            add(name, summary[name])
-        for name, value in geometry(clouds[0], clouds[before], cloud, unit).items():
-            add(name, value)
-    found["floor"] = [floor(clouds[0].tobytes(), clouds[0].shape) / unit] * len(clouds)
+            row[column(h, VELOCITY)] = cell_distances(before.diagrams, cell.diagrams, h).mean()
+            row[column(h, DISPLACEMENT)] = cell_distances(cells[0].diagrams, cell.diagrams, h).mean()
+        units = [
+            [bars / one.median_distance for bars in pair] for one in (before, cell) for pair in one.diagrams
+        ]
+        row[SCALE_FREE] = cell_distances(units[:N_SUBSAMPLES], units[N_SUBSAMPLES:], 1).mean()
+        for measure in SINGLE:
+            row[measure.name] = measure.of(*([cell] if measure.n_cells == 1 else [before, cell]))
+        for name in KEPT:
+            found.setdefault(name, []).append(float(row[name]))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -119,37 +112,6 @@ def floor(cloud: bytes, shape: tuple[int, int]) -> float:
     """The floor of `stop_when_stable`: all trainings begin with the same clouds, so that there is one a layer."""
     first = np.frombuffer(cloud).reshape(shape)
     return float(sampling_floor(first, SUBSAMPLE_SIZE, 32, 0, 2.0, "auto").disjoint[1])
-
-
-def geometry(first: Matrix, before: Matrix, cloud: Matrix, unit: float) -> dict[str, float]:
-    """Simpler numbers of a cloud, since the checkpoint before and (of the last four) of itself."""
-    spread = [one.var(axis=0).sum() for one in (before, cloud)]
-    apart = [pairwise_distances(one).mean() for one in (before, cloud)]
-    centred = [one - one.mean(axis=0) for one in (first, before, cloud)]
-    values = np.linalg.svd(centred[2], compute_uv=False) ** 2
-    shares = values / values.sum()
-    shares = shares[shares > 0]
-    lengths = np.linalg.norm(cloud, axis=1, keepdims=True)
-    directions = cloud / lengths
-    n = len(cloud)
-    return {
-        "centroid_drift": float(np.linalg.norm(cloud.mean(axis=0) - before.mean(axis=0))) / unit,
-        "variance_change": abs(spread[1] - spread[0]) / unit**2,
-        "distance_change": abs(apart[1] - apart[0]) / unit,
-        "rms_displacement": float(np.sqrt(((cloud - before) ** 2).sum(axis=1).mean())) / unit,
-        "cka": 1 - cka(centred[1], centred[2]),
-        "cka_from_first": 1 - cka(centred[0], centred[2]),
-        "spread": float(np.sqrt(values.sum() / len(cloud))) / unit,
-        "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
-        "mean_cosine": float((np.linalg.norm(directions.sum(axis=0)) ** 2 - n) / (n * (n - 1))),
-        "norm": float(lengths.mean()),
-    }
-
-
-def cka(one: Matrix, other: Matrix) -> float:
-    """Linear centred kernel alignment of two centred clouds."""
-    cross = np.linalg.norm(one.T @ other) ** 2
-    return float(cross / (np.linalg.norm(one.T @ one) * np.linalg.norm(other.T @ other)))
 
 
 # --- the numbers of a training ---
@@ -172,16 +134,17 @@ def course(training: Training) -> Course:
         OWN: held_out[:, :1],
         BEHAVIOUR: behaviour_numbers(*recorded["divergences"][1:].mean(axis=2).T),
         TRAINING: training_numbers(steps, logged),
-        GEOMETRY: states["geometry"],
-        TOPOLOGY: side_by_side(
-            [size(states[name][1:]) for name in VELOCITIES] + [growth(states[name]) for name in PERSISTENCE]
-        ),
-        **{name: size(states[name][1:]) for name in SIMPLE if name not in STATE},
-        **{name: growth(states[name]) for name in STATE if name != "mean_cosine"},
-        "mean_cosine": states["mean_cosine"][1:] - states["mean_cosine"][0],
+        GEOMETRY: geometry_numbers(states),
+        TOPOLOGY: topology_numbers({name: states[name][1:] for name in VELOCITIES}, states),
+        **{one.name: (growth if one.n_cells == 1 else later)(states[one.name]) for one in SINGLE},
     }
-    kinds["all geometry"] = side_by_side([kinds[GEOMETRY], *(kinds[name] for name in SIMPLE)])
-    return Course(steps, together(kinds), losses, others)
+    plain = [kinds[one.name] for one in SINGLE if not one.topological]
+    return Course(steps, together({**kinds, EVERY_MEASURE: side_by_side(plain)}), losses, others)
+
+
+def later(values: Matrix) -> Matrix:
+    """The logarithm of what compares each checkpoint but the first with the one before."""
+    return size(values[1:])
 
 
 def side_by_side(blocks: Sequence[Matrix]) -> Matrix:
@@ -417,10 +380,7 @@ def _means(values: Matrix) -> list[float]:
 
 
 def in_study(root: Path) -> dict[str, Any]:
-    """How well each kind tells the shuffled controls of a finished study from its other runs, by those alone.
-
-    The states must be there, in its activations/.
-    """
+    """How well each kind tells the shuffled controls of a finished study from its other runs, by those alone."""
     from topoflow.config import load_params
     from topoflow.config.sources import ShuffledText
     from topoflow.study.advice import course, finished
@@ -432,10 +392,12 @@ def in_study(root: Path) -> dict[str, Any]:
         for run in finished(params, root)
         if run.objective in wrong or not params.is_control(run.objective)
     ]
-    courses = [course(params, run, root, with_states=True) for run in runs]
+    courses = [course(params, run, root) for run in runs]
     spoiled = np.array([run.objective in wrong for run in runs])
     areas = {}
     for kind in SHIPPED:
+        if not all(kind in one.kinds for one in courses):  # of a study from before there was measures.csv
+            continue
         values = np.array([one.kinds[kind] for one in courses])
         scores = []
         for at in range(len(values)):
@@ -451,6 +413,9 @@ def in_study(root: Path) -> dict[str, Any]:
 
 
 # --- the page ---
+
+CONCLUSIONS = """\
+"""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -477,7 +442,7 @@ def kinds_table(found: Mapping[str, Any], part: str) -> str:
 
 def steps_table(found: Mapping[str, Any]) -> str:
     rows = [
-        [kind, *(f"{area:.2f}" for area in one["by_step"].values())]
+        [kind, *(f"{one['by_step'][str(step)]:.2f}" for step in STEPS_OF)]
         for kind, one in found["supervised"].items()
         if "by_step" in one
     ]
@@ -544,37 +509,43 @@ def stops_table(found: Mapping[str, Any]) -> str:
 def studies_table(found: Mapping[str, Any]) -> str:
     rows = [
         [one["model"], f"{one['healthy']} / {one['spoiled']}"]
-        + [f"{one['auroc'][kind]:.3f}" for kind in SHIPPED]
+        + [f"{one['auroc'][kind]:.3f}" if kind in one["auroc"] else "-" for kind in SHIPPED]
         for one in found["studies"]
     ]
     return table(["study of", "healthy / shuffled", *SHIPPED], rows)
 
 
 def page(found: Mapping[str, Any]) -> str:
-    supervised, blind = found["supervised"], found["one_class"]
+    supervised = found["supervised"]
     adds, n = found["topology_adds"], found["n"]
     low, high = adds["interval"]
-    best, best_blind = (max(part, key=lambda kind: part[kind]["auroc"]) for part in (supervised, blind))
+    best = max(supervised, key=lambda kind: supervised[kind]["auroc"])
     ways = "\n".join(f"- `{way}`, {found['n_ways'][way]} trainings: {text}." for way, text in WAYS.items())
     fall = found["fall"]
+    each, n_layers, rows = spoiled.EACH, len(spoiled.LAYERS), spoiled.HELD_OUT
     return f"""\
 # What a training's trajectory says of its health
 
-{n["healthy"]} healthy and {n["spoiled"]} spoiled trainings of the embedded model `{spoiled.MODEL}`, by {spoiled.N_RECIPES} recipes. A recipe is drawn once:
-the objective, a learning rate of 0.001 to 0.004, 3 to 5 rows a batch, a cosine, linear or constant schedule, 72 to 288
-rows, an adapter of rank 4 to 16. Each is trained {spoiled.EACH} times as it is and {spoiled.EACH} times spoiled, each time with another seed:
+{n["healthy"]} healthy and {n["spoiled"]} spoiled trainings of the embedded model `{spoiled.MODEL}`, by
+{spoiled.N_RECIPES} recipes. A recipe is drawn once: the objective, a learning rate of 0.001 to 0.004, 3 to 5 rows a
+batch, a cosine, linear or constant schedule, 72 to 288 rows, an adapter of rank 4 to 16. Each is trained {each} times
+as it is and {each} times spoiled, every time with another seed:
 
 {ways}
 
-Each takes {MAX_STEPS} steps, and {len(STEPS_OF) + 1} checkpoints are recorded: the states of {spoiled.N_PROMPTS} prompts at {len(spoiled.LAYERS)} layers, their next-token
-distributions, the loss on {spoiled.HELD_OUT} held-out rows of `helpful`, of `harmless` and of `{spoiled.GENERAL}` each, and the log of each
-step. This page is made by `python benchmarks/spoiled.py && python benchmarks/advice.py STUDY...`.
+Each takes {MAX_STEPS} steps, and {len(STEPS_OF) + 1} checkpoints are recorded: the states of
+{spoiled.N_PROMPTS} prompts at {n_layers} layers, their next-token distributions, the loss on {rows} held-out rows of each
+of `helpful`, `harmless` and `{spoiled.GENERAL}`, and the log of each step. This page is made by
+`python benchmarks/spoiled.py && python benchmarks/advice.py STUDY...`.
 
-- **{HELD_OUT}**: growth of the run's own, and of all. **{BEHAVIOUR}**: Jensen-Shannon divergence of the answers since the
-  checkpoint before and since the first. **{TRAINING}**: loss, norm of the gradient, entropy and accuracy of the batches.
-- **{GEOMETRY}**: spread, effective rank, mean cosine and way of each layer's states. **{TOPOLOGY}**: Wasserstein velocities
-  and displacements of H0 and H1, scale-free velocity of H1, total persistence and entropy of H0 and H1, of each layer.
-- **{SIMPLER}** are the first four, **{ALL}** all five. Other rows are single numbers, of each layer.
+- **{HELD_OUT}**: growth of the run's own, and of all.
+- **{BEHAVIOUR}**: Jensen-Shannon divergence of the answers since the checkpoint before, and since the first.
+- **{TRAINING}**: loss, norm of the gradient, entropy and accuracy of the batches.
+- **{GEOMETRY}**: root-mean-square way, mean distance, effective rank and mean cosine of each layer's states.
+- **{TOPOLOGY}**: Wasserstein velocities and displacements of H0 and H1, scale-free velocity of H1, total persistence
+  and entropy of H0 and H1, of each layer.
+- **{SIMPLER}** are the first four, **{ALL}** all five. **{EVERY_MEASURE}** is all that stand below it and are not of
+  diagrams. The other rows are single numbers, of each layer.
 
 ## Conclusions
 
@@ -582,7 +553,7 @@ step. This page is made by `python benchmarks/spoiled.py && python benchmarks/ad
 
 ## When both healthy and spoiled trainings are known
 
-A logistic regression on what the numbers have said until the last step (their values there, mean, largest and smallest).
+A logistic regression on what the numbers have said until the last step: their values there, mean, largest, smallest.
 No training is judged by a classifier that has seen its recipe or its seed: six folds of recipes, and how far the
 classifier is held back is chosen inside. 95 % intervals are of recipes drawn again. The columns of the ways are AUROC
 against all healthy trainings.
@@ -600,8 +571,8 @@ AUROC of classifiers that know the numbers up to a step.
 
 {steps_table(found)}
 
-A training is *shown* at the first checkpoint at which it is further out than 95 % of the healthy ones ever are. The last
-two columns say how many checkpoints earlier than held-out loss and behaviour, on average over the trainings that both
+A training is *shown* at the first checkpoint at which it is further out than 95 % of the healthy ones ever are. The
+last two columns say how many checkpoints earlier than held-out loss and behaviour, on average over the trainings that both
 show; in brackets, in how many of these earlier and later, and how many are shown by these numbers alone.
 
 {earliness_table(found)}
@@ -615,7 +586,8 @@ As the first table, but the classifier has seen no training that was spoiled in 
 ## When healthy trainings alone are known
 
 How far a training is, at its strangest checkpoint, from the healthy ones of other recipes: the root mean square of its
-numbers' distances from their means, in standard deviations. No spoiled training is used. `topoflow advise` goes by this.
+numbers' distances from their means, in standard deviations. No spoiled training is used. `topoflow advise` goes by
+this.
 
 {kinds_table(found, "one_class")}
 
@@ -625,17 +597,17 @@ What its alarm does at the level 0.05 beside so many healthy trainings of other 
 
 ## On finished studies
 
-The same, of studies that follow params.yaml: their shuffled controls against their other runs, each held against those
+The same, of studies with `topoflow run`: their shuffled controls against their other runs, each held against those
 others. AUROC; there is no other way of going wrong in them, and all seeds of an objective share a recipe.
 
 {studies_table(found)}
 
 ## What `stop_when_stable` costs
 
-Its own rule, applied to the velocities and floors of these trainings, which were all trained to the end; checkpoints are
-{EVERY} steps apart. Beside it, a rule that ends a training once the own held-out loss has not been least for as many
-checkpoints. Lost is the own held-out loss at the stop, less that at the last step, in nats a token (negative: the stop was
-better), with the 95 % interval of its mean. On average a healthy training brings that loss down by {fall:.3f}.
+Its own rule, applied to the velocities and floors of these trainings, which were all trained to the end; checkpoints
+are {EVERY} steps apart. Beside it, a rule that ends a training once the own held-out loss has not been least for as many
+checkpoints. Lost is the own held-out loss at the stop, less that at the last step, in nats a token (negative: the stop
+was better), with the 95 % interval of its mean. A healthy training brings that loss down by {fall:.3f} on average.
 
 {stops_table(found)}
 """

@@ -27,7 +27,8 @@ _PARTS = {
     SIMPLER: (HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY),
     ALL: (HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY, TOPOLOGY),
 }
-# Columns of velocity.csv and summaries.csv, a number of each layer.
+# Columns of measures.csv, velocity.csv and summaries.csv, a number of each layer.
+GEOMETRIC = ("rms_displacement", "mean_distance", "effective_rank", "mean_cosine")
 VELOCITIES = (
     *(column(h, VELOCITY) for h in (0, 1)),
     *(column(h, DISPLACEMENT) for h in (0, 1)),
@@ -267,44 +268,53 @@ def training_numbers(steps: Sequence[int], logged: Mapping[str, ArrayLike]) -> S
     return size(means)
 
 
-def geometry_numbers(clouds: Sequence[ArrayLike]) -> Series:
-    """Compute what plain geometry says of a layer: its spread, how round it is, how alike its directions are, its way.
+def geometry_numbers(measured: Mapping[str, ArrayLike]) -> Series:
+    """Compute what plain geometry says of the layers: how far states go, how widely, in how many directions they lie.
 
     Parameters
     ----------
-    clouds : sequence of array_like, each of shape (n_prompts, hidden_size)
-        Of one layer, a cloud a checkpoint.
+    measured : mapping of str to array_like of shape (n_checkpoints, n_layers)
+        The measures `GEOMETRIC`.
 
     Returns
     -------
-    ndarray of float64, shape (n_checkpoints - 1, 4)
-        Growth of the root mean square distance to the mean; growth of the effective rank (the exponential of the
-        entropy of the variances' shares, Roy and Vetterli 2007); change of the mean cosine of two prompts; and the
-        logarithm of the root mean square way of the prompts since the first checkpoint, in units of its spread.
+    ndarray of float64, shape (n_checkpoints - 1, 4 n_layers)
+        Logarithm of the root mean square way since the checkpoint before; growth of the mean distance of two prompts
+        and of the effective rank since the first checkpoint; and change of the mean cosine since then.
 
     Examples
     --------
-    >>> square = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    >>> geometry_numbers([square, 2 * square]).round(3).tolist()
-    [[0.693, 0.0, 0.0, 0.0]]
+    >>> same = [[1.0], [1.0]]
+    >>> geometry_numbers(dict(zip(GEOMETRIC, ([[np.nan], [1.0]], same, [[2.0], [4.0]], same)))).round(2).tolist()
+    [[0.0, 0.0, 0.69, 0.0]]
     """
-    first = np.asarray(clouds[0], dtype=np.float64)
-    shapes, ways = [], []
-    for given in clouds:
-        cloud = np.asarray(given, dtype=np.float64)
-        centred = cloud - cloud.mean(axis=0)
-        variances = np.maximum(np.linalg.eigvalsh(centred.T @ centred / len(cloud)), 0.0)
-        spread = math.sqrt(variances.sum())
-        shares = variances[variances > 0] / max(variances.sum(), _LEAST)
-        directions = cloud / np.maximum(np.linalg.norm(cloud, axis=1, keepdims=True), _LEAST)
-        n = len(cloud)
-        cosine = (float(np.sum(directions.sum(axis=0) ** 2)) - n) / (n * (n - 1))
-        shapes.append([spread, math.exp(-float(np.sum(shares * np.log(shares)))), cosine])
-        ways.append(math.sqrt(float(np.mean(np.sum((cloud - first) ** 2, axis=1)))))
-    known = np.array(shapes)
-    grown = growth(known[:, :2])
-    turned = known[1:, 2:] - known[0, 2:]
-    return np.concatenate([grown, turned, size(np.array(ways[1:]) / known[0, 0])[:, None]], axis=1)
+    way, distance, rank, cosine = (np.asarray(measured[name], dtype=np.float64) for name in GEOMETRIC)
+    return np.concatenate([size(way[1:]), growth(distance), growth(rank), cosine[1:] - cosine[0]], axis=1)
+
+
+def topology_numbers(velocities: Mapping[str, ArrayLike], summaries: Mapping[str, ArrayLike]) -> Series:
+    """Compute what topology says of the layers.
+
+    Parameters
+    ----------
+    velocities : mapping of str to array_like of shape (n_checkpoints - 1, n_layers)
+        The columns `VELOCITIES` of velocity.csv.
+    summaries : mapping of str to array_like of shape (n_checkpoints, n_layers)
+        The columns `PERSISTENCE` of summaries.csv.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_checkpoints - 1, 9 n_layers)
+        Logarithms of the velocities, and growth of the summaries since the first checkpoint.
+
+    Examples
+    --------
+    >>> one, same = [[1.0]], [[1.0], [1.0]]
+    >>> topology_numbers(dict.fromkeys(VELOCITIES, one), dict.fromkeys(PERSISTENCE, same)).shape
+    (1, 9)
+    """
+    columns = [size(velocities[name]) for name in VELOCITIES]
+    return np.concatenate([*columns, *(growth(summaries[name]) for name in PERSISTENCE)], axis=1)
 
 
 def together(kinds: Mapping[str, Series]) -> dict[str, Series]:

@@ -1,6 +1,6 @@
 """`topoflow advise`: which checkpoint of a finished run to take, and whether it looks unlike healthy runs.
 
-Reads the tables in results/, and the recorded states where those of all runs are there.
+Reads the tables in results/ alone, and computes nothing again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from topoflow.config import PARAMS_FILE, Params, load_params
 from topoflow.dynamics import advice
 from topoflow.dynamics.advice import Course
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.finished import open_activations, read_findings
+from topoflow.finished import read_findings
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 
@@ -41,13 +41,8 @@ def advise(params: Params, runs: Sequence[Run], healthy: Path | None = None) -> 
     root = Path() if healthy is None else healthy
     of_root = params if healthy is None else load_params(root / PARAMS_FILE)
     others = [run for run in finished(of_root, root) if not of_root.is_control(run.objective)]
-    places = [
-        *(run.folder("activations") for run in runs),
-        *(root / run.folder("activations") for run in others),
-    ]
-    with_states = all(any(place.rglob("*.npy")) for place in places)  # a clone may have the manifests alone
-    courses = {run: course(params, run, Path(), with_states) for run in runs}
-    known = {run: course(of_root, run, root, with_states) for run in others}
+    courses = {run: course(params, run) for run in runs}
+    known = {run: course(of_root, run, root) for run in others}
     lines = []
     for run, followed in courses.items():
         beside = [
@@ -80,7 +75,7 @@ def named(params: Params, text: str) -> Run:
     return run
 
 
-def course(params: Params, run: Run, root: Path = Path(), with_states: bool = False) -> Course:
+def course(params: Params, run: Run, root: Path = Path()) -> Course:
     """The numbers of a finished run at its checkpoints, out of its tables.
 
     Parameters
@@ -89,8 +84,6 @@ def course(params: Params, run: Run, root: Path = Path(), with_states: bool = Fa
         Of the study in the folder `root`.
     run : Run
     root : Path
-    with_states : bool
-        Whether to read the recorded states too, which takes longer: geometry is told from them.
     """
     read_findings(run, root)
     results = root / run.folder("results")
@@ -103,16 +96,16 @@ def course(params: Params, run: Run, root: Path = Path(), with_states: bool = Fa
         return np.stack([table[name][table["layer"] == layer] for layer in layers], axis=1)
 
     kinds = {
-        advice.TOPOLOGY: np.concatenate(
-            [advice.size(of_layers(velocity, name)) for name in advice.VELOCITIES]
-            + [advice.growth(of_layers(summaries, name)) for name in advice.PERSISTENCE],
-            axis=1,
+        advice.TOPOLOGY: advice.topology_numbers(
+            {name: of_layers(velocity, name) for name in advice.VELOCITIES},
+            {name: of_layers(summaries, name) for name in advice.PERSISTENCE},
         )
     }
-    if with_states:
-        cloud = open_activations(run, root).point_cloud
-        kinds[advice.GEOMETRY] = np.concatenate(
-            [advice.geometry_numbers([cloud(step, int(layer)) for step in steps]) for layer in layers], axis=1
+    measures = results / layout.MEASURES_FILE  # which older runs do not have, and others not whole
+    measured = layout.read_columns(measures) if measures.is_file() else {}
+    if set(advice.GEOMETRIC) <= set(measured):
+        kinds[advice.GEOMETRY] = advice.geometry_numbers(
+            {name: of_layers(measured, name) for name in advice.GEOMETRIC}
         )
     behaviour = layout.read_columns(results / layout.BEHAVIOUR_FILE)
     if behaviour["step"].tolist() == list(steps[1:]):
