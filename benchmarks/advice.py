@@ -191,24 +191,26 @@ def classifier(strength: float) -> Any:
     )
 
 
-def told(features: Matrix, known: Known, held_back: str | None = None) -> Matrix:
+def told(
+    features: Matrix, known: Known, held_back: str | None = None, strength: float | None = None
+) -> Matrix:
     """Log-odds of being spoiled, each training's by a classifier that has seen neither its recipe nor its seed.
 
-    With `held_back`, the classifiers have seen no training that was spoiled in that way either.
+    With `held_back`, the classifiers have seen no training that was spoiled in that way either. Without `strength`, it
+    is chosen by the recipes that they have seen.
     """
     found = np.empty(len(features))
     seen = known.ways != (held_back or "nothing")
     for train, test in GroupKFold(6).split(features, groups=known.recipes):
         train = train[seen[train]]
-        best = GridSearchCV(
-            classifier(1.0),
-            {"logisticregression__C": STRENGTHS},
-            scoring="roc_auc",
-            cv=GroupKFold(3),
-            refit=True,
-        )
-        best.fit(features[train], known.spoiled[train], groups=known.recipes[train])
-        found[test] = best.decision_function(features[test])
+        rows, wanted = features[train], known.spoiled[train]
+        if strength is None:
+            asked = {"logisticregression__C": STRENGTHS}
+            search = GridSearchCV(classifier(1.0), asked, scoring="roc_auc", cv=GroupKFold(3))
+            model = search.fit(rows, wanted, groups=known.recipes[train])
+        else:
+            model = classifier(strength).fit(rows, wanted)
+        found[test] = model.decision_function(features[test])
     return found
 
 
@@ -415,12 +417,36 @@ def in_study(root: Path) -> dict[str, Any]:
 # --- the page ---
 
 CONCLUSIONS = """\
+- **Nothing here is a good alarm.** The best numbers reach an AUROC of 0.85, and whoever wants to find 95 % of the
+  spoiled trainings has to take four in five of the healthy ones for spoiled. A rate ten times too high, few rows and
+  training all weights are found by almost anything. Shuffled answers are found by nothing with any certainty, and a
+  tenth of bad rows only sometimes, best by what the trainer logs.
+- **Topology adds nothing to the simpler numbers here.** With it the classifier does a little worse (-0.013, and the
+  interval holds 0). Alone it is no better than the mean distance of two prompts or the held-out loss. It has one merit:
+  when a way of going wrong has never been seen, topology and held-out loss lose least.
+- **Nor is it earlier.** Trainings that both show, topology shows half a checkpoint later than held-out loss, and a
+  third of a checkpoint earlier than behaviour. It shows 15 of 108 that held-out loss does not, and so does geometry.
+- **In the finished studies it is otherwise.** Their shuffled controls have another topology than their runs (AUROC
+  0.975 and 1.000), while held-out loss and behaviour are at chance for `tiny`. Plain geometry says nearly the same
+  (0.948): answers that have nothing to do with their questions draw the last layer's states together. These trainings are
+  longer, and all their seeds share one recipe, so that healthy runs are far more alike than those above.
+- `topoflow advise` goes by *all but topology* where a run has all of it. That won with healthy trainings alone, but the
+  intervals overlap, and another kind may be as good. Else it goes by the best kind that the runs have.
+- **`stop_when_stable` ends every healthy training, nearly as early as it can**: velocities lie below the floor almost
+  from the first checkpoint on. It saves steps because it stops, and does not know when. Held-out loss does.
+- What is called `forgetting` also unlearns its own objective, so that it is no pure case of it. The trainings are short
+  and the model is small. Nobody has measured this on larger ones; on `smollm2` only shuffled answers were tried.
 """
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What was found of each kind, in the order of `KINDS`."""
+    return [(kind, found[kind]) for kind in KINDS if kind in found]
 
 
 def with_interval(judged: Mapping[str, Any]) -> str:
@@ -435,7 +461,7 @@ def percent(share: float) -> str:
 def kinds_table(found: Mapping[str, Any], part: str) -> str:
     rows = [
         [kind, with_interval(one), percent(one["false_alarms"]), *(f"{one['ways'][way]:.2f}" for way in WAYS)]
-        for kind, one in found[part].items()
+        for kind, one in in_order(found[part])
     ]
     return table(["numbers", "AUROC (95 %)", "false alarms at 95 % detection", *WAYS], rows)
 
@@ -443,7 +469,7 @@ def kinds_table(found: Mapping[str, Any], part: str) -> str:
 def steps_table(found: Mapping[str, Any]) -> str:
     rows = [
         [kind, *(f"{one['by_step'][str(step)]:.2f}" for step in STEPS_OF)]
-        for kind, one in found["supervised"].items()
+        for kind, one in in_order(found["supervised"])
         if "by_step" in one
     ]
     return table(["numbers up to step", *map(str, STEPS_OF)], rows)
@@ -459,7 +485,7 @@ def earliness_table(found: Mapping[str, Any]) -> str:
     rows = [
         [kind, percent(one["shown"]), f"{one['step']:g}" if one["step"] else "-"]
         + [lead(one[f"before {other}"]) for other in (HELD_OUT, BEHAVIOUR)]
-        for kind, one in found["earliness"].items()
+        for kind, one in in_order(found["earliness"])
     ]
     return table(
         ["numbers", "spoiled trainings shown", "median step", f"before {HELD_OUT}", f"before {BEHAVIOUR}"],
@@ -468,7 +494,7 @@ def earliness_table(found: Mapping[str, Any]) -> str:
 
 
 def unseen_table(found: Mapping[str, Any]) -> str:
-    rows = [[kind, *(f"{one[way]:.2f}" for way in WAYS)] for kind, one in found["unseen_way"].items()]
+    rows = [[kind, *(f"{one[way]:.2f}" for way in WAYS)] for kind, one in in_order(found["unseen_way"])]
     return table(["numbers", *WAYS], rows)
 
 
@@ -476,7 +502,7 @@ def alarms_table(found: Mapping[str, Any]) -> str:
     rows = [
         [kind, n, percent(one["rate"]), percent(one["false"]), percent(one["detected"])]
         + [percent(one["ways"][way]) for way in WAYS]
-        for kind, numbers in found["alarms"].items()
+        for kind, numbers in in_order(found["alarms"])
         for n, one in numbers.items()
     ]
     return table(["numbers", "healthy runs", "stated rate", "false alarms", "spoiled found", *WAYS], rows)
@@ -484,7 +510,7 @@ def alarms_table(found: Mapping[str, Any]) -> str:
 
 def stops_table(found: Mapping[str, Any]) -> str:
     rows = []
-    for name, one in found["stops"].items():
+    for name, one in sorted(found["stops"].items(), key=lambda item: item[0].split(", ")[::-1]):
         rule, patience, which = name.split(", ")
         low, high = one["lost_interval"]
         rows.append(
@@ -534,8 +560,8 @@ as it is and {each} times spoiled, every time with another seed:
 {ways}
 
 Each takes {MAX_STEPS} steps, and {len(STEPS_OF) + 1} checkpoints are recorded: the states of
-{spoiled.N_PROMPTS} prompts at {n_layers} layers, their next-token distributions, the loss on {rows} held-out rows of each
-of `helpful`, `harmless` and `{spoiled.GENERAL}`, and the log of each step. This page is made by
+{spoiled.N_PROMPTS} prompts at {n_layers} layers, their next-token distributions, the loss on {rows} held-out rows of
+each of `helpful`, `harmless` and `{spoiled.GENERAL}`, and the log of each step. This page is made by
 `python benchmarks/spoiled.py && python benchmarks/advice.py STUDY...`.
 
 - **{HELD_OUT}**: growth of the run's own, and of all.
@@ -544,13 +570,12 @@ of `helpful`, `harmless` and `{spoiled.GENERAL}`, and the log of each step. This
 - **{GEOMETRY}**: root-mean-square way, mean distance, effective rank and mean cosine of each layer's states.
 - **{TOPOLOGY}**: Wasserstein velocities and displacements of H0 and H1, scale-free velocity of H1, total persistence
   and entropy of H0 and H1, of each layer.
-- **{SIMPLER}** are the first four, **{ALL}** all five. **{EVERY_MEASURE}** is all that stand below it and are not of
-  diagrams. The other rows are single numbers, of each layer.
+- **{SIMPLER}** are the first four, **{ALL}** all five. The other rows are single numbers, of each layer, and
+  **{EVERY_MEASURE}** is those of them that are not of diagrams.
 
 ## Conclusions
 
 {CONCLUSIONS}
-
 ## When both healthy and spoiled trainings are known
 
 A logistic regression on what the numbers have said until the last step: their values there, mean, largest, smallest.
@@ -567,13 +592,13 @@ positives. Here the best is {supervised[best]["auroc"]:.3f} ({best}), on another
 
 ## How early
 
-AUROC of classifiers that know the numbers up to a step.
+AUROC of classifiers that know the numbers up to a step; here and in the two tables below they are all held back alike.
 
 {steps_table(found)}
 
 A training is *shown* at the first checkpoint at which it is further out than 95 % of the healthy ones ever are. The
-last two columns say how many checkpoints earlier than held-out loss and behaviour, on average over the trainings that both
-show; in brackets, in how many of these earlier and later, and how many are shown by these numbers alone.
+last two columns say how many checkpoints earlier than held-out loss and behaviour, on average over the trainings that
+both show; in brackets, in how many of these earlier and later, and how many are shown by these numbers alone.
 
 {earliness_table(found)}
 
@@ -605,9 +630,9 @@ others. AUROC; there is no other way of going wrong in them, and all seeds of an
 ## What `stop_when_stable` costs
 
 Its own rule, applied to the velocities and floors of these trainings, which were all trained to the end; checkpoints
-are {EVERY} steps apart. Beside it, a rule that ends a training once the own held-out loss has not been least for as many
-checkpoints. Lost is the own held-out loss at the stop, less that at the last step, in nats a token (negative: the stop
-was better), with the 95 % interval of its mean. A healthy training brings that loss down by {fall:.3f} on average.
+are {EVERY} steps apart. Beside it, a rule that ends a training once the own held-out loss has not been least for as
+many checkpoints. Lost is the own held-out loss at the stop, less that at the last step, in nats a token (negative: the
+stop was better), with the 95 % interval of its mean. A healthy training brings that loss down by {fall:.3f} on average.
 
 {stops_table(found)}
 """
@@ -630,14 +655,16 @@ def evidence(known: Known) -> dict[str, Any]:
         strange = one_class(known, kind)
         found["one_class"][kind] = judged(np.nan_to_num(strange.max(axis=1), posinf=1e9), known, draws)
         if kind in MAIN:
-            scores = np.stack([told(known.so_far(kind, at), known) for at in range(n_checkpoints)], axis=1)
+            scores = np.stack(
+                [told(known.so_far(kind, at), known, strength=0.1) for at in range(n_checkpoints)], axis=1
+            )
             found["supervised"][kind]["by_step"] = {
                 str(step): area(scores[:, at], known.spoiled) for at, step in enumerate(STEPS_OF)
             }
             first[kind] = first_shown(scores, known)
             found["unseen_way"][kind] = {}
             for way in WAYS:
-                blind = told(known.so_far(kind, n_checkpoints - 1), known, held_back=way)
+                blind = told(known.so_far(kind, n_checkpoints - 1), known, way, 0.1)
                 chosen = (known.ways == way) | ~known.spoiled
                 found["unseen_way"][kind][way] = area(blind[chosen], known.spoiled[chosen])
         if kind in SHIPPED:

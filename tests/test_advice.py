@@ -15,7 +15,16 @@ from support import REPOSITORY, refused
 from topoflow.cli import main
 from topoflow.config import load_params
 from topoflow.dynamics import advice as pure
-from topoflow.dynamics.advice import BEHAVIOUR, HELD_OUT, TOPOLOGY, TRAINING, Worth
+from topoflow.dynamics.advice import (
+    ALL,
+    BEHAVIOUR,
+    GEOMETRY,
+    HELD_OUT,
+    SIMPLER,
+    TOPOLOGY,
+    TRAINING,
+    Worth,
+)  # fmt: skip
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
@@ -40,7 +49,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 def test_the_numbers_are_those_of_the_tables(study):
     found = advice.course(study, RUN)
-    assert set(found.kinds) == {TOPOLOGY, BEHAVIOUR, TRAINING, HELD_OUT}
+    assert set(found.kinds) == {HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY, TOPOLOGY, SIMPLER, ALL}
     assert all(len(numbers) == len(found.steps) - 1 for numbers in found.kinds.values())
     rows = {(int(row["layer"]), int(row["step"])): row for row in table(layout.VELOCITY_FILE)}
     at = found.steps.index(8) - 1
@@ -52,6 +61,9 @@ def test_the_numbers_are_those_of_the_tables(study):
         for layer in range(1, 6)
     ]
     np.testing.assert_allclose(found.kinds[TOPOLOGY][at, -5:], grown)
+    rows = [row for row in table(layout.MEASURES_FILE) if row["layer"] == "5" and row["step"] in ("0", "8")]
+    turned = float(rows[1]["mean_cosine"]) - float(rows[0]["mean_cosine"])
+    np.testing.assert_allclose(found.kinds[GEOMETRY][at, -1], turned)
     loss = [float(row["loss"]) for row in table(layout.LOSS_FILE) if int(row["step"]) in (47, 48)]
     np.testing.assert_allclose(found.kinds[TRAINING][-1, 0], np.log(loss[1]))
     assert found.others == ("harmless",)
@@ -72,11 +84,29 @@ def test_each_finished_run_gets_a_checkpoint_and_a_word_on_its_health(study):
     )  # controls are no healthy runs, and no run is held against itself
 
 
+def test_a_run_from_before_there_was_a_table_is_held_against_others_by_what_all_have(study, monkeypatch):
+    assert "its numbers (all but topology)" in advice.advise(study, [RUN])
+    monkeypatch.setattr(layout, "MEASURES_FILE", "none.csv")
+    assert GEOMETRY not in advice.course(study, RUN).kinds
+    assert "its numbers (topology)" in advice.advise(study, [RUN])
+
+
+def test_shuffled_controls_are_alarmed_of_and_healthy_runs_at_the_stated_rate(study):
+    said = advice.advise(study, advice.finished(study))
+    alarmed = re.findall(r"^(tiny-\S+)\n.*\n    health: alarm", said, re.M)
+    controls = [run for run in alarmed if "shuffled" in run]
+    assert len(alarmed) - len(controls) == 1  # of 18, each held against the others, the strangest
+    assert len(controls) >= 9  # by chance it would be one
+
+
 def test_one_run_says_what_all_say_of_it(study):
     whole = advice.advise(study, advice.finished(study))
     alone = CliRunner().invoke(main, ["advise", "--run", "tiny/helpful/0"]).output.rstrip()
     assert alone.startswith("tiny-helpful-0\n")
-    assert alone in whole
+    *lines, told = alone.split("\n")
+    assert "\n".join(lines) in whole
+    assert "AUROC of 0.85 (0.80 to 0.90)" in told
+    assert whole.endswith(told)
 
 
 def test_another_study_gives_healthy_runs(study, tmp_path, monkeypatch):
@@ -99,7 +129,7 @@ def test_it_is_silent_where_healthy_runs_are_few(study):
 
 def test_it_is_silent_where_nothing_beats_chance(study, monkeypatch):
     monkeypatch.setattr(pure, "WORTH", (Worth(TOPOLOGY, 0.52, 0.45, 0.6),))
-    assert "cannot tell; it has no numbers" in advice.advise(study, [RUN])
+    assert "cannot tell; no numbers of its kinds" in advice.advise(study, [RUN])
 
 
 def test_a_run_that_diverged_is_alarmed_of(study, monkeypatch):
@@ -113,7 +143,10 @@ def test_a_run_that_diverged_is_alarmed_of(study, monkeypatch):
         return found
 
     monkeypatch.setattr(advice, "course", planted)
-    assert "alarm from step 12 on, by behaviour (p = 0.056" in advice.advise(study, [RUN])
+    assert (
+        "alarm; from step 12 on its numbers (behaviour) are unusual beside 17 healthy runs (p = 0.056"
+        in advice.advise(study, [RUN])
+    )
 
 
 def test_runs_that_are_not_there_are_refused(study):

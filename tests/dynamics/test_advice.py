@@ -12,11 +12,14 @@ from support import REPOSITORY, refused
 
 from topoflow.dynamics import advice
 from topoflow.dynamics.advice import (
+    ALL,
     BEHAVIOUR,
     FEWEST,
     GEOMETRY,
     HELD_OUT,
+    SIMPLER,
     TOPOLOGY,
+    TRAINING,
     Course,
     Worth,
     alarm,
@@ -25,6 +28,8 @@ from topoflow.dynamics.advice import (
     geometry_numbers,
     held_out_numbers,
     strangeness,
+    together,
+    topology_numbers,
     training_numbers,
 )
 
@@ -146,7 +151,7 @@ def test_what_kinds_are_worth_is_what_the_benchmark_measured():
         found = measured[one.kind]
         assert one.auroc == round(found["auroc"], 3)
         assert [one.low, one.high] == [round(bound, 3) for bound in found["interval"]]
-    shipped = {HELD_OUT, BEHAVIOUR, advice.TRAINING, GEOMETRY, TOPOLOGY, advice.SIMPLER, advice.ALL}
+    shipped = {HELD_OUT, BEHAVIOUR, TRAINING, GEOMETRY, TOPOLOGY, SIMPLER, ALL}
     assert {one.kind for one in advice.WORTH} == shipped
     assert list(advice.WORTH) == sorted(advice.WORTH, key=lambda one: -one.auroc)
 
@@ -178,18 +183,31 @@ def test_without_held_out_losses_the_last_checkpoint_is_chosen_and_a_diverged_on
     assert "not finite" in found.reason
 
 
-def test_geometry_knows_no_unit_and_no_rotation():
+def test_geometry_and_topology_know_no_unit_and_start_at_nothing():
     rng = np.random.default_rng(0)
-    first = rng.normal(size=(30, 6)) + 1.0
-    second = first * [1.0, 2.0, 0.5, 1.0, 1.0, 3.0]
-    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    plain = geometry_numbers([first, second])
-    np.testing.assert_allclose(geometry_numbers([7 * first @ turn, 7 * second @ turn]), plain, atol=1e-9)
-    values = np.cov(second.T, bias=True).trace() / np.cov(first.T, bias=True).trace()
-    assert plain[0, 0] == pytest.approx(0.5 * np.log(values))
-    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (first, second)]
-    cosines = [(one @ one.T)[np.triu_indices(30, 1)].mean() for one in units]
-    assert plain[0, 2] == pytest.approx(cosines[1] - cosines[0])
+    measured = {name: rng.uniform(0.1, 1.0, size=(5, 2)) for name in advice.GEOMETRIC}
+    larger = {name: values * (7.0 if name == "mean_distance" else 1.0) for name, values in measured.items()}
+    found = geometry_numbers(measured)
+    np.testing.assert_allclose(geometry_numbers(larger), found)
+    np.testing.assert_allclose(
+        found[:, 2:4], np.log(measured["mean_distance"][1:] / measured["mean_distance"][0])
+    )
+    np.testing.assert_allclose(found[:, 6:], measured["mean_cosine"][1:] - measured["mean_cosine"][0])
+    velocities = {name: rng.uniform(0.1, 1.0, size=(4, 2)) for name in advice.VELOCITIES}
+    summaries = {name: np.full((5, 2), 3.0) for name in advice.PERSISTENCE}
+    found = topology_numbers(velocities, summaries)
+    np.testing.assert_allclose(np.exp(found[:, :2]), velocities["h0_velocity"])
+    assert not found[:, -8:].any()  # nothing has grown
+
+
+def test_several_kinds_stand_together_only_where_all_are_there():
+    numbers = np.arange(6.0).reshape(3, 2)
+    kinds = {HELD_OUT: numbers, BEHAVIOUR: numbers, TRAINING: numbers, GEOMETRY: numbers}
+    found = together(kinds)
+    assert set(found) == {*kinds, SIMPLER}
+    assert found[SIMPLER].shape == (3, 8)
+    assert set(together({**kinds, TOPOLOGY: numbers})) == {*kinds, TOPOLOGY, SIMPLER, ALL}
+    assert set(together({BEHAVIOUR: numbers, TOPOLOGY: numbers})) == {BEHAVIOUR, TOPOLOGY}
 
 
 def test_logged_numbers_are_means_between_checkpoints():

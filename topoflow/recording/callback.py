@@ -147,9 +147,9 @@ class TopologyCallback(TrainerCallback):
         small. Choose a schedule of even distances, such as `Schedule(every=8)`, and look at the velocities of a run
         that was not stopped before you trust it.
         What it costs was measured on 108 healthy trainings of `tiny` of 18 steps, a checkpoint every 2
-        (benchmarks/advice.md): velocities were below the floor from the first checkpoint on, so that it ended each as
-        early as it can. With 3 it saved 62 % of the steps, and lost 0.014 nats a token of held-out loss (95 %: 0.010
-        to 0.018), nearly a quarter of the 0.062 that training to the end gained; with 1 it saved 85 % and lost 0.027.
+        (benchmarks/advice.md): velocities were below the floor almost from the first on, so that it ended each nearly
+        as early as it can. With 3 it saved 62 % of the steps, and lost 0.014 nats a token of held-out loss (95 %: 0.010
+        to 0.018), nearly a quarter of the 0.063 that training to the end gained; with 1 it saved 85 % and lost 0.027.
         A rule on held-out loss itself saved 20 % and lost 0.002. So use it to end what is surely done, with a large
         number, and not to find out when it is.
         Where a layer has no H1 bars its floor is 0, and training goes on.

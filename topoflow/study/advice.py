@@ -12,7 +12,7 @@ import numpy as np
 
 from topoflow.config import PARAMS_FILE, Params, load_params
 from topoflow.dynamics import advice
-from topoflow.dynamics.advice import Course
+from topoflow.dynamics.advice import Course, Worth
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.finished import read_findings
 from topoflow.storage import layout
@@ -43,15 +43,17 @@ def advise(params: Params, runs: Sequence[Run], healthy: Path | None = None) -> 
     others = [run for run in finished(of_root, root) if not of_root.is_control(run.objective)]
     courses = {run: course(params, run) for run in runs}
     known = {run: course(of_root, run, root) for run in others}
-    lines = []
+    lines, used = [], dict[str, Worth]()
     for run, followed in courses.items():
         beside = [
             one
             for other, one in known.items()
             if other.model == run.model and (healthy is not None or other != run)
         ]
-        lines += [f"{run}", *_of_run(followed, beside)]
-    return "\n".join(lines)
+        said, worth = _of_run(followed, beside)
+        lines += [str(run), *said]
+        used.update({worth.kind: worth} if worth else {})
+    return "\n".join([*lines, *map(_told, used.values())])
 
 
 def finished(params: Params, root: Path = Path()) -> list[Run]:
@@ -132,19 +134,30 @@ def _losses(results: Path, steps: Sequence[int]) -> dict[str, advice.Series]:
     return {name.removeprefix(_LOSS): values for name, values in table.items() if name.startswith(_LOSS)}
 
 
-def _of_run(run: Course, others: Sequence[Course]) -> list[str]:
+def _of_run(run: Course, others: Sequence[Course]) -> tuple[list[str], Worth | None]:
+    """The lines on a run, and the kind of numbers that its health was told by."""
     choice = advice.choose(run)
     lines = [f"    checkpoint: step {choice.step}, {choice.reason}"]
     alike = [one for one in others if one.steps == run.steps]
-    worth = advice.best_kind([run, *alike])
     if len(alike) < advice.FEWEST:
         there = f"{len(alike)} healthy runs were recorded at its steps"
-        return [*lines, f"    health: cannot tell; {there}, and fewer than {advice.FEWEST} say nothing"]
+        return [*lines, f"    health: cannot tell; {there}, and fewer than {advice.FEWEST} say nothing"], None
+    worth = advice.best_kind([run, *alike])
     if worth is None:
-        return [*lines, "    health: cannot tell; it has no numbers that have been seen to tell"]
+        return [*lines, "    health: cannot tell; no numbers of its kinds have been seen to tell"], None
     found = advice.alarm(run, alike, worth.kind)
-    rate = f"{100 * found.rate:.1f} %"
-    beside = f"p = {found.p:.3f} beside {found.n_healthy} healthy runs; of such, {rate} are called so"
+    beside = f"beside {found.n_healthy} healthy runs (p = {found.p:.3f}; {100 * found.rate:.1f} % of healthy ones are"
     if found.raised:
-        return [*lines, f"    health: alarm from step {found.step} on, by {worth.kind} ({beside})"]
-    return [*lines, f"    health: nothing unusual in {worth.kind} ({beside} wrongly)"]
+        said = f"alarm; from step {found.step} on its numbers ({worth.kind}) are unusual {beside} so too)"
+    else:
+        said = f"its numbers ({worth.kind}) are not unusual {beside})"
+    return [*lines, f"    health: {said}"], worth
+
+
+def _told(worth: Worth) -> str:
+    """What a kind of numbers was worth where that was measured."""
+    area = f"{worth.auroc:.2f} ({worth.low:.2f} to {worth.high:.2f})"
+    return (
+        f"By {worth.kind}, spoiled trainings of `tiny` were told from healthy ones with an AUROC of {area}: much goes "
+        "wrong unseen, and an alarm says unlike and not wrong."
+    )
