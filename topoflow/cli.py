@@ -58,7 +58,9 @@ _overrides = click.option(
 class _Sections(click.Group):
     """A group whose help lists first what people type, and then the stages."""
 
-    typed = ("init", "run", "record", "audit", "plan", "compare", "sensitivity", "report", "repair")
+    typed = (
+        "init", "run", "record", "audit", "plan", "compare", "sensitivity", "advise", "report", "repair",
+    )  # fmt: skip
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         stages = [name for name in self.commands if name not in self.typed]
@@ -543,6 +545,32 @@ def sensitivity(model: str | None, objective: str | None, seed: int | None) -> N
             *_study_and_run(model or params.models[0], objective or params.objectives[0], seed)
         )
     curve.show(found)
+
+
+@_command
+@click.option(
+    "--run",
+    "chosen",
+    metavar="MODEL/OBJECTIVE/SEED",
+    callback=_given,
+    help="A finished run; by default all runs of the study that are finished.",
+)
+@click.option(
+    "--healthy",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A study whose runs are healthy; by default this one, without its controls.",
+)
+def advise(chosen: str | None, healthy: Path | None) -> None:
+    """Say which checkpoint to take, and whether a run looks ill.
+
+    The checkpoint is that of the least held-out loss. A run is called unusual if it is stranger than healthy runs
+    are, with a stated error rate. Reads results/, and computes nothing again.
+    """
+    from topoflow.study.advice import advise, finished, named
+
+    params = load_params(PARAMS_FILE)
+    _say(advise(params, finished(params) if chosen is None else [named(params, chosen)], healthy))
 
 
 @_command

@@ -30,7 +30,7 @@ from topoflow.recording.hidden_states import (
     resolve_layers,
 )
 from topoflow.recording.learning_rates import rates_ahead, rates_so_far
-from topoflow.recording.live import LiveTopology
+from topoflow.recording.live import LiveTopology, below_floor
 from topoflow.recording.ranks import (
     check_parallelism,
     gathered,
@@ -146,6 +146,12 @@ class TopologyCallback(TrainerCallback):
         Nor are they per step: checkpoints that are close together (twins first of all), and a warm-up, make them
         small. Choose a schedule of even distances, such as `Schedule(every=8)`, and look at the velocities of a run
         that was not stopped before you trust it.
+        What it costs was measured on 108 healthy trainings of `tiny` of 18 steps, a checkpoint every 2
+        (benchmarks/advice.md): velocities were below the floor almost from the first on, so that it ended each nearly
+        as early as it can. With 3 it saved 62 % of the steps, and lost 0.014 nats a token of held-out loss (95 %: 0.010
+        to 0.018), nearly a quarter of the 0.063 that training to the end gained; with 1 it saved 85 % and lost 0.027.
+        A rule on held-out loss itself saved 20 % and lost 0.002. So use it to end what is surely done, with a large
+        number, and not to find out when it is.
         Where a layer has no H1 bars its floor is 0, and training goes on.
     on_record : callable, optional
         Called with the step after each recording.
@@ -494,7 +500,7 @@ class TopologyCallback(TrainerCallback):
             found = {metric_name("topology", H1_SAMPLING_FLOOR, k): floor for k, floor in self.floors.items()}
             self.metrics[step].update({name: floor for name, floor in found.items() if np.isfinite(floor)})
             return
-        still = all(live.h1_velocities.get(layer, np.inf) < floor for layer, floor in self.floors.items())
+        still = below_floor(live.h1_velocities, self.floors)
         self._n_stable = self._n_stable + 1 if still else 0
 
     def _keep(

@@ -19,6 +19,22 @@ from topoflow.topology.summaries import summary_names
 logger = logging.getLogger(__name__)
 
 
+def below_floor(h1_velocities: Mapping[int, float], floors: Mapping[int, float]) -> bool:
+    """Whether no layer has moved by as much as its floor since the checkpoint before: the rule of `stop_when_stable`.
+
+    Parameters
+    ----------
+    h1_velocities, floors : mapping of layer to float
+        Filtration distance. A layer whose velocity is not known counts as moving.
+
+    Examples
+    --------
+    >>> below_floor({1: 0.1, 3: 0.1}, {1: 0.2, 3: 0.2}), below_floor({1: 0.1}, {1: 0.2, 3: 0.2})
+    (True, False)
+    """
+    return all(h1_velocities.get(layer, np.inf) < floor for layer, floor in floors.items())
+
+
 class LiveTopology:
     """Keeps the diagrams of the first and the last checkpoint of each layer, and compares the next with them.
 
