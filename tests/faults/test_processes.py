@@ -654,4 +654,4 @@ def test_the_text_of_prompts_is_in_two_tables_and_notes_of_mlflows_and_in_no_oth
     assert "data/prompts.jsonl" in holding
     elsewhere = {Path(name) for name in holding if not name.startswith("data/")} - {Path("mlflow.db")}
     assert {path.parts[0] for path in elsewhere} <= {"mlruns"}
-    assert {path.name for path in elsewhere} <= {"texts.json", "prompts.json"}
+    assert {path.name for path in elsewhere} <= {"texts.json", "prompts.json", "note.md"}
