@@ -14,7 +14,7 @@ from support import REPOSITORY
 from topoflow.cli import main
 from topoflow.study import stages
 
-FRONT_DOORS = ["init", "audit", "plan", "run", "record", "repair", "sensitivity"]
+FRONT_DOORS = ["init", "advise", "audit", "plan", "run", "record", "repair", "sensitivity"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 

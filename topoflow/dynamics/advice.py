@@ -225,7 +225,7 @@ def own_loss(losses: Mapping[str, ArrayLike], others: Sequence[str] = ()) -> Ser
     >>> own_loss({"helpful": [1.0, 3.0], "harmless": [1.0, 2.0]}, ["harmless"]).tolist()
     [1.0, 3.0]
     """
-    own = [loss for name, loss in losses.items() if name not in others]
+    own = [np.asarray(loss, dtype=np.float64) for name, loss in losses.items() if name not in others]
     return np.asarray(np.mean(own, axis=0)) if own else None
 
 
@@ -371,7 +371,7 @@ def strangeness(numbers: ArrayLike) -> Series:
     Examples
     --------
     >>> strangeness([[[0.0]], [[1.0]], [[2.0]], [[9.0]]]).round(1).tolist()
-    [[1.0], [0.7], [0.4], [9.8]]
+    [[0.9], [0.6], [0.3], [8.0]]
     """
     runs = np.asarray(numbers, dtype=np.float64)
     if runs.ndim != 3 or len(runs) < 3 or not runs.size:
