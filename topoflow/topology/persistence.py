@@ -161,10 +161,10 @@ def choose_engine(
 ) -> str:
     """Return the engine that computes: "lune", "redzed" or "ripser".
 
-    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold). With H1 redzed takes 1.2 to 4 times as
-    long up to 2,000 points; at 3,000 and 4,000 it is up to a fifth faster on isotropic noise, and slower on clusters,
-    which the number of points does not tell. Else it is redzed where redzed can serve (Z/2, up to 5,793 points), else
-    ripser.
+    "auto" is lune where lune can serve (H0 and H1 over Z/2, no threshold). With H1 redzed takes 1.1 to 4 times as long
+    up to 1,000 points. From 2,000 to 4,000 it takes up to a quarter less on isotropic noise, and as long or longer on
+    clusters and on states of models, which the number of points does not tell. Else it is redzed where redzed can serve
+    (Z/2, up to 5,793 points), else ripser.
 
     Parameters
     ----------
