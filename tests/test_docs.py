@@ -402,6 +402,10 @@ def test_tables_and_numbers_of_the_study_of_smollm2_are_those_of_its_committed_r
                 for of in ("harmless", "helpful")
             ]
             rows.append(f"| {said} | {' | '.join(ends)} |")
+    for row in csv.DictReader((study / "comparison" / "added.csv").open(encoding="utf-8")):
+        names = ("simple", "topology", "both", "gain", "low", "high")
+        said = [f"{float(row[name]):.3f}".replace("-", "−") for name in names]
+        rows.append("| {} | {} | {} | {} ({} to {}) |".format(*said))
     page = (REPOSITORY / "docs" / "studies" / "smollm2.md").read_text(encoding="utf-8")
     assert [row for row in rows if row not in page] == []
     assert f"{early} of the 21 runs" in page

@@ -87,7 +87,7 @@ NOT_SOURCES = (
         "__pycache__",
         ".*_cache",
     ),
-    *("activations", "diagrams", "tuned", "models", "mlruns", "mlflow.db"),
+    *("activations", "diagrams", "tuned", "models", "mlruns", "mlflow.db*", ".mlflow.db*"),
 )
 
 
