@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,28 @@ def pytest_runtest_teardown() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_tracks_where_it_did() -> Iterator[None]:
+    """What one test has told MLflow holds for no other."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if "mlflow" in sys.modules and os.environ.get("MLFLOW_TRACKING_URI") != before:
+        from support import track_as
+
+        track_as(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _checkout_stays_as_it_is() -> Iterator[None]:
+    """No test leaves a file beside the sources: another copies them meanwhile."""
+    from support import REPOSITORY
+
+    before = {path.name for path in REPOSITORY.iterdir()}
+    yield
+    made = {path.name for path in REPOSITORY.iterdir()} - before
+    assert {name for name in made if not name.startswith(".") or "mlflow" in name} == set()
 
 
 @pytest.fixture(scope="session")

@@ -214,12 +214,24 @@ def tracking_to(place: Path | str) -> Iterator[Any]:
     """MLflow, which tracks to this address meanwhile, or to the store of this folder."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(f"sqlite:///{place}/mlflow.db" if isinstance(place, Path) else place)
     try:
         yield mlflow
     finally:
-        mlflow.set_tracking_uri(before)
+        track_as(before)
+
+
+def track_as(before: str | None) -> None:
+    """Let MLflow track where the environment said before; None: by default, in whatever folder it is asked then.
+
+    To set what `get_tracking_uri` returned would nail it to the database of the folder that it was asked in.
+    """
+    import mlflow
+
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 class Server:

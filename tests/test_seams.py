@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import os
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from support import plant_states, small_params
+from support import plant_states, small_params, track_as
 
 from topoflow.config import parse_params
 from topoflow.dynamics.claims import Verdict, listed
@@ -74,7 +75,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run with a claim and a measure of ours: its MLflow run, tables, report, terminal, and plan."""
     folder = tmp_path_factory.mktemp("study")
     measure = Measure("farthest_step", farthest_step, "longest way of one prompt since the checkpoint before")
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     with pytest.MonkeyPatch.context() as patch:
         claim = listed.Claim(
             "small", "ends small", ends_small, can_end_small, all_end_small, all_can_end_small
@@ -112,7 +113,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Any:
             plan = study_decides(params, {RUN.objective: Design(STEPS)})
             yield mlflow.get_run(run_id), tables, page, terminal.getvalue(), plan
         finally:
-            mlflow.set_tracking_uri(before)
+            track_as(before)
 
 
 def test_a_claim_is_one_line_in_the_list_of_claims(planted):

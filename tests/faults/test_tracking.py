@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from support import REPOSITORY, Server, environment, refused, tracking_to
+from support import REPOSITORY, Server, environment, refused
 
 from topoflow.errors import NoAnswer
 from topoflow.recording.sender import Sender
@@ -49,12 +49,6 @@ print("trained", flush=True)
 """
 LOSSES = [(step, 1 / step) for step in range(1, 21)]
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
-
-
-@pytest.fixture(autouse=True)
-def _tracks_to_where_it_did():
-    with tracking_to(mlflow.get_tracking_uri()):
-        yield
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from topoflow.errors import InvalidArgument
 from topoflow.topology.point_clouds import check_cloud, check_whole_number, distance_matrix
 
 COVARIANCES = ("isotropic", "matched")
-_NOTHING_LEFT = 1e-9  # a residual smaller than this share of the ranks is rounding
 
 
 def gaussian_cloud(cloud: ArrayLike, seed: int = 0, covariance: str = "isotropic") -> NDArray[np.float64]:
