@@ -402,6 +402,13 @@ def test_tables_and_numbers_of_the_study_of_smollm2_are_those_of_its_committed_r
                 for of in ("harmless", "helpful")
             ]
             rows.append(f"| {said} | {' | '.join(ends)} |")
+    evasions: dict[str, list[str]] = {}
+    for row in csv.DictReader((study / "answers.csv").open(encoding="utf-8")):
+        assert row["answers"] == "32"
+        evasions.setdefault(row["objective"], []).append(row["evasions"])
+    for label, counts in evasions.items():
+        name = label.replace("_shuffled", ", shuffled").replace("_constant", ", constant rate")
+        rows.append(f"| {name or 'nothing (step 0)'} | {', '.join(counts)} |")
     for row in csv.DictReader((study / "comparison" / "added.csv").open(encoding="utf-8")):
         names = ("simple", "topology", "both", "gain", "low", "high")
         said = [f"{float(row[name]):.3f}".replace("-", "−") for name in names]
