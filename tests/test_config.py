@@ -125,6 +125,15 @@ class TestReading:
         assert parse_params(half).sources("tiny", "helpful")["model"] == {"name": "tiny", "dtype": "bfloat16"}
         assert parse_params(MINIMAL).sources("tiny", "helpful")["model"] == {"name": "tiny"}
 
+    def test_a_dtype_that_is_left_out_is_not_the_same_as_float32(self):
+        told = with_value("model.tiny", {"source": "embedded", "dtype": "float32"})
+        assert parse_params(told).sources("tiny", "helpful")["model"] == {"name": "tiny", "dtype": "float32"}
+        assert parse_params(MINIMAL).model_source("tiny").dtype is None
+
+    def test_manifests_say_how_many_tokens_are_recorded_at_once_where_that_is_given_and_only_there(self):
+        assert "batch_tokens" not in parse_params(MINIMAL).recorded()
+        assert parse_params(with_value("recording.batch_tokens", 99)).recorded()["batch_tokens"] == 99
+
     @pytest.mark.parametrize(("key", "value"), [("quantization", "4bit"), ("dtype", "float16")])
     def test_weights_that_adapters_alone_can_train_are_refused_without_them(self, key, value):
         mapping = with_value("model.tiny", {"source": "embedded", key: value})
@@ -322,6 +331,7 @@ class TestRanges:
             ("finetune.lora.alpha", 1),
             ("recording.layers", 1),
             ("recording.batch_size", 1),
+            ("recording.batch_tokens", 1),
             ("recording.max_length", 1),
             ("recording.schedule.every", 0),
             ("recording.schedule.dense_until", 0),

@@ -117,6 +117,7 @@ def test_the_command_measures_prints_and_refuses(tmp_path, monkeypatch, model_ca
     assert said.exit_code == 0, said.output
     assert "checkpoints         4 of 2 layers: 8 cells" in said.output
     assert "time in all" in said.output
+    assert "weights opened in   float32" in said.output
     assert "What this run can decide: " in said.output.partition("disk free")[2]
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     refused = CliRunner().invoke(main, ["plan", "--objective", "helpful", "--flops", "1e12"])

@@ -127,6 +127,35 @@ def test_a_rate_that_follows_the_loss_has_twins_even_in_steps_and_one_warning(
     assert "ReduceLROnPlateau" in said.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("device", "given", "trained", "most"),
+    [
+        ("cuda", {}, {"max_length": 16}, 32),
+        ("cuda", {"batch_tokens": 64}, {"max_length": 16}, 64),  # as is said
+        ("cuda", {}, {}, None),  # transformers' own Trainer does not know how long its rows are
+        ("cpu", {}, {"max_length": 16}, None),  # so that results of before keep their bytes
+        ("cpu", {"batch_tokens": 64}, {"max_length": 16}, 64),
+    ],
+)
+def test_on_an_accelerator_no_more_tokens_are_recorded_at_once_than_a_batch_in_training_has(
+    model, tokenizer, device, given, trained, most
+):
+    passes = []
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    arguments = SimpleNamespace(device=torch.device(device), per_device_train_batch_size=2, **trained)
+    callback = TopologyCallback(["x" * i for i in range(1, 17)], [4], batch_size=8, **given)
+    state = SimpleNamespace(global_step=0, max_steps=0, log_history=[])
+    callback.on_train_begin(arguments, state, None, model=model, processing_class=tokenizer)
+    assert sum(size for size, _ in passes) == 16
+    if most is None:
+        assert passes == [(8, 8), (8, 16)]
+    else:
+        assert all(size * length <= most for size, length in passes)
+        assert len(passes) > 2
+
+
 def test_a_second_training_is_recorded_from_its_own_beginning(model, tokenizer, tmp_path):
     callback = TopologyCallback(PROMPTS, [4], topology=Topology(n_subsamples=2, subsample_size=4))
     train(model, tokenizer, tmp_path, callback)
@@ -352,7 +381,8 @@ def test_too_few_or_empty_prompts_are_refused(tokenizer):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompts": ["one"]}, {"prompts": "one text"}, {"batch_size": 0}, {"max_length": 0}, {"max_length": -3},
+    [{"prompts": ["one"]}, {"prompts": "one text"}, {"batch_size": 0}, {"batch_tokens": 0}, {"max_length": 0},
+     {"max_length": -3},
      {"dtype": "bfloat16"}, {"template": "alpaca"}, {"pooling": "max"}, {"position": 0},
      {"position": -2, "pooling": "mean"}],
     ids=str,

@@ -81,6 +81,7 @@ def ranks(request, tmp_path_factory, warm):
         "each_stopped",
         "each_resumed",
         "still",
+        "fits",
     ]
     scenarios += ["tracked", "fails"] if engine == "ddp" else []
     result = launch(warm, folder, engine, *scenarios)
@@ -238,6 +239,43 @@ def test_an_error_in_a_pass_of_one_rank_under_fsdp_ends_both(tmp_path, warm):
     assert result.returncode != 0
     assert "ValueError: broken" in result.stderr
     assert not list(tmp_path.glob("rank_*.json"))
+
+
+@slow
+def test_a_rank_with_less_memory_records_in_smaller_passes(ranks, witness):
+    folder, engine, *saw = ranks
+    expected, _ = witness()
+    with np.load(folder / "fits/clouds.npz", allow_pickle=False) as found:
+        for layer, cloud in expected.items():
+            assert np.abs(found[str(layer)] - cloud).max() <= 1e-5 * np.abs(cloud).max()
+    first, second = (rank["fits"]["tried"] for rank in saw)
+    assert [rank["fits"]["steps"] for rank in saw] == [[0, 2], [0, 2]]
+    if engine == "fsdp2":  # each rank takes part in each pass, and none is too large
+        assert len(first) == len(second)
+        assert max(first + second) <= 60
+    else:  # one rank halves, once and for all
+        assert [tokens > 60 for tokens in second].count(True) == 1
+        assert len(second) > len(first)
+
+
+@slow
+def test_a_pass_that_does_not_fit_under_fsdp_ends_the_training_before_its_first_step(tmp_path, warm):
+    result = launch(warm, tmp_path, "fsdp2", "does_not_fit", seconds=120)
+    assert result.returncode != 0
+    assert "under FSDP no rank can halve it alone; record fewer tokens at once (batch_tokens" in result.stderr
+    assert "a step of training" not in result.stdout
+    assert not list(tmp_path.glob("rank_*.json"))
+
+
+@slow
+def test_a_training_under_fsdp1_is_refused_on_all_ranks_before_its_first_step(tmp_path, warm):
+    result = launch(warm, tmp_path, "fsdp1", "refused", seconds=120)
+    assert result.returncode == 0, result.stderr[-5000:]
+    for rank in range(2):
+        found = json.loads((tmp_path / f"rank_{rank}.json").read_text())["refused"]
+        assert found["step"] == 0
+        assert "got one that FSDP1 has sharded; " in found["error"]
+        assert found["error"].endswith("set fsdp_version to 2")
 
 
 @slow

@@ -1,11 +1,14 @@
 import gc
 import weakref
 from importlib.util import find_spec
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import llama, refused
 
 from topoflow.recording.behaviour import Answers
@@ -263,6 +266,38 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(model, caplog, error):
         record_states(model, PROMPTS, [4], pad_token_id=0)
     assert tried[before:] == [5]
     handle.remove()
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    size=st.integers(1, 70),
+    tokens=st.integers(1, 200),
+)
+def test_batches_hold_every_prompt_once_and_no_more_than_they_may(lengths, size, tokens):
+    ids = [[0] * length for length in lengths]
+    batches = batches_by_length(ids, size, tokens)
+    by_length = np.argsort(lengths, kind="stable")
+    assert np.concatenate(batches).tolist() == by_length.tolist()
+    for batch in batches:
+        assert len(batch) <= size
+        assert len(batch) == 1 or len(batch) * max(lengths[prompt] for prompt in batch) <= tokens
+    for batch, following in pairwise(batches):  # none could have taken the next prompt as well
+        assert len(batch) == size or (len(batch) + 1) * lengths[following[0]] > tokens
+    plain = [by_length[at : at + size].tolist() for at in range(0, len(ids), size)]
+    assert [batch.tolist() for batch in batches_by_length(ids, size)] == plain
+
+
+def test_states_are_the_same_however_few_tokens_are_recorded_at_once(model):
+    seen = []
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    expected = record_states(model, PROMPTS, [0, 4], pad_token_id=0)
+    assert len(seen) == 1
+    found = record_states(model, PROMPTS, [0, 4], pad_token_id=0, batch_tokens=8)
+    assert seen[1:] == [4, 8, 7]
+    assert all(close(found[layer], expected[layer]) for layer in expected)
 
 
 @pytest.mark.parametrize("place", ["cpu", "disk"])

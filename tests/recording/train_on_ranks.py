@@ -238,6 +238,59 @@ def fails(engine: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+ROOM = (
+    60  # tokens of a forward pass that fit into the memory of rank 1, of which four prompts have 68 or more
+)
+
+
+def _short_of_memory(network: Any) -> list[int]:
+    """Have rank 1 run out of memory in any recorded pass of more tokens; returns the tokens of each that is tried."""
+    tried: list[int] = []
+
+    def overflow(module: Any, args: Any, kwargs: Any) -> None:
+        if not module.training:
+            tried.append(kwargs["input_ids"].numel())
+            if dist.get_rank() == 1 and tried[-1] > ROOM:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    network.get_decoder().register_forward_pre_hook(overflow, with_kwargs=True)
+    return tried
+
+
+def fits(engine: str, folder: Path) -> dict[str, Any]:
+    """Rank 1 has less memory: under DDP it halves its own batches, under FSDP no batch has more tokens than fit."""
+    network = model(lora=True)
+    tried = _short_of_memory(network)
+    given = {"batch_tokens": ROOM} if engine.startswith("fsdp") else {}
+    callback = TopologyCallback(PROMPTS, [0, 2, 4], Schedule(twins=0), batch_size=4, behaviour=True, **given)
+    made = trainer(network, engine, folder, callback, max_steps=2)
+    made.train()
+    if dist.get_rank() == 0:
+        np.savez(folder / "clouds.npz", **{str(k): v for k, v in callback.clouds[0].items()})
+    return {"steps": callback.steps, "tried": tried}
+
+
+def does_not_fit(engine: str, folder: Path) -> dict[str, Any]:
+    """The same without a bound: under FSDP the first recording ends the training, before a step is made."""
+    network = model()
+    _short_of_memory(network)
+    network.get_decoder().register_forward_hook(
+        lambda module, *_: print("a step of training") if module.training else None
+    )
+    trainer(network, engine, folder, TopologyCallback(PROMPTS, [4], batch_size=4)).train()
+    return {}
+
+
+def refused(engine: str, folder: Path) -> dict[str, Any]:
+    """What recording cannot follow ends the training on all ranks, before a step is made."""
+    made = trainer(model(lora=True), engine, folder, TopologyCallback(PROMPTS, [4]))
+    try:
+        made.train()
+    except ValueError as error:
+        return {"error": str(error), "step": made.state.global_step}
+    return {}
+
+
 if __name__ == "__main__":
     folder, engine, *scenarios = sys.argv[1:]
     PartialState(cpu=True)  # opens the process group

@@ -25,7 +25,7 @@ from topoflow.embedded.recipe import END, PAD, START, byte_tokenizer
 from topoflow.errors import InvalidFile
 from topoflow.samples import SAMPLE_NAMES, load_families, load_samples
 from topoflow.training import models
-from topoflow.training.models import cache_folder, describe, load
+from topoflow.training.models import cache_folder, describe, load, weights_dtype
 from topoflow.training.sft import finetune
 
 TINY = EmbeddedModel()
@@ -552,6 +552,52 @@ class TestOpening:
         assert np.isfinite(log[0]["loss"])
         assert {weight.dtype for weight in trained.parameters() if weight.requires_grad} == {torch.float32}
 
+    @pytest.mark.parametrize(
+        ("chosen", "n_parameters", "frozen", "dtype"),
+        [
+            ({}, 1_000_000_001, True, "bfloat16"),
+            ({"device_map": "auto"}, 8_000_000_000, True, "bfloat16"),
+            ({"quantization": "4bit"}, 8_000_000_000, True, "bfloat16"),
+            ({}, 1_000_000_000, True, "float32"),  # small
+            (
+                {},
+                8_000_000_000,
+                False,
+                "float32",
+            ),  # all weights are trained, and bfloat16 loses small updates
+            ({"device": "cpu"}, 8_000_000_000, True, "float32"),
+            ({"dtype": "float32"}, 8_000_000_000, True, "float32"),  # as is said
+            ({"dtype": "float16"}, 1000, False, "float16"),
+        ],
+    )
+    def test_on_an_accelerator_a_large_frozen_base_is_in_bfloat16_unless_its_entry_says_otherwise(
+        self, chosen, n_parameters, frozen, dtype, monkeypatch
+    ):
+        source = EmbeddedModel("mini", **chosen)
+        there = [torch.device("mps")]
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there[0])
+        assert weights_dtype(source, n_parameters, frozen) == dtype
+        there[0] = None
+        assert weights_dtype(source, n_parameters, frozen) == (source.dtype or "float32")
+
+    @pytest.mark.parametrize(("frozen", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+    def test_on_an_accelerator_no_weight_is_held_by_the_host(self, frozen, dtype, monkeypatch):
+        meta = torch.device("meta")  # stands in for an accelerator: what is put there leaves the host
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: meta)
+        monkeypatch.setattr(models, "_LARGE", 1000)
+        source = EmbeddedModel("mini")
+        network, _ = load(describe("mini", source), source, frozen)
+        assert {(weight.device, weight.dtype) for weight in network.parameters()} == {(meta, dtype)}
+
+    def test_a_model_that_is_said_to_be_on_the_cpu_is_there_though_there_is_an_accelerator(self, monkeypatch):
+        source = EmbeddedModel("mini", device="cpu")
+        expected, _ = load(describe("mini", source), source)
+        meta = torch.device("meta")
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: meta)
+        network, _ = load(describe("mini", source), source)
+        assert {weight.device.type for weight in network.parameters()} == {"cpu"}
+        assert same_weights(network, expected)
+
     def test_a_base_in_four_bits_is_trained_by_adapters(self, tmp_path):
         pytest.importorskip("bitsandbytes")
         source = EmbeddedModel("mini", quantization="4bit", dtype="bfloat16")
@@ -559,7 +605,9 @@ class TestOpening:
         assert network.get_memory_footprint() < load(describe("mini", TINY), TINY)[0].get_memory_footprint()
         trained, log = finetune(network, tokenizer, ROWS, Finetune(max_steps=2), 0, tmp_path)
         assert log[1]["loss"] < log[0]["loss"]
-        assert all("lora" in name for name, weight in trained.named_parameters() if weight.requires_grad)
+        adapters = {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
+        assert all("lora" in name for name in adapters)
+        assert {weight.dtype for weight in adapters.values()} == {torch.float32}  # TRL's own are bfloat16
 
     @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
     def test_a_device_that_is_not_here_is_refused(self):

@@ -185,6 +185,9 @@ class Recording:
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
     schedule: Schedule = field(default_factory=Schedule)
     batch_size: Count = 64
+    batch_tokens: Count | None = (
+        None  # a forward pass at most; null: on an accelerator those of a batch in training, else any
+    )
     max_length: Count = 512
     dtype: Literal["float16", "float32", "float64"] = "float32"
     behaviour: Flag = True  # next-token distributions too, compared between checkpoints
@@ -560,7 +563,7 @@ class Params:
         if not self.recording.schedule.twins:  # as manifests from before there were twins say it
             for key in ("twins", "clock", "triplets"):
                 del chosen["schedule"][key]
-        for key in ("answers", "template", "pooling", "position"):  # likewise
+        for key in ("answers", "template", "pooling", "position", "batch_tokens"):  # likewise
             if getattr(self.recording, key) == getattr(Recording, key):
                 del chosen[key]
         return chosen

@@ -37,12 +37,13 @@ def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
 class Opening:
     """How a model's weights are opened, for training and for recording; keys of every entry under `model`.
 
-    `dtype` is that of the weights in memory. `device` is the kind of device to train on (by default an accelerator,
-    where there is one); `device_map: auto` spreads the layers over all accelerators of this machine instead.
-    `quantization: 4bit` opens the base in 4 bits (NF4, computing in `dtype`), which only LoRA can train.
+    `dtype` is that of the weights in memory. Left out, it is float32, but bfloat16 on an accelerator for the base of
+    adapters where that has more than a billion parameters. `device` is the kind of device to train on (by default an
+    accelerator, where there is one); `device_map: auto` spreads the layers over all accelerators of this machine
+    instead. `quantization: 4bit` opens the base in 4 bits (NF4, computing in `dtype`), which only LoRA can train.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", kw_only=True)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = field(default=None, kw_only=True)
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
         default=None, kw_only=True
     )

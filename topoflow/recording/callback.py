@@ -110,7 +110,13 @@ class TopologyCallback(TrainerCallback):
         Where to write one .npy a checkpoint and layer (`step_000016/layer_03.npy`) as soon as it is
         recorded. Without it the clouds are kept in memory, in `clouds`.
     batch_size : int
-        Prompts a forward pass. A batch that does not fit into memory is halved, and stays so; not under FSDP.
+        Prompts a forward pass. A batch that does not fit into memory is halved, and stays so; under FSDP it ends the
+        training.
+    batch_tokens : int, optional
+        Tokens a forward pass at most, those of padding among them. By default, on an accelerator, those of a batch in
+        training, where the Trainer's arguments have a `max_length` (per_device_train_batch_size * max_length): a pass
+        without gradients needs less memory than training on as many. Step 0 is recorded before the first step, so
+        that a pass that is too large is found out then.
     max_length : int
         Tokens kept of a prompt: its end, where the model is about to answer.
     dtype : str
@@ -207,6 +213,7 @@ class TopologyCallback(TrainerCallback):
         *,
         folder: str | Path | None = None,
         batch_size: int = 64,
+        batch_tokens: int | None = None,
         max_length: int = 512,
         dtype: str = "float32",
         topology: bool | Topology = False,
@@ -222,6 +229,8 @@ class TopologyCallback(TrainerCallback):
         if isinstance(prompts, str) or len(prompts) < 2:
             raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
         batch_size = check_whole_number("batch_size", batch_size, at_least=1)
+        if batch_tokens is not None:
+            batch_tokens = check_whole_number("batch_tokens", batch_tokens, at_least=1)
         max_length = check_whole_number("max_length", max_length, at_least=1)
         names = [quantity.name for quantity in quantities]
         if len(set(names)) < len(names):
@@ -238,6 +247,7 @@ class TopologyCallback(TrainerCallback):
         self.schedule = schedule
         self.folder = None if folder is None else Path(folder)
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
         self.max_length = max_length
         self.dtype = dtype
         self.template = template
@@ -274,7 +284,7 @@ class TopologyCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         tokenizer = kwargs.get("processing_class")
         model = unwrapped(kwargs["model"])
-        on_each(lambda: self._begin(model, tokenizer))
+        on_each(lambda: self._begin(model, tokenizer, self.batch_tokens or _tokens_of_training(args)))
         scheduler = kwargs.get("lr_scheduler")
         self._due = self._steps_to_record(state, scheduler)
         self.learning_rates = []
@@ -309,7 +319,7 @@ class TopologyCallback(TrainerCallback):
             self._sender.close(_PATIENCE)
         self._sender = None
 
-    def _begin(self, model: Any, tokenizer: Any) -> None:
+    def _begin(self, model: Any, tokenizer: Any, batch_tokens: int | None) -> None:
         check_parallelism(model)
         self._end_logging()  # of a training that ended in an error, perhaps of another MLflow run
         self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
@@ -328,7 +338,7 @@ class TopologyCallback(TrainerCallback):
         self._pad_token_id = (
             getattr(tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
-        self._batches = self._own_batches()
+        self._batches = self._own_batches(batch_tokens)
 
     def _steps_to_record(self, state: Any, scheduler: Any) -> frozenset[int]:
         """The steps at which to record, the same on all ranks."""
@@ -342,14 +352,14 @@ class TopologyCallback(TrainerCallback):
             )
         return frozenset(self.schedule.checkpoints(state.max_steps, rates))
 
-    def _own_batches(self) -> list[npt.NDArray[np.int64]]:
+    def _own_batches(self, batch_tokens: int | None) -> list[npt.NDArray[np.int64]]:
         """This rank's share of the prompts, in batches."""
         rank, size = rank_and_size()
         batch_size = self.batch_size
         if size > 1:  # as many batches as keep all ranks busy to the end
             rounds = math.ceil(len(self.prompts) / (size * batch_size))
             batch_size = math.ceil(len(self.prompts) / (size * rounds))
-        return share(batches_by_length(self._token_ids, batch_size), rank, size)
+        return share(batches_by_length(self._token_ids, batch_size, batch_tokens), rank, size)
 
     def _take_up(self, step: int) -> list[int]:
         """The whole checkpoints that the folder holds up to `step`, at which training is resumed; none at step 0.
@@ -532,6 +542,13 @@ class TopologyCallback(TrainerCallback):
                 for name, value in measured.items()
             }
             write_file(self.folder / quantities_name(step), json_bytes(known))
+
+
+def _tokens_of_training(args: Any) -> int | None:
+    """The tokens of a forward pass in training at most; None on a CPU, and where its arguments do not say."""
+    longest = getattr(args, "max_length", None)
+    known = longest is not None and args.device.type != "cpu"
+    return args.per_device_train_batch_size * longest if known else None
 
 
 def _and(before: str | None, now: str | None) -> str | None:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from topoflow.config.pooling import Kind, Pooling
-from topoflow.errors import InvalidArgument, Words
+from topoflow.errors import DoesNotFit, InvalidArgument, Words
 from topoflow.recording.behaviour import Answers, Behaviour
 from topoflow.recording.ranks import sharded_modules
 from topoflow.topology.point_clouds import check_whole_number
@@ -274,6 +274,7 @@ def record_states(
     *,
     pad_token_id: int,
     batch_size: int = 64,
+    batch_tokens: int | None = None,
     dtype: str = "float32",
     behaviour: Behaviour | Answers | None = None,
     pooling: Kind = "last",
@@ -295,6 +296,8 @@ def record_states(
         Fills the batches; masked, so its value does not matter.
     batch_size : int
         Prompts a forward pass. Batches are of similar lengths, so little is spent on padding.
+    batch_tokens : int, optional
+        Tokens a forward pass at most, those of padding among them; a longer prompt has a pass of its own.
     dtype : str
         The dtype of the arrays returned: "float16", "float32" or "float64".
     behaviour : Behaviour, optional
@@ -329,7 +332,7 @@ def record_states(
     """
     pooled = Pooling(pooling, position)
     pooled.check_lengths([len(ids) for ids in token_ids], "token_ids")
-    batches = batches_by_length(token_ids, batch_size)
+    batches = batches_by_length(token_ids, batch_size, batch_tokens)
     rows = record_batches(
         model,
         token_ids,
@@ -358,16 +361,27 @@ def in_order(prompts: npt.NDArray[np.int64], parts: Sequence[npt.NDArray[Any]]) 
     return whole
 
 
-def batches_by_length(token_ids: Sequence[Sequence[int]], batch_size: int) -> list[npt.NDArray[np.int64]]:
+def batches_by_length(
+    token_ids: Sequence[Sequence[int]], batch_size: int, batch_tokens: int | None = None
+) -> list[npt.NDArray[np.int64]]:
     """Indices of the prompts, batch by batch: of similar lengths, so that little is spent on padding.
+
+    A batch has at most `batch_tokens`, those of padding among them, unless it is one prompt.
 
     Examples
     --------
     >>> [batch.tolist() for batch in batches_by_length([[5, 6, 7], [8], [9, 9]], 2)]
     [[1, 2], [0]]
+    >>> [batch.tolist() for batch in batches_by_length([[5, 6, 7], [8], [9, 9]], 2, batch_tokens=3)]
+    [[1], [2], [0]]
     """
     by_length = np.argsort([len(ids) for ids in token_ids], kind="stable")
-    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+    starts: list[int] = []
+    for place, prompt in enumerate(by_length):  # the longest up to here
+        size = place - starts[-1] if starts else batch_size
+        if size == batch_size or (batch_tokens and (size + 1) * len(token_ids[prompt]) > batch_tokens):
+            starts.append(place)
+    return [by_length[start:end] for start, end in zip(starts, [*starts[1:], len(by_length)], strict=False)]
 
 
 def record_batches(
@@ -384,8 +398,12 @@ def record_batches(
     """As `record_states`, for the given batches of prompts and in their order.
 
     A batch that does not fit into the device's memory is halved in `batches`, with all that follow it, which are no
-    shorter, until it fits: the next checkpoint begins with the smaller ones. An error of one prompt alone passes; and
-    so does any where FSDP has sharded the model, since the other ranks are in the midst of the same pass.
+    shorter, until it fits: the next checkpoint begins with the smaller ones. An error of one prompt alone passes.
+
+    Raises
+    ------
+    DoesNotFit
+        When a batch does not fit and FSDP has sharded the model: the other ranks are in the midst of the same pass.
     """
     device = input_device(model)
     rows: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in layers}
@@ -398,8 +416,15 @@ def record_batches(
             try:
                 found, log_probabilities = _forward(model, *filled, layers, pooled, behaviour is not None)
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or len(chosen) == 1 or sharded_modules(model):
+                if not _is_out_of_memory(error) or len(chosen) == 1:
                     raise
+                if sharded_modules(model):
+                    shape = f"{len(chosen)} prompts of {filled[0].shape[1]} tokens"
+                    obstacle = (
+                        f"a forward pass over {shape} needs more memory than this rank has, and under FSDP no rank can "
+                        "halve it alone; record fewer tokens at once (batch_tokens of TopologyCallback)"
+                    )
+                    raise DoesNotFit([obstacle]) from error
                 found = {}
             if not found:  # only here, since the error holds on to what the pass has allocated
                 _halve(batches, done)

@@ -117,7 +117,12 @@ def check_parallelism(model: nn.Module) -> None:
     expected = "whole on each rank, or sharded by FSDP2, to be recorded"
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         got = Words("parameters that DeepSpeed ZeRO-3 has partitioned")
-        raise InvalidArgument("model", expected, got, "train with FSDP2, or with ZeRO stage 1 or 2")
+        raise InvalidArgument(
+            "model",
+            expected,
+            got,
+            "its engine alone puts them together; train with FSDP2, or with ZeRO stage 1 or 2",
+        )
     if rank_and_size()[1] == 1:
         return
     from accelerate.state import AcceleratorState
@@ -125,7 +130,12 @@ def check_parallelism(model: nn.Module) -> None:
 
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         got = Words("one that FSDP1 has sharded")
-        raise InvalidArgument("model", expected, got, "set fsdp_version to 2")
+        raise InvalidArgument(
+            "model",
+            expected,
+            got,
+            "its own wrapper alone puts the parameters together; set fsdp_version to 2",
+        )
     plan = getattr(AcceleratorState(), "parallelism_config", None)
     sharing = max(plan.non_data_parallel_size if plan else 1, getattr(model, "tp_size", None) or 1)
     if sharing > 1:

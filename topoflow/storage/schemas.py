@@ -165,7 +165,7 @@ def _adapters() -> dict[str, Any]:
         "Activations", **every, weights_sha256=(text | None, None), loss_sha256=(sha256 | None, None),
         learning_rates=(list[number] | None, None), quantities=(dict[text, text], {}),
         hidden_size=(whole | None, None), dtype=(text | None, None), device=(text | None, None),
-        compute_dtype=(text | None, None), autocast=(text | None, None),
+        compute_dtype=(text | None, None), autocast=(text | None, None), weights_dtype=(text | None, None),
     )  # fmt: skip
     prepared = model("Prepared", metric=text, normalise=text, pca=whole | None)
     diagrams = model(

@@ -171,7 +171,7 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
 
     torch.set_num_threads(params.finetune.n_threads)
     began = time.perf_counter()
-    network = _network(found)
+    network = _network(found, params.finetune.lora is not None)
     opened = time.perf_counter() - began
     chosen = _some(found, params)
     batch = params.finetune.per_device_train_batch_size * params.finetune.gradient_accumulation_steps
@@ -204,17 +204,19 @@ def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
     )
 
 
-def _network(found: Found) -> Any:
+def _network(found: Found, frozen: bool) -> Any:
     """The model with its weights, or with any of the same sizes where these are not here."""
     import torch
     from transformers import AutoModelForCausalLM
 
     if found.folder is not None:
-        return models.open_model(found.folder, found.trust, found.source)
+        return models.open_model(found.folder, found.trust, found.source, frozen)
     if any(weights.is_meta for weights in found.network.parameters()):
         from_config: Any = AutoModelForCausalLM.from_config
-        dtype, trust = getattr(torch, found.source.dtype), found.trust
-        return from_config(found.network.config, dtype=dtype, trust_remote_code=trust).eval()
+        dtype = models.weights_dtype(found.source, found.size.n_parameters, frozen)
+        return from_config(
+            found.network.config, dtype=getattr(torch, dtype), trust_remote_code=found.trust
+        ).eval()
     return found.network
 
 
@@ -241,7 +243,8 @@ def _stopwatch(params: Params, prompts: Sequence[Any], marks: list[tuple[str, fl
 
     recording = params.recording
     return Stopwatch(
-        prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size, max_length=recording.max_length,
+        prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size,
+        batch_tokens=recording.batch_tokens, max_length=recording.max_length,
         behaviour=recording.behaviour,
     )  # fmt: skip
 

@@ -216,7 +216,7 @@ def cost(
     from topoflow.study import power as deciding
     from topoflow.tracking.note import asked_as
     from topoflow.tracking.runs import log_plan
-    from topoflow.training import checkpoints, sft
+    from topoflow.training import checkpoints, models, sft
 
     start = time.perf_counter() - began
     found = calibration.look(params, chosen)
@@ -244,7 +244,10 @@ def cost(
     else:
         rates = costs.Rates.assumed(found.size, params, flops or 1e10)
     seconds = costs.estimate(counts, rates, n_workers)
-    text = f"{costs.table(counts, found.texts, seconds)}\n{'disk free':<20}{costs.readable(free)}"
+    frozen = adapters if source else params.finetune.lora is not None
+    dtype = models.weights_dtype(found.source, found.size.n_parameters, frozen)
+    text = f"{costs.table(counts, found.texts, seconds)}\n{'weights opened in':<20}{dtype}"
+    text += f"\n{'disk free':<20}{costs.readable(free)}"
     has_chat = bool(getattr(found.tokenizer, "chat_template", None))
     asked = asked_as(params.recording.template, has_chat, params.recording.pooled)
     text += f"\n\n{asked.strip()}"

@@ -140,7 +140,8 @@ def write_note(
         f"Distances are order-{findings['order']:g} Wasserstein with Euclidean ground metric between H1 diagrams of "
         f"the same subsample, in units of the filtration (Euclidean distance of hidden states{_prepared(diagrams)})."
         + first_third(findings)
-        + asked_as(recording.get("template", "auto"), (model or {}).get("chat_template"), pooled),
+        + asked_as(recording.get("template", "auto"), (model or {}).get("chat_template"), pooled)
+        + opened_as(activations),
         "",
         *verdict_table(findings["claims"].values()),
         "",
@@ -268,6 +269,19 @@ def asked_as(template: str, has_chat: bool | None, pooled: Pooling = Pooling()) 
         return " Prompts are put to the model in its chat template."
     colon = ", so each point is the state of the last `:`" if pooled.of_last_token else ""
     return f" Prompts are put to the model as `Human: ... Assistant:`, without a chat template{colon}."
+
+
+def opened_as(activations: Mapping[str, Any]) -> str:
+    """How the weights of an activation set's model were opened, as a sentence; "" where they are float32.
+
+    >>> opened_as({"weights_dtype": "bfloat16"}), opened_as({"sources": {"model": {"name": "tiny"}}})
+    (' The weights were opened in bfloat16.', '')
+    """
+    entry = activations.get("sources", {}).get("model", {})
+    dtype = entry.get("dtype") or activations.get("weights_dtype", "float32")
+    if "quantization" in entry:
+        return f" The base was opened in 4 bits, and computes in {dtype}."
+    return "" if dtype == "float32" else f" The weights were opened in {dtype}."
 
 
 def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:

@@ -311,6 +311,15 @@ class Series:
     def trust(self) -> bool:
         return bool(getattr(self.model_source, "trust_remote_code", False))
 
+    @property
+    def frozen(self) -> bool:
+        return is_one_base(self.lines)
+
+
+def is_one_base(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether checkpoints are a base that stays as it is, and adapters; and not models, which small updates part."""
+    return all(line["kind"] != _MODEL for line in lines)
+
 
 def record(
     series: Series, callback: TopologyCallback, layers: int | Sequence[int], n_threads: int = 1
@@ -413,13 +422,13 @@ def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tupl
         if line["kind"] == ADAPTER:
             assert home is not None
             network = _with_adapter(
-                models.open_model(home, series.trust, series.model_source),
+                models.open_model(home, series.trust, series.model_source, series.frozen),
                 folder,
                 line["name"],
                 series.run.model,
             )
         else:
-            network = models.open_model(folder, series.trust, series.model_source)
+            network = models.open_model(folder, series.trust, series.model_source, series.frozen)
         yield line, network
         del network
         gc.collect()

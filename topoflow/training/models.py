@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 # What decides a model's hidden states: weights, configuration, tokenizer, code of its own.
 _INDEX = "model.safetensors.index.json"
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
+_LARGE = 1_000_000_000  # parameters beyond which frozen weights are opened in bfloat16 on an accelerator
 
 
 def cache_folder() -> Path:
@@ -57,8 +58,8 @@ def describe(name: str, source: ModelSource) -> dict[str, Any]:
     -------
     dict
         `name`, `source`, `revision`, `sha256` (of all files that decide the hidden states), `files`,
-        `architecture`, `n_layers`, `hidden_size`, `n_parameters`, `chat_template`; `opened`, where it is opened in
-        another way than in float32; no path of this machine.
+        `architecture`, `n_layers`, `hidden_size`, `n_parameters`, `chat_template`; `opened`, what its entry says of
+        how to open it; no path of this machine.
     """
     folder, origin = _found(source)
     files = _files(folder)
@@ -100,11 +101,11 @@ def identity(folder: Path) -> str:
     return _identity(_files(folder))
 
 
-def load(description: Mapping[str, Any], source: ModelSource) -> tuple[Any, Any]:
-    """The model (opened as its source says, in eval mode) and tokenizer of a description; refused as by `locate`."""
+def load(description: Mapping[str, Any], source: ModelSource, frozen: bool = False) -> tuple[Any, Any]:
+    """The model (opened as by `open_model`) and tokenizer of a description; refused as by `locate`."""
     folder = locate(description, source)
     trust = getattr(source, "trust_remote_code", False)
-    return open_model(folder, trust, source), open_tokenizer(folder, trust)
+    return open_model(folder, trust, source, frozen), open_tokenizer(folder, trust)
 
 
 def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
@@ -125,8 +126,13 @@ def locate(description: Mapping[str, Any], source: ModelSource) -> Path:
     return folder
 
 
-def open_model(folder: Path, trust_remote_code: bool = False, opening: Opening | None = None) -> Any:
+def open_model(
+    folder: Path, trust_remote_code: bool = False, opening: Opening | None = None, frozen: bool = False
+) -> Any:
     """The causal language model in a folder, in eval mode, with every weight that its config names.
+
+    On an accelerator each tensor goes from its file to the device, in the dtype of `weights_dtype`: host memory never
+    holds the model. `frozen` says that the weights stay as they are, under adapters.
 
     Raises
     ------
@@ -138,12 +144,13 @@ def open_model(folder: Path, trust_remote_code: bool = False, opening: Opening |
     """
     from transformers import AutoModelForCausalLM
 
-    tensors_of(folder)
+    shapes = tensors_of(folder).values()
     opening = opening or Opening()
+    dtype = weights_dtype(opening, sum(map(math.prod, shapes)), frozen)
     with readable_loading_errors(folder), _readable_opening_errors(opening):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            **_arguments(opening),
+            **_arguments(opening, dtype),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
@@ -162,29 +169,53 @@ def open_model(folder: Path, trust_remote_code: bool = False, opening: Opening |
     return model.eval()
 
 
-def _arguments(opening: Opening) -> dict[str, Any]:
+def weights_dtype(opening: Opening, n_parameters: int, frozen: bool) -> str:
+    """The dtype that weights are opened in: the one asked for, or what suits this machine.
+
+    Without one it is float32, in which small updates are not lost. A base of more than a billion parameters that is
+    `frozen` under adapters loses no update: on an accelerator it is bfloat16, which takes half the memory.
+
+    Raises
+    ------
+    InvalidArgument
+        When this machine lacks the device that is asked for.
+
+    Examples
+    --------
+    >>> weights_dtype(Opening(device="cpu"), 8_000_000_000, frozen=True)
+    'float32'
+    >>> weights_dtype(Opening(dtype="bfloat16"), 8_000_000_000, frozen=False)
+    'bfloat16'
+    """
+    large = frozen and n_parameters > _LARGE and device_of(opening) != "cpu"
+    return opening.dtype or ("bfloat16" if large else "float32")
+
+
+def _arguments(opening: Opening, dtype: str) -> dict[str, Any]:
     """What `from_pretrained` is told of how to open weights."""
-    check_device(opening)
-    told = {"attn_implementation": opening.attn_implementation, "device_map": opening.device_map}
+    device = device_of(opening)
+    # on a CPU nothing is said, except to bitsandbytes, which would take an accelerator
+    place = device if device != "cpu" or opening.quantization else None
+    told = {"attn_implementation": opening.attn_implementation, "device_map": opening.device_map or place}
     chosen: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
     if opening.quantization:
         from transformers import BitsAndBytesConfig
 
         chosen["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=opening.dtype
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
-    return {"dtype": opening.dtype, **chosen}
+    return {"dtype": dtype, **chosen}
 
 
-def check_device(opening: Opening) -> None:
-    """Refuse a device that this machine lacks."""
+def device_of(opening: Opening) -> str:
+    """The kind of device that weights are opened on; InvalidArgument where this machine lacks the one asked for."""
     import torch
 
     there = torch.accelerator.current_accelerator(check_available=True)
-    if opening.device not in (None, "cpu", there and there.type):
-        raise InvalidArgument(
-            "device", f"one that is here: cpu{f', {there.type}' if there else ''}", opening.device
-        )
+    kinds = ["cpu", *([there.type] if there else [])]
+    if opening.device not in (None, *kinds):
+        raise InvalidArgument("device", f"one that is here: {', '.join(kinds)}", opening.device)
+    return opening.device or kinds[-1]
 
 
 @contextmanager

@@ -175,6 +175,11 @@ def finetune(
         peft_config=lora_config(settings),
         callbacks=[*([callback] if callback else []), *others],
     )
+    if getattr(model, "is_quantized", False):  # TRL has made adapters bfloat16, which loses small updates
+        adapted: Any = trainer.model
+        for weights in adapted.parameters():
+            if weights.requires_grad:
+                weights.data = weights.data.float()
     for printing in (PrinterCallback, ProgressCallback):  # every step
         trainer.remove_callback(printing)
     if not quiet:

@@ -86,7 +86,7 @@ def _train(
 
     assert recording.folder is not None
     trainer = recording.folder / "trainer"
-    network, tokenizer = models.load(description, params.model_source(run.model))
+    network, tokenizer = models.load(description, params.model_source(run.model), _is_frozen(params, run))
     rows = layout.read_training_rows(run.objective)
     trained, log = sft.finetune(
         network,
@@ -148,6 +148,7 @@ def _checkpoints_of(run: Run) -> list[dict[str, Any]]:
 def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
     """The model's description, the evaluation prompts, and what an activation set of them is made from."""
     from topoflow.recording.hidden_states import FINAL_NORM
+    from topoflow.training.models import weights_dtype
 
     description = layout.read_model(layout.model_file(run.model))
     layout.read_training_rows(run.objective)  # or a message that says what to make
@@ -174,7 +175,20 @@ def _before_recording(params: Params, run: Run) -> tuple[dict[str, Any], list[An
     }
     if params.checkpoints(run.objective):
         made_from["checkpoints"] = _checkpoints_of(run)
+    source = params.model_source(run.model)
+    dtype = weights_dtype(source, description["n_parameters"], _is_frozen(params, run))
+    if source.dtype is None and dtype != "float32":  # else the model's entry says it
+        made_from["weights_dtype"] = dtype
     return description, evaluation, made_from
+
+
+def _is_frozen(params: Params, run: Run) -> bool:
+    """Whether the weights that are opened stay as they are, under adapters."""
+    if params.checkpoints(run.objective):
+        from topoflow.training.checkpoints import is_one_base
+
+        return is_one_base(_checkpoints_of(run))
+    return params.finetune_of(run.objective).lora is not None
 
 
 def schedule_of(params: Params, objective: str) -> Schedule:
@@ -203,6 +217,7 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         schedule_of(params, objective),
         folder=folder,
         batch_size=recording.batch_size,
+        batch_tokens=recording.batch_tokens,
         max_length=recording.max_length,
         dtype=recording.dtype,
         behaviour=recording.behaviour,
