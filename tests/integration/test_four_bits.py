@@ -9,15 +9,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from support import put, small_params, tracking_to
+from support import llama, put, rows, small_params, tracking_to
 
 from topoflow import storage
-from topoflow.config import parse_params
-from topoflow.recording.callback import tokenize_prompts
+from topoflow.config import Finetune, Lora, Opening, Schedule, parse_params
+from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study import stages
 from topoflow.training import models
+from topoflow.training.sft import finetune
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.slow
@@ -30,12 +31,27 @@ def packed(network: Any) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in found if weight.dtype == torch.uint8}
 
 
+def test_recording_changes_no_bit_of_a_training_in_four_bits(tmp_path, tokenizer):
+    # on some CPUs bitsandbytes packs weights once they are evaluated, and packed ones give no gradients
+    llama(len(tokenizer), hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
+    settings, ends = Finetune(max_steps=3, learning_rate=0.01, lora=Lora(r=2, dropout=0.1)), []
+    opening = Opening(quantization="4bit", dtype="bfloat16", device="cpu")
+    for callback in (None, TopologyCallback(["One?", "And two?"], 2, Schedule(every=1), behaviour=True)):
+        network = models.open_model(tmp_path / "base", False, opening, True)
+        trained, log = finetune(network, tokenizer, rows(16), settings, 7, tmp_path / "trainer", callback)
+        ends.append(({name: weight.clone() for name, weight in trained.named_parameters()}, log))
+    (plain, log), (recorded, again) = ends
+    assert [entry.get("loss") for entry in log] == [entry.get("loss") for entry in again]
+    assert plain.keys() == recorded.keys()
+    assert all(torch.equal(weight, recorded[name]) for name, weight in plain.items())
+
+
 def test_a_base_in_four_bits_is_trained_recorded_and_left_as_it_was(tmp_path, monkeypatch, model_cache):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
-    entry = {"source": "embedded", "name": "mini", "quantization": "4bit", "dtype": "bfloat16"}
+    entry = {"source": "embedded", "name": "tiny", "quantization": "4bit", "dtype": "bfloat16"}
     mapping = put(small_params(), "model.tiny", entry)
-    mapping["finetune"].update(max_steps=12, learning_rate=0.01)
+    mapping["finetune"].update(max_steps=12, learning_rate=0.001, per_device_train_batch_size=8)
     params, opened, load = parse_params({**mapping, "objectives": ["helpful"]}), [], models.load
 
     def watched(*given: Any) -> Any:
@@ -67,7 +83,9 @@ def test_a_base_in_four_bits_is_trained_recorded_and_left_as_it_was(tmp_path, mo
     # the base opened anew, with the adapter that was saved, has the states of the last checkpoint
     description = layout.read_model(layout.model_file(RUN.model))
     base, tokenizer = load(description, params.model_source(RUN.model), True)
-    trained = PeftModel.from_pretrained(base, RUN.folder("tuned")).eval()
+    trained = PeftModel.from_pretrained(
+        base, RUN.folder("tuned")
+    ).train()  # without dropout; in eval mode it is packed
     ids = tokenize_prompts(tokenizer, layout.read_prompts(), params.recording.max_length)
     for prompt in (0, 11, 23):
         with torch.no_grad():

@@ -549,7 +549,7 @@ def padded(
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluate `model` without leaving a trace: a hook must not change the training it watches."""
-    training = [module for module in model.modules() if module.training]
+    modes = [(module, module.training) for module in model.modules()]
     # an LM may draw random numbers even in eval mode (a router's jitter, say)
     devices = {
         weights.device.index for weights in model.parameters() if weights.is_cuda
@@ -558,14 +558,24 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         devices.add(torch.cuda.current_device())
     with torch.random.fork_rng(sorted(devices)), torch.no_grad():
         model.eval()
+        for module in filter(_packs_itself, model.modules()):
+            module.training = True
         try:
             yield
             # FSDP keeps the root's parameters gathered, for a backward pass that will not come
             for module in sharded_modules(model):
                 module.reshard()  # type: ignore[operator]
         finally:
-            for module in training:
-                module.training = True
+            for module, training in modes:
+                module.training = training
+
+
+def _packs_itself(module: nn.Module) -> bool:
+    """Whether it holds 4-bit weights, which bitsandbytes packs on some CPUs when a module in eval mode reads them.
+
+    No gradient comes through packed weights, and they stay packed. Nothing else depends on the mode of such a module.
+    """
+    return isinstance(module, nn.Linear) and hasattr(module.weight, "quant_state")
 
 
 def _decoder(model: nn.Module) -> nn.Module:
