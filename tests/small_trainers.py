@@ -34,9 +34,9 @@ def trainer(model: Any, folder: Path, *callbacks: Any, given: Any = None, **chan
     )  # fmt: skip
 
 
-def network(kind: str) -> Any:
+def network(kind: str, **sizes: int) -> Any:
     """The model that a Trainer of this kind trains: a reward model has one number for its head."""
-    causal = llama(len(byte_tokenizer()), attention_dropout=0.1)
+    causal = llama(len(byte_tokenizer()), attention_dropout=0.1, **sizes)
     if kind != "Reward":
         return causal
     from transformers import LlamaForSequenceClassification
@@ -44,6 +44,16 @@ def network(kind: str) -> Any:
     causal.config.num_labels = 1
     torch.manual_seed(0)
     return LlamaForSequenceClassification(causal.config).eval()
+
+
+def in_four_bits(kind: str, folder: Path) -> Any:
+    """The same, quantized as it is opened: 64 weights at a time, and on a CPU no row may be shorter."""
+    from transformers import BitsAndBytesConfig
+
+    whole = network(kind, hidden_size=64, intermediate_size=128)
+    whole.save_pretrained(folder / "base")
+    quantized = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["lm_head", "score"])
+    return type(whole).from_pretrained(folder / "base", quantization_config=quantized, device_map="cpu")
 
 
 def rows_of(kind: str) -> Any:
@@ -62,7 +72,9 @@ def is_varied(completions: list[str], **_: Any) -> list[float]:
     return [float(len(set(completion))) for completion in completions]
 
 
-def build(kind: str, folder: Path, callback: Any = None, lora: bool = False, **changes: Any) -> Any:
+def build(
+    kind: str, folder: Path, callback: Any = None, lora: bool = False, four_bits: bool = False, **changes: Any
+) -> Any:
     """A Trainer of two steps on CPU; `changes` are those of its arguments."""
     import trl
     from peft import LoraConfig, get_peft_model
@@ -73,7 +85,7 @@ def build(kind: str, folder: Path, callback: Any = None, lora: bool = False, **c
         "logging_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
         "dataloader_pin_memory": False, "bf16": False, "activation_checkpointing": False,
     }  # fmt: skip
-    model, given = network(kind), {}
+    model, given = in_four_bits(kind, folder) if four_bits else network(kind), {}
     adapter = LoraConfig(
         r=2, target_modules="all-linear", lora_dropout=0.1,
         task_type="SEQ_CLS" if kind == "Reward" else "CAUSAL_LM",

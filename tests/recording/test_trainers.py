@@ -23,6 +23,7 @@ FORMS = {
     "LoRA in bf16": {"lora": True, "bf16": True},
     "activation checkpointing": {"activation_checkpointing": True},
     "LoRA and activation checkpointing": {"lora": True, "activation_checkpointing": True},
+    "LoRA on 4 bits in bf16": {"lora": True, "four_bits": True, "bf16": True},
 }
 MANY = [f"Prompt {i * i} ends in {chr(65 + i)}" for i in range(58)]  # as many, and as unlike, as H1 needs
 
@@ -43,6 +44,8 @@ def states_of(model, prompt: list[int], bf16: bool) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_training_ends_with_the_bits_it_would_have_and_its_own_states_are_recorded(tmp_path, kind, form):
     settings = FORMS[form]
+    if "four_bits" in settings:
+        pytest.importorskip("bitsandbytes")
     ends = []
     for recorded in (False, True):
         callback = TopologyCallback(

@@ -283,7 +283,8 @@ def does_not_fit(engine: str, folder: Path) -> dict[str, Any]:
 
 def refused(engine: str, folder: Path) -> dict[str, Any]:
     """What recording cannot follow is refused on all ranks, before a step is made."""
-    network = FullyShardedDataParallel(model())  # accelerate's own wrapping of FSDP1 needs an accelerator
+    # accelerate itself has FSDP1 wrap on accelerators alone
+    network = FullyShardedDataParallel(model(), device_id=torch.device("cpu"))
     callback = TopologyCallback(PROMPTS, [4])
     made = trainer(network, "none", folder, callback)
     try:
