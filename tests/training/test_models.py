@@ -575,7 +575,7 @@ class TestOpening:
     ):
         source = EmbeddedModel("mini", **chosen)
         there = [torch.device("mps")]
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: there[0])
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: there[0])
         assert weights_dtype(source, n_parameters, frozen) == dtype
         there[0] = None
         assert weights_dtype(source, n_parameters, frozen) == (source.dtype or "float32")
@@ -583,7 +583,7 @@ class TestOpening:
     @pytest.mark.parametrize(("frozen", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
     def test_on_an_accelerator_no_weight_is_held_by_the_host(self, frozen, dtype, monkeypatch):
         meta = torch.device("meta")  # stands in for an accelerator: what is put there leaves the host
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: meta)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: meta)
         monkeypatch.setattr(models, "_LARGE", 1000)
         source = EmbeddedModel("mini")
         network, _ = load(describe("mini", source), source, frozen)
@@ -593,7 +593,7 @@ class TestOpening:
         source = EmbeddedModel("mini", device="cpu")
         expected, _ = load(describe("mini", source), source)
         meta = torch.device("meta")
-        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: meta)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: meta)
         network, _ = load(describe("mini", source), source)
         assert {weight.device.type for weight in network.parameters()} == {"cpu"}
         assert same_weights(network, expected)
