@@ -20,6 +20,7 @@ import persim
 import pytest
 import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from support import plant_states, refused, small_params, tracking_to
 
 from topoflow import storage
@@ -123,6 +124,42 @@ def test_the_activation_set_holds_every_cell_and_says_what_it_is(study):
     assert stored.roots(4).shape == (24, 256)
     assert (np.linalg.norm(stored.roots(4) - stored.roots(0), axis=1) > 0).all()
     assert str(folder) not in (stored.folder / "manifest.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_large_base_on_an_accelerator_is_recorded_as_one_that_is_said_to_be_bfloat16_and_the_set_says_so(
+    tmp_path, monkeypatch, model_cache
+):
+    monkeypatch.setenv("TOPOFLOW_CACHE", str(model_cache))
+    sets = {}
+    for how in ("said", "chosen"):
+        (tmp_path / how).mkdir()
+        monkeypatch.chdir(tmp_path / how)
+        mapping = small_params()
+        if how == "said":
+            mapping["model"]["tiny"]["dtype"] = "bfloat16"
+        else:
+            monkeypatch.setattr(models, "_LARGE", 1000)
+            monkeypatch.setattr(models, "device_of", lambda _: "cpu:0")  # stands in for an accelerator
+        params = parse_params(mapping)
+        with tracking_to(tmp_path / how):
+            stages.model(params, "tiny")
+            stages.prompts(params)
+            stages.prepare(params, "helpful")
+            stages.finetune(params, RUN)
+        sets[how] = activations(tmp_path / how)
+        weights = load_file(RUN.folder("tuned") / "adapter_model.safetensors")
+        assert {str(weight.dtype) for weight in weights.values()} == {"torch.float32"}
+    said, chosen = (sets[how].manifest for how in ("said", "chosen"))
+    assert (said["compute_dtype"], chosen["compute_dtype"]) == ("bfloat16", "bfloat16")
+    assert "weights_dtype" not in said
+    assert said["sources"]["model"]["dtype"] == chosen["weights_dtype"] == "bfloat16"
+    assert said["files"] == chosen["files"]
+    for manifest in (said, chosen):
+        assert note.opened_as(manifest) == " The weights were opened in bfloat16."
+    assert note.opened_as({"sources": {"model": {"quantization": "4bit", "dtype": "bfloat16"}}}).endswith(
+        "in 4 bits, and computes in bfloat16."
+    )
 
 
 def test_the_diagrams_of_a_cell_are_those_of_its_subsampled_states(study):

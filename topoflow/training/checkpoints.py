@@ -317,7 +317,7 @@ class Series:
 
 
 def is_one_base(lines: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether checkpoints are a base that stays as it is, and adapters; and not models, which small updates part."""
+    """Whether checkpoints are one base and adapters on it; a whole model has updates that bfloat16 would lose."""
     return all(line["kind"] != _MODEL for line in lines)
 
 
