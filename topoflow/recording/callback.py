@@ -319,7 +319,7 @@ class TopologyCallback(TrainerCallback):
             self._sender.close(_PATIENCE)
         self._sender = None
 
-    def _begin(self, model: Any, tokenizer: Any, batch_tokens: int | None) -> None:
+    def _begin(self, model: Any, tokenizer: Any, batch_tokens: int | None = None) -> None:
         check_parallelism(model)
         self._end_logging()  # of a training that ended in an error, perhaps of another MLflow run
         self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
