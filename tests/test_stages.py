@@ -137,7 +137,7 @@ def test_a_large_base_on_an_accelerator_is_recorded_as_one_that_is_said_to_be_bf
         monkeypatch.chdir(tmp_path / how)
         mapping = small_params()
         if how == "said":
-            mapping["model"]["tiny"]["dtype"] = "bfloat16"
+            mapping["model"]["tiny"] = {**mapping["model"]["tiny"], "dtype": "bfloat16"}
         else:
             monkeypatch.setattr(models, "_LARGE", 1000)
             monkeypatch.setattr(models, "device_of", lambda _: "cpu:0")  # stands in for an accelerator
