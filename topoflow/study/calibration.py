@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
 from topoflow.embedded import embedded_folder
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
-from topoflow.study.cost import Rates, Size, Texts, padded
+from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, padded
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ class Found:
 
     size: Size
     texts: Texts
-    network: Any  # on no device, where its weights are not needed yet
     tokenizer: Any
     folder: Path | None  # with its weights, where they are here
     rows: Sequence[Any]  # those that are trained on, none too long; as many as `texts.rows`
@@ -50,13 +49,22 @@ class Found:
         return bool(getattr(self.source, "trust_remote_code", False))
 
 
-def look(params: Params, run: Run) -> Found:
+def look(params: Params, run: Run, stand_in: bool = True) -> Found:
     """Find out what a run's costs depend on; no weights are loaded or downloaded.
+
+    Parameters
+    ----------
+    params : Params
+    run : Run
+    stand_in : bool
+        Whether bundled texts may stand for those of the run where these cannot be had, and what is left out is said.
 
     Raises
     ------
     InvalidArgument
         When the model's configuration cannot be had.
+    InvalidFile
+        When it cannot be read.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -72,15 +80,17 @@ def look(params: Params, run: Run) -> Found:
             remedy = f"make it with: topoflow model --model {run.model}"
             raise InvalidArgument("model", "one that has been made", run.model, remedy)
         place = {"pretrained_model_name_or_path": source.id, "revision": source.revision}
-    with models.readable_hub_errors("model", str(place["pretrained_model_name_or_path"]), "its revision"):
+    name = str(place["pretrained_model_name_or_path"])
+    with models.readable_loading_errors(name), models.readable_hub_errors("model", name, "its revision"):
         config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)
         tokenizer = _tokenizer(place, trust)
-    with torch.device("meta"):  # shapes without memory
-        network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
-    prompts, rows, assumed = _texts(params, run)
-    asked, answered, fitting = _lengths(params, tokenizer, prompts, rows)
+        with torch.device("meta"):  # shapes without memory
+            network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
+    prompts, rows, assumed = _texts(params, run, stand_in)
+    asked, answered, fitting = _lengths(params, tokenizer, prompts, rows, warn=stand_in)
     size = _size(network, params)
-    return Found(size, Texts(asked, answered, assumed), network, tokenizer, folder, fitting, prompts, source)
+    weights = folder if folder is not None and _has_weights(folder, source) else None
+    return Found(size, Texts(asked, answered, assumed), tokenizer, weights, fitting, prompts, source)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
@@ -98,6 +108,19 @@ def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
     return models.locate(layout.read_model(described), source) if described.is_file() else None
 
 
+def _has_weights(folder: Path, source: ModelSource) -> bool:
+    """Whether a folder has all weights; what is damaged is refused, but for a download that has only begun."""
+    if not any(folder.glob("*.safetensors")):
+        return False
+    try:
+        models.tensors_of(folder)
+    except InvalidFile:
+        if isinstance(source, HubModel):
+            return False
+        raise
+    return True
+
+
 def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
     from transformers import AutoTokenizer
 
@@ -107,7 +130,7 @@ def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
     return tokenizer
 
 
-def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool]:
+def _texts(params: Params, run: Run, stand_in: bool) -> tuple[Sequence[Any], Sequence[Any], bool]:
     """The run's prompts and rows; bundled ones in their place where they cannot be had, and whether that is so."""
     from topoflow.samples import load_samples
     from topoflow.training.objectives import evaluation_prompts, training_rows
@@ -117,6 +140,8 @@ def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool
         prompts = evaluation_prompts(params)
         return prompts, [] if checkpoints else training_rows(params, run.objective, prompts), False
     except ValueError as error:
+        if not stand_in:
+            raise
         logger.warning("the plan uses bundled texts instead of the run's: %s", error)
     sample = [
         {"prompt": [{"role": "user", "content": row["prompt"]}],
@@ -129,14 +154,15 @@ def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool
 
 
 def _lengths(
-    params: Params, tokenizer: Any, prompts: Sequence[Any], rows: Sequence[Any]
+    params: Params, tokenizer: Any, prompts: Sequence[Any], rows: Sequence[Any], warn: bool = True
 ) -> tuple[list[int], list[int], Sequence[Any]]:
     """Tokens of each prompt, and of each row that is short enough; these rows."""
     from topoflow.recording.callback import tokenize_prompts
     from topoflow.training.sft import rows_that_fit
 
     tokens = tokenize_prompts(tokenizer, prompts, params.recording.max_length, params.recording.template)
-    fitting, lengths = rows_that_fit(rows, tokenizer, params.finetune.max_length) if rows else ([], [])
+    longest = params.finetune.max_length
+    fitting, lengths = rows_that_fit(rows, tokenizer, longest, warn=warn) if rows else ([], [])
     multiple = params.finetune.arguments.get("pad_to_multiple_of")
     if isinstance(multiple, int):
         lengths = [-(-length // multiple) * multiple for length in lengths]
@@ -181,8 +207,8 @@ class Measured:
     clock, cpu : Rates
         In seconds on the clock, which other processes lengthen, and in seconds of CPU.
     peak : int or None
-        Bytes of memory that this process, or the accelerator, held at most; None where batches were smaller than the
-        run's, or of another kind.
+        Bytes of memory that this process, or the accelerator, held at most, with what longer trainings add; None where
+        batches were smaller than the run's.
     assumed : tuple of str
         What stands for something that could not be measured.
     """
@@ -258,6 +284,7 @@ def _by_training(params: Params, found: Found) -> _OfModel:
     began = now()
     network = models.open_model(found.folder or Path(), found.trust, found.source)
     opened = now() - began
+    held = _held()
     prompts = _some(found, params)
     batch, rows, whole = _batches(params, found, prompts)
     watch = _stopwatch(params, prompts, found)
@@ -285,8 +312,10 @@ def _by_training(params: Params, found: Found) -> _OfModel:
         "compared": np.zeros(2),  # a part of recording
         "open_model": opened,
     }
+    # lengths of all sizes leave pieces between them, which five steps have not made yet
+    peak = round(_held() + FRAGMENTED * (_held() - held)) if whole else None
     cells = [watch.clouds[step][layer] for step in watch.steps for layer in watch.layers[-1:]]
-    return rates, cells, _peak() if whole else None, ()
+    return rates, cells, peak, ()
 
 
 def _batches(params: Params, found: Found, prompts: Sequence[Any]) -> tuple[int, Sequence[Any], bool]:
@@ -313,7 +342,7 @@ def _batches(params: Params, found: Found, prompts: Sequence[Any]) -> tuple[int,
     return batch, [found.rows[at] for at in chosen], batch == wanted
 
 
-def _peak() -> int:
+def _held() -> int:
     """The most bytes of memory that this process has held, of an accelerator's where there is one."""
     import psutil
     import torch

@@ -30,14 +30,14 @@ _CONTEXT = 600_000_000  # and of the context of a GPU
 # linear layers hold at their peak. In bfloat16 too: adapters are float32, and each keeps its input as float32.
 _KEPT = 18
 # TRL (from 1.16) computes the loss in tiles of so many tokens and words, and no logits of whole sequences exist. A tile
-# is in memory this many times as float32: on a CPU by what PyTorch makes of it, on a GPU within one kernel.
+# is in memory this many times as float32: on a CPU by what PyTorch makes of it, on a GPU once, in its full width.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 _TILES, _TILES_OF_KERNEL = 8, 1
 _LOGIT_BYTES = (
     12  # of each logit in a pass that makes them all, as held-out losses do: itself, a copy, its logarithm
 )
 # What an allocator holds beside what is in use, as a share of passes: pieces between what lengths of all sizes left.
-_FRAGMENTED = 0.25
+FRAGMENTED = 0.25
 _FOUR_BITS = 4.5 / 8  # bytes of a weight in NF4, with the scale of each 64
 _FLOOR_PAIRS = 32  # of sets of prompts, in `sampling_floor`
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
@@ -372,7 +372,7 @@ def memory(params: Params, size: Size, texts: Texts, opened: Opened, trained: bo
     passes = _passes(params, size, texts, opened, trained)
     largest = max(passes, key=lambda name: sum(passes[name].values()))
     held = weights | passes[largest]
-    held["allocator"] = round(_FRAGMENTED * sum(passes[largest].values()))
+    held["allocator"] = round(FRAGMENTED * sum(passes[largest].values()))
     if not opened.accelerator:
         return Memory({"process": _PROCESS, **held}, {}, largest)
     return Memory(
@@ -399,7 +399,8 @@ def _passes(
     # checkpointed, a block keeps what it was given, and one at a time has all
     checkpointed = settings.checkpoints_activations
     kept = size.n_layers + _KEPT if checkpointed else size.n_layers * _KEPT
-    tile = min(tokens, _TILE_TOKENS) * _TILE_WORDS
+    words = _TILE_WORDS if opened.accelerator else min(size.vocab_size, _TILE_WORDS)
+    tile = min(tokens, _TILE_TOKENS) * words
     training = {
         "activations": _FLOAT * tokens * kept * size.hidden_size,
         "logits": _FLOAT * tile * (_TILES_OF_KERNEL if opened.accelerator else _TILES),

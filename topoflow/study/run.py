@@ -76,6 +76,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     from topoflow.study import audit as audits
     from topoflow.study import power as deciding
+    from topoflow.study import preflight
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
 
@@ -85,6 +86,7 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
         logger.warning(
             "This run can never decide some claims. %s. See what would be enough: topoflow plan", why
         )
+    preflight.check(params, chosen)
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
     if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
