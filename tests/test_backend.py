@@ -100,7 +100,19 @@ def test_checkpoints_are_recorded_and_a_plan_is_made_with_what_was_not_given_lef
         "record", "--checkpoints", "out", "--steps", "", "--hub", "", "--revisions", "", "--remove-downloads", "true",
         "--model", "tiny", "--objective", "", "--seed", "0", "--set", "",
     ]  # fmt: skip
-    assert plan == ["plan", "--objective", "helpful", "--model", "tiny", "--flops", "1e12", "--set", ""]
+    assert plan == [
+        "plan",
+        "--objective",
+        "helpful",
+        "--model",
+        "tiny",
+        "--flops",
+        "1e12",
+        "--gpu",
+        "",
+        "--set",
+        "",
+    ]
     assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED"]
 
 

@@ -38,7 +38,7 @@ def plan(tmp_path, monkeypatch):
 
     def call(*arguments, **changes):
         Path("params.yaml").write_text(yaml.safe_dump({**small_params(), **changes}))
-        return CliRunner().invoke(main, ["plan", "--study", *arguments])
+        return CliRunner().invoke(main, ["plan", "--study", "--flops", "1e12", *arguments])
 
     return call
 

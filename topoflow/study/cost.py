@@ -37,7 +37,7 @@ _LOGIT_BYTES = (
     12  # of each logit in a pass that makes them all, as held-out losses do: itself, a copy, its logarithm
 )
 # What an allocator holds beside what is in use, as a share of passes: pieces between what lengths of all sizes left.
-FRAGMENTED = 0.25
+FRAGMENTED = 0.3
 _FOUR_BITS = 4.5 / 8  # bytes of a weight in NF4, with the scale of each 64
 _FLOOR_PAIRS = 32  # of sets of prompts, in `sampling_floor`
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
@@ -45,6 +45,11 @@ _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
 _ROOTS = 256  # numbers of a prompt's answer, in `sketched_roots`
 _ANSWER = 40  # tokens, in `greedy_answers`
 _COMPARED = 2.4e-8  # seconds of a core for one probability of an answer that is compared
+# Rungs of a run's claims that are held against rotations, as far as claims climb at all; and a rotation of a subsample,
+# with its distances, in diagrams.
+_RUNGS = 2
+_ROTATION = 5
+_OPENED = 1e9  # bytes of weights that are opened in a second
 _COMPARE_SUBSAMPLES = 16  # of a cell, in `compare`
 
 
@@ -125,8 +130,9 @@ class Counts:
     Tokens are padded ones, of all steps or of one checkpoint. `diagrams`, `h1_distances` and `h0_distances` are those
     of single subsamples, `matrices` and `summaries` those of cells: first of the stage `diagrams`, then of one layer
     in the stage `trajectory`. `held_out_tokens` and `answers` are those of one checkpoint, `compared` the probabilities
-    of next tokens that are compared there with those of the first one and the one before. Bytes are those that stay,
-    but for `scratch_bytes`, which are needed meanwhile.
+    of next tokens that are compared there with those of the first one and the one before. `rotated` are subsamples, for
+    two rungs of rotations: claims that end sooner need fewer. Bytes are those that stay, but for `scratch_bytes`,
+    which are needed meanwhile.
     """
 
     steps: int
@@ -149,6 +155,7 @@ class Counts:
     held_out_tokens: int
     answers: int
     compared: int
+    rotated: int
     memory: Memory
     n_subsamples: int
 
@@ -208,7 +215,7 @@ class Rates:
             held_out_token=forward / flops,
             answered=params.recording.answers * forward / flops,
             compared=_COMPARED,
-            open_model=_FLOAT * size.n_parameters / 1e9,  # bytes a second
+            open_model=_FLOAT * size.n_parameters / _OPENED,
             matrix=area * (2.5e-3 + 1.9e-5 * width),
             diagram=part * 0.5e-3,
             summary=params.topology.n_subsamples * 0.035e-3,
@@ -247,6 +254,7 @@ class Rates:
             forward_token=seconds(forward * prompts, recorded * read, dtype) / prompts,
             held_out_token=seconds(forward * tokens, read, dtype) / tokens,
             answered=seconds(forward * recording.answers, read, dtype),
+            open_model=opened.item * size.n_parameters / _OPENED,
         )
 
 
@@ -335,6 +343,7 @@ def count(
         held_out_tokens=round(held_out * per_row),
         answers=recording.answers,
         compared=behaviour * 2 * n * size.vocab_size,
+        rotated=_RUNGS * params.claims.n_rotations * t * layers * params.claims.rotation_subsamples,
         memory=memory(params, size, texts, opened, trained),
         n_subsamples=b,
     )
@@ -426,6 +435,8 @@ def padded(lengths: Sequence[int], batch_size: int) -> int:
 def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
     """Seconds of each stage, of `prompts` and `prepare` together ("inputs"), and of DVC in between.
 
+    Rotations are drawn in the stage `trajectory`, and have a line of their own.
+
     A layer's trajectory is one task, so more workers than layers do not help there.
     """
     layer = (
@@ -448,6 +459,7 @@ def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
     parts["diagrams"] = begin + cells / min(n_workers, counts.cells)
     parts["trajectory"] = begin + layer * math.ceil(counts.layers / n_workers)
+    parts["rotations"] = counts.rotated * _ROTATION * rates.diagram / n_workers
     parts["track"] = begin + pictures
     parts["DVC"] = _DVC * rates.start
     return parts
@@ -519,7 +531,7 @@ def table(
     cpu : mapping of str to float, optional
         Likewise, of all cores together.
     peak : int, optional
-        Bytes of memory, where they were measured.
+        Bytes of memory where they were measured: of the accelerator, where there is one.
     """
     source = "assumed" if texts.assumed else "counted"
     of_cpu = cpu or {}
@@ -539,18 +551,16 @@ def table(
         ("diagrams", f"{readable(counts.diagram_bytes)} (estimate), {counts.diagrams[0]:,} of them"),
         ("weights kept", readable(counts.weight_bytes)),
         ("meanwhile on disk", readable(counts.scratch_bytes)),
-        (
-            "memory",
-            f"{readable(counts.memory_bytes)} (estimate)" if peak is None else f"{readable(peak)} (measured)",
-        ),
-        *(
-            [("memory of the GPU", f"{readable(counts.device_bytes)} (estimate)")]
-            * bool(counts.memory.device)
-        ),
+        ("memory", _memory(counts.memory_bytes, None if counts.memory.device else peak)),
+        *([("memory of the GPU", _memory(counts.device_bytes, peak))] * bool(counts.memory.device)),
         *((f"time of {part}", _time(seconds[part], of_cpu.get(part))) for part in seconds),
         ("time in all", _time(sum(seconds.values()), sum(cpu.values()) if cpu else None)),
     ]
     return "\n".join(f"{name:<20}{value}" for name, value in lines)
+
+
+def _memory(counted: int, measured: int | None) -> str:
+    return f"{readable(counted)} (estimate)" if measured is None else f"{readable(measured)} (measured)"
 
 
 def _time(seconds: float, cpu: float | None) -> str:

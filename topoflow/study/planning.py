@@ -48,6 +48,17 @@ class Cost:
     refusals: list[str]
 
     @property
+    def host_bytes(self) -> int:
+        """Memory of the host, as measured where nothing is on an accelerator."""
+        measured = None if self.counts.memory.device else self.peak
+        return self.counts.memory_bytes if measured is None else measured
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory of an accelerator, 0 without one."""
+        return (self.peak or self.counts.device_bytes) if self.counts.memory.device else 0
+
+    @property
     def seconds(self) -> dict[str, float]:
         return costs.estimate(self.counts, self.rates, self.n_workers)
 
@@ -92,7 +103,7 @@ def of_run(
 def of_study(
     overrides: Sequence[str] = (), pilot: Path | None = None, asked: Asked = Asked()
 ) -> tuple[str, list[str]]:
-    """What the study of params.yaml would cost stage by stage, and what it can decide, as lines to read.
+    """What the study of params.yaml can decide, and what it would cost stage by stage, as lines to read.
 
     One run of each model is timed, and the others are counted. A model that is not here has no cost.
 
@@ -127,7 +138,7 @@ def of_study(
     if asked.card is None and disk > _disk_free():
         there = f"and {costs.readable(_disk_free())} are free"
         refusals.append(f"the study needs {costs.readable(disk)} of disk, {there}")
-    return "\n".join([*lines, *unknown, "", decided]), refusals
+    return "\n".join([decided, "", *lines, *unknown]), refusals
 
 
 def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
@@ -273,7 +284,8 @@ def _notes_of_measures(
     memory = ["memory, at its highest"] * (measured.peak is not None)
     notes.insert(0, f"measured here: {', '.join([*of_model, *memory, 'topology of one cell'])}")
     notes.append(
-        "assumed: the start and end of stages, from how long libraries took to load; rotations are not counted"
+        "assumed: the start and end of stages, from how long libraries took to load; rotations, for two rungs (claims "
+        "that end sooner need none)"
     )
     threads, there = params.finetune.n_threads, cores()
     changes = "set it before the first run, since the bytes of results depend on it"
@@ -318,14 +330,12 @@ def _study_lines(params: Params, each: Sequence[Cost]) -> list[str]:
         )
     total = duration(sum(seconds for _, seconds in clock.values()))
     of_cpu = duration(sum(seconds for _, seconds in cpu.values())) if cpu else ""
-    largest = max(each, key=lambda one: one.peak or one.counts.memory_bytes)
-    memory = costs.readable(largest.peak or largest.counts.memory_bytes)
-    device = max(one.counts.device_bytes for one in each)
+    host, device = (max(getattr(one, of) for one in each) for of in ("host_bytes", "device_bytes"))
     return [
         *lines,
         f"{'in all':<40}{total:<12}{of_cpu}".rstrip(),
         f"{'disk':<40}{costs.readable(_disk_of(params, each))}",
-        f"{'memory of the largest run':<40}{memory}",
+        f"{'memory of the largest run':<40}{costs.readable(host)}",
         *[f"{'GPU memory of the largest run':<40}{costs.readable(device)}"] * bool(device),
         *dict.fromkeys(note for one in each for note in one.notes),
     ]
