@@ -249,7 +249,11 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
         profile = json.loads(used.dataset.profile)
         assert profile["dvc_md5"] == run.data.tags["topoflow.dvc_activations_md5"]
         assert not (study / "mlflow.db").exists()
-        failed = typed("-P", "objective=helpful", "-P", "set=finetune.max_length=1")
+        refused = typed("-P", "objective=helpful", "-P", "set=finetune.max_length=1")
+        assert refused.returncode == 1
+        assert "max_length must be enough for at least one training row" in refused.stderr
+        assert len(runs()) == 1
+        failed = typed("-P", "objective=helpful", "-P", "set=finetune.sft_config.optim_args=nonsense")
         assert failed.returncode == 1
-        assert "max_length must be enough for at least one training row" in failed.stderr
+        assert "finished stages are kept" in failed.stderr
         assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]

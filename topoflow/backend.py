@@ -184,7 +184,9 @@ def _check(arguments: list[str]) -> None:
     if command.name == "record":
         options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
         source = cli.checkpoint_source(*(asked[option] for option in options))
-        study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+        given = study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+        chosen, mapping = study.resolve(*given, asked["seed"])
+        preflight.check(parse_params(mapping), chosen)
         return
     params = load_params()
     if asked.get("model"):

@@ -45,6 +45,7 @@ def check(params: Params, run: Run) -> None:
     from topoflow.training import devices, models, sft
     from topoflow.training.objectives import evaluation_prompts, held_out_rows, training_rows
 
+    devices.check_single_process()
     if params.compute.gpu is not None:
         devices.check_gpu(params.compute.gpu)
     source = params.model_source(run.model)
@@ -75,9 +76,11 @@ def check(params: Params, run: Run) -> None:
         return
     for rows in held_out_rows(params, run.objective, found.prompts).values():
         sft.rows_that_fit(rows, found.tokenizer, params.finetune.max_length, warn=False)
+    sft.learning_rates(params.finetune)
     if params.finetune.arguments:
         with tempfile.TemporaryDirectory() as folder:
-            sft.training_arguments(params.finetune, run.seed, Path(folder), source.device)
+            arguments = sft.training_arguments(params.finetune, run.seed, Path(folder), source.device)
+        sft.check_steps(len(found.rows), arguments)
 
 
 def _is_here(params: Params, run: Run) -> bool:

@@ -139,7 +139,7 @@ def finetune(
         disable_progress_bar()
     fitting, _ = rows_that_fit(rows, tokenizer, settings.max_length)
     arguments = training_arguments(settings, seed, folder, device)
-    _check_steps(len(fitting), arguments)
+    check_steps(len(fitting), arguments)
     if getattr(model, "is_quantized", False):  # the norms in float32, and gradients that reach the adapters
         model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
             model, use_gradient_checkpointing=settings.checkpoints_activations
@@ -260,7 +260,7 @@ def _new_names(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_steps(n_rows: int, arguments: Any) -> None:
+def check_steps(n_rows: int, arguments: Any) -> None:
     """Refuse a training without a batch: the trainer would make no step, and say that it is done."""
     batch = arguments.per_device_train_batch_size
     if arguments.dataloader_drop_last and not arguments.packing and n_rows < batch:
