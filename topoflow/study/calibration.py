@@ -23,9 +23,9 @@ from topoflow.training import models
 
 logger = logging.getLogger(__name__)
 
-_STEPS = 5  # of training at most; the first warms up
+_STEPS = 4  # of training at most; the first warms up
 _LONG_ENOUGH = 6.0  # seconds of steps after which no further one is made
-_OPERATIONS = 4e11  # that may be spent on a recording: some seconds on a core
+_OPERATIONS = 2e11  # that may be spent on a recording: some seconds on a core
 _STEP_OPERATIONS = 2e12  # and on a step; of larger batches some rows are taken
 _ON_ACCELERATOR = 100  # times as many on one
 _ANSWERED = 4  # tokens of each answer
@@ -312,7 +312,7 @@ def _by_training(params: Params, found: Found) -> _OfModel:
         "compared": np.zeros(2),  # a part of recording
         "open_model": opened,
     }
-    # lengths of all sizes leave pieces between them, which five steps have not made yet
+    # lengths of all sizes leave pieces between them, which a few steps have not made yet
     peak = round(_held() + FRAGMENTED * (_held() - held)) if whole else None
     cells = [watch.clouds[step][layer] for step in watch.steps for layer in watch.layers[-1:]]
     return rates, cells, peak, ()

@@ -191,6 +191,7 @@ def design_of(params: Params, run: Run, rates: bool = True) -> Design:
     are does not depend on it.
     """
     from topoflow.dynamics.design import Design
+    from topoflow.dynamics.twins import find_twins
 
     behaviour = params.recording.behaviour
     if source := params.checkpoints(run.objective):
@@ -206,7 +207,8 @@ def design_of(params: Params, run: Run, rates: bool = True) -> Design:
 
         learning_rates = sft.learning_rates(settings)
     steps = schedule_of(params, run.objective).checkpoints(settings.max_steps, learning_rates)
-    return Design(steps, learning_rates, has_behaviour=behaviour)
+    # without twins there is no clock for learning rates to drive
+    return Design(steps, learning_rates if find_twins(steps) else None, has_behaviour=behaviour)
 
 
 def resolve(
