@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _STEPS = 4  # of training at most; the first warms up
 _LONG_ENOUGH = 6.0  # seconds of steps after which no further one is made
-_OPERATIONS = 2e11  # that may be spent on a recording: some seconds on a core
+_OPERATIONS = 4e11  # that may be spent on a recording: some seconds on a core
 _STEP_OPERATIONS = 2e12  # and on a step; of larger batches some rows are taken
 _ON_ACCELERATOR = 100  # times as many on one
 _ANSWERED = 4  # tokens of each answer
