@@ -79,6 +79,15 @@ def test_cores_are_those_of_the_quota_of_the_process_or_of_a_group_above(tree, l
         (V2.format("/"), {"memory.max": "max\n", "memory.current": "1000\n"}, 10**12),
         (V2.format("/a/b"), {"a/memory.max": "4000\n", "a/memory.current": "3900\n"}, 100),
         (V2.format("/"), {"memory.max": "4000\n", "memory.current": "5000\n"}, 0),
+        (  # files that were read are given back
+            V2.format("/"),
+            {
+                "memory.max": "4000\n",
+                "memory.current": "3500\n",
+                "memory.stat": "anon 1000\ninactive_file 2000\n",
+            },
+            2500,
+        ),
         (
             V1.format("/"),
             {"memory/memory.limit_in_bytes": "9000\n", "memory/memory.usage_in_bytes": "2000\n"},

@@ -83,6 +83,19 @@ def test_this_machine_is_measured_on_the_clock_and_in_cpu(plan):
     assert "What this run can decide: " in said.output.partition("disk free")[2]
 
 
+def test_a_model_without_a_chat_template_is_measured_as_well(plan, tmp_path):
+    from topoflow.embedded import embedded_folder
+
+    shutil.copytree(embedded_folder("mini"), tmp_path / "plain")
+    for template in (tmp_path / "plain").glob("*.jinja"):
+        template.unlink()
+    said = plan(
+        "--objective", "helpful", model={"tiny": {"source": "folder", "path": str(tmp_path / "plain")}}
+    )
+    assert said.exit_code == 0, said.output
+    assert numbers(said.output)["memory"].endswith(" (measured)")
+
+
 def test_a_run_without_twins_has_a_cost_as_well(plan):
     recording = {**small_params()["recording"], "schedule": {"every": 2, "twins": 0}}
     said = plan("--objective", "helpful", "--flops", "1e12", recording=recording)

@@ -57,7 +57,7 @@ def memory_free(root: Path = _ROOT) -> int:
             v2, v1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
             limit, used = (_number(place / name) for name in (v1 if controller else v2))
             if limit is not None and used is not None:
-                left.append(max(0, limit - used))
+                left.append(min(limit, max(0, limit - used + _given_back(place))))
     return min(left)
 
 
@@ -90,6 +90,16 @@ def _quota(controller: str, place: Path) -> float | None:
         if quota_us is not None and period_us and quota_us > 0:
             return quota_us / period_us
     return None
+
+
+def _given_back(place: Path) -> int:
+    """The bytes among those in use that only hold files which were read, and which the kernel gives back when asked."""
+    try:
+        lines = [line.split() for line in read_text(place / "memory.stat").splitlines()]
+    except OSError:
+        return 0
+    found = {name: int(number) for name, number in lines}
+    return found.get("total_inactive_file", found.get("inactive_file", 0))
 
 
 def _number(path: Path) -> int | None:

@@ -303,7 +303,7 @@ def _by_training(params: Params, found: Found) -> _OfModel:
     counting.remove()
     asked = _lengths(params, found.tokenizer, prompts, [])[0]
     per_step, tokens = np.diff(np.array(watch.steps_timed), axis=1)[1:, 0], np.array(watch.tokens[1:])
-    recorded = watch.recorded[-1] / padded(sorted(asked), params.recording.batch_size)
+    recorded = watch.recorded / padded(sorted(asked), params.recording.batch_size)
     rates = {
         "training_token": per_step.sum(axis=0) / tokens.sum(),
         "forward_token": recorded,
@@ -369,48 +369,47 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found) -> Any:
             super().__init__(*args, **kwargs)
             self.steps_timed: list[tuple[Times, Times]] = []
             self.tokens: list[int] = []
-            self.recorded: list[Times] = []
-            self.timed: dict[str, Times] = {}
+            self.timed: dict[str, Times] = {}  # of a token, by quantity
+            self.measuring = self.recorded = np.zeros(2)
 
         def count(self, module: Any, args: Any) -> None:
             if module.training:
                 self.tokens[-1] += args[0].numel()
-
-        def _part(self, model: Any) -> Any:
-            began = now()
-            found = super()._part(model)
-            self.recorded.append(now() - began)
-            return found
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             self.tokens.append(0)
             self.began = now()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.steps_timed.append((self.began, now()))
-            spent = sum(float((ended - began)[0]) for began, ended in self.steps_timed[1:])
+            ended = now()
+            self.steps_timed.append((self.began, ended))
+            spent = sum(float((until - since)[0]) for since, until in self.steps_timed[1:])
             if spent > _LONG_ENOUGH:
                 control.should_training_stop = True
+            self.measuring = np.zeros(2)
             super().on_step_end(args, state, control, **kwargs)
+            self.recorded = now() - ended - self.measuring  # in the end that of the last step
 
     recording = params.recording
     watch = Stopwatch(
         prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size, max_length=recording.max_length,
         behaviour=recording.behaviour, template=recording.template,
     )  # fmt: skip
-    watch.quantities = _quantities(params, prompts, found, watch.timed)
+    watch.quantities = _quantities(params, prompts, found, watch)
     return watch
 
 
-def _quantities(params: Params, prompts: Sequence[Any], found: Found, timed: dict[str, Times]) -> Any:
-    """What the study measures at a checkpoint, of fewer rows and shorter answers; `timed` is told seconds a token."""
+def _quantities(params: Params, prompts: Sequence[Any], found: Found, watch: Any) -> Any:
+    """What the study measures at a checkpoint, of fewer rows and shorter answers; `watch` is told the time."""
     from topoflow.recording.quantities import Quantity, greedy_answers, held_out_loss
 
     def watched(quantity: Quantity, n_tokens: int) -> Quantity:
         def measure(model: Any, tokenizer: Any) -> Any:
             began = now()
             measured = quantity.measure(model, tokenizer)
-            timed[quantity.name] = (now() - began) / n_tokens
+            spent = now() - began
+            watch.timed[quantity.name] = spent / n_tokens
+            watch.measuring = watch.measuring + spent
             return measured
 
         return replace(quantity, measure=measure)

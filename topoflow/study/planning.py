@@ -125,13 +125,15 @@ def of_study(
     each: list[Cost] = []
     unknown = []
     for model in params.models:
-        like: Cost | None = None
+        of_model: list[Cost] = []
         try:
             for objective in params.objectives:
-                like = _cost(params, Run(model, objective, params.seeds[0]), asked, start, like)
-                each.append(like)
+                like = of_model[0] if of_model else None
+                of_model.append(_cost(params, Run(model, objective, params.seeds[0]), asked, start, like))
         except TopoflowError as error:
             unknown.append(f"The cost of {model} is not known: {error}")
+            continue
+        each += of_model
     lines = _study_lines(params, each) if each else []
     refusals = list(dict.fromkeys(refusal for one in each for refusal in one.refusals))
     disk = _disk_of(params, each)

@@ -326,7 +326,9 @@ def _length(shaped: Mapping[str, Any], tokenizer: Any) -> int:
 
 
 def _shaped(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """A row in the form that TRL wants for this tokenizer."""
+    """A row in the form that TRL wants for this tokenizer; one that is in it already is left as it is."""
+    if isinstance(row["prompt"], str):
+        return dict(row)
     if tokenizer.chat_template:
         return {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
     return {"prompt": plain_text(row["prompt"]), "completion": f" {row['completion'][0]['content']}"}
