@@ -100,7 +100,19 @@ def test_checkpoints_are_recorded_and_a_plan_is_made_with_what_was_not_given_lef
         "record", "--checkpoints", "out", "--steps", "", "--hub", "", "--revisions", "", "--remove-downloads", "true",
         "--model", "tiny", "--objective", "", "--seed", "0", "--set", "",
     ]  # fmt: skip
-    assert plan == ["plan", "--objective", "helpful", "--model", "tiny", "--flops", "1e12", "--set", ""]
+    assert plan == [
+        "plan",
+        "--objective",
+        "helpful",
+        "--model",
+        "tiny",
+        "--flops",
+        "1e12",
+        "--gpu",
+        "",
+        "--set",
+        "",
+    ]
     assert [run.info.status for run in runs()] == ["FINISHED", "FINISHED"]
 
 
@@ -157,6 +169,15 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
         ("main", {"objective": "helpful", "set": "finetune.max_step=1"}, {}, "did you mean 'max_steps'"),
         ("main", {"objective": "helpful", "set": "recording.layers=[9]"}, {}, "layers must be at most"),
         ("main", {"objective": "helpful", "seed": "-1"}, {}, "Invalid value for '--seed'"),
+        ("main", {"objective": "helpful", "set": "finetune.max_length=1"}, {}, "max_length must be enough"),
+        (
+            "main",
+            {"objective": "helpful", "set": "prompts.n_prompts=100000"},
+            {},
+            "n_prompts must be at most",
+        ),
+        ("main", {"objective": "helpful", "set": "compute.gpu=7"}, {}, "compute.gpu must be"),
+        ("plan", {"objective": "helpful", "gpu": "v100", "set": "finetune.max_step=1"}, {}, "did you mean"),
         (
             "main",
             {"objective": "helpful", "colour": "red"},
@@ -237,7 +258,11 @@ def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_
         profile = json.loads(used.dataset.profile)
         assert profile["dvc_md5"] == run.data.tags["topoflow.dvc_activations_md5"]
         assert not (study / "mlflow.db").exists()
-        failed = typed("-P", "objective=helpful", "-P", "set=finetune.max_length=1")
+        refused = typed("-P", "objective=helpful", "-P", "set=finetune.max_length=1")
+        assert refused.returncode == 1
+        assert "max_length must be enough for at least one training row" in refused.stderr
+        assert len(runs()) == 1
+        failed = typed("-P", "objective=helpful", "-P", "set=finetune.sft_config.optim_args=nonsense")
         assert failed.returncode == 1
-        assert "max_length must be enough for at least one training row" in failed.stderr
+        assert "finished stages are kept" in failed.stderr
         assert [run.info.status for run in runs()] == ["FINISHED", "FAILED"]

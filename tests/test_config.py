@@ -221,7 +221,7 @@ class TestUnknownKeys:
     @pytest.mark.parametrize(
         ("section", "key", "known"),
         [
-            ("compute", "zzz", {"address", "backend", "n_jobs", "save_steps"}),
+            ("compute", "zzz", {"address", "backend", "gpu", "n_jobs", "save_steps"}),
             ("prepare", 7, {"held_out", "held_out_of", "n_rows"}),
         ],
     )

@@ -38,7 +38,7 @@ def plan(tmp_path, monkeypatch):
 
     def call(*arguments, **changes):
         Path("params.yaml").write_text(yaml.safe_dump({**small_params(), **changes}))
-        return CliRunner().invoke(main, ["plan", "--study", *arguments])
+        return CliRunner().invoke(main, ["plan", "--study", "--flops", "1e12", *arguments])
 
     return call
 
@@ -192,7 +192,7 @@ def test_how_a_run_is_recorded_follows_its_own_learning_rate():
         recording=replace(PARAMS.recording, schedule=Schedule(twins=13)),
     )
     run = params.runs()[0]
-    exact, roughly = study._design(params, run), study._design(params, run, rates=False)
+    exact, roughly = study.design_of(params, run), study.design_of(params, run, rates=False)
     assert len(exact.clock) == len(roughly.clock) == 13
     assert exact.n_intervals == roughly.n_intervals == (4, 8)
     assert exact.steps != roughly.steps
@@ -206,7 +206,7 @@ def test_a_variant_of_another_learning_rate_has_the_twins_of_its_objective():
     mapping["finetune"]["max_steps"] = 48
     mapping["recording"]["schedule"] = {"twins": 13}
     params = parse_params(mapping)
-    its, plain = (study._design(params, Run("tiny", name, 0)) for name in ("constant", "helpful"))
+    its, plain = (study.design_of(params, Run("tiny", name, 0)) for name in ("constant", "helpful"))
     assert its.steps == plain.steps
     assert its.clock[-1] > plain.clock[-1]  # in time of its own learning rate
 

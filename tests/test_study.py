@@ -10,8 +10,8 @@ from support import call, lay_down_study, refused, small_params
 
 from topoflow.config import Claims, load_params
 from topoflow.errors import InvalidFile, NoAnswer
+from topoflow.study import preflight, stages
 from topoflow.study import run as study
-from topoflow.study import stages
 
 FILE = {"source": "file", "path": "rows.jsonl"}
 
@@ -35,6 +35,9 @@ def asked(tmp_path, monkeypatch, fresh_store):
         study, "_share_cache", lambda _: None
     )  # three commands of DVC's, in a test of their own
     monkeypatch.setattr(stages, "writes_something_else", lambda *_: True)
+    monkeypatch.setattr(
+        preflight, "check", lambda *_: None
+    )  # of files that are not there; in tests of its own
     return asked
 
 

@@ -157,7 +157,8 @@ def _check(arguments: list[str]) -> None:
     import click
 
     from topoflow import cli
-    from topoflow.config import load_params, split_overrides
+    from topoflow.config import load_params, parse_params, split_overrides
+    from topoflow.study import preflight
     from topoflow.study import run as study
 
     command = cli.main.commands.get(arguments[0]) if arguments else None
@@ -172,13 +173,20 @@ def _check(arguments: list[str]) -> None:
     except click.ClickException as error:
         raise TopoflowError(error.format_message()) from None
     overrides = split_overrides(asked.get("overrides", ()))
-    if command.name in ("run", "plan"):
-        study.resolve(asked["model"], asked["objective"], overrides, asked.get("seed"))
+    if command.name == "run":
+        chosen, mapping = study.resolve(asked["model"], asked["objective"], overrides, asked["seed"])
+        preflight.check(parse_params(mapping), chosen)
+        return
+    if command.name == "plan":
+        if asked["objective"] is not None:
+            study.resolve(asked["model"], asked["objective"], overrides)
         return
     if command.name == "record":
         options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
         source = cli.checkpoint_source(*(asked[option] for option in options))
-        study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+        given = study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+        chosen, mapping = study.resolve(*given, asked["seed"])
+        preflight.check(parse_params(mapping), chosen)
         return
     params = load_params()
     if asked.get("model"):

@@ -309,12 +309,18 @@ def checkpoint_source(
     type=click.FloatRange(0),
     default=0,
     metavar="NUMBER",
-    help="Operations per second of all devices together; by default (0), measured here in about ten seconds.",
+    help="Operations per second of all devices together; by default (0), this machine is measured, in seconds.",
+)
+@click.option(
+    "--gpu",
+    metavar="CARD",
+    callback=_given,
+    help="Plan for a card, such as h100:80, a100:40, l40s or 4090, by its published rates, and not for this machine.",
 )
 @click.option(
     "--study",
     is_flag=True,
-    help="Say what the whole study of params.yaml can decide, without its cost. Give this or --objective.",
+    help="Say what the whole study of params.yaml costs, and what it can decide. Give this or --objective.",
 )
 @click.option(
     "--pilot",
@@ -327,24 +333,30 @@ def plan(
     model: str,
     overrides: tuple[str, ...],
     flops: float,
+    gpu: str | None,
     study: bool,
     pilot: Path | None,
 ) -> None:
-    """Say what a run costs and what it can decide.
+    """Say what a run or a study costs and what it can decide.
 
     The cost is counted in passes, tokens, bytes, memory and time; if the run cannot fit here, the exit status is 1. For
     each claim it says the smallest possible p-value, whether that is enough, what would be enough, and the power.
     """
-    from topoflow.study import run as studies
+    from topoflow.study import planning
+    from topoflow.study.cards import card
 
     _check_one_of("--objective", objective is not None, "--study", study)
+    if gpu is not None and flops:
+        raise InvalidArgument("--flops", "left out with --gpu, which says it", flops)
+    asked = planning.Asked(flops or None, None if gpu is None else card(gpu))
+    changes = split_overrides(overrides)
     if study:
-        _say(studies.decidable(split_overrides(overrides), pilot))
-        return
-    if pilot is not None:
+        text, refusals = planning.of_study(changes, pilot, asked)
+    elif pilot is not None:
         remedy = "its spread is over seeds, and a run has one"
         raise InvalidArgument("--pilot", "left out without --study", pilot, remedy)
-    text, refusals = studies.cost(model, str(objective), split_overrides(overrides), flops or None)
+    else:
+        text, refusals = planning.of_run(model, str(objective), changes, asked)
     _say(text)
     if refusals:
         raise DoesNotFit(refusals)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 
 from topoflow.config import Compute
 from topoflow.errors import InvalidArgument
+from topoflow.machine import cores
 from topoflow.telling import counted
 
 T = TypeVar("T")
@@ -92,6 +93,15 @@ def map_cells(
         yield from counted(results, total, label)
 
 
+def workers(compute: Compute) -> int:
+    """How many cells are computed at once where this machine computes them: `n_jobs`, -1 for all `machine.cores`.
+
+    >>> workers(Compute(n_jobs=3)), workers(Compute(n_jobs=-1)) == cores()
+    (3, True)
+    """
+    return compute.n_jobs if compute.n_jobs > 0 else max(1, cores() + 1 + compute.n_jobs)
+
+
 def _one_blas_thread(function: Callable[..., Any], task: tuple[Any, ...]) -> Any:
     from threadpoolctl import threadpool_limits
 
@@ -109,11 +119,11 @@ def _backend(compute: Compute) -> Iterator[None]:
         # the limit is the process's: set here too, so that no worker's end lifts it for the others
         with (
             threadpool_limits(1, user_api="blas"),
-            parallel_config(backend="threading", n_jobs=compute.n_jobs),
+            parallel_config(backend="threading", n_jobs=workers(compute)),
         ):
             yield
     elif compute.backend == "processes":
-        with parallel_config(backend="loky", n_jobs=compute.n_jobs):
+        with parallel_config(backend="loky", n_jobs=workers(compute)):
             yield
     elif compute.backend == "dask":
         distributed = _require("distributed", "dask")

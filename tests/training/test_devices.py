@@ -10,8 +10,7 @@ from support import environment, path_with, refused, small_params
 
 from topoflow.config import parse_params
 from topoflow.storage.layout import Run
-from topoflow.study import run as study
-from topoflow.study import stages
+from topoflow.study import planning, stages
 from topoflow.training import devices
 
 
@@ -42,6 +41,37 @@ def test_the_first_of_several_gpus_is_used_and_said_and_one_is_left_alone(gpus, 
     assert all(f"GPU {chosen}" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize(
+    ("visible", "number", "chosen"),
+    [(None, 2, "2"), ("2,3", 1, "3"), ("GPU-8f3a, GPU-91bc", 1, "GPU-91bc"), (None, 0, "0")],
+)
+def test_the_gpu_that_is_asked_for_is_used_and_nothing_is_said(gpus, caplog, visible, number, chosen):
+    if visible is not None:
+        gpus.setenv("CUDA_VISIBLE_DEVICES", visible)
+    devices.pin_one_gpu(number)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == chosen
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("visible", "number"), [(None, 4), ("2,3", 2), ("3", 1), ("", 0)])
+def test_a_gpu_that_is_not_there_is_refused_and_no_other_is_taken(gpus, visible, number):
+    if visible is not None:
+        gpus.setenv("CUDA_VISIBLE_DEVICES", visible)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with refused(name="compute.gpu", got=number):
+        devices.pin_one_gpu(number)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+def test_a_stage_uses_the_gpu_of_its_params_also_where_layers_could_be_spread(gpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changed = {**small_params(), "compute": {"n_jobs": 1, "gpu": 3}}
+    changed["model"] = {"tiny": {"source": "embedded", "name": "mini", "device_map": "auto"}}
+    with pytest.raises(ValueError, match=r"models/tiny\.json"):  # there are no inputs
+        stages.finetune(parse_params(changed), Run("tiny", "helpful", 0))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
 def test_on_a_machine_without_gpus_nothing_is_chosen(monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -64,7 +94,7 @@ def test_what_trains_chooses_its_gpu_before_anything_else(gpus, tmp_path, monkey
     run = Run("tiny", "helpful", 0)
     calls = {
         "finetune": lambda: stages.finetune(parse_params(small_params()), run),  # there are no inputs
-        "plan": lambda: study.cost("tiny", "helpful"),
+        "plan": lambda: planning.of_run("tiny", "helpful"),
     }
     with pytest.raises((ValueError, KeyError)):
         calls[door]()

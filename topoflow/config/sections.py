@@ -369,8 +369,10 @@ class Track:
 class Compute:
     """Where results are computed, which never changes them: on CPUs of one kind the bytes are the same.
 
-    `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core; `address`
-    that of a running Dask scheduler or Ray cluster (without it, one is started on this machine).
+    `backend` is threads, processes, dask or ray; `n_jobs` the number of workers, -1 for one a core that the process may
+    use (`topoflow.machine.cores`); `address` that of a running Dask scheduler or Ray cluster (without it, one is
+    started on this machine). `gpu` is the number of the GPU that trains and records, counted among those that are
+    visible; without it, the first.
     `save_steps` is the least number of optimiser steps between two saves of what a training needs to resume. It saves
     at recorded steps, and the last save stays on disk until the end; 0 for none.
     """
@@ -379,6 +381,7 @@ class Compute:
     n_jobs: Annotated[Machine, Field(ge=-(2**14))] = -1
     address: str | None = None
     save_steps: Natural = 8
+    gpu: Natural | None = None
 
     def __post_init__(self) -> None:
         if self.address is not None and self.backend not in ("dask", "ray"):

@@ -328,9 +328,6 @@ class TopologyCallback(TrainerCallback):
         self.floors, self.stopped_at, self._n_stable = {}, None, 0
         self._computed_before = {}
         self._behaviour = None
-        if self.behaviour and rank_and_size()[0] == 0:
-            place = self.folder and self.folder / "behaviour"
-            self._behaviour = Behaviour(len(self.prompts), place, self._seed)
         self._live = _live_topology(self._topology, len(self.prompts), self._seed)
         self.layers = resolve_layers(model, self._requested_layers)
         self._token_ids = tokenize_prompts(tokenizer, self.prompts, self.max_length, self.template)
@@ -339,6 +336,9 @@ class TopologyCallback(TrainerCallback):
             getattr(tokenizer_in(tokenizer), "pad_token_id", None) or 0
         )  # masked, so any will do
         self._batches = self._own_batches(batch_tokens)
+        if self.behaviour and rank_and_size()[0] == 0:  # at last: what is refused leaves no folder
+            place = self.folder and self.folder / "behaviour"
+            self._behaviour = Behaviour(len(self.prompts), place, self._seed)
 
     def _steps_to_record(self, state: Any, scheduler: Any) -> frozenset[int]:
         """The steps at which to record, the same on all ranks."""

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
 from topoflow.embedded import embedded_folder
-from topoflow.errors import InvalidArgument
+from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
-from topoflow.study.cost import Rates, Size, Texts, padded
+from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, padded
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)
 
-_STEPS = 4  # of training; the first warms up
-_OPERATIONS = 1e11  # that may be spent on prompts: some seconds on a core
+_STEPS = 4  # of training at most; the first warms up
+_LONG_ENOUGH = 6.0  # seconds of steps after which no further one is made
+_OPERATIONS = 4e11  # that may be spent on a recording: some seconds on a core
+_STEP_OPERATIONS = 2e12  # and on a step; of larger batches some rows are taken
+_ON_ACCELERATOR = 100  # times as many on one
+_ANSWERED = 4  # tokens of each answer
+_OF_A_PRODUCT = 0.5  # of the rate of one matrix product, that a model's passes are assumed to reach
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,9 @@ class Found:
 
     size: Size
     texts: Texts
-    network: Any  # on no device, where its weights are not needed yet
     tokenizer: Any
     folder: Path | None  # with its weights, where they are here
-    rows: Sequence[Any]
+    rows: Sequence[Any]  # those that are trained on, none too long; as many as `texts.rows`
     prompts: Sequence[Any]
     source: ModelSource
 
@@ -44,13 +49,22 @@ class Found:
         return bool(getattr(self.source, "trust_remote_code", False))
 
 
-def look(params: Params, run: Run) -> Found:
+def look(params: Params, run: Run, stand_in: bool = True) -> Found:
     """Find out what a run's costs depend on; no weights are loaded or downloaded.
+
+    Parameters
+    ----------
+    params : Params
+    run : Run
+    stand_in : bool
+        Whether bundled texts may stand for those of the run where these cannot be had, and what is left out is said.
 
     Raises
     ------
     InvalidArgument
         When the model's configuration cannot be had.
+    InvalidFile
+        When it cannot be read.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -66,15 +80,17 @@ def look(params: Params, run: Run) -> Found:
             remedy = f"make it with: topoflow model --model {run.model}"
             raise InvalidArgument("model", "one that has been made", run.model, remedy)
         place = {"pretrained_model_name_or_path": source.id, "revision": source.revision}
-    with models.readable_hub_errors("model", str(place["pretrained_model_name_or_path"]), "its revision"):
+    name = str(place["pretrained_model_name_or_path"])
+    with models.readable_loading_errors(name), models.readable_hub_errors("model", name, "its revision"):
         config = AutoConfig.from_pretrained(**place, trust_remote_code=trust)
         tokenizer = _tokenizer(place, trust)
-    with torch.device("meta"):  # shapes without memory
-        network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
-    prompts, rows, assumed = _texts(params, run)
-    lengths = Texts(*_lengths(params, tokenizer, prompts, rows), assumed)
+        with torch.device("meta"):  # shapes without memory
+            network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
+    prompts, rows, assumed = _texts(params, run, stand_in)
+    asked, answered, fitting = _lengths(params, tokenizer, prompts, rows, warn=stand_in)
     size = _size(network, params)
-    return Found(size, lengths, network, tokenizer, folder, rows, prompts, source)
+    weights = folder if folder is not None and _has_weights(folder, source) else None
+    return Found(size, Texts(asked, answered, assumed), tokenizer, weights, fitting, prompts, source)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
@@ -92,6 +108,19 @@ def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
     return models.locate(layout.read_model(described), source) if described.is_file() else None
 
 
+def _has_weights(folder: Path, source: ModelSource) -> bool:
+    """Whether a folder has all weights; what is damaged is refused, but for a download that has only begun."""
+    if not any(folder.glob("*.safetensors")):
+        return False
+    try:
+        models.tensors_of(folder)
+    except InvalidFile:
+        if isinstance(source, HubModel):
+            return False
+        raise
+    return True
+
+
 def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
     from transformers import AutoTokenizer
 
@@ -101,7 +130,7 @@ def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
     return tokenizer
 
 
-def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool]:
+def _texts(params: Params, run: Run, stand_in: bool) -> tuple[Sequence[Any], Sequence[Any], bool]:
     """The run's prompts and rows; bundled ones in their place where they cannot be had, and whether that is so."""
     from topoflow.samples import load_samples
     from topoflow.training.objectives import evaluation_prompts, training_rows
@@ -111,6 +140,8 @@ def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool
         prompts = evaluation_prompts(params)
         return prompts, [] if checkpoints else training_rows(params, run.objective, prompts), False
     except ValueError as error:
+        if not stand_in:
+            raise
         logger.warning("the plan uses bundled texts instead of the run's: %s", error)
     sample = [
         {"prompt": [{"role": "user", "content": row["prompt"]}],
@@ -123,17 +154,19 @@ def _texts(params: Params, run: Run) -> tuple[Sequence[Any], Sequence[Any], bool
 
 
 def _lengths(
-    params: Params, tokenizer: Any, prompts: Sequence[Any], rows: Sequence[Any]
-) -> tuple[list[int], list[int]]:
+    params: Params, tokenizer: Any, prompts: Sequence[Any], rows: Sequence[Any], warn: bool = True
+) -> tuple[list[int], list[int], Sequence[Any]]:
+    """Tokens of each prompt, and of each row that is short enough; these rows."""
     from topoflow.recording.callback import tokenize_prompts
     from topoflow.training.sft import rows_that_fit
 
     tokens = tokenize_prompts(tokenizer, prompts, params.recording.max_length, params.recording.template)
-    lengths = rows_that_fit(rows, tokenizer, params.finetune.max_length)[1] if rows else []
+    longest = params.finetune.max_length
+    fitting, lengths = rows_that_fit(rows, tokenizer, longest, warn=warn) if rows else ([], [])
     multiple = params.finetune.arguments.get("pad_to_multiple_of")
     if isinstance(multiple, int):
         lengths = [-(-length // multiple) * multiple for length in lengths]
-    return [*map(len, tokens)], lengths
+    return [*map(len, tokens)], lengths, fitting
 
 
 def _size(network: Any, params: Params) -> Size:
@@ -153,112 +186,269 @@ def _size(network: Any, params: Params) -> Size:
 
 # --- rates --------------------------------------------------------------------------------------
 
+Times = npt.NDArray[np.float64]  # seconds on the clock, and of CPU
 
-def measure(params: Params, run: Run, found: Found, start: float) -> Rates:
-    """Time some steps of the real training, the recording of real prompts, and one cell of real size, in seconds.
+
+def now() -> Times:
+    """The clock and the time of CPU that this process has used, in seconds, when an accelerator has done its work."""
+    import torch
+
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on this machine.
+
+    Attributes
+    ----------
+    clock, cpu : Rates
+        In seconds on the clock, which other processes lengthen, and in seconds of CPU.
+    peak : int or None
+        Bytes of memory that this process, or the accelerator, held at most, with what longer trainings add; None where
+        batches were smaller than the run's.
+    assumed : tuple of str
+        What stands for something that could not be measured.
+    """
+
+    clock: Rates
+    cpu: Rates
+    peak: int | None
+    assumed: tuple[str, ...]
+
+
+def measure(params: Params, run: Run, found: Found, start: Times) -> Measured:
+    """Time some steps of the real training, the recording of real prompts, and one cell of real size.
+
+    The first step and the first recording are left out: they find caches cold. Rows are drawn evenly from all lengths
+    that are trained on, and one batch is of the longest, which says what memory is needed. Of a model whose weights are
+    not here one matrix product is timed, and the rest is arithmetic.
 
     Parameters
     ----------
     params : Params
     run : Run
     found : Found
-    start : float
-        Seconds that the libraries took to load.
+    start : ndarray, shape (2,)
+        Seconds that the libraries took to load, on the clock and of CPU.
     """
     import torch
 
+    torch.set_num_threads(params.finetune.n_threads)
+    if found.folder is None:
+        of_model, cells, peak, assumed = _by_a_product(params, found)
+    else:
+        of_model, cells, peak, assumed = _by_training(params, found)
+    timed = {**of_model, **_topology_rates(params, cells, found.size.hidden_size), "start": start}
+    cell_bytes = timed.pop("cell_bytes")
+    clock, cpu = (
+        Rates(cell_bytes=cell_bytes, **{name: float(times[at]) for name, times in timed.items()})
+        for at in (0, 1)
+    )
+    return Measured(clock, cpu, peak, assumed)
+
+
+_OfModel = tuple[dict[str, Any], Sequence[Any], int | None, tuple[str, ...]]
+
+
+def _by_a_product(params: Params, found: Found) -> _OfModel:
+    """Rates of a model without its weights: its operations, at the rate of one matrix product in its dtype."""
+    import torch
+
+    name = models.weights_dtype(found.source, found.size.n_parameters, params.finetune.lora is not None)
+    dtype = getattr(torch, name)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    side = 8192 if device.type != "cpu" else 1024
+    one = torch.ones(side, side, dtype=dtype, device=device)
+    one @ one
+    began = now()
+    one @ one
+    spent = now() - began
+    per_operation = spent / (2 * side**3 * _OF_A_PRODUCT)
+    counted = Rates.assumed(found.size, params, 1.0)
+    names = ("training_token", "forward_token", "held_out_token", "answered")
+    rates = {name: getattr(counted, name) * per_operation for name in names}
+    rates |= {name: np.full(2, getattr(counted, name)) for name in ("open_model", "compared")}
+    said = (
+        f"rates of the model, whose weights are not here: its operations, at {_OF_A_PRODUCT:.0%} of the "
+        f"{1e-9 * 2 * side**3 / spent[0]:.0f} GFLOP/s of a matrix product",
+    )
+    return rates, [], None, said
+
+
+def _by_training(params: Params, found: Found) -> _OfModel:
+    """Rates of a model that is here, from steps of its training with recordings before and after."""
     from topoflow.training import sft
 
-    torch.set_num_threads(params.finetune.n_threads)
-    began = time.perf_counter()
-    network = _network(found, params.finetune.lora is not None)
-    opened = time.perf_counter() - began
-    chosen = _some(found, params)
-    batch = params.finetune.per_device_train_batch_size * params.finetune.gradient_accumulation_steps
-    rows = found.rows or [
-        {"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in chosen
-    ]
-    marks: list[tuple[str, float]] = []
-    watch = _stopwatch(params, chosen, marks)
-    settings = replace(params.finetune, max_steps=_STEPS, warmup_steps=0)
-    few = [rows[at % len(rows)] for at in range(_STEPS * batch)]
-    with tempfile.TemporaryDirectory() as folder:
-        _, log = sft.finetune(network, found.tokenizer, few, settings, 0, Path(folder), watch)
-    at = {
-        name: [when for what, when in marks if what == name]
-        for name in ("step", "stepped", "recording", "recorded")
-    }
-    tokens = np.diff([0, *(entry["num_tokens"] for entry in log if "num_tokens" in entry)])
-    spent = np.subtract(at["stepped"], at["step"])
-    prompt_tokens, row_tokens = _lengths(params, found.tokenizer, chosen, few)
-    # real tokens are what the log counts, padded ones what is computed
-    share = padded(row_tokens, settings.per_device_train_batch_size) / max(1, sum(row_tokens))
-    cells = [watch.clouds[step][layer] for step in watch.steps for layer in watch.layers[-1:]]
-    return Rates(
-        training_token=float(spent[1:].sum() / (tokens[1:].sum() * share)),
-        forward_token=(at["recorded"][0] - at["recording"][0])
-        / padded(sorted(prompt_tokens), params.recording.batch_size),
-        open_model=opened,
-        start=start,
-        **_topology_rates(params, cells if found.folder else [], found.size.hidden_size),
+    began = now()
+    frozen = params.finetune.lora is not None
+    network = models.open_model(found.folder or Path(), found.trust, found.source, frozen)
+    opened = now() - began
+    held = _held()
+    prompts = _some(found, params)
+    batch, rows, whole = _batches(params, found, prompts)
+    watch = _stopwatch(params, prompts, found)
+    settings = replace(
+        params.finetune,
+        max_steps=_STEPS,
+        warmup_steps=0,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=1,
     )
+    counting = network.get_input_embeddings().register_forward_pre_hook(watch.count)
+    with tempfile.TemporaryDirectory() as folder:
+        sft.finetune(
+            network, found.tokenizer, rows, settings, 0, Path(folder), watch, device=found.source.device
+        )
+    counting.remove()
+    asked = _lengths(params, found.tokenizer, prompts, [])[0]
+    per_step, tokens = np.diff(np.array(watch.steps_timed), axis=1)[1:, 0], np.array(watch.tokens[1:])
+    recorded = watch.recorded / padded(sorted(asked), params.recording.batch_size)
+    rates = {
+        "training_token": per_step.sum(axis=0) / tokens.sum(),
+        "forward_token": recorded,
+        "held_out_token": watch.timed.get("held_out_loss", recorded),
+        "answered": watch.timed.get("answers", np.zeros(2)),
+        "compared": np.zeros(2),  # a part of recording
+        "open_model": opened,
+    }
+    # lengths of all sizes leave pieces between them, which a few steps have not made yet
+    peak = round(_held() + FRAGMENTED * (_held() - held)) if whole else None
+    cells = [watch.clouds[step][layer] for step in watch.steps for layer in watch.layers[-1:]]
+    return rates, cells, peak, ()
 
 
-def _network(found: Found, frozen: bool) -> Any:
-    """The model with its weights, or with any of the same sizes where these are not here."""
+def _batches(params: Params, found: Found, prompts: Sequence[Any]) -> tuple[int, Sequence[Any], bool]:
+    """Rows a step, the rows, and whether that is the run's own largest batch.
+
+    Where checkpoints are recorded nothing is trained, and prompts stand for rows.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    if found.folder is not None:
-        return models.open_model(found.folder, found.trust, found.source, frozen)
-    if any(weights.is_meta for weights in found.network.parameters()):
-        from_config: Any = AutoModelForCausalLM.from_config
-        dtype = models.weights_dtype(found.source, found.size.n_parameters, frozen)
-        return from_config(
-            found.network.config, dtype=getattr(torch, dtype), trust_remote_code=found.trust
-        ).eval()
-    return found.network
+    if not found.rows:
+        rows = [
+            {"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in prompts
+        ]
+        return 1, rows[:1] * _STEPS, False
+    longest_first = np.argsort(found.texts.rows, kind="stable")[::-1]
+    budget = _STEP_OPERATIONS * (_ON_ACCELERATOR if torch.accelerator.is_available() else 1)
+    affordable = budget / (6 * found.size.n_parameters * found.texts.rows[longest_first[0]])
+    wanted = params.finetune.per_device_train_batch_size
+    batch = int(min(wanted, max(1, affordable)))
+    # evenly from all lengths; the first step warms up, and is of the longest
+    even = longest_first[np.linspace(0, len(longest_first) - 1, (_STEPS - 1) * batch).astype(int)]
+    mixed = np.random.default_rng(0).permutation(even)
+    chosen = [*longest_first[np.arange(batch) % len(longest_first)], *mixed]
+    return batch, [found.rows[at] for at in chosen], batch == wanted
 
 
-def _stopwatch(params: Params, prompts: Sequence[Any], marks: list[tuple[str, float]]) -> Any:
-    """A callback that records as the study does, and notes when recordings and steps begin and end."""
+def _held() -> int:
+    """The most bytes of memory that this process has held, of an accelerator's where there is one."""
+    import psutil
+    import torch
+
+    if torch.accelerator.is_available():
+        return int(torch.accelerator.max_memory_reserved())
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return int(info.peak_wset)
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _stopwatch(params: Params, prompts: Sequence[Any], found: Found) -> Any:
+    """A callback that records and measures as the study does, and notes how long steps and recordings take."""
     from topoflow.config.schedule import Schedule
     from topoflow.recording.callback import TopologyCallback
 
-    def mark(what: str) -> None:
-        marks.append((what, time.perf_counter()))
-
     class Stopwatch(TopologyCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            mark("recording")
-            super().on_train_begin(*args, **kwargs)
-            mark("recorded")
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.steps_timed: list[tuple[Times, Times]] = []
+            self.tokens: list[int] = []
+            self.timed: dict[str, Times] = {}  # of a token, by quantity
+            self.measuring = self.recorded = np.zeros(2)
+
+        def count(self, module: Any, args: Any) -> None:
+            if module.training:
+                self.tokens[-1] += args[0].numel()
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            mark("step")
+            self.tokens.append(0)
+            self.began = now()
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            mark("stepped")
-            super().on_step_end(*args, **kwargs)
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            ended = now()
+            self.steps_timed.append((self.began, ended))
+            spent = sum(float((until - since)[0]) for since, until in self.steps_timed[1:])
+            if spent > _LONG_ENOUGH:
+                control.should_training_stop = True
+            self.measuring = np.zeros(2)
+            super().on_step_end(args, state, control, **kwargs)
+            self.recorded = now() - ended - self.measuring  # in the end that of the last step
 
     recording = params.recording
-    return Stopwatch(
+    watch = Stopwatch(
         prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size,
-        batch_tokens=recording.batch_tokens, max_length=recording.max_length,
-        behaviour=recording.behaviour,
+        batch_tokens=recording.batch_tokens, max_length=recording.max_length, behaviour=recording.behaviour,
+        template=recording.template,
     )  # fmt: skip
+    watch.quantities = _quantities(params, prompts, found, watch)
+    return watch
+
+
+def _quantities(params: Params, prompts: Sequence[Any], found: Found, watch: Any) -> Any:
+    """What the study measures at a checkpoint, of fewer rows and shorter answers; `watch` is told the time."""
+    from topoflow.recording.quantities import Quantity, greedy_answers, held_out_loss
+
+    def watched(quantity: Quantity, n_tokens: int) -> Quantity:
+        def measure(model: Any, tokenizer: Any) -> Any:
+            began = now()
+            measured = quantity.measure(model, tokenizer)
+            spent = now() - began
+            watch.timed[quantity.name] = spent / n_tokens
+            watch.measuring = watch.measuring + spent
+            return measured
+
+        return replace(quantity, measure=measure)
+
+    settings, recording, made = params.finetune, params.recording, []
+    if params.prepare.held_out and found.rows:
+        batch, _, _ = _batches(params, found, prompts)
+        middle = np.argsort(found.texts.rows, kind="stable")[
+            np.linspace(0, len(found.rows) - 1, batch + 2).astype(int)
+        ]
+        few = [found.rows[at] for at in middle[1:-1]]
+        tokens = batch * max(found.texts.rows[at] for at in middle[1:-1])
+        loss = held_out_loss({"rows": few}, batch_size=batch, max_length=settings.max_length)
+        made.append(watched(loss, tokens))
+    if recording.answers:
+        asked = [prompts[at % len(prompts)] for at in range(recording.answers)]
+        answers = greedy_answers(
+            asked, max_new_tokens=_ANSWERED, max_length=recording.max_length, template=recording.template
+        )
+        made.append(watched(answers, _ANSWERED))
+    return tuple(made)
 
 
 def _some(found: Found, params: Params) -> Sequence[Any]:
     """As many prompts, of all lengths, as take seconds: all of them of a small model."""
+    import torch
+
     mean = float(np.mean(found.texts.prompts))
-    affordable = _OPERATIONS / (2 * found.size.n_parameters * mean)
+    budget = _OPERATIONS * (_ON_ACCELERATOR if torch.accelerator.is_available() else 1)
+    affordable = budget / (2 * found.size.n_parameters * mean)
     n = int(min(len(found.prompts), max(8, affordable)))
     by_length = np.argsort(found.texts.prompts, kind="stable")
     return [found.prompts[at] for at in by_length[np.linspace(0, len(by_length) - 1, n).astype(int)]]
 
 
-def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> dict[str, float]:
+def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> dict[str, Any]:
     """The rates of one cell at its real size; Gaussian states stand in for recorded ones that are few or random."""
     from threadpoolctl import threadpool_limits
 
@@ -278,19 +468,19 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
     plan = subsample_plan(n, topology.n_subsamples, topology.subsample_size, params.seed)
     order = params.trajectory.resolved_order
 
-    def timed(call: Any) -> tuple[Any, float]:
+    def timed(call: Any) -> tuple[Any, Times]:
         call()  # what is compiled or loaded at first
-        began = time.perf_counter()
-        return call(), time.perf_counter() - began
+        began = now()
+        return call(), now() - began
 
     with threadpool_limits(1, user_api="blas"):
         distances, matrix = timed(lambda: distance_matrix(first))
         cell, diagrams = timed(lambda: subsample_diagrams(distances, plan, 1, topology.engine))
         other = subsample_diagrams(distance_matrix(last), plan, 1, topology.engine)
-        stored, voids = cell, 0.0
+        stored, voids = cell, np.zeros(2)
         if topology.maxdim > 1:
             stored, with_voids = timed(lambda: subsample_diagrams(distances, plan, 2, topology.engine))
-            voids = max(0.0, with_voids - diagrams) / len(plan)
+            voids = np.maximum(0.0, with_voids - diagrams) / len(plan)
         _, summary = timed(lambda: summarise_cell(stored))
         _, h1 = timed(lambda: cell_distances(cell, other, 1, order))
         _, h0 = timed(lambda: cell_distances(cell, other, 0, order))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from topoflow.config import Params
+from topoflow.study.cards import BANDWIDTH_EFFICIENCY, EFFICIENCY, Card
 from topoflow.telling import duration
+from topoflow.training.models import dtype_by_size
 
-_FLOAT = 4  # bytes: weights, gradients and moments are float32
+_FLOAT = 4  # bytes
+_ITEM = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 # What is written of a diagram, where none has been: of what it holds as float64 (H0 bars are born at 0), deflated.
 _DEFLATED = 0.8
 _H1_BARS = 0.36  # a point of a subsample, in language models' states
@@ -21,16 +24,34 @@ _H1_BARS = 0.36  # a point of a subsample, in language models' states
 # `track`.
 _BEGIN = 0.25
 _PICTURES = 1.2
-_PROCESS = 800_000_000  # bytes of memory of a Python with torch and TRL, or of a GPU's context
-# Floats a token that training keeps for the backward pass: a block, in hidden sizes, and the logits, in vocabularies.
-# Fitted to what Llamas with adapters on all linear layers hold at their peak, of 12 and 24 blocks and two vocabularies;
-# the allocator of a CPU may keep as much again.
+_DVC = 0.6  # six processes of DVC's
+_PROCESS = 800_000_000  # bytes of memory of a Python with torch and TRL
+_CONTEXT = 600_000_000  # and of the context of a GPU
+# Floats a token that a block keeps for the backward pass, in hidden sizes: fitted to what Llamas with adapters on all
+# linear layers hold at their peak. In bfloat16 too: adapters are float32, and each keeps its input as float32.
 _KEPT = 18
-_LOGITS = 4.5
+# TRL (from 1.16) computes the loss in tiles of so many tokens and words, and no logits of whole sequences exist. A tile
+# is in memory this many times as float32: on a CPU by what PyTorch makes of it, on a GPU once, in its full width.
+_TILE_TOKENS, _TILE_WORDS = 4096, 32768
+_TILES, _TILES_OF_KERNEL = 8, 1
+_LOGIT_BYTES = (
+    12  # of each logit in a pass that makes them all, as held-out losses do: itself, a copy, its logarithm
+)
+# What an allocator holds beside what is in use, as a share of passes: pieces between what lengths of all sizes left.
+FRAGMENTED = 0.3
+_FOUR_BITS = 4.5 / 8  # bytes of a weight in NF4, with the scale of each 64
 _FLOOR_PAIRS = 32  # of sets of prompts, in `sampling_floor`
 _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
 _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
 _ROOTS = 256  # numbers of a prompt's answer, in `sketched_roots`
+_ANSWER = 40  # tokens, in `greedy_answers`
+_COMPARED = 2.4e-8  # seconds of a core for one probability of an answer that is compared
+# Rungs of a run's claims that are held against rotations, as far as claims climb at all; and a rotation of a subsample,
+# with its distances, in diagrams.
+_RUNGS = 2
+_ROTATION = 5
+_OPENED = 1e9  # bytes of weights that are opened in a second
+_COMPARE_SUBSAMPLES = 16  # of a cell, in `compare`
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,57 @@ class Size:
     n_layers: int
     hidden_size: int
     vocab_size: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """How weights are held while they are trained: in which dtype, under autocast or not, on which kind of device.
+
+    `autocast` is training in bfloat16 of weights in float32; `four_bits` holds those of the base in NF4.
+    """
+
+    dtype: str = "float32"
+    autocast: bool = False
+    four_bits: bool = False
+    accelerator: bool = False
+
+    @classmethod
+    def of(cls, params: Params, model: str, accelerator: bool, n_parameters: int, frozen: bool) -> Opened:
+        """How a run opens a model, on a machine with an accelerator or without; `frozen` under adapters."""
+        source, arguments = params.model_source(model), params.finetune.arguments
+        mixed = bool(arguments.get("bf16") or arguments.get("fp16"))
+        used = accelerator and source.device != "cpu" and not arguments.get("use_cpu")
+        dtype = source.dtype or dtype_by_size(n_parameters, frozen, used)
+        return cls(dtype, mixed and dtype == "float32", source.quantization == "4bit", used)
+
+    @property
+    def item(self) -> int:
+        """Bytes of a weight as it is opened."""
+        return _ITEM[self.dtype]
+
+    @property
+    def computes(self) -> str:
+        """The dtype in which a training multiplies."""
+        return "bfloat16" if self.autocast else self.dtype
+
+    def weights(self, size: Size) -> int:
+        """Bytes of the model's weights."""
+        if not self.four_bits:
+            return self.item * size.n_parameters
+        embedded = min(2 * size.vocab_size * size.hidden_size, size.n_parameters)  # which stay as they are
+        return round(self.item * embedded + _FOUR_BITS * (size.n_parameters - embedded))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run holds at its peak, by what they are: of the host, and of an accelerator where it uses one.
+
+    `largest` is the pass that needs most; its bytes are among the others.
+    """
+
+    host: Mapping[str, int]
+    device: Mapping[str, int]
+    largest: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +131,10 @@ class Counts:
 
     Tokens are padded ones, of all steps or of one checkpoint. `diagrams`, `h1_distances` and `h0_distances` are those
     of single subsamples, `matrices` and `summaries` those of cells: first of the stage `diagrams`, then of one layer
-    in the stage `trajectory`. Bytes are those that stay, but for `scratch_bytes`, which are needed meanwhile.
+    in the stage `trajectory`. `held_out_tokens` and `answers` are those of one checkpoint, `compared` the probabilities
+    of next tokens that are compared there with those of the first one and the one before. `rotated` are subsamples, for
+    two rungs of rotations: claims that end sooner need fewer. Bytes are those that stay, but for `scratch_bytes`,
+    which are needed meanwhile.
     """
 
     steps: int
@@ -79,7 +154,20 @@ class Counts:
     diagram_bytes: int
     weight_bytes: int
     scratch_bytes: int
-    memory_bytes: int
+    held_out_tokens: int
+    answers: int
+    compared: int
+    rotated: int
+    memory: Memory
+    n_subsamples: int
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(self.memory.host.values())
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.memory.device.values())
 
     @property
     def disk_bytes(self) -> int:
@@ -90,8 +178,9 @@ class Counts:
 class Rates:
     """Seconds: of a token in training and in a forward pass, of opening a model, of topology on one core.
 
-    `start` is what a stage that trains takes before it begins. `cell_bytes` are those of a cell's file of diagrams.
-    `voids` is what H2 adds to a stored diagram, 0 where it is not computed.
+    `start` is what a stage that trains takes before it begins. `held_out_token` is one of a held-out row, `answered`
+    the next token of all answers together, and `compared` a probability of an answer. `cell_bytes` are those of a
+    cell's file of diagrams. `voids` is what H2 adds to a stored diagram, 0 where it is not computed.
     """
 
     training_token: float
@@ -102,6 +191,9 @@ class Rates:
     summary: float
     h1_distance: float
     h0_distance: float
+    held_out_token: float
+    answered: float
+    compared: float = 0.0  # where it is a part of `forward_token`
     start: float = 12.0
     cell_bytes: float | None = None  # where none was written
     voids: float = 0.0
@@ -111,22 +203,60 @@ class Rates:
         """Rates from `flops`, the floating-point operations a second that all devices reach together.
 
         A token costs 2 operations a weight forward and 2 more backward, and 2 more for the gradients of weights that
-        are trained. Topology is that of `benchmarks/topology.md`, one core, states that are not isotropic.
+        are trained; where activations are checkpointed, blocks go forward twice. Those of attention itself are not
+        counted. Topology is that of `benchmarks/topology.md`, one core, states that are not isotropic.
         """
         forward = 2 * size.n_parameters
+        passes = 3 if params.finetune.checkpoints_activations else 2
         points, width = params.prompts.n_prompts, size.hidden_size
         of_a_subsample = params.topology.subsample_size / 160
         area, part = (points / 750) ** 2, of_a_subsample**2
         return cls(
-            training_token=(2 * forward + 2 * size.n_trainable) / flops,
+            training_token=(passes * forward + 2 * size.n_trainable) / flops,
             forward_token=forward / flops,
-            open_model=_FLOAT * size.n_parameters / 1e9,  # bytes a second
+            held_out_token=forward / flops,
+            answered=params.recording.answers * forward / flops,
+            compared=_COMPARED,
+            open_model=_FLOAT * size.n_parameters / _OPENED,
             matrix=area * (2.5e-3 + 1.9e-5 * width),
             diagram=part * 0.5e-3,
             summary=params.topology.n_subsamples * 0.035e-3,
             h1_distance=part * 0.04e-3,
             h0_distance=part * 0.047e-3,
             voids=of_a_subsample**3 * 17e-3 if params.topology.maxdim > 1 else 0.0,
+        )
+
+    @classmethod
+    def on_card(cls, size: Size, params: Params, texts: Texts, opened: Opened, card: Card) -> Rates:
+        """Rates of one card: a pass takes as long as its operations, or as reading what it reads, whichever is longer.
+
+        Weights are read once a pass, twice under autocast, which also writes its copy. An optimiser step reads and
+        writes weights, gradients and two moments. Of the card's peaks, `EFFICIENCY` and `BANDWIDTH_EFFICIENCY` are
+        assumed to be reached.
+        """
+
+        def seconds(operations: float, read: float, dtype: str) -> float:
+            peak = card.float32 if dtype == "float32" else card.bfloat16
+            return max(operations / (EFFICIENCY * peak), read / (BANDWIDTH_EFFICIENCY * card.bandwidth))
+
+        counted = cls.assumed(size, params, 1.0)  # operations, where a second has one
+        settings, recording = params.finetune, params.recording
+        weights = opened.weights(size)
+        read = weights + 2 * 2 * size.n_parameters * opened.autocast
+        passes = 3 if settings.checkpoints_activations else 2
+        in_batch = padded(texts.rows, settings.per_device_train_batch_size) if texts.rows else 1
+        batches = max(1, math.ceil(len(texts.rows) / settings.per_device_train_batch_size))
+        tokens, prompts = in_batch / batches, padded(sorted(texts.prompts), recording.batch_size)
+        stepped = 7 * _FLOAT * size.n_trainable / settings.gradient_accumulation_steps
+        forward, recorded = counted.forward_token, math.ceil(len(texts.prompts) / recording.batch_size)
+        dtype = opened.computes if texts.rows else opened.dtype  # checkpoints are recorded without autocast
+        return replace(
+            counted,
+            training_token=seconds(counted.training_token * tokens, passes * read + stepped, dtype) / tokens,
+            forward_token=seconds(forward * prompts, recorded * read, dtype) / prompts,
+            held_out_token=seconds(forward * tokens, read, dtype) / tokens,
+            answered=seconds(forward * recording.answers, read, dtype),
+            open_model=opened.item * size.n_parameters / _OPENED,
         )
 
 
@@ -138,6 +268,8 @@ def count(
     adapters: bool = False,
     cell_bytes: float | None = None,
     learning_rates: Sequence[float] | None = None,
+    opened: Opened = Opened(),
+    n_held_out: int = 1,
 ) -> Counts:
     """Count what a run does.
 
@@ -154,6 +286,10 @@ def count(
         The bytes of a cell's file of diagrams; without it, what language models' states usually leave.
     learning_rates : sequence of float, optional
         Those of the training's optimiser steps, as `Schedule.checkpoints` takes them.
+    opened : Opened
+        How the model's weights are held.
+    n_held_out : int
+        How many objectives give rows on which the loss is measured.
 
     Examples
     --------
@@ -179,7 +315,9 @@ def count(
     item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
     of_prompts = padded(sorted(texts.prompts), recording.batch_size)
     behaviour, roots = recording.behaviour, min(size.vocab_size, _ROOTS)
-    training = _FLOAT * (3 * size.n_trainable) if trained else 0
+    kept = size.n_trainable * (_FLOAT if settings.lora else opened.item) if trained else 0
+    held_out = params.prepare.held_out * n_held_out if trained else 0
+    per_row = padded(texts.rows, batch) / len(texts.rows) if texts.rows else 0.0
     return Counts(
         steps=n_steps,
         models_opened=1 if trained or adapters else t,
@@ -200,28 +338,94 @@ def count(
         h0_distances=2 * (t - 1) * b + _FLOOR_PAIRS,
         activation_bytes=t * n * (layers * size.hidden_size * item + behaviour * (2 * 8 + roots * 4)),
         diagram_bytes=round(t * layers * cell_bytes),
-        weight_bytes=_FLOAT * size.n_trainable if trained else 0,
+        weight_bytes=kept,
         # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first
-        scratch_bytes=2 * training * bool(params.compute.save_steps)
+        scratch_bytes=2 * 3 * kept * bool(params.compute.save_steps)
         + behaviour * 3 * n * size.vocab_size * 4,
-        memory_bytes=_PROCESS
-        + _FLOAT * size.n_parameters
-        + training
-        + _of_a_pass(params, size, texts, trained),
+        held_out_tokens=round(held_out * per_row),
+        answers=recording.answers,
+        compared=behaviour * 2 * n * size.vocab_size,
+        rotated=_RUNGS * params.claims.n_rotations * t * layers * params.claims.rotation_subsamples,
+        memory=memory(params, size, texts, opened, trained),
+        n_subsamples=b,
     )
 
 
-def _of_a_pass(params: Params, size: Size, texts: Texts, trained: bool) -> int:
-    """Bytes of memory that the largest forward pass needs, of training or of recording."""
+def memory(params: Params, size: Size, texts: Texts, opened: Opened, trained: bool = True) -> Memory:
+    """Count the bytes of memory that a run holds at its peak.
+
+    Weights, adapters, gradients and moments stay; of the passes (training, held-out losses, recording) the largest
+    counts. Without an accelerator all of it lies in the host's memory; with one, the host holds its process, and the
+    weights while they are opened.
+
+    Parameters
+    ----------
+    params : Params
+    size : Size
+    texts : Texts
+    opened : Opened
+    trained : bool
+        False where checkpoints are recorded that are there already.
+
+    Examples
+    --------
+    >>> from topoflow.config import load_params
+    >>> size = Size(n_parameters=1_000_000, n_trainable=100_000, n_layers=5, hidden_size=128, vocab_size=1024)
+    >>> found = memory(load_params(), size, Texts([40] * 750, [120] * 600), Opened())
+    >>> found.host["weights"], found.host["Adam's moments"], found.largest
+    (4000000, 800000, 'training')
+    """
+    weights = {"weights": opened.weights(size)}
+    if trained:
+        adapters, item = params.finetune.lora is not None, _FLOAT if params.finetune.lora else opened.item
+        weights |= {"adapters": item * size.n_trainable} if adapters else {}
+        weights |= {"gradients": item * size.n_trainable, "Adam's moments": 2 * item * size.n_trainable}
+    passes = _passes(params, size, texts, opened, trained)
+    largest = max(passes, key=lambda name: sum(passes[name].values()))
+    held = weights | passes[largest]
+    held["allocator"] = round(FRAGMENTED * sum(passes[largest].values()))
+    if not opened.accelerator:
+        return Memory({"process": _PROCESS, **held}, {}, largest)
+    return Memory(
+        {"process": _PROCESS, "weights": opened.item * size.n_parameters},
+        {"context": _CONTEXT, **held},
+        largest,
+    )
+
+
+def _passes(
+    params: Params, size: Size, texts: Texts, opened: Opened, trained: bool
+) -> dict[str, dict[str, int]]:
+    """Bytes of each kind of pass, for its largest batch."""
     settings, recording = params.finetune, params.recording
-    recorded = max(texts.prompts) * min(recording.batch_size, params.prompts.n_prompts) * 8 * size.hidden_size
+    prompts = min(recording.batch_size, params.prompts.n_prompts)
+    states = _FLOAT * max(texts.prompts) * prompts * 8 * size.hidden_size
+    answers = recording.behaviour * _LOGIT_BYTES * prompts * size.vocab_size
+    found = {"recording": {"states": states, "logits": answers}}
     if not trained:
-        return _FLOAT * recorded
+        return found
+    packed = settings.arguments.get("packing")
+    longest = settings.max_length if packed else max(texts.rows, default=settings.max_length)
+    tokens = settings.per_device_train_batch_size * longest
     # checkpointed, a block keeps what it was given, and one at a time has all
-    kept = size.n_layers + _KEPT if settings.checkpoints_activations else size.n_layers * _KEPT
-    longest = settings.max_length if settings.arguments.get("packing") else max(texts.rows, default=0)
-    longest *= settings.per_device_train_batch_size
-    return round(_FLOAT * max(recorded, longest * (kept * size.hidden_size + _LOGITS * size.vocab_size)))
+    checkpointed = settings.checkpoints_activations
+    kept = size.n_layers + _KEPT if checkpointed else size.n_layers * _KEPT
+    words = _TILE_WORDS if opened.accelerator else min(size.vocab_size, _TILE_WORDS)
+    tile = min(tokens, _TILE_TOKENS) * words
+    training = {
+        "activations": _FLOAT * tokens * kept * size.hidden_size,
+        "logits": _FLOAT * tile * (_TILES_OF_KERNEL if opened.accelerator else _TILES),
+    }
+    if opened.autocast:  # the backward pass keeps the copies that frozen weights were multiplied as
+        blocks = size.n_parameters - size.vocab_size * size.hidden_size
+        training["bfloat16 copies of weights"] = 2 * (blocks // size.n_layers if checkpointed else blocks)
+    found["training"] = training
+    if params.prepare.held_out:
+        found["held-out loss"] = {
+            "states": _FLOAT * tokens * 8 * size.hidden_size,
+            "logits": _LOGIT_BYTES * tokens * size.vocab_size,
+        }
+    return found
 
 
 def padded(lengths: Sequence[int], batch_size: int) -> int:
@@ -231,7 +435,12 @@ def padded(lengths: Sequence[int], batch_size: int) -> int:
 
 
 def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
-    """Seconds of each stage; a layer's trajectory is one task, so more workers than layers do not help there."""
+    """Seconds of each stage, of `prompts` and `prepare` together ("inputs"), and of DVC in between.
+
+    Rotations are drawn in the stage `trajectory`, and have a line of their own.
+
+    A layer's trajectory is one task, so more workers than layers do not help there.
+    """
     layer = (
         counts.matrices[1] * rates.matrix
         + counts.diagrams[1] * rates.diagram
@@ -240,20 +449,44 @@ def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
         + counts.h0_distances * rates.h0_distance
     )
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * (rates.diagram + rates.voids)
-    recorded = counts.checkpoints * counts.prompt_tokens * rates.forward_token
+    recorded = counts.checkpoints * (
+        counts.prompt_tokens * rates.forward_token
+        + counts.compared * rates.compared
+        + counts.held_out_tokens * rates.held_out_token
+        + bool(counts.answers) * _ANSWER * rates.answered
+    )
     begin, pictures = _BEGIN * rates.start, _PICTURES * rates.start
-    parts = {"model": rates.start}
+    parts = {"model": rates.start, "inputs": 2 * begin}
     parts["finetune"] = rates.start + counts.models_opened * rates.open_model
     parts["finetune"] += counts.training_tokens * rates.training_token + recorded
     parts["diagrams"] = begin + cells / min(n_workers, counts.cells)
     parts["trajectory"] = begin + layer * math.ceil(counts.layers / n_workers)
+    parts["rotations"] = counts.rotated * _ROTATION * rates.diagram / n_workers
     parts["track"] = begin + pictures
+    parts["DVC"] = _DVC * rates.start
     return parts
 
 
-def obstacles(counts: Counts, disk_free: int, memory_free: int) -> list[str]:
-    """Why a run cannot fit on this machine; empty where it can."""
+def comparing(counts: Counts, rates: Rates, n_runs: int, n_workers: int) -> float:
+    """Seconds of the stage `compare`: distances between all cells of so many runs, at one checkpoint of each twin."""
+    cells = n_runs * math.ceil(counts.checkpoints / 2)
+    layer = cells * (cells - 1) / 2 * min(_COMPARE_SUBSAMPLES, counts.n_subsamples) * rates.h1_distance
+    return (_BEGIN + _PICTURES) * rates.start + layer * math.ceil(counts.layers / n_workers)
+
+
+def obstacles(
+    counts: Counts,
+    disk_free: float,
+    memory_free: float,
+    device: str = "the GPU",
+    device_free: float = math.inf,
+) -> list[str]:
+    """Why a run cannot fit on this machine, or on another device; empty where it can."""
     found = []
+    smaller = (
+        "choose a smaller model, adapters (finetune.lora) or smaller batches "
+        "(finetune.per_device_train_batch_size)"
+    )
     if counts.disk_bytes > disk_free:
         found.append(
             f"it needs {readable(counts.disk_bytes)} of disk, and {readable(disk_free)} are free; record fewer layers "
@@ -261,8 +494,12 @@ def obstacles(counts: Counts, disk_free: int, memory_free: int) -> list[str]:
         )
     if counts.memory_bytes > memory_free:
         found.append(
-            f"it needs {readable(counts.memory_bytes)} of memory, and {readable(memory_free)} are available; choose a "
-            "smaller model, adapters (finetune.lora) or smaller batches (finetune.per_device_train_batch_size)"
+            f"it needs {readable(counts.memory_bytes)} of memory, and {readable(memory_free)} are available; {smaller}"
+        )
+    if counts.device_bytes > device_free:
+        found.append(
+            f"it needs {readable(counts.device_bytes)} of memory on {device}, which has {readable(device_free)}; "
+            f"{smaller}, finetune.sft_config.activation_checkpointing, or dtype: bfloat16 for the model"
         )
     return found
 
@@ -278,9 +515,28 @@ def readable(n_bytes: float) -> str:
     return f"{n_bytes / 1000**power:.1f} {('', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def table(counts: Counts, texts: Texts, seconds: Mapping[str, float]) -> str:
-    """All of it as lines to read."""
+def table(
+    counts: Counts,
+    texts: Texts,
+    seconds: Mapping[str, float],
+    cpu: Mapping[str, float] | None = None,
+    peak: int | None = None,
+) -> str:
+    """All of it as lines to read.
+
+    Parameters
+    ----------
+    counts : Counts
+    texts : Texts
+    seconds : mapping of str to float
+        Of each stage, on the clock.
+    cpu : mapping of str to float, optional
+        Likewise, of all cores together.
+    peak : int, optional
+        Bytes of memory where they were measured: of the accelerator, where there is one.
+    """
     source = "assumed" if texts.assumed else "counted"
+    of_cpu = cpu or {}
     per = sum(texts.prompts) / len(texts.prompts)
     lines = [
         ("checkpoints", f"{counts.checkpoints} of {counts.layers} layers: {counts.cells} cells"),
@@ -297,8 +553,17 @@ def table(counts: Counts, texts: Texts, seconds: Mapping[str, float]) -> str:
         ("diagrams", f"{readable(counts.diagram_bytes)} (estimate), {counts.diagrams[0]:,} of them"),
         ("weights kept", readable(counts.weight_bytes)),
         ("meanwhile on disk", readable(counts.scratch_bytes)),
-        ("memory", f"{readable(counts.memory_bytes)} (estimate)"),
-        *((f"time of {part}", duration(spent)) for part, spent in seconds.items()),
-        ("time in all", duration(sum(seconds.values()))),
+        ("memory", _memory(counts.memory_bytes, None if counts.memory.device else peak)),
+        *([("memory of the GPU", _memory(counts.device_bytes, peak))] * bool(counts.memory.device)),
+        *((f"time of {part}", _time(seconds[part], of_cpu.get(part))) for part in seconds),
+        ("time in all", _time(sum(seconds.values()), sum(cpu.values()) if cpu else None)),
     ]
     return "\n".join(f"{name:<20}{value}" for name, value in lines)
+
+
+def _memory(counted: int, measured: int | None) -> str:
+    return f"{readable(counted)} (estimate)" if measured is None else f"{readable(measured)} (measured)"
+
+
+def _time(seconds: float, cpu: float | None) -> str:
+    return duration(seconds) if cpu is None else f"{duration(seconds)} ({duration(cpu)} of CPU)"

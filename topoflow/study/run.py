@@ -12,12 +12,11 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,6 @@ from topoflow.storage.layout import Run
 from topoflow.study import stages
 from topoflow.study.scaffold import REQUIREMENTS
 from topoflow.telling import NAMES_STAGES
-from topoflow.training.devices import pin_one_gpu
 
 if TYPE_CHECKING:
     from topoflow.dynamics.design import Design
@@ -78,15 +76,17 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
 
     from topoflow.study import audit as audits
     from topoflow.study import power as deciding
+    from topoflow.study import preflight
     from topoflow.tracking.live import whole_run
     from topoflow.tracking.store import absolute_uri
 
     chosen, mapping = resolve(model, objective, overrides, seed)
     params = parse_params(mapping)
-    if why := deciding.never(params, _design(params, chosen, rates=False)):
+    if why := deciding.never(params, design_of(params, chosen, rates=False)):
         logger.warning(
             "This run can never decide some claims. %s. See what would be enough: topoflow plan", why
         )
+    preflight.check(params, chosen)
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
     if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
@@ -184,120 +184,14 @@ def _as_name(place: str) -> str:
     return name or "checkpoints"
 
 
-def cost(
-    model: str, objective: str, overrides: Sequence[str] = (), flops: float | None = None
-) -> tuple[str, list[str]]:
-    """What `run` would cost, as lines to read, and why it cannot fit on this machine, if it cannot.
-
-    Under `mlflow run` both stay in its MLflow run, as plan.txt.
-
-    Parameters
-    ----------
-    model, objective, overrides
-        As for `run`.
-    flops : float, optional
-        Operations a second that are assumed; without it the machine is timed for some ten seconds.
-    """
-    import time
-
-    chosen, mapping = resolve(model, objective, overrides)
-    all_params = parse_params(mapping)
-    params = replace(all_params, finetune=all_params.finetune_of(objective))
-    began = time.perf_counter()
-    import mlflow  # noqa: F401 (loaded by the stage as well, and timed here)
-    import psutil
-    import torch
-
-    pin_one_gpu()
-    from trl import SFTTrainer  # type: ignore[attr-defined]  # noqa: F401
-
-    from topoflow.study import calibration
-    from topoflow.study import cost as costs
-    from topoflow.study import power as deciding
-    from topoflow.tracking.note import asked_as
-    from topoflow.tracking.runs import log_plan
-    from topoflow.training import checkpoints, models, sft
-
-    start = time.perf_counter() - began
-    found = calibration.look(params, chosen)
-    steps, adapters, learning_rates = None, False, None
-    if source := params.checkpoints(objective):
-        trust = getattr(params.model_source(model), "trust_remote_code", False)
-        listed = checkpoints.list_checkpoints(source, chosen, trust)
-        steps, adapters = [line["step"] for line in listed], listed[-1]["kind"] == checkpoints.ADAPTER
-    elif params.recording.schedule.needs_learning_rates:
-        learning_rates = sft.learning_rates(params.finetune)
-
-    def count(cell_bytes: float | None = None) -> costs.Counts:
-        return costs.count(params, found.size, found.texts, steps, adapters, cell_bytes, learning_rates)
-
-    counts = count()
-    memory = psutil.virtual_memory().available
-    if torch.cuda.is_available():
-        memory = torch.cuda.mem_get_info()[0]
-    free = shutil.disk_usage(Path.cwd()).free
-    refusals = costs.obstacles(counts, free, memory)
-    n_workers = params.compute.n_jobs if params.compute.n_jobs > 0 else os.cpu_count() or 1
-    if flops is None and not refusals:
-        rates = calibration.measure(params, chosen, found, start)
-        counts = count(rates.cell_bytes)
-    else:
-        rates = costs.Rates.assumed(found.size, params, flops or 1e10)
-    seconds = costs.estimate(counts, rates, n_workers)
-    frozen = adapters if source else params.finetune.lora is not None
-    dtype = models.weights_dtype(found.source, found.size.n_parameters, frozen)
-    text = f"{costs.table(counts, found.texts, seconds)}\n{'weights opened in':<20}{dtype}"
-    text += f"\n{'disk free':<20}{costs.readable(free)}"
-    has_chat = bool(getattr(found.tokenizer, "chat_template", None))
-    asked = asked_as(params.recording.template, has_chat, params.recording.pooled)
-    text += f"\n\n{asked.strip()}"
-    text += f"\n\n{deciding.run_decides(params, _design(all_params, chosen))}"
-    log_plan("\n".join([text, *(f"cannot fit: {refusal}" for refusal in refusals)]))
-    return text, refusals
-
-
-def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
-    """What the study of params.yaml can decide, as lines to read.
-
-    Parameters
-    ----------
-    overrides
-        As for `run`.
-    pilot : Path, optional
-        A study, or a folder of results, whose finished runs say how far early shares lie apart, and how much
-        jitter there is.
-
-    Raises
-    ------
-    TopoflowError
-        When an override is not known, or the pilot has no finished runs.
-    """
-    from topoflow import finished
-    from topoflow.dynamics.chances import pilot_spread
-    from topoflow.study import power as deciding
-
-    params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
-    designs = {
-        name: _design(params, Run(params.models[0], name, params.seeds[0])) for name in params.objectives
-    }
-    if pilot is None:
-        return deciding.study_decides(params, designs)
-    shares = finished.read_early_shares(pilot)
-    spreads = [found for labels in shares.values() if (found := pilot_spread(labels)) is not None]
-    if not spreads:
-        source = f"assumed: {pilot} has fewer than 3 runs in which something moves"
-        return deciding.study_decides(params, designs, None, source)
-    source = f"early shares: the larger of H1 and H0 in {pilot}; others: assumed"
-    return deciding.study_decides(params, designs, max(spreads), source, finished.read_jitters(pilot))
-
-
-def _design(params: Params, run: Run, rates: bool = True) -> Design:
+def design_of(params: Params, run: Run, rates: bool = True) -> Design:
     """How a run will be recorded.
 
     Without `rates`, for which much must be imported, the learning rate is taken to be constant. How many twins there
     are does not depend on it.
     """
     from topoflow.dynamics.design import Design
+    from topoflow.dynamics.twins import find_twins
 
     behaviour = params.recording.behaviour
     if source := params.checkpoints(run.objective):
@@ -313,7 +207,8 @@ def _design(params: Params, run: Run, rates: bool = True) -> Design:
 
         learning_rates = sft.learning_rates(settings)
     steps = schedule_of(params, run.objective).checkpoints(settings.max_steps, learning_rates)
-    return Design(steps, learning_rates, has_behaviour=behaviour)
+    # without twins there is no clock for learning rates to drive
+    return Design(steps, learning_rates if find_twins(steps) else None, has_behaviour=behaviour)
 
 
 def resolve(

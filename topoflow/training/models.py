@@ -187,8 +187,16 @@ def weights_dtype(opening: Opening, n_parameters: int, frozen: bool) -> str:
     >>> weights_dtype(Opening(dtype="bfloat16"), 8_000_000_000, frozen=False)
     'bfloat16'
     """
-    large = frozen and n_parameters > _LARGE and device_of(opening) != "cpu"
-    return opening.dtype or ("bfloat16" if large else "float32")
+    return opening.dtype or dtype_by_size(n_parameters, frozen, device_of(opening) != "cpu")
+
+
+def dtype_by_size(n_parameters: int, frozen: bool, accelerator: bool) -> str:
+    """The dtype that suits weights of which none is asked for.
+
+    >>> dtype_by_size(8_000_000_000, frozen=True, accelerator=True)
+    'bfloat16'
+    """
+    return "bfloat16" if frozen and accelerator and n_parameters > _LARGE else "float32"
 
 
 def _arguments(opening: Opening, dtype: str) -> dict[str, Any]:

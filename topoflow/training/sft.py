@@ -130,7 +130,7 @@ def finetune(
     from peft import prepare_model_for_kbit_training
     from transformers import PrinterCallback, set_seed
     from transformers.integrations import MLflowCallback  # type: ignore[attr-defined]
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+    from trl import SFTTrainer  # type: ignore[attr-defined]
 
     torch.set_num_threads(settings.n_threads)
     set_seed(seed)  # before the adapters draw their first weights
@@ -138,31 +138,8 @@ def finetune(
     if quiet:
         disable_progress_bar()
     fitting, _ = rows_that_fit(rows, tokenizer, settings.max_length)
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_steps,
-        max_length=settings.max_length,
-        completion_only_loss=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
-        save_strategy="no",
-        report_to="none",
-        seed=seed,
-        data_seed=seed,
-        disable_tqdm=quiet,
-        **{
-            **_DEFAULTS,
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            "use_cpu": device == "cpu",
-            **_new_names(sft_arguments(settings)),
-        },
-    )
-    _check_steps(len(fitting), arguments)
+    arguments = training_arguments(settings, seed, folder, device)
+    check_steps(len(fitting), arguments)
     if getattr(model, "is_quantized", False):  # the norms in float32, and gradients that reach the adapters
         model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
             model, use_gradient_checkpointing=settings.checkpoints_activations
@@ -197,6 +174,36 @@ def finetune(
     if trainer.state.global_step == 0:  # the trainer returns as if it had trained
         raise InvalidArgument("sft_config", "such that the rows make at least one step", settings.sft_config)
     return trainer.model, trainer.state.log_history
+
+
+def training_arguments(settings: Finetune, seed: int, folder: Path, device: str | None = None) -> Any:
+    """What TRL is told of a training, as `trl.SFTConfig`; it refuses some arguments with errors of its own."""
+    from trl import SFTConfig  # type: ignore[attr-defined]
+
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_steps,
+        max_length=settings.max_length,
+        completion_only_loss=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # would show a diverged loss as 0; see _FiniteLogs
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=not sys.stderr.isatty(),
+        **{
+            **_DEFAULTS,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            "use_cpu": device == "cpu",
+            **_new_names(sft_arguments(settings)),
+        },
+    )
 
 
 def learning_rates(settings: Finetune) -> list[float]:
@@ -258,7 +265,7 @@ def _new_names(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_steps(n_rows: int, arguments: Any) -> None:
+def check_steps(n_rows: int, arguments: Any) -> None:
     """Refuse a training without a batch: the trainer would make no step, and say that it is done."""
     batch = arguments.per_device_train_batch_size
     if arguments.dataloader_drop_last and not arguments.packing and n_rows < batch:
@@ -270,11 +277,12 @@ def _check_steps(n_rows: int, arguments: Any) -> None:
 
 
 def rows_that_fit(
-    rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int
+    rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int, warn: bool = True
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """Rows in the form that TRL wants for this tokenizer, and their tokens, without those that cannot be trained on.
 
-    Those are rows that would be cut, and rows that the chat template refuses. A warning counts them.
+    Those are rows that would be cut, and rows that the chat template refuses. A warning counts them, unless `warn` is
+    false.
 
     Raises
     ------
@@ -308,7 +316,7 @@ def rows_that_fit(
         raise InvalidArgument(
             "max_length", "enough for at least one training row", max_length, f"left out: {told}"
         )
-    if parts:
+    if parts and warn:
         logger.warning("%d of %d training rows are left out: %s", len(rows) - len(fitting), len(rows), told)
     return fitting, lengths
 
@@ -323,7 +331,9 @@ def _length(shaped: Mapping[str, Any], tokenizer: Any) -> int:
 
 
 def _shaped(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """A row in the form that TRL wants for this tokenizer."""
+    """A row in the form that TRL wants for this tokenizer; one that is in it already is left as it is."""
+    if isinstance(row["prompt"], str):
+        return dict(row)
     if tokenizer.chat_template:
         return {"prompt": list(row["prompt"]), "completion": list(row["completion"])}
     return {"prompt": plain_text(row["prompt"]), "completion": f" {row['completion'][0]['content']}"}

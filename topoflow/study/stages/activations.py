@@ -33,8 +33,8 @@ def finetune(params: Params, run: Run) -> None:
     active is joined, or one is started, and tagged with the activation set; MLflow that fails stops nothing.
     """
     devices.check_single_process()
-    if not params.model_source(run.model).device_map:
-        devices.pin_one_gpu()
+    if params.compute.gpu is not None or not params.model_source(run.model).device_map:
+        devices.pin_one_gpu(params.compute.gpu)
     from topoflow.recording.callback import NOTE_FILE
     from topoflow.tracking.live import training_run
 

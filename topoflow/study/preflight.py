@@ -1,0 +1,94 @@
+"""What a run would be refused for, found before there is an MLflow run, a folder, or a step of training."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from topoflow.config import FolderModel, GgufModel, HubModel, HubText, PackageModel, Params
+from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.storage import layout
+from topoflow.storage.layout import Run
+
+
+def check(params: Params, run: Run) -> None:
+    """Refuse what a stage of a run would refuse later; nothing is trained or written.
+
+    It looks at the GPU that is asked for, at the model's configuration, tokenizer, layers and the headers of its
+    weights, at the prompts and rows and their lengths, and at the trainer's arguments. What comes from the Hub is left
+    alone where the study has it already; a package is first seen when it is unpacked.
+
+    Parameters
+    ----------
+    params : Params
+    run : Run
+
+    Raises
+    ------
+    TopoflowError
+        As the stage would.
+    ValueError
+        What transformers, TRL or PEFT say of their arguments.
+
+    Examples
+    --------
+    >>> from topoflow.config import apply_overrides, load_params, parse_params, read_mapping
+    >>> check(load_params(), Run("tiny", "helpful", 0))
+    >>> short = parse_params(apply_overrides(read_mapping("params.yaml"), ["finetune.max_length=1"]))
+    >>> check(short, Run("tiny", "helpful", 0))
+    Traceback (most recent call last):
+    topoflow.errors.InvalidArgument: max_length must be enough for at least one training row, got 1; left out: ...
+    """
+    from topoflow.recording.hidden_states import evenly_spaced_layers
+    from topoflow.study import calibration
+    from topoflow.training import devices, models, sft
+    from topoflow.training.objectives import evaluation_prompts, held_out_rows, training_rows
+
+    devices.check_single_process()
+    if params.compute.gpu is not None:
+        devices.check_gpu(params.compute.gpu)
+    source = params.model_source(run.model)
+    models.device_of(source)  # refused where it is not here
+    if _is_here(params, run):
+        return
+    params = replace(params, finetune=params.finetune_of(run.objective))
+    if isinstance(source, GgufModel) and source.path and not Path(source.path).is_file():
+        raise InvalidFile(source.path, "is no file")
+    if isinstance(source, PackageModel | GgufModel) and not layout.model_file(run.model).is_file():
+        prompts = evaluation_prompts(params)
+        if not params.checkpoints(run.objective):
+            training_rows(params, run.objective, prompts)
+        return
+    found = calibration.look(params, run, stand_in=False)
+    if found.folder is not None:
+        models.tensors_of(found.folder)
+    elif isinstance(source, FolderModel):
+        models.identity(Path(source.path))  # says what is missing
+    layers = params.recording.layers
+    if isinstance(layers, int):
+        evenly_spaced_layers(found.size.n_layers, layers)
+    elif max(layers) > found.size.n_layers:
+        expected = f"between 0 (the embedding) and {found.size.n_layers}"
+        raise InvalidArgument("layers", expected, list(layers))
+    params.recording.pooled.check_lengths(found.texts.prompts, "prompts")
+    if params.checkpoints(run.objective):
+        return
+    for rows in held_out_rows(params, run.objective, found.prompts).values():
+        sft.rows_that_fit(rows, found.tokenizer, params.finetune.max_length, warn=False)
+    sft.learning_rates(params.finetune)
+    if params.finetune.arguments:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = sft.training_arguments(params.finetune, run.seed, Path(folder), source.device)
+        sft.check_steps(len(found.rows), arguments)
+
+
+def _is_here(params: Params, run: Run) -> bool:
+    """Whether the run reads something of the Hub, and the study has all that it reads: it may have no network now."""
+    names = params.made_of(run.objective)
+    texts = [params.prompts.text, *(params.objective_source(name) for name in names)]
+    of_the_hub = isinstance(params.model_source(run.model), HubModel) or any(
+        isinstance(text, HubText) for text in texts
+    )
+    files = layout.model_file(run.model), layout.PROMPTS_FILE, layout.rows_file(run.objective)
+    return of_the_hub and all(path.is_file() for path in files)
