@@ -170,7 +170,12 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
         ("main", {"objective": "helpful", "set": "recording.layers=[9]"}, {}, "layers must be at most"),
         ("main", {"objective": "helpful", "seed": "-1"}, {}, "Invalid value for '--seed'"),
         ("main", {"objective": "helpful", "set": "finetune.max_length=1"}, {}, "max_length must be enough"),
-        ("main", {"objective": "helpful", "set": "prompts.n_prompts=100000"}, {}, "n_prompts must be at most"),
+        (
+            "main",
+            {"objective": "helpful", "set": "prompts.n_prompts=100000"},
+            {},
+            "n_prompts must be at most",
+        ),
         ("main", {"objective": "helpful", "set": "compute.gpu=7"}, {}, "compute.gpu must be"),
         ("plan", {"objective": "helpful", "gpu": "v100", "set": "finetune.max_step=1"}, {}, "did you mean"),
         (
