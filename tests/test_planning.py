@@ -117,13 +117,17 @@ def test_a_plan_for_a_card_is_compared_with_the_card_and_not_with_this_machine(p
     assert "40% of 67 TFLOP/s in float32 and 70% of 3.35 TB/s, the peaks in: NVIDIA H100" in said.output
     assert "nothing is measured on this machine or compared with it" in said.output
     assert "disk free" not in said.output
-    model = {"tiny": config_alone(tmp_path / "seven", **SEVEN)}
+    seven = config_alone(tmp_path / "seven", **SEVEN)
+    model = {"tiny": seven | {"dtype": "float32"}}
     said = plan("--objective", "helpful", "--gpu", "4090", model=model)
     assert said.exit_code == 1
     assert re.search(
         r"it needs 3\d\.\d GB of memory on 4090:24, which has 24\.0 GB; .*dtype: bfloat16", said.output
     )
     assert plan("--objective", "helpful", "--gpu", "h100", model=model).exit_code == 0
+    by_rule = plan("--objective", "helpful", "--gpu", "4090", model={"tiny": seven})
+    assert numbers(by_rule.output)["weights opened in"] == "bfloat16"
+    assert by_rule.exit_code == 0
 
 
 @pytest.mark.parametrize(

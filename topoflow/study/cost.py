@@ -34,9 +34,8 @@ _KEPT = 18
 # is in memory this many times as float32: on a CPU by what PyTorch makes of it, on a GPU once, in its full width.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 _TILES, _TILES_OF_KERNEL = 8, 1
-_LOGIT_BYTES = (
-    12  # of each logit in a pass that makes them all, as held-out losses do: itself, a copy, its logarithm
-)
+# Bytes of a logit in a pass that makes them all, as held-out losses do: with a copy and its logarithm.
+_LOGIT_BYTES = 12
 # What an allocator holds beside what is in use, as a share of passes: pieces between what lengths of all sizes left.
 FRAGMENTED = 0.3
 _FOUR_BITS = 4.5 / 8  # bytes of a weight in NF4, with the scale of each 64
@@ -45,7 +44,7 @@ _BAND_SUBSAMPLES = 8  # a replicate, in `prompt_bands`
 _MOST_PAIRED = 128  # checkpoints, in `paired_checkpoints`
 _ROOTS = 256  # numbers of a prompt's answer, in `sketched_roots`
 _ANSWER = 40  # tokens, in `greedy_answers`
-_COMPARED = 2.4e-8  # seconds of a core for one probability of an answer that is compared
+_COMPARED = 6e-8  # seconds of a core for one probability of an answer that is compared
 # Rungs of a run's claims that are held against rotations, as far as claims climb at all; and a rotation of a subsample,
 # with its distances, in diagrams.
 _RUNGS = 2
