@@ -2,9 +2,10 @@
 
     python benchmarks/recording.py [--prompts HH_RLHF_JSONL] [--quick]
 
-Writes benchmarks/recording.md. The model is SmolLM2-135M-Instruct (`smollm2` of params.yaml, from the package index) on
-two threads, the prompts are the first dialogues of HH-RLHF as published, in file order. Every pass runs in a process of
-its own; ways are taken in turns within this run, and of each the median is shown. Peaks are ru_maxrss.
+Writes benchmarks/recording.md; with `--only NAME` one part of it (costs, behaviour, series, growth, precision), and the
+rest stays. The model is SmolLM2-135M-Instruct (`smollm2` of params.yaml, from the package index) on two threads, the
+prompts are the first dialogues of HH-RLHF as published, in file order, unless a part says otherwise. Every pass runs
+in a process of its own; ways are taken in turns within this run, and of each the median is shown. Peaks are ru_maxrss.
 """
 
 from __future__ import annotations
@@ -60,6 +61,25 @@ def random_model(vocabulary: int, depth: int) -> Any:
             num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, pad_token_id=0,
         )
     ).eval()  # fmt: skip
+
+
+def real_shape(name: str) -> Any:
+    """The shape of a small model of today with random weights: what behaviour costs depends on nothing else."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+
+    torch.manual_seed(0)
+    if name == "SmolLM2-135M":
+        config: Any = LlamaConfig(
+            vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=0,
+        )  # fmt: skip
+    else:
+        config = Gemma3TextConfig(
+            vocab_size=262_144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18,
+            num_attention_heads=4, num_key_value_heads=1, head_dim=256, tie_word_embeddings=True, pad_token_id=0,
+        )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def token_ids(tokenizer: Any, path: str, n_prompts: int) -> list[list[int]]:
@@ -150,10 +170,10 @@ def measure(way: str, dtype: str, path: str, n_prompts: int, vocabulary: int, de
     }
 
 
-def apart(*arguments: Any) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+def apart(*arguments: Any, how: str = "--measure") -> Any:
+    command = [sys.executable, __file__, how, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def in_turns(cases: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, dict[str, list[float]]]:
@@ -163,6 +183,92 @@ def in_turns(cases: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, dict[
             for what, value in apart(*arguments).items():
                 taken[name][what].append(value)
     return taken
+
+
+# --- behaviour, and a series, in the same process in turns ------------------------------------------
+
+
+def taken(act: Any) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    act()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def measure_behaviour(name: str, longest: int, n_prompts: int, repeats: int) -> list[str]:
+    """What a checkpoint takes that is compared with two others, beside the decoder alone on the same prompts."""
+    import torch
+
+    from topoflow.recording.behaviour import Behaviour
+    from topoflow.recording.hidden_states import record_states, resolve_layers
+
+    torch.set_num_threads(THREADS)
+    model = real_shape(name)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, 999, n).tolist() for n in rng.integers(longest // 8, longest + 1, n_prompts)]
+    behaviour, layers, steps = Behaviour(n_prompts), resolve_layers(model, 5), iter(range(99))
+
+    def checkpoint() -> None:
+        record_states(model, prompts, layers, pad_token_id=0, batch_size=BATCH, behaviour=behaviour)
+        behaviour.finish(next(steps))
+
+    def trained() -> None:
+        with torch.no_grad():
+            model.get_decoder().norm.weight.mul_(1.01)
+
+    for _ in range(2):  # the first and the one before
+        checkpoint()
+        trained()
+    spent = []
+    for _ in range(repeats):
+        spent.append((*taken(checkpoint), *taken(lambda: bare(model, prompts))))
+        trained()
+    middle = np.median(spent, axis=0)
+    ratios = np.median([(ours / theirs, w / v) for ours, w, theirs, v in spent], axis=0)
+    told = [f"{it:.2f}" for it in (*middle, *ratios)]
+    return [name, f"{model.config.vocab_size:,}", f"{longest // 8} to {longest}", *told]
+
+
+def write_series(folder: Path, n_checkpoints: int) -> None:
+    """Checkpoints of a random model in bfloat16, as a training of it saves them."""
+    import torch
+
+    from topoflow.embedded import embedded_folder
+    from topoflow.training.models import open_tokenizer
+
+    model = real_shape("SmolLM2-135M").to(torch.bfloat16)
+    tokenizer = open_tokenizer(embedded_folder("tiny"))
+    for number in range(1, n_checkpoints + 1):
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(torch.randn_like(weights), alpha=1e-3)
+        model.save_pretrained(folder / f"checkpoint-{number}")
+        tokenizer.save_pretrained(folder / f"checkpoint-{number}")
+
+
+def measure_series(folder: str, n_prompts: int, dtype: str, behaviour: bool) -> dict[str, Any]:
+    """Seconds of recording a series, and a hash of what was recorded."""
+    import hashlib
+    import tempfile
+
+    from topoflow.config import CheckpointFolder, FolderModel
+    from topoflow.recording.callback import TopologyCallback
+    from topoflow.storage.layout import Run
+    from topoflow.training import checkpoints
+
+    source = CheckpointFolder(folder, model_is_step_0=False)
+    lines = checkpoints.list_checkpoints(source, Run("m", "o", 0))
+    first = FolderModel(str(Path(folder, "checkpoint-1")), dtype=dtype)
+    prompts = [f"Question {i}: {'why ' * (i % 32)}?" for i in range(n_prompts)]
+    sizes = {"n_layers": 30, "hidden_size": 576}
+    with tempfile.TemporaryDirectory() as out:
+        callback = TopologyCallback(prompts, 5, folder=out, behaviour=behaviour, batch_size=BATCH)
+        series = checkpoints.Series(Run("m", "o", 0), lines, source, sizes, first)
+        cpu, wall = taken(lambda: checkpoints.record(series, callback, 5, THREADS))
+        digest = hashlib.sha256()
+        for path in sorted(Path(out).glob("step_*/*")):
+            digest.update(path.read_bytes())
+    return {"cpu": cpu, "wall": wall, "sha256": digest.hexdigest()}
 
 
 # --- tables ---------------------------------------------------------------------------------------
