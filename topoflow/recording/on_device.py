@@ -153,8 +153,8 @@ def _tensor(values: npt.NDArray[Any]) -> torch.Tensor:
 def _sent(rows: torch.Tensor, chosen: Sequence[int], device: torch.device) -> torch.Tensor:
     """Some rows of the host's memory as a tensor on a device, copied while that computes."""
     there = torch.empty((len(chosen), rows.shape[1]), dtype=rows.dtype, device=device)
-    for place, row in enumerate(chosen):
-        there[place].copy_(rows[row], non_blocking=True)
+    for place, row in zip(there.unbind(), chosen, strict=True):
+        place.copy_(rows[row], non_blocking=True)
     return there
 
 
