@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.names import H1_SAMPLING_FLOOR, metric_name
+from topoflow.recording.background import in_background
 from topoflow.recording.behaviour import Answered, Answers, Behaviour, to_compare
 from topoflow.recording.hidden_states import (
     batches_by_length,
@@ -498,9 +499,7 @@ class TopologyCallback(TrainerCallback):
         if self._live is None:
             self._log(step, numbers)
         else:
-            pool = ThreadPoolExecutor(1, "topoflow-topology")
-            self._following = pool.submit(self._follow, step, clouds, self._live, numbers)
-            pool.shutdown(wait=False)
+            self._following = in_background(self._follow, step, clouds, self._live, numbers)
         if self._waits:
             self._settle()
         if self.on_record is not None:

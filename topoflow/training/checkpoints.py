@@ -12,13 +12,14 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
 from topoflow.errors import InvalidArgument, InvalidFile, Words, quoted, said
+from topoflow.recording.background import in_background
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
 from topoflow.storage import layout, recorded_names
@@ -405,20 +406,19 @@ def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tupl
         home = models.locate(series.description, series.model_source)
     elsewhere = series.model_source.device_map or series.model_source.quantization
     opened: Reopened | None = None
-    with ThreadPoolExecutor(1, "topoflow-fetch") as ahead:
-        coming = ahead.submit(_checked, series, lines[0], home)
-        for line, following in zip(lines, [*lines[1:], None], strict=True):
-            folder, downloaded = coming.result()
-            if opened is None or elsewhere or not opened.takes(folder):
-                opened = None  # before another is opened
-                gc.collect()
-                opened = Reopened(_opened(series, line, folder, home), folder)
-            if following is not None:
-                coming = ahead.submit(_checked, series, following, home)
-            yield line, opened.network
-            if downloaded and getattr(series.source, "remove_downloads", False):
-                wait([coming])  # it may share files with this one
-                _remove_from_cache(folder)
+    coming = in_background(_checked, series, lines[0], home)
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        folder, downloaded = coming.result()
+        if opened is None or elsewhere or not opened.takes(folder):
+            opened = None  # before another is opened
+            gc.collect()
+            opened = Reopened(_opened(series, line, folder, home), folder)
+        if following is not None:
+            coming = in_background(_checked, series, following, home)
+        yield line, opened.network
+        if downloaded and getattr(series.source, "remove_downloads", False):
+            wait([coming])  # it may share files with this one
+            _remove_from_cache(folder)
 
 
 def _checked(series: Series, line: Mapping[str, Any], home: Path | None) -> tuple[Path, bool]:

@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from topoflow.config import (
 )
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, Words, quoted, said
+from topoflow.recording.background import in_background
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 from topoflow.storage.files import read_bytes, remove
 
@@ -312,10 +312,14 @@ def _files(folder: Path) -> dict[str, str]:
     paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in paths):
         raise InvalidFile(folder, "must hold weights as .safetensors, and has none")
-    with ThreadPoolExecutor(
-        _READ_AT_ONCE, "topoflow-hash"
-    ) as pool:  # shards of a large model, each of gigabytes
-        return dict(zip((path.name for path in paths), pool.map(sha256_of_file, paths), strict=True))
+    # shards of a large model are gigabytes each
+    parts = [in_background(_hashes, paths[start::_READ_AT_ONCE]) for start in range(_READ_AT_ONCE)]
+    found = {name: digest for part in parts for name, digest in part.result().items()}
+    return {path.name: found[path.name] for path in paths}
+
+
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in paths}
 
 
 def _identity(files: Mapping[str, str]) -> str:
