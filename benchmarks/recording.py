@@ -11,11 +11,14 @@ in a process of its own; ways are taken in turns within this run, and of each th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
@@ -246,23 +249,24 @@ def write_series(folder: Path, n_checkpoints: int) -> None:
         tokenizer.save_pretrained(folder / f"checkpoint-{number}")
 
 
-def measure_series(folder: str, n_prompts: int, dtype: str, behaviour: bool) -> dict[str, Any]:
+def measure_series(folder: str, n_prompts: int, dtype: str, anew: bool) -> dict[str, Any]:
     """Seconds of recording a series, and a hash of what was recorded."""
-    import hashlib
-    import tempfile
-
     from topoflow.config import CheckpointFolder, FolderModel
     from topoflow.recording.callback import TopologyCallback
     from topoflow.storage.layout import Run
     from topoflow.training import checkpoints
 
+    if anew:
+        from topoflow.training import reopening
+
+        reopening.Reopened.takes = lambda self, folder: False  # type: ignore[method-assign]
     source = CheckpointFolder(folder, model_is_step_0=False)
     lines = checkpoints.list_checkpoints(source, Run("m", "o", 0))
     first = FolderModel(str(Path(folder, "checkpoint-1")), dtype=dtype)
     prompts = [f"Question {i}: {'why ' * (i % 32)}?" for i in range(n_prompts)]
     sizes = {"n_layers": 30, "hidden_size": 576}
     with tempfile.TemporaryDirectory() as out:
-        callback = TopologyCallback(prompts, 5, folder=out, behaviour=behaviour, batch_size=BATCH)
+        callback = TopologyCallback(prompts, 5, folder=out, behaviour=True, batch_size=BATCH)
         series = checkpoints.Series(Run("m", "o", 0), lines, source, sizes, first)
         cpu, wall = taken(lambda: checkpoints.record(series, callback, 5, THREADS))
         digest = hashlib.sha256()
@@ -363,38 +367,77 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", default=str(PROMPTS), help="a .jsonl.gz of HH-RLHF")
-    parser.add_argument("--quick", action="store_true", help="32 prompts, once")
-    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)  # how this starts itself
-    options = parser.parse_args()
-    if options.measure:
-        way, dtype, path, *sizes = options.measure
-        print(json.dumps(measure(way, dtype, path, *map(int, sizes))))
-        return
+def behaviour_rows(repeats: int) -> list[list[str]]:
+    cases = [(name, longest) for name in ("SmolLM2-135M", "gemma-3-270m") for longest in (256, 64)]
+    return [apart(*case, 16, repeats, how="--behaviour") for case in cases]
 
-    n_prompts, repeats, n_steps = (32, 1, 2) if options.quick else (128, 3, 8)
-    sections = [
-        "# What recording costs",
+
+def series_rows(quick: bool) -> list[list[str]]:
+    """Ten checkpoints, recorded with what puts weights into the open model, and with a model opened anew for each."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_series(Path(folder), 3 if quick else 10)
+        for n_prompts, dtype in ((16, "float32"), (16, "bfloat16"), (64, "bfloat16")):
+            ours, anew = (apart(folder, n_prompts, dtype, way, how="--series") for way in ("put", "anew"))
+            assert ours["sha256"] == anew["sha256"]
+            told = [f"{found[what]:.1f}" for what in ("cpu", "wall") for found in (ours, anew)]
+            ratios = [f"{anew[what] / ours[what]:.2f}" for what in ("cpu", "wall")]
+            rows.append([str(n_prompts), dtype, *told, *ratios])
+    return rows
+
+
+def costs(options: argparse.Namespace) -> str:
+    n_prompts, repeats = (32, 1) if options.quick else (128, 3)
+    return "\n\n".join([
         f"Written by `benchmarks/recording.py{' --quick' if options.quick else ''}`. SmolLM2-135M-Instruct, "
         f"{n_prompts} prompts of HH-RLHF harmless as published, {BATCH} a batch, the last {MAX_LENGTH} tokens; "
         f"float32, {THREADS} threads of a CPU; medians of {repeats}. Ratios are to topoflow's 5 layers. The last "
-        "column is the peak above that of a process that holds the model and does nothing.",
+        "column is the peak above that of a process that holds the model and does nothing. This is the first "
+        "checkpoint, which is compared with none.",
         table(
             ["way", "CPU s", "wall s", "CPU ratio", "wall ratio", "peak MB", "of which the pass"],
             cost_rows(options.prompts, n_prompts, repeats),
         ),
-        "## Memory as the model and the prompts grow",
+    ])  # fmt: skip
+
+
+def behaviour(options: argparse.Namespace) -> str:
+    header = ["shape", "vocabulary", "tokens of a prompt"]
+    header += [f"{whose}, {what} s" for whose in ("checkpoint", "bare pass") for what in ("CPU", "wall")]
+    return "\n\n".join([
+        "A checkpoint with states of 5 layers and next-token distributions, which are compared with those of the first "
+        "checkpoint and of the one before, beside a bare pass of the decoder. Random weights, 16 prompts in one batch, "
+        f"float32, {THREADS} threads of a CPU; medians of {1 if options.quick else 3}, taken in turns.",
+        table([*header, "CPU ratio", "wall ratio"], behaviour_rows(1 if options.quick else 3)),
+    ])  # fmt: skip
+
+
+def series(options: argparse.Namespace) -> str:
+    return "\n\n".join([
+        f"{3 if options.quick else 10} checkpoints of SmolLM2's shape with random weights, stored in bfloat16, "
+        f"recorded with {THREADS} threads of a CPU: as topoflow does it, and with every model opened anew. The "
+        "states have the same bytes. Prompts are of 4 to 36 words.",
+        table(
+            ["prompts", "computed in", "CPU s", "anew", "wall s", "anew", "CPU ratio", "wall ratio"],
+            series_rows(options.quick),
+        ),
+    ])  # fmt: skip
+
+
+def growth(options: argparse.Namespace) -> str:
+    return "\n\n".join([
         "Llama with random weights, hidden size 256, prompts of 32 to 128 tokens. Process with the model alone, then "
         "what each way adds to its peak; MB.",
         table(
             ["vocabulary", "blocks", "prompts", "model", "bare pass", "topoflow", "obvious"],
             growth_rows(options.quick),
         ),
-        "## What bfloat16 does to the diagrams",
+    ])  # fmt: skip
+
+
+def precision(options: argparse.Namespace) -> str:
+    n_prompts, n_steps = (32, 2) if options.quick else (128, 8)
+    return "\n\n".join([
         f"Mean order-2 Wasserstein distance between H1 diagrams of the {n_prompts} prompts in float32 and in another "
         f"precision (64 subsamples of {n_prompts // 2}), beside the distance that LoRA steps (8 dialogues each, AdamW, "
         "learning rate 2e-4) moved them by, all in float32.",
@@ -402,8 +445,52 @@ def main() -> None:
             ["layer", "bfloat16 autocast", "bfloat16 weights", "1 step", f"{n_steps} steps"],
             precision_rows(options.prompts, n_prompts, n_steps),
         ),
-    ]
-    (HERE / "recording.md").write_text("\n\n".join(sections) + "\n")
+    ])  # fmt: skip
+
+
+PARTS = {
+    "costs": ("# What recording costs", costs),
+    "behaviour": ("## What behaviour adds", behaviour),
+    "series": ("## What a series of checkpoints costs", series),
+    "growth": ("## Memory as the model and the prompts grow", growth),
+    "precision": ("## What bfloat16 does to the diagrams", precision),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompts", default=str(PROMPTS), help="a .jsonl.gz of HH-RLHF")
+    parser.add_argument("--quick", action="store_true", help="32 prompts, once")
+    parser.add_argument("--only", choices=PARTS, help="one part of the file")
+    # how this starts itself
+    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--behaviour", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--series", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        way, dtype, path, *sizes = options.measure
+        print(json.dumps(measure(way, dtype, path, *map(int, sizes))))
+        return
+    if options.behaviour:
+        name, *sizes = options.behaviour
+        print(json.dumps(measure_behaviour(name, *map(int, sizes))))
+        return
+    if options.series:
+        folder, n_prompts, dtype, way = options.series
+        print(json.dumps(measure_series(folder, int(n_prompts), dtype, way == "anew")))
+        return
+
+    path = HERE / "recording.md"
+    # what stands there, by its headings
+    there = re.split(r"^(?=#{1,2} )", path.read_text() if path.exists() else "", flags=re.MULTILINE)
+    known = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in there}
+    sections = []
+    for part, (heading, write) in PARTS.items():
+        text = write(options) if options.only in (None, part) else known.get(heading, "")
+        sections += [heading, text] if text else []
+    path.write_text("\n\n".join(sections) + "\n")
 
 
 if __name__ == "__main__":
