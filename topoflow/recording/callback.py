@@ -23,7 +23,7 @@ from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.names import H1_SAMPLING_FLOOR, metric_name
-from topoflow.recording.background import in_background
+from topoflow.processes import in_background
 from topoflow.recording.behaviour import Answered, Answers, Behaviour, to_compare
 from topoflow.recording.hidden_states import (
     batches_by_length,

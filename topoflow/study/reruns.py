@@ -66,7 +66,7 @@ def _said(first: FinishedRun, rerun: FinishedRun, rows: Sequence[dict[str, Any]]
     floor, velocity = column(1, RERUN_FLOOR), column(1, VELOCITY)
     steps, layers = first.activations.steps, first.activations.layers
     equal = all(
-        np.array_equal(*(member.activations.point_cloud(step, layer) for member in (first, rerun)))
+        np.array_equal(first.activations.point_cloud(step, layer), rerun.activations.point_cloud(step, layer))
         for step in steps
         for layer in layers
     )

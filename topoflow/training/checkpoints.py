@@ -19,7 +19,7 @@ from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
 from topoflow.errors import InvalidArgument, InvalidFile, Words, quoted, said
-from topoflow.recording.background import in_background
+from topoflow.processes import in_background
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
 from topoflow.storage import layout, recorded_names

@@ -34,7 +34,7 @@ from topoflow.config import (
 )
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, Words, quoted, said
-from topoflow.recording.background import in_background
+from topoflow.processes import in_background
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 from topoflow.storage.files import read_bytes, remove
 
