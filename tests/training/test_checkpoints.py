@@ -27,7 +27,6 @@ from topoflow.storage.layout import Run
 from topoflow.study import stages
 from topoflow.training import checkpoints, models
 from topoflow.training.checkpoints import list_checkpoints, model_of, resolve_commits
-from topoflow.training.reopening import Reopened
 
 KINDS = ("adapters", "models")
 
@@ -170,61 +169,7 @@ def test_one_model_is_in_memory_at_a_time(study, monkeypatch):
 
     monkeypatch.setattr(models, "open_model", watched)
     stages.finetune(study, Run("tiny", "models", 0))
-    assert len(opened) == 2  # the model, and the first checkpoint, which takes the weights of the second
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_put_into_an_open_model_give_the_bytes_of_a_model_opened_anew(study, home, monkeypatch, kind):
-    stages.prepare(study, kind)
-    run, taken, whole = Run("tiny", kind, 0), [], Reopened.takes
-
-    def takes(self, folder):
-        taken.append(whole(self, folder))
-        return taken[-1]
-
-    found = []
-    for one in (takes, lambda self, folder: False):
-        shutil.rmtree(run.folder("activations"), ignore_errors=True)
-        monkeypatch.setattr(Reopened, "takes", one)
-        stages.finetune(study, run)
-        found.append(contents(run.folder("activations")))
-    assert found[0] == found[1]
-    assert taken[-1]  # the second checkpoint of the training takes the place of the first
-
-
-@pytest.mark.parametrize("change", ["config", "dtype", "name", "shape", "code", "none"])
-def test_only_numbers_may_differ_between_a_model_that_is_open_and_one_that_takes_its_place(
-    home, tmp_path, change
-):
-    from safetensors.torch import load_file, save_file
-
-    places = [shutil.copytree(home / "models" / f"checkpoint-{n}", tmp_path / str(n)) for n in (2, 4)]
-    path = places[1] / "model.safetensors"
-    tensors = load_file(path)
-    name = "model.layers.0.mlp.down_proj.weight"
-    if change == "config":
-        config = json.loads((places[1] / "config.json").read_text())
-        (places[1] / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
-    elif change == "dtype":  # which is no obstacle: it is cast as it would be
-        save_file({key: value.bfloat16() for key, value in tensors.items()}, path, {"format": "pt"})
-    elif change == "name":
-        save_file({f"{key}_": value for key, value in tensors.items()}, path, {"format": "pt"})
-    elif change == "shape":
-        save_file({**tensors, name: tensors[name][:-1].clone()}, path, {"format": "pt"})
-    elif change == "code":
-        (places[1] / "modeling.py").write_text("")
-    opened = Reopened(models.open_model(places[0]), places[0])
-    before = {key: value.clone() for key, value in opened.network.state_dict().items()}
-    assert opened.takes(places[1]) == (change in ("dtype", "none"))
-    expected = models.open_model(places[1]).state_dict() if change in ("dtype", "none") else before
-    assert all(value.equal(expected[key]) for key, value in opened.network.state_dict().items())
-
-
-def test_a_model_that_does_not_hold_what_its_files_say_takes_no_others(home):
-    places = [home / "models" / f"checkpoint-{n}" for n in (2, 4)]
-    network = models.open_model(places[0])
-    network.model.norm.weight.data += 1  # as an architecture that changes weights when it opens them
-    assert not Reopened(network, places[0]).takes(places[1])
+    assert len(opened) == 3
 
 
 def test_the_next_checkpoint_is_checked_while_one_is_recorded_and_errors_come_in_their_order(

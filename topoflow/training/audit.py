@@ -24,9 +24,8 @@ from topoflow.errors import InvalidArgument, InvalidFile, said
 from topoflow.storage import StoredSet, cell_name, json_bytes, sha256, sha256_of_file
 from topoflow.storage.files import open_regular
 from topoflow.training import models
-from topoflow.training.checkpoints import resolve_commits
+from topoflow.training.checkpoints import ADAPTER_FILE, resolve_commits
 from topoflow.training.order import misfits, squared_distances
-from topoflow.training.reopening import ADAPTER_FILE
 
 Kind = Literal["missing", "unreadable", "unknown", "same", "architecture", "gap", "order", "off"]
 _WEIGHTS = re.compile(r"(?:pytorch_model|adapter_model|model)[\w.-]*\.(?:safetensors|bin)")

@@ -26,10 +26,10 @@ from topoflow.storage import layout, recorded_names
 from topoflow.storage.files import read_text
 from topoflow.storage.layout import Run
 from topoflow.training import models
-from topoflow.training.reopening import ADAPTER_FILE, Reopened
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_FILE = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # Ways to begin an adapter after which the same files give the same model each time they are opened. Others draw random
 # numbers into the base's weights (pissa_niter_N), or need data that the files do not hold.
@@ -396,28 +396,25 @@ def training_log(series: Series) -> list[dict[str, float]]:
 def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Any]]:
     """Each checkpoint and its model, opened as the model's entry says, in eval mode.
 
-    While one is used, the files of the next are fetched and checked, which also brings them into the system's memory.
-    Then its weights are put into the model that is open, where that gives the same model; else another is opened, and
-    never two at once. Every adapter that may change the base (PiSSA, OLoRA) is put on a base of its own, opened anew:
-    PEFT does not give the weights back when the adapter is taken off.
+    While one is used, the files of the next are fetched and checked, which also brings them into the system's memory:
+    opening it then takes a fraction of a second. Two models are never open at once. Every adapter is put on a base of
+    its own, opened anew: PEFT changes the weights of the base for some adapters (PiSSA, OLoRA) and does not give them
+    back when the adapter is taken off.
     """
     home = None
     if any(line["kind"] != _MODEL for line in lines):
         home = models.locate(series.description, series.model_source)
-    elsewhere = series.model_source.device_map or series.model_source.quantization
-    opened: Reopened | None = None
     coming = in_background(_checked, series, lines[0], home)
     for line, following in zip(lines, [*lines[1:], None], strict=True):
         folder, downloaded = coming.result()
-        if opened is None or elsewhere or not opened.takes(folder):
-            opened = None  # before another is opened
-            gc.collect()
-            opened = Reopened(_opened(series, line, folder, home), folder)
+        network = _opened(series, line, folder, home)
         if following is not None:
             coming = in_background(_checked, series, following, home)
-        yield line, opened.network
+        yield line, network
+        del network
+        gc.collect()
         if downloaded and getattr(series.source, "remove_downloads", False):
-            wait([coming])  # it may share files with this one
+            wait([coming])  # what is fetched may share files with this one
             _remove_from_cache(folder)
 
 
