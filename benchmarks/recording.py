@@ -2,19 +2,22 @@
 
     python benchmarks/recording.py [--prompts HH_RLHF_JSONL] [--quick]
 
-Writes benchmarks/recording.md. The model is SmolLM2-135M-Instruct (`smollm2` of params.yaml, from the package index) on
-two threads, the prompts are the first dialogues of HH-RLHF as published, in file order. Every pass runs in a process of
-its own; ways are taken in turns within this run, and of each the median is shown. Peaks are ru_maxrss.
+Writes benchmarks/recording.md; with `--only NAME` one part of it (costs, behaviour, series, growth, precision), and the
+rest stays. The model is SmolLM2-135M-Instruct (`smollm2` of params.yaml, from the package index) on two threads, the
+prompts are the first dialogues of HH-RLHF as published, in file order, unless a part says otherwise. Every pass runs
+in a process of its own; ways are taken in turns within this run, and of each the median is shown. Peaks are ru_maxrss.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
@@ -60,6 +63,25 @@ def random_model(vocabulary: int, depth: int) -> Any:
             num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True, pad_token_id=0,
         )
     ).eval()  # fmt: skip
+
+
+def real_shape(name: str) -> Any:
+    """The shape of a small model of today with random weights: what behaviour costs depends on nothing else."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+
+    torch.manual_seed(0)
+    if name == "SmolLM2-135M":
+        config: Any = LlamaConfig(
+            vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=0,
+        )  # fmt: skip
+    else:
+        config = Gemma3TextConfig(
+            vocab_size=262_144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18,
+            num_attention_heads=4, num_key_value_heads=1, head_dim=256, tie_word_embeddings=True, pad_token_id=0,
+        )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def token_ids(tokenizer: Any, path: str, n_prompts: int) -> list[list[int]]:
@@ -150,10 +172,10 @@ def measure(way: str, dtype: str, path: str, n_prompts: int, vocabulary: int, de
     }
 
 
-def apart(*arguments: Any) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+def apart(*arguments: Any, how: str = "--measure") -> Any:
+    command = [sys.executable, __file__, how, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def in_turns(cases: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, dict[str, list[float]]]:
@@ -163,6 +185,90 @@ def in_turns(cases: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, dict[
             for what, value in apart(*arguments).items():
                 taken[name][what].append(value)
     return taken
+
+
+# --- behaviour, and a series, in the same process in turns ------------------------------------------
+
+
+def taken(act: Any) -> tuple[float, float]:
+    """CPU and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    act()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def measure_behaviour(name: str, longest: int, n_prompts: int, repeats: int) -> list[str]:
+    """What a checkpoint takes that is compared with two others, beside the decoder alone on the same prompts."""
+    import torch
+
+    from topoflow.recording.behaviour import Behaviour
+    from topoflow.recording.hidden_states import record_states, resolve_layers
+
+    torch.set_num_threads(THREADS)
+    model = real_shape(name)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, 999, n).tolist() for n in rng.integers(longest // 8, longest + 1, n_prompts)]
+    behaviour, layers, steps = Behaviour(n_prompts), resolve_layers(model, 5), iter(range(99))
+
+    def checkpoint() -> None:
+        record_states(model, prompts, layers, pad_token_id=0, batch_size=BATCH, behaviour=behaviour)
+        behaviour.finish(next(steps))
+
+    def trained() -> None:
+        with torch.no_grad():
+            model.get_decoder().norm.weight.mul_(1.01)
+
+    for _ in range(2):  # the first and the one before
+        checkpoint()
+        trained()
+    spent = []
+    for _ in range(repeats):
+        spent.append((*taken(checkpoint), *taken(lambda: bare(model, prompts))))
+        trained()
+    middle = np.median(spent, axis=0)
+    ratios = np.median([(ours / theirs, w / v) for ours, w, theirs, v in spent], axis=0)
+    told = [f"{it:.2f}" for it in (*middle, *ratios)]
+    return [name, f"{model.config.vocab_size:,}", f"{longest // 8} to {longest}", *told]
+
+
+def write_series(folder: Path, n_checkpoints: int) -> None:
+    """Checkpoints of a random model in bfloat16, as a training of it saves them."""
+    import torch
+
+    from topoflow.embedded import embedded_folder
+    from topoflow.training.models import open_tokenizer
+
+    model = real_shape("SmolLM2-135M").to(torch.bfloat16)
+    tokenizer = open_tokenizer(embedded_folder("tiny"))
+    for number in range(1, n_checkpoints + 1):
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights.add_(torch.randn_like(weights), alpha=1e-3)
+        model.save_pretrained(folder / f"checkpoint-{number}")
+        tokenizer.save_pretrained(folder / f"checkpoint-{number}")
+
+
+def measure_series(folder: str, dtype: str) -> list[list[float]]:
+    """CPU and wall seconds of one checkpoint: its hash, opening it, and the pass over 16 prompts."""
+    import torch
+
+    from topoflow.config import FolderModel
+    from topoflow.recording.hidden_states import record_states
+    from topoflow.training import models
+
+    torch.set_num_threads(THREADS)
+    opening, spent, opened = FolderModel(folder, dtype=dtype), [], []  # type: ignore[arg-type]
+    prompts = [[5 + i % 7] * (8 + i) for i in range(BATCH)]
+    for number in (1, 2, 3):
+        place = Path(folder, f"checkpoint-{number}")
+        opened.clear()
+        steps = (
+            lambda place=place: models.identity(place),
+            lambda place=place: opened.append(models.open_model(place, False, opening)),
+            lambda: record_states(opened[0], prompts, [30], pad_token_id=0),
+        )
+        spent.append([taken(step) for step in steps])
+    return np.median(spent[1:], axis=0).tolist()  # type: ignore[no-any-return]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -257,38 +363,70 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prompts", default=str(PROMPTS), help="a .jsonl.gz of HH-RLHF")
-    parser.add_argument("--quick", action="store_true", help="32 prompts, once")
-    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)  # how this starts itself
-    options = parser.parse_args()
-    if options.measure:
-        way, dtype, path, *sizes = options.measure
-        print(json.dumps(measure(way, dtype, path, *map(int, sizes))))
-        return
+def behaviour_rows(repeats: int) -> list[list[str]]:
+    cases = [(name, longest) for name in ("SmolLM2-135M", "gemma-3-270m") for longest in (256, 64)]
+    return [apart(*case, 16, repeats, how="--behaviour") for case in cases]
 
-    n_prompts, repeats, n_steps = (32, 1, 2) if options.quick else (128, 3, 8)
-    sections = [
-        "# What recording costs",
+
+def series_rows() -> list[list[str]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_series(Path(folder), 3)
+        for dtype in ("float32", "bfloat16"):
+            found = apart(folder, dtype, how="--series")
+            rows.append([dtype, *(f"{cpu:.2f} ({wall:.2f})" for cpu, wall in found)])
+    return rows
+
+
+def costs(options: argparse.Namespace) -> str:
+    n_prompts, repeats = (32, 1) if options.quick else (128, 3)
+    return "\n\n".join([
         f"Written by `benchmarks/recording.py{' --quick' if options.quick else ''}`. SmolLM2-135M-Instruct, "
         f"{n_prompts} prompts of HH-RLHF harmless as published, {BATCH} a batch, the last {MAX_LENGTH} tokens; "
         f"float32, {THREADS} threads of a CPU; medians of {repeats}. Ratios are to topoflow's 5 layers. The last "
-        "column is the peak above that of a process that holds the model and does nothing.",
+        "column is the peak above that of a process that holds the model and does nothing. This is the first "
+        "checkpoint, which is compared with none.",
         table(
             ["way", "CPU s", "wall s", "CPU ratio", "wall ratio", "peak MB", "of which the pass"],
             cost_rows(options.prompts, n_prompts, repeats),
         ),
-        "## Memory as the model and the prompts grow",
+    ])  # fmt: skip
+
+
+def behaviour(options: argparse.Namespace) -> str:
+    header = ["shape", "vocabulary", "tokens of a prompt"]
+    header += [f"{whose}, {what} s" for whose in ("checkpoint", "bare pass") for what in ("CPU", "wall")]
+    return "\n\n".join([
+        "A checkpoint with states of 5 layers and next-token distributions, which are compared with those of the first "
+        "checkpoint and of the one before, beside a bare pass of the decoder. Random weights, 16 prompts in one batch, "
+        f"float32, {THREADS} threads of a CPU; medians of {1 if options.quick else 3}, taken in turns.",
+        table([*header, "CPU ratio", "wall ratio"], behaviour_rows(1 if options.quick else 3)),
+    ])  # fmt: skip
+
+
+def series(options: argparse.Namespace) -> str:
+    return "\n\n".join([
+        "One checkpoint of SmolLM2's shape with random weights, stored in bfloat16, read before: CPU seconds (wall "
+        f"seconds) with {THREADS} threads, medians of 2. The hash of the next is taken while one is recorded. There "
+        f"are {BATCH} prompts, of 8 to 23 tokens.",
+        table(["computed in", "hash", "opened", "forward pass"], series_rows()),
+    ])  # fmt: skip
+
+
+def growth(options: argparse.Namespace) -> str:
+    return "\n\n".join([
         "Llama with random weights, hidden size 256, prompts of 32 to 128 tokens. Process with the model alone, then "
         "what each way adds to its peak; MB.",
         table(
             ["vocabulary", "blocks", "prompts", "model", "bare pass", "topoflow", "obvious"],
             growth_rows(options.quick),
         ),
-        "## What bfloat16 does to the diagrams",
+    ])  # fmt: skip
+
+
+def precision(options: argparse.Namespace) -> str:
+    n_prompts, n_steps = (32, 2) if options.quick else (128, 8)
+    return "\n\n".join([
         f"Mean order-2 Wasserstein distance between H1 diagrams of the {n_prompts} prompts in float32 and in another "
         f"precision (64 subsamples of {n_prompts // 2}), beside the distance that LoRA steps (8 dialogues each, AdamW, "
         "learning rate 2e-4) moved them by, all in float32.",
@@ -296,8 +434,51 @@ def main() -> None:
             ["layer", "bfloat16 autocast", "bfloat16 weights", "1 step", f"{n_steps} steps"],
             precision_rows(options.prompts, n_prompts, n_steps),
         ),
-    ]
-    (HERE / "recording.md").write_text("\n\n".join(sections) + "\n")
+    ])  # fmt: skip
+
+
+PARTS = {
+    "costs": ("# What recording costs", costs),
+    "behaviour": ("## What behaviour adds", behaviour),
+    "series": ("## What a series of checkpoints costs", series),
+    "growth": ("## Memory as the model and the prompts grow", growth),
+    "precision": ("## What bfloat16 does to the diagrams", precision),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompts", default=str(PROMPTS), help="a .jsonl.gz of HH-RLHF")
+    parser.add_argument("--quick", action="store_true", help="32 prompts, once")
+    parser.add_argument("--only", choices=PARTS, help="one part of the file")
+    # how this starts itself
+    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--behaviour", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--series", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        way, dtype, path, *sizes = options.measure
+        print(json.dumps(measure(way, dtype, path, *map(int, sizes))))
+        return
+    if options.behaviour:
+        name, *sizes = options.behaviour
+        print(json.dumps(measure_behaviour(name, *map(int, sizes))))
+        return
+    if options.series:
+        print(json.dumps(measure_series(*options.series)))
+        return
+
+    path = HERE / "recording.md"
+    # what stands there, by its headings
+    there = re.split(r"^(?=#{1,2} )", path.read_text() if path.exists() else "", flags=re.MULTILINE)
+    known = {text.partition("\n")[0]: text.partition("\n")[2].strip() for text in there}
+    sections = []
+    for part, (heading, write) in PARTS.items():
+        text = write(options) if options.only in (None, part) else known.get(heading, "")
+        sections += [heading, text] if text else []
+    path.write_text("\n\n".join(sections) + "\n")
 
 
 if __name__ == "__main__":

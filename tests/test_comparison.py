@@ -18,7 +18,8 @@ from topoflow import storage
 from topoflow.config import parse_params
 from topoflow.errors import InvalidFile
 from topoflow.finished import FinishedRun, read_findings
-from topoflow.report.study import _claims
+from topoflow.names import RERUN_COLUMNS
+from topoflow.report.study import _claims, _reruns
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study import stages
@@ -30,6 +31,7 @@ from topoflow.study.comparison import (
     warn_of_templates,
     without_controls,
 )
+from topoflow.study.reruns import write_reruns
 from topoflow.tracking.note import Page, write_comparison_note
 
 STEPS, LAYERS, N_PROMPTS = (0, 1, 2, 4, 8, 12, 16), (1, 2), 90
@@ -312,3 +314,64 @@ def test_every_verdict_of_a_run_is_json_without_nan(study):
         text = (member.results / layout.TRAJECTORY_FILE).read_text()
         assert "NaN" not in text
         assert json.loads(text)["claims"]["early_h1"]["verdict"] == "cannot tell"  # there are no twins
+
+
+# --- trained twice from one seed ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run and two reruns of it: one equal to the bit, and one that rounding has taken apart from step 4 on."""
+    folder = tmp_path_factory.mktemp("twice")
+    mapping = small_params()
+    for name in ("again", "apart"):
+        mapping["objective"][name] = {"source": "rerun", "of": "helpful"}
+    mapping.update(objectives=["helpful", "again", "apart"], seeds=[0])
+    mapping["topology"].update(n_subsamples=3, subsample_size=20)
+    mapping["prompts"]["n_prompts"] = 30
+    params = parse_params(mapping)
+    rng = np.random.default_rng(0)
+    clouds = {cell: rng.normal(size=(30, 3)) for cell in itertools.product((0, 2, 4), (1,))}
+    noise = {cell: 0.01 * (cell[0] >= 4) * rng.normal(size=(30, 3)) for cell in clouds}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for run in params.runs():
+            share = run.objective == "apart"
+            states = {
+                cell: (cloud + share * noise[cell]).astype(np.float32) for cell, cloud in clouds.items()
+            }
+            plant_states(run, states, claims=asdict(params.claims), device="cuda NVIDIA H100")
+            stages.diagrams(params, run)
+            stages.trajectory(params, run)
+        yield params, [FinishedRun.open(run) for run in params.runs()]
+
+
+def test_a_rerun_gives_the_floor_beside_the_velocities_and_says_where_it_is_zero(twice, tmp_path):
+    params, members = twice
+    equal, apart = write_reruns(tmp_path, params, members)
+    assert (equal["run"], equal["rerun"], equal["equal"]) == ("tiny-helpful-0", "tiny-again-0", True)
+    assert "equal to the bit: the rerun floor is 0" in equal["sentence"]
+    assert not apart["equal"]
+    assert "cuda NVIDIA H100" in apart["sentence"]
+    table = layout.read_columns(tmp_path / layout.RERUN_FILE, ["layer", "step", *RERUN_COLUMNS[5:]])
+    assert table["step"].tolist() == [0, 2, 4] * 2
+    floors = table["h1_rerun_floor"]
+    assert floors[:5].tolist() == [0.0] * 5
+    velocity = layout.read_velocity(members[0].results / layout.VELOCITY_FILE, "h1_velocity")[1][1]
+    assert 0 < floors[5] < velocity[-1]
+    assert np.isnan(table["h1_velocity"][[0, 3]]).all()
+    assert table["h1_velocity"][[1, 2]].tolist() == velocity.tolist()
+    assert f"by {floors[5]:.3g} at most (H1, layer 1, step 4); of 2 velocities 0 are" in apart["sentence"]
+
+
+def test_reruns_stand_in_comparison_and_report_and_where_there_are_none_nothing_is_written(twice, tmp_path):
+    params, members = twice
+    facts = compare_runs(params, members, tmp_path)
+    assert [pair["rerun"] for pair in facts["reruns"]] == ["tiny-again-0", "tiny-apart-0"]
+    page = "".join(_reruns(tmp_path / layout.RERUN_FILE, facts["reruns"]))
+    assert "rerun floor" in page
+    assert "equal to the bit" in page
+    assert write_reruns(tmp_path, params, members[:1]) == []
+    assert not (tmp_path / layout.RERUN_FILE).exists()
+    equal = write_reruns(tmp_path, params, members[:2])
+    assert "<table" not in "".join(_reruns(tmp_path / layout.RERUN_FILE, equal))

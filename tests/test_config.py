@@ -14,6 +14,7 @@ from topoflow import config
 from topoflow.config import apply_overrides, load_params, parse_params, read_mapping, yaml_bytes
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile, UnknownKey
+from topoflow.training.objectives import training_rows
 
 MINIMAL = {
     "models": ["tiny"],
@@ -417,7 +418,10 @@ class TestNames:
         ("path", "kinds"),
         [
             ("model.tiny", "embedded, folder, gguf, hub, package"),
-            ("objective.helpful", "checkpoints, file, hub, mix, revisions, samples, shuffled, variant"),
+            (
+                "objective.helpful",
+                "checkpoints, file, hub, mix, rerun, revisions, samples, shuffled, variant",
+            ),
             ("prompts", "file, hub, mix, samples"),
         ],
     )
@@ -530,6 +534,7 @@ WITH_CONTROLS["objective"] |= {
         "finetune": {"lr_scheduler_type": "constant", "lora": {"r": 4}},
     },
     "still": {"source": "variant", "of": "shuffled", "finetune": {"learning_rate": 0}},
+    "again": {"source": "rerun", "of": "mixed"},
 }
 
 
@@ -547,14 +552,23 @@ class TestControls:
             "shuffled",
             "constant",
             "still",
+            "again",
         ]
+
+    def test_a_rerun_has_the_rows_and_the_training_of_its_objective(self):
+        params = parse_params(WITH_CONTROLS)
+        assert params.finetune_of("again") == params.finetune
+        assert params.made_of("again") == ["again", "mixed", "helpful", "harmless"]
+        assert params.held_out("again") == params.held_out("mixed")
+        prompts: list[list[dict[str, str]]] = []
+        assert training_rows(params, "again", prompts) == training_rows(params, "mixed", prompts)
 
     def test_of_two_controls_that_of_the_study_is_the_control(self):
         mapping = copy.deepcopy(WITH_CONTROLS)
-        mapping["objective"]["again"] = {"source": "shuffled", "of": "harmless"}
+        mapping["objective"]["other"] = {"source": "shuffled", "of": "harmless"}
         assert config.control_of(parse_params(mapping), "harmless") == "shuffled"
-        mapping["objectives"] = ["harmless", "again"]
-        assert parse_params(mapping).controls() == {"harmless": "again"}
+        mapping["objectives"] = ["harmless", "other"]
+        assert parse_params(mapping).controls() == {"harmless": "other"}
 
     def test_a_variant_is_trained_as_the_section_says_but_for_what_it_names(self):
         params = parse_params(with_value("finetune", {"max_steps": 7, "lora": {"alpha": 5}}, WITH_CONTROLS))
@@ -582,7 +596,8 @@ class TestControls:
         ("source", "of"),
         [
             *(("shuffled", name) for name in ("nobody", "finished", "shuffled", "constant", "it")),
-            *(("variant", name) for name in ("nobody", "finished", "constant", "it")),
+            *(("variant", name) for name in ("nobody", "finished", "constant", "again", "it")),
+            *(("rerun", name) for name in ("nobody", "finished", "constant", "again", "it")),
         ],
     )
     def test_a_control_is_made_of_an_objective_with_rows(self, source, of):

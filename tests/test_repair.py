@@ -104,6 +104,22 @@ def test_damage_is_made_good_and_nothing_is_left_of_it(study):
     assert state() == before
 
 
+def test_what_is_computed_again_with_other_bytes_says_that_a_gpu_gives_such(study, monkeypatch):
+    path = Path("dvc.yaml")
+    path.write_text(path.read_text().replace("cat source > sets/one/a", "cat source $NOTE > sets/one/a"))
+    monkeypatch.setenv("NOTE", "")
+    dvc("repro", "--quiet")
+    damage("sets/one/a")
+    for held in Path(".dvc/cache/files").rglob("*"):
+        if held.is_file() and held.suffix != ".dir":
+            damage(str(held))
+    Path("note").write_text("rounds otherwise")
+    monkeypatch.setenv("NOTE", "note")
+    said = repair(Path("sets/one"))[-1]
+    assert "is not the same to the byte as before" in said
+    assert "On a GPU" in said
+
+
 def test_damage_in_the_cache_alone_is_made_good_from_what_is_whole(study):
     before = state()
     for path in ("sets/one/a", "sets/one/inner/b"):

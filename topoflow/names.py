@@ -72,6 +72,12 @@ EFFECT_COLUMNS = (
     "label", "other", "measure", "effect", "value", "low", "high", "n", "n_other", "p", "smallest_p"
 )  # fmt: skip
 
+RERUN_FLOOR = "rerun_floor"  # between two trainings from one seed
+RERUN_COLUMNS = (
+    "model", "objective", "seed", "layer", "step", column(1, RERUN_FLOOR), H1_VELOCITY, column(0, RERUN_FLOOR),
+    column(0, VELOCITY),
+)  # fmt: skip
+
 ADDED_COLUMNS = (
     "model", "target", "score", "chance", "simple", "topology", "both", "gain", "low", "high", "p", "p_absent",
     "n_runs", "n_seeds", "verdict",

@@ -1,4 +1,4 @@
-"""Processes that end when they are told to, and take their own with them."""
+"""Processes that end when they are told to, and take their own with them; threads that keep none from ending."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Seconds that the processes begun here have to end by themselves after each of the signals.
 _GRACE = 5.0
@@ -97,3 +101,23 @@ def _end(process: subprocess.Popen[Any]) -> None:
                 return
             number = 0  # sent once; from here on only asks
             time.sleep(0.05)
+
+
+def in_background(act: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Future[T]:
+    """Act in a thread of its own; what comes of it, an error too, is the result of the future.
+
+    A pool of threads would be waited for at the end of the process, after Ctrl-C as well.
+
+    >>> in_background(pow, 2, 3).result()
+    8
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act(*arguments, **options))
+        except BaseException as error:  # whatever it is, whoever asks for the result must have it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="topoflow-beside", daemon=True).start()
+    return future

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 from topoflow.config import Finetune, Lora
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
+from topoflow.recording import on_device
 from topoflow.recording.behaviour import Behaviour
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import prompt_states_and_logits, record_states
@@ -180,3 +181,106 @@ def test_a_training_records_how_far_its_answers_move(tokenizer, tmp_path):
     distances = (callback.roots[4] - callback.roots[0]).astype(float) ** 2
     exact = (np.sqrt(last) - np.sqrt(first)) ** 2
     assert distances.sum() == pytest.approx(exact.sum(), rel=0.3)  # of six prompts alone
+
+
+# --- the same numbers, sooner -------------------------------------------------------------------
+
+
+def by_the_formula(p, q):
+    """The divergences as whole arrays give them, which results of earlier versions hold."""
+    total = p + q
+    t = np.divide(p - q, total, out=np.zeros_like(total), where=total > 0)
+    up, down = np.zeros_like(t), np.zeros_like(t)
+    np.log1p(t, out=up, where=t > -1)
+    np.log1p(-t, out=down, where=t < 1)
+    return np.maximum((total * ((1 + t) * up + (1 - t) * down) / 4).sum(axis=1), 0.0)
+
+
+def sketched_by_the_formula(prompts, log_probabilities, seed):
+    roots = np.exp(0.5 * log_probabilities.astype(np.float64))
+    found = np.empty((len(roots), 256), np.float32)
+    for row, prompt in enumerate(prompts.tolist()):
+        drawn = np.random.default_rng([seed, prompt]).integers(512, size=roots.shape[1], dtype=np.uint16)
+        signed = np.where(drawn < 256, roots[row], -roots[row])
+        found[row] = np.bincount(drawn % 256, weights=signed, minlength=256)
+    return found
+
+
+def series(n_checkpoints, n_prompts, n_tokens):
+    """Logarithms of distributions that move, some of their probabilities 0."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(n_prompts, n_tokens))
+    logits[0, : n_tokens // 2] = -np.inf
+    for _ in range(n_checkpoints):
+        logits = logits + 0.1 * rng.normal(size=logits.shape)
+        yield (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_the_bytes_are_those_of_the_formula_on_whole_arrays_in_any_number_of_threads(monkeypatch, n_threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    behaviour, kept = Behaviour(4, seed=5), []
+    for step, now in enumerate(series(3, 4, 70_001)):  # more than one part of a row, and not whole parts
+        for chosen in (np.array([2, 0]), np.array([3, 1])):
+            behaviour.add(chosen, now[chosen])
+        found, roots = behaviour.finish(step)
+        kept.append(np.exp(now.astype(np.float64)))
+        if step:
+            assert np.array_equal(found, [by_the_formula(kept[at], kept[-1]) for at in (step - 1, 0)])
+        assert np.array_equal(roots, sketched_by_the_formula(np.arange(4), now, 5))
+
+
+@pytest.mark.parametrize("n_tokens", [40, 3000])
+def test_a_device_finds_what_numpy_finds_and_leaves_the_same_files(tmp_path, monkeypatch, n_tokens):
+    monkeypatch.setattr(on_device, "_AT_ONCE", 2 * n_tokens)
+    places = [tmp_path / "numpy", tmp_path / "device"]
+    host, device = (Behaviour(5, place) for place in places)
+    for step, now in enumerate(series(4, 5, n_tokens)):
+        if step == 3:  # resumed
+            device = Behaviour(5, places[1])
+            device.resume(0, 2)
+        for chosen in (np.array([3, 0]), np.array([1, 2, 4])):
+            host.add(chosen, now[chosen])
+            device.add(chosen, torch.from_numpy(now[chosen]))
+        ours, theirs = device.finish(step), host.finish(step)
+        assert ours.divergences == pytest.approx(theirs.divergences, rel=1e-9, abs=1e-15)
+        assert ours.roots == pytest.approx(theirs.roots, rel=1e-6, abs=1e-7)
+        names = [sorted(path.name for path in place.iterdir()) for place in places]
+        assert names[0] == names[1]
+        assert all((places[0] / name).read_bytes() == (places[1] / name).read_bytes() for name in names[0])
+
+
+def test_a_device_too_knows_what_is_no_distribution(tmp_path):
+    answers = torch.full((3, 8), 1 / 8).log()
+    behaviour = Behaviour(3, tmp_path)
+    behaviour.add(np.arange(3), answers)
+    behaviour.finish(0)
+    behaviour.add(np.arange(3), answers.index_fill(0, torch.tensor([1]), math.nan))
+    assert np.isnan(behaviour.finish(1).divergences).tolist() == [[False, True, False]] * 2  # has diverged
+    np.zeros(3 * 8, np.float32).tofile(tmp_path / "step_000000.f32")
+    again = Behaviour(3, tmp_path)
+    again.resume(0, 0)
+    again.add(np.arange(3), answers)
+    with refused(InvalidFile, path=tmp_path / "step_000000.f32"):
+        again.finish(2)
+
+
+def test_what_a_device_sums_is_the_same_in_any_order():
+    """Devices add in no fixed order: sums of whole numbers are the same in each."""
+    rng = np.random.default_rng(0)
+    logarithms = torch.from_numpy(rng.normal(size=(1, 4000)) - 9).float()
+    drawn = torch.from_numpy(rng.integers(512, size=(1, 4000)))
+    found = on_device.roots(logarithms, drawn)
+    for _ in range(5):
+        order = torch.from_numpy(rng.permutation(4000))
+        assert torch.equal(on_device.roots(logarithms[:, order], drawn[:, order]), found)
+
+
+def test_comparing_waits_for_no_value_and_stays_on_the_device_that_has_the_answers():
+    """The device "meta" has no values, and refuses to be mixed with others."""
+    logarithms = torch.empty(2, 1000, device="meta")
+    kept, drawn = torch.empty(5, 1000), torch.empty(5, 1000, dtype=torch.int16)
+    kept, drawn = (on_device._sent(rows, [4, 1], logarithms.device) for rows in (kept, drawn))
+    found = on_device.divergences(logarithms, kept), on_device.roots(logarithms, drawn)
+    assert [(it.device.type, tuple(it.shape)) for it in found] == [("meta", (2, 2)), ("meta", (2, 256))]
+    assert not on_device.compares(torch.device("cpu"))

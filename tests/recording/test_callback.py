@@ -1,5 +1,6 @@
 import itertools
 import shutil
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback, plain_text, tokenize_prompts
 from topoflow.recording.hidden_states import record_states, resolve_layers
+from topoflow.recording.live import LiveTopology
 from topoflow.training import sft
 
 ROWS = rows(16)
@@ -540,3 +542,82 @@ def test_without_stop_when_stable_training_is_never_ended_and_no_floor_is_comput
 def test_a_stop_that_cannot_work_is_refused(arguments, name):
     with refused(name=name):
         TopologyCallback(MANY * 3, **arguments)
+
+
+# --- topology in a thread -----------------------------------------------------------------------
+
+SMALL_TOPOLOGY = Topology(n_subsamples=2, subsample_size=4)
+
+
+def followed(tmp_path, tokenizer, *others, **options):
+    callback = TopologyCallback(PROMPTS, [4], Schedule(every=2), topology=SMALL_TOPOLOGY, **options)
+    made = trainer(llama(len(tokenizer)), tmp_path, callback, *others, max_steps=4)
+    return callback, made
+
+
+def test_training_goes_on_while_the_topology_of_a_checkpoint_is_computed(tokenizer, tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+
+    stepped, whole, waited = threading.Event(), LiveTopology.update, []
+
+    def update(self, clouds):
+        waited.append(stepped.wait(60))  # in vain, if the training waited for the first checkpoint
+        return whole(self, clouds)
+
+    class Steps(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            stepped.set()
+
+    callback, made = followed(tmp_path, tokenizer, Steps())
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveTopology, "update", update)
+        made.train()
+    assert waited == [True] * 3
+    assert callback.steps == [0, 2, 4]
+    live = LiveTopology(len(PROMPTS), 2, 4)
+    assert callback.metrics == {step: live.update(callback.clouds[step]) for step in callback.steps}
+    assert list(callback.metrics) == callback.steps
+
+
+@pytest.mark.parametrize(("fails_at", "kept"), [(0, (0, 2)), (4, (0, 2, 4))])
+def test_an_error_in_the_thread_is_raised_at_the_next_checkpoint_and_no_states_are_lost(
+    tokenizer, tmp_path, monkeypatch, fails_at, kept
+):
+    whole, calls = LiveTopology.update, itertools.count(0, 2)
+
+    def update(self, clouds):
+        if next(calls) == fails_at:
+            raise ZeroDivisionError("planted")
+        return whole(self, clouds)
+
+    monkeypatch.setattr(LiveTopology, "update", update)
+    callback, made = followed(tmp_path, tokenizer, folder=tmp_path / "states")
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        made.train()
+    assert made.state.global_step == kept[-1]
+    assert sorted(path.parent.name for path in (tmp_path / "states").rglob("*.npy")) == [
+        f"step_{step:06d}" for step in kept
+    ]
+    monkeypatch.setattr(LiveTopology, "update", whole)
+    made.train()  # nothing of the error is left
+    assert list(callback.metrics) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("waits", ["on_record", "workers", "stop_when_stable"])
+def test_the_training_waits_for_topology_where_something_needs_it(tokenizer, tmp_path, waits):
+    known, asked = [], []
+    options = {"stop_when_stable": 99} if waits == "stop_when_stable" else {}
+    callback, made = followed(tmp_path, tokenizer, **options)
+    if waits == "on_record":
+        callback.on_record = lambda step: asked.append(step in callback.metrics)
+    made.args.dataloader_num_workers = int(waits == "workers")
+    record = callback._record
+
+    def recorded(step, model):
+        record(step, model)
+        known.append(step in callback.metrics)
+
+    callback._record = recorded
+    made.train()
+    assert set(known) == {True}
+    assert asked == [True] * 3 * (waits == "on_record")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import threading
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from small_trainers import trainer
 from support import contents, llama, refused, small_params, tracking_to
 
 from topoflow import storage
-from topoflow.config import HubCheckpoints, Params, load_params, parse_params
+from topoflow.config import CheckpointFolder, HubCheckpoints, Params, load_params, parse_params
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidFile
 from topoflow.recording.callback import TopologyCallback
@@ -169,6 +170,40 @@ def test_one_model_is_in_memory_at_a_time(study, monkeypatch):
     monkeypatch.setattr(models, "open_model", watched)
     stages.finetune(study, Run("tiny", "models", 0))
     assert len(opened) == 3
+
+
+def test_the_next_checkpoint_is_checked_while_one_is_recorded_and_errors_come_in_their_order(
+    study, copied, monkeypatch
+):
+    params = replace(
+        study,
+        objectives=("theirs",),
+        objective={"theirs": CheckpointFolder(path=str(copied / "models"))},
+    )
+    stages.prepare(params, "theirs")
+    weights = copied / "models" / "checkpoint-4" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    hashed, seen, whole, record = threading.Event(), [], models.identity, TopologyCallback._record
+
+    def identity(folder):
+        found = whole(folder)
+        if folder.name == "checkpoint-4":
+            hashed.set()
+        return found
+
+    def recorded(self, step, model):
+        if step == 2:
+            assert hashed.wait(60)  # in vain, if it came after
+        record(self, step, model)
+        seen.append(step)
+
+    monkeypatch.setattr(models, "identity", identity)
+    monkeypatch.setattr(TopologyCallback, "_record", recorded)
+    with refused(InvalidFile, path=copied / "models" / "checkpoint-4", problem="that was written down"):
+        stages.finetune(params, Run("tiny", "theirs", 0))
+    assert seen == [0, 2]
 
 
 def test_a_path_names_a_folder_for_each_model_and_seed(study, home, tmp_path):

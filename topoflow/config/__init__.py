@@ -41,6 +41,7 @@ from topoflow.config.sources import (
     Opening,
     PackageModel,
     PlainText,
+    Rerun,
     SampleText,
     ShuffledText,
     TextSource,
@@ -52,7 +53,7 @@ __all__ = [
     "MODEL_SOURCES", "OBJECTIVE_SOURCES", "PARAMS_FILE", "TEXT_SOURCES", "CheckpointFolder", "CheckpointSource",
     "Claims", "Compute", "EmbeddedModel", "FileText", "Finetune", "FolderModel", "GgufModel", "HubCheckpoints",
     "HubModel", "HubText", "Joint", "Lora", "MixedText", "ModelSource", "ObjectiveSource", "Opening", "PackageModel",
-    "Params", "PlainText", "Prepare", "Prompts", "Recording", "SampleText", "Schedule", "Sensitivity", "ShuffledText",
-    "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides", "control_of", "flat",
+    "Params", "PlainText", "Prepare", "Prompts", "Recording", "Rerun", "SampleText", "Schedule", "Sensitivity",
+    "ShuffledText", "TextSource", "Topology", "Track", "Trajectory", "Variant", "apply_overrides", "control_of", "flat",
     "load_params", "parse_params", "read_mapping", "split_overrides", "yaml_bytes",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from topoflow.config.sources import (
     ModelSource,
     ObjectiveSource,
     PlainText,
+    Rerun,
     SampleText,
     ShuffledText,
     TextSource,
@@ -476,6 +477,9 @@ class Params:
                 parts, kinds, expected = list(shares), PlainText, "objectives with text of their own"
             case ShuffledText(of=part):
                 parts, kinds, expected = [part], TextSource, "an objective with text of its own, or a mix"
+            case Rerun(of=part):
+                parts, kinds = [part], TextSource | ShuffledText
+                expected = "an objective with text of its own, a mix or a shuffled one"
             case Variant(of=part):
                 parts, kinds = [part], TextSource | ShuffledText
                 expected = "an objective with text of its own, a mix or a shuffled one"
@@ -541,8 +545,8 @@ class Params:
         return read(Finetune, chosen, f"objective.{objective}.finetune")
 
     def is_control(self, objective: str) -> bool:
-        """Whether an objective is there to hold another against: `shuffled`, or a variant."""
-        return isinstance(self.objective_source(objective), ShuffledText | Variant)
+        """Whether an objective is there to hold another against: `shuffled`, a rerun, or a variant."""
+        return isinstance(self.objective_source(objective), ShuffledText | Rerun | Variant)
 
     def controls(self) -> dict[str, str]:
         """The objectives of the study with the control of each, where that is of the study as well."""
@@ -576,7 +580,7 @@ class Params:
         match self.objective_source(objective):
             case MixedText(of=shares):
                 return [objective, *shares]
-            case ShuffledText(of=part) | Variant(of=part):
+            case ShuffledText(of=part) | Rerun(of=part) | Variant(of=part):
                 return [objective, *self.made_of(part)]
         return [objective]
 

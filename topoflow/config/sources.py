@@ -202,6 +202,13 @@ class ShuffledText:
 
 
 @checked
+class Rerun:
+    """A numerical control: another objective trained once more from the same seeds, which rounding alone can change."""
+
+    of: str
+
+
+@checked
 class Variant:
     """The rows of another objective under another training: `finetune` holds what differs from the section."""
 
@@ -290,10 +297,11 @@ def _step_of(revision: str) -> int:
 
 
 CheckpointSource = CheckpointFolder | HubCheckpoints
-ObjectiveSource = TextSource | ShuffledText | Variant | CheckpointSource
+ObjectiveSource = TextSource | ShuffledText | Rerun | Variant | CheckpointSource
 OBJECTIVE_SOURCES: dict[str, type[Any]] = {
     **TEXT_SOURCES,
     "shuffled": ShuffledText,
+    "rerun": Rerun,
     "variant": Variant,
     "checkpoints": CheckpointFolder,
     "revisions": HubCheckpoints,

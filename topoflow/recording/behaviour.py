@@ -4,6 +4,9 @@ Distributions over a vocabulary of a quarter of a million tokens do not fit besi
 the first checkpoint and of the one before are kept, on disk, under the names of their steps, and each batch of a new
 checkpoint is compared with them as it comes. Any two checkpoints can be compared later by a sketch of the roots.
 
+An accelerator that knows float64 compares them itself, and what it compares with waits in the host's pinned memory.
+Elsewhere NumPy does, in as many threads as torch has. The two differ by rounding.
+
 In distributed training each rank computes the answers of its own prompts (`Answers`), and rank 0 compares and keeps
 those of all: so what is on disk does not depend on how many ranks there were or which prompts each had.
 """
@@ -15,20 +18,24 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from topoflow.dynamics.divergence import jensen_shannon
 from topoflow.errors import InvalidArgument, InvalidFile
-from topoflow.recording.sketch import sketched_roots
+from topoflow.recording import on_device
+from topoflow.recording.sketch import SIZE, sketched_roots
+
+Logarithms = npt.NDArray[np.floating] | torch.Tensor  # of probabilities, (n, vocabulary)
 
 # Probabilities come from logarithms in float32, and sum to 1 by less than this.
 _ROUNDING = 1e-3
-_AT_ONCE = 2**17  # probabilities compared at once: 1 MiB an array
 
 
 class Answered(NamedTuple):
@@ -79,6 +86,7 @@ class Behaviour:
         self._first: Path | None = None
         self._before: Path | None = None
         self._now: npt.NDArray[np.float32] | None = None
+        self._device: on_device.Comparing | None = None  # where an accelerator compares
         self._divergences = np.full((2, n_prompts), np.nan)
         self._roots: npt.NDArray[np.float32] | None = None
         self._added = np.zeros(n_prompts, dtype=bool)
@@ -102,31 +110,45 @@ class Behaviour:
                 "begin the training again with an empty folder",
             )
 
-    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
+    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: Logarithms) -> None:
         """Take the distributions of some prompts at the current checkpoint, natural logarithms, (n, vocabulary).
+
+        A tensor is compared on its device, and an array by NumPy; all of one training must be of one kind.
 
         Raises
         ------
         InvalidFile
-            When what is kept of a checkpoint before is no distribution over the same vocabulary.
+            When what is kept of a checkpoint before is no distribution over the same vocabulary; of a tensor, from
+            `finish`.
         """
-        if self._now is None:
-            shape = self._n_prompts, log_probabilities.shape[1]
-            self._now = np.memmap(self._folder / "now.f32", np.float32, "w+", shape=shape)
-        self._now[prompts] = log_probabilities
-        roots = sketched_roots(prompts, log_probabilities, self._seed)
-        if self._roots is None:
-            self._roots = np.empty((self._n_prompts, roots.shape[1]), np.float32)
-        self._roots[prompts] = roots
+        n_tokens = log_probabilities.shape[1]
+        shape = self._n_prompts, n_tokens
+        others = [path for path in dict.fromkeys((self._first, self._before)) if path and path.is_file()]
+        for path in others:
+            if path.stat().st_size != 4 * math.prod(shape):
+                raise InvalidFile(path, "holds answers of another vocabulary", "begin the training again")
+        kept = {path: np.memmap(path, np.float32, "r", shape=shape) for path in others}
         self._added[prompts] = True
-        for row, path in enumerate((self._before, self._first)):
-            if path is None:
-                self._divergences[row, prompts] = 0.0
-            elif path.is_file():
-                size = max(1, _AT_ONCE // self._now.shape[1])
-                for start in range(0, len(prompts), size):
-                    chosen = prompts[start : start + size]
-                    self._divergences[row, chosen] = self._divergence(path, chosen)
+        if isinstance(log_probabilities, torch.Tensor):
+            if self._device is None:
+                self._device = on_device.Comparing(self._n_prompts, n_tokens, self._seed)
+            self._device.add(prompts, log_probabilities, kept)
+            return
+        if self._now is None:
+            self._now = np.memmap(self._folder / "now.f32", np.float32, "w+", shape=shape)
+            self._roots = np.empty((self._n_prompts, min(n_tokens, SIZE)), np.float32)
+
+        def take(prompt: int, row: npt.NDArray[np.floating]) -> None:
+            assert self._now is not None
+            assert self._roots is not None
+            self._now[prompt] = row
+            self._roots[prompt] = sketched_roots(np.array([prompt]), row[None], self._seed)[0]
+            if kept:
+                here = _probabilities(self._now[prompt])
+                found = {path: _divergence(rows[prompt], here) for path, rows in kept.items()}
+                self._note(prompt, found)
+
+        _in_threads(take, prompts.tolist(), log_probabilities)
 
     def finish(self, step: int) -> Answered:
         """End the checkpoint at a step.
@@ -136,45 +158,76 @@ class Behaviour:
         InvalidArgument
             When the answers to some prompts were not added.
         """
-        if self._now is None or self._roots is None or not self._added.all():
+        if not self._added.all():
             raise InvalidArgument("prompts", f"all {self._n_prompts}", f"{int(self._added.sum())} answers")
-        del self._now
-        self._now = None
         path = self._path(step)
+        if self._device is not None:
+            answers, found, self._roots = self._device.finish(path)
+            for prompt in range(self._n_prompts):
+                self._note(prompt, {other: pairs[prompt].tolist() for other, pairs in found.items()})
+            np.memmap(self._folder / "now.f32", np.float32, "w+", shape=answers.shape)[:] = answers
+        self._now = None
         os.replace(self._folder / "now.f32", path)
+        if self._first is None:
+            self._divergences[:] = 0.0
         self._first, self._before = self._first or path, path
         for other in self._folder.glob("step_*.f32"):
             if other not in (self._first, path):
                 other.unlink()
-        found = Answered(self._divergences, self._roots)
+        assert self._roots is not None
+        answered = Answered(self._divergences, self._roots)
         self._divergences, self._roots = np.full((2, self._n_prompts), np.nan), None
         self._added[:] = False
-        return found
+        return answered
 
-    def _divergence(self, path: Path, prompts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """How far the answers to some prompts are from those at another checkpoint; NaN where training has diverged."""
-        assert self._now is not None
-        if path.stat().st_size != self._now.nbytes:
-            raise InvalidFile(path, "holds answers of another vocabulary", "begin the training again")
-        kept = np.memmap(path, np.float32, "r", shape=self._now.shape)
-        here, there = (np.exp(rows[prompts].astype(np.float64)) for rows in (self._now, kept))
-        known = np.isfinite(here).all(axis=1) & np.isfinite(there).all(axis=1)
-        found = np.full(len(prompts), np.nan)
-        found[known] = jensen_shannon(there[known], here[known])
-        strange = (
-            (np.abs(there.sum(axis=1) - 1) > _ROUNDING) | (found < 0) | (found > math.log(2) + _ROUNDING)
-        )
-        if len(wrong := np.flatnonzero(known & strange)):
-            raise InvalidFile(
-                path,
-                f"holds no distribution for prompt {prompts[wrong[0]]}: a divergence of {found[wrong[0]]:g} nats, "
-                "where ln 2 is the most",
-                "begin the training again with an empty folder",
-            )
-        return np.asarray(np.minimum(found, math.log(2)))
+    def _note(self, prompt: int, found: Mapping[Path, Sequence[float]]) -> None:
+        """Keep how far a prompt's answer is from those at other checkpoints, each with the sum of what was kept."""
+        for path, (total, divergence) in found.items():
+            strange = abs(total - 1) > _ROUNDING or not 0 <= divergence <= math.log(2) + _ROUNDING
+            if strange and not math.isnan(divergence):  # which is one of a training that has diverged
+                raise InvalidFile(
+                    path,
+                    f"holds no distribution for prompt {prompt}: a divergence of {divergence:g} nats, "
+                    "where ln 2 is the most",
+                    "begin the training again with an empty folder",
+                )
+        for row, other in enumerate((self._before, self._first)):
+            if other is not None and other in found:
+                self._divergences[row, prompt] = min(found[other][1], math.log(2))
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:06d}.f32"
+
+
+def _in_threads(act: Callable[..., None], *arguments: Sequence[Any] | npt.NDArray[Any]) -> None:
+    """Act on each, in as many threads as torch computes in: NumPy leaves the interpreter to the others."""
+    if (n_threads := torch.get_num_threads()) == 1:
+        for each in zip(*arguments, strict=True):
+            act(*each)
+        return
+    with ThreadPoolExecutor(n_threads, "topoflow-behaviour") as pool:
+        for _ in pool.map(act, *arguments):
+            pass  # or its error
+
+
+def _probabilities(logarithms: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    values = logarithms.astype(np.float64)
+    return np.exp(values, out=values)
+
+
+def _divergence(kept: npt.NDArray[np.float32], here: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The sum of the probabilities that were kept, and the divergence from them; NaN where training has diverged."""
+    there = _probabilities(kept)
+    total = there.sum()
+    if not (np.isfinite(total) and np.isfinite(here).all()):
+        return float(total), math.nan
+    return float(total), float(jensen_shannon(there[None], here[None])[0])
+
+
+def to_compare(log_probabilities: torch.Tensor) -> Logarithms:
+    """What `add` is best given: the tensor itself where an accelerator knows float64, else an array."""
+    device = log_probabilities.device
+    return log_probabilities if on_device.compares(device) else log_probabilities.cpu().numpy()
 
 
 class Answers:
@@ -193,8 +246,10 @@ class Answers:
         self._prompts: list[int] = []
         self._rows: npt.NDArray[np.float32] | None = None
 
-    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: npt.NDArray[np.floating]) -> None:
+    def add(self, prompts: npt.NDArray[np.int64], log_probabilities: Logarithms) -> None:
         """As `Behaviour.add`."""
+        if isinstance(log_probabilities, torch.Tensor):
+            log_probabilities = log_probabilities.cpu().numpy()
         if self._rows is None:
             with tempfile.TemporaryFile(prefix="topoflow-behaviour-") as file:
                 shape = self._n_prompts, log_probabilities.shape[1]

@@ -8,12 +8,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import TrainerCallback
 
 from topoflow.config import Topology
@@ -21,10 +23,12 @@ from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.names import H1_SAMPLING_FLOOR, metric_name
-from topoflow.recording.behaviour import Answered, Answers, Behaviour
+from topoflow.processes import in_background
+from topoflow.recording.behaviour import Answered, Answers, Behaviour, to_compare
 from topoflow.recording.hidden_states import (
     batches_by_length,
     in_order,
+    input_device,
     noting_how,
     record_batches,
     resolve_layers,
@@ -135,6 +139,10 @@ class TopologyCallback(TrainerCallback):
         Compute summaries and velocities of each checkpoint at once, keep them in `metrics`, and log them to the
         MLflow run that is active, if any: from a thread, so that MLflow that does not answer costs a warning and, at
         the end, half a minute at most. True stands for 64 subsamples of 160 prompts.
+        They too are computed in a thread while the training goes on, and are known at the next checkpoint, which waits
+        for them, or at the end. An error there is raised at the next checkpoint, once its states are kept. The
+        training itself waits where `stop_when_stable` or `on_record` needs them at once, and where the Trainer has
+        `dataloader_num_workers`, since a process must not be forked in the midst of linear algebra.
     behaviour : bool
         Compare the next-token distributions of the prompts with those of the checkpoint before and of the first
         (Jensen-Shannon divergence, nats), and keep the roots of their probabilities, which any two checkpoints can be
@@ -267,6 +275,8 @@ class TopologyCallback(TrainerCallback):
         self.stopped_at: int | None = None
         self.computed_as: dict[str, str | None] = {}
         self._n_stable = 0  # checkpoints in a row
+        self._following: Future[None] | None = None  # the topology of the last checkpoint
+        self._waits = False  # for it
         self.behaviour = behaviour
         self._behaviour: Behaviour | None = None
         self._topology, self._seed = topology, seed
@@ -275,6 +285,7 @@ class TopologyCallback(TrainerCallback):
         self._token_ids: list[list[int]] = []
         self._pad_token_id = 0
         self._batches: list[npt.NDArray[np.int64]] = []
+        self._device = torch.device("cpu")  # which compares the answers of all ranks
         self._sender: Sender | None = None  # to the MLflow run in which the training runs
         self._due: frozenset[int] = frozenset()
         self._processing_class: Any = None
@@ -285,6 +296,7 @@ class TopologyCallback(TrainerCallback):
         tokenizer = kwargs.get("processing_class")
         model = unwrapped(kwargs["model"])
         on_each(lambda: self._begin(model, tokenizer, self.batch_tokens or _tokens_of_training(args)))
+        self._waits = bool(self.stop_when_stable or self.on_record or args.dataloader_num_workers)
         scheduler = kwargs.get("lr_scheduler")
         self._due = self._steps_to_record(state, scheduler)
         self.learning_rates = []
@@ -312,7 +324,10 @@ class TopologyCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not args.load_best_model_at_end:  # else the weights are no longer those of the last step
             self._record(state.global_step, kwargs["model"])
-        self._end_logging()
+        try:
+            on_first(self._settle)
+        finally:
+            self._end_logging()
 
     def _end_logging(self) -> None:
         if self._sender is not None:
@@ -321,6 +336,9 @@ class TopologyCallback(TrainerCallback):
 
     def _begin(self, model: Any, tokenizer: Any, batch_tokens: int | None = None) -> None:
         check_parallelism(model)
+        if self._following is not None:
+            self._following.exception()  # waits, before what it writes to is emptied
+            self._following = None
         self._end_logging()  # of a training that ended in an error, perhaps of another MLflow run
         self.steps, self.clouds, self.divergences, self.roots, self.metrics = [], {}, {}, {}, {}
         self.measured = {}
@@ -441,6 +459,7 @@ class TopologyCallback(TrainerCallback):
     def _part(self, model: Any) -> tuple[_Part, Answers | None]:
         """What this rank records of a checkpoint, and the answers that rank 0 is still to be given."""
         prompts = np.concatenate(self._batches)
+        self._device = input_device(model)
         answers = Answers(len(prompts)) if self.behaviour and rank_and_size()[1] > 1 else None
         with noting_how(model) as computed:
             states = record_batches(
@@ -476,27 +495,48 @@ class TopologyCallback(TrainerCallback):
     def _compare(self, pieces: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]) -> None:
         assert self._behaviour is not None
         for prompts, log_probabilities in pieces:
-            self._behaviour.add(prompts, log_probabilities)
+            self._behaviour.add(prompts, to_compare(torch.from_numpy(log_probabilities).to(self._device)))
 
     def _take(self, step: int, parts: Sequence[_Part], measured: Measured) -> int:
         """On rank 0: put the parts together, keep them, look at them; how many checkpoints in a row were stable."""
         order = np.concatenate([prompts for prompts, _ in parts])
         clouds = {layer: in_order(order, [states[layer] for _, states in parts]) for layer in self.layers}
         self._keep(step, clouds, None if self._behaviour is None else self._behaviour.finish(step), measured)
-        if self._live is not None:
-            self.metrics[step] = self._live.update(clouds)
-            if self.stop_when_stable:
-                self._compare_with_floor(step, clouds, self._live)
+        self._settle()
         numbers = {name: value for name, value in measured.items() if not isinstance(value, str)}
-        self._log(step, self.metrics.get(step, {}) | numbers)
+        if self._sender is None and (self._live is not None or numbers):
+            self._sender = _sender_to_active_run()
+        if self._live is None:
+            self._log(step, numbers)
+        else:
+            self._following = in_background(self._follow, step, clouds, self._live, numbers)
+        if self._waits:
+            self._settle()
         if self.on_record is not None:
             self.on_record(step)
         return self._n_stable
 
+    def _follow(
+        self,
+        step: int,
+        clouds: Mapping[int, npt.NDArray[Any]],
+        live: LiveTopology,
+        numbers: dict[str, float],
+    ) -> None:
+        """Compute the topology of a checkpoint, and log all its metrics."""
+        self.metrics[step] = live.update(clouds)
+        if self.stop_when_stable:
+            self._compare_with_floor(step, clouds, live)
+        self._log(step, self.metrics[step] | numbers)
+
+    def _settle(self) -> None:
+        """Wait for the topology of the last checkpoint; an error in it is raised here, once."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.result()
+
     def _log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand a checkpoint's metrics to a thread that logs them: no server stops or slows the training."""
-        if self._sender is None and metrics:
-            self._sender = _sender_to_active_run()
         if self._sender is not None:
             now = int(time.time() * 1000)
             self._sender.add([(name, value, now, step) for name, value in metrics.items()])

@@ -26,7 +26,7 @@ from torch import nn
 
 from topoflow.config.pooling import Kind, Pooling
 from topoflow.errors import DoesNotFit, InvalidArgument, Words
-from topoflow.recording.behaviour import Answers, Behaviour
+from topoflow.recording.behaviour import Answers, Behaviour, to_compare
 from topoflow.recording.ranks import sharded_modules
 from topoflow.topology.point_clouds import check_whole_number
 
@@ -415,6 +415,8 @@ def record_batches(
             filled = padded([token_ids[i] for i in chosen], pad_token_id, device)
             try:
                 found, log_probabilities = _forward(model, *filled, layers, pooled, behaviour is not None)
+                if behaviour is not None:
+                    behaviour.add(chosen, to_compare(log_probabilities))
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or len(chosen) == 1:
                     raise
@@ -429,8 +431,6 @@ def record_batches(
             if not found:  # only here, since the error holds on to what the pass has allocated
                 _halve(batches, done)
                 continue
-            if behaviour is not None:
-                behaviour.add(chosen, log_probabilities.cpu().numpy())
             for layer, states in found.items():
                 values = states.to("cpu", torch.float64 if dtype == "float64" else torch.float32).numpy()
                 with np.errstate(over="ignore"):  # which is said in a sentence

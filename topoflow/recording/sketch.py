@@ -39,13 +39,25 @@ def sketched_roots(
     >>> sketched_roots(np.array([0]), np.log(np.full((1, 50_000), 1 / 50_000))).shape
     (1, 256)
     """
-    roots = np.exp(0.5 * log_probabilities.astype(np.float64))
-    n_tokens = roots.shape[1]
+    n_tokens = log_probabilities.shape[1]
     if n_tokens <= SIZE:
-        return roots.astype(np.float32)
-    found = np.empty((len(roots), SIZE), np.float32)
+        return np.exp(0.5 * log_probabilities.astype(np.float64)).astype(np.float32)
+    found = np.empty((len(log_probabilities), SIZE), np.float32)
     for row, prompt in enumerate(prompts.tolist()):
-        drawn = np.random.default_rng([seed, prompt]).integers(2 * SIZE, size=n_tokens, dtype=np.uint16)
-        signed = np.where(drawn < SIZE, roots[row], -roots[row])
-        found[row] = np.bincount(drawn % SIZE, weights=signed, minlength=SIZE)
+        drawn = places_and_signs(prompt, n_tokens, seed)
+        roots = log_probabilities[row].astype(np.float64)
+        roots *= 0.5
+        np.exp(roots, out=roots)
+        roots *= np.array([1.0, -1.0])[drawn // SIZE]
+        found[row] = np.bincount(drawn % SIZE, weights=roots, minlength=SIZE)
     return found
+
+
+def places_and_signs(prompt: int, n_tokens: int, seed: int) -> npt.NDArray[np.uint16]:
+    """Where a prompt's tokens are added, modulo `SIZE`, and from `SIZE` on with a minus.
+
+    >>> places_and_signs(0, 4, seed=0).tolist()
+    [260, 435, 471, 326]
+    """
+    rng = np.random.default_rng([seed, prompt])
+    return rng.integers(2 * SIZE, size=n_tokens, dtype=np.uint16)

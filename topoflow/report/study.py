@@ -25,7 +25,7 @@ from topoflow.dynamics.sensitivity import heading, in_words
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_comparison import read_map
 from topoflow.figures.of_run import kept_pictures
-from topoflow.names import BAR_COLUMNS, H1_VELOCITY, layer_of
+from topoflow.names import BAR_COLUMNS, H1_VELOCITY, RERUN_FLOOR, column, layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import code, paragraph, prose, shown
 from topoflow.storage import layout
@@ -339,11 +339,35 @@ def _side_by_side(study: _Study) -> Iterator[str]:
         if (folder / name).exists():
             yield page.picture(read_bytes(folder / name), f"{caption} ({name})", caption)
     yield from _told_apart(folder / _CLASSIFICATION)
+    yield from _reruns(folder / layout.RERUN_FILE, study.comparison.get("reruns", []))
     how, header, rows = note.added_words(study.comparison.get("added", []))
     if rows:
         yield f"<h3>{note.ADDED_HEADING}</h3>"
         yield paragraph(prose(how))
         yield page.table(header, [list(map(escape, row)) for row in rows], words=3)
+
+
+def _reruns(path: Path, reruns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What two trainings from one seed have in common, and the rerun floor beside velocities where it is not 0."""
+    if not reruns:
+        return
+    yield "<h3>Trained twice from one seed</h3>"
+    for pair in reruns:
+        yield paragraph(escape(pair["sentence"]))
+    floor = column(1, RERUN_FLOOR)
+    table = layout.read_columns(path, ["layer", floor, H1_VELOCITY])
+    if not table[floor].any():
+        return
+    yield paragraph(
+        "H1, in filtration distance: the largest distance between two trainings from one seed at a checkpoint, beside "
+        f"the median velocity; each checkpoint is in {path.name}."
+    )
+    cells = []
+    for layer in np.unique(table["layer"]):
+        here = table["layer"] == layer
+        numbers = (table[floor][here].max(), np.nanmedian(table[H1_VELOCITY][here]))
+        cells.append([str(int(layer)), *(f"{number:.3g}" for number in numbers)])
+    yield page.table(["layer", "rerun floor", "velocity"], cells)
 
 
 def _told_apart(path: Path) -> Iterator[str]:

@@ -41,10 +41,11 @@ SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
     f"sensitivity.{end}" for end in ("csv", "png", "json")
 )
 QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "added.csv"
+RERUN_FILE = "rerun.csv"
 BARS_FILE, PROMPT_SCORES_FILE = "bars.csv", "prompts.csv"
 # Likewise vouched for, where they are: older runs and comparisons lack some.
 LATER_RUN_TABLES = (QUANTITIES_FILE, MEASURES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
-LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE)
+LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE, RERUN_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
 RUN_TABLES = (VELOCITY_FILE, SUMMARIES_FILE, DISTANCES_FILE, CONTROLS_FILE, BEHAVIOUR_FILE, MOVEMENT_FILE)
 COMPARISON_TABLES = (

@@ -138,9 +138,11 @@ def _adapters() -> dict[str, Any]:
         **dict.fromkeys(("chance", "simple", "topology", "both", "gain", "low", "high", "p"), number),
         n_runs=whole, n_seeds=whole,
     )  # fmt: skip
+    rerun: Any = model("Rerun", run=text, rerun=text, equal=bool, sentence=text)
     comparison = model(
         "Comparison", order=order, first_third=(text, "steps"), level=level, runs=dict[text, pooled], claims=claims,
-        exploratory=(bool, False), added=(list[added], []), files=files,
+        exploratory=(bool, False), added=(list[added], []), reruns=(list[rerun], []),
+        files=files,
     )  # fmt: skip
     agreement: Any = model(
         "Agreement", name=text, verdict=text, n_agree=whole,

@@ -37,6 +37,7 @@ from topoflow.names import EFFECT_COLUMNS, MAP_COLUMNS, SEPARATION_COLUMNS
 from topoflow.storage import layout
 from topoflow.storage.layout import Run, write_table
 from topoflow.study.added import write_added
+from topoflow.study.reruns import write_reruns
 from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summaries
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
     _write_classification(folder, params, shown)
     write_table(folder / "verdicts.csv", TABLE, map(table_row, claims.values()))
     added = write_added(folder, members, shown, params.claims.level, seed)
+    reruns = write_reruns(folder, params, members)
     return {
         **{key: value for key, value in published(first.facts).items() if value != "steps"},
         "ground_metric": "euclidean",
@@ -120,6 +122,7 @@ def compare_runs(params: Params, members: Sequence[FinishedRun], folder: Path) -
         "runs": {str(member.run): member.facts["pooled"] for member in members},
         "claims": claims,
         "added": added,
+        **({"reruns": reruns} if reruns else {}),
         "exploratory": any(is_exploratory(member.activations, params.claims) for member in members),
     }
 

@@ -74,7 +74,8 @@ def repair(folder: Path) -> list[str]:
     lines = [removed, f"{folder} is as {stage} in {root / 'dvc.lock'} says."]
     if now != md5:
         lines.append(
-            "It was computed again, and is not the same to the byte as before: dvc.lock has changed."
+            "It was computed again, and is not the same to the byte as before: dvc.lock has changed. On a GPU, which "
+            "adds in no fixed order, or on another machine, that is to be expected; on the same CPU it is not."
         )
     return lines
 

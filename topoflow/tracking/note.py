@@ -588,6 +588,7 @@ def write_comparison_note(
         page.picture("comparison/velocity.png", "H1 velocities of all runs"),
         "",
         *added_table(facts.get("added", [])),
+        *(line for pair in facts.get("reruns", []) for line in (_text(pair["sentence"]), "")),
     ]
     return _fitting(lines)
 

@@ -12,12 +12,14 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints, ModelSource
 from topoflow.errors import InvalidArgument, InvalidFile, Words, quoted, said
+from topoflow.processes import in_background
 from topoflow.recording.callback import TopologyCallback, tokenize_prompts
 from topoflow.recording.hidden_states import evenly_spaced_layers
 from topoflow.storage import layout, recorded_names
@@ -324,7 +326,7 @@ def is_one_base(lines: Sequence[Mapping[str, Any]]) -> bool:
 def record(
     series: Series, callback: TopologyCallback, layers: int | Sequence[int], n_threads: int = 1
 ) -> None:
-    """Record checkpoints one after another, one model in memory at a time.
+    """Record checkpoints one after another, one model in memory at a time; the next one's files are read meanwhile.
 
     `callback` has a folder, and is asked for `layers`.
 
@@ -403,37 +405,50 @@ def training_log(series: Series) -> list[dict[str, float]]:
 def _models(series: Series, lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Any]]:
     """Each checkpoint and its model, opened as the model's entry says, in eval mode.
 
-    Every adapter is put on a base of its own, opened anew: PEFT changes the weights of the base for some adapters
-    (PiSSA, OLoRA) and does not give them back when the adapter is taken off.
+    While one is used, the files of the next are fetched and checked, which also brings them into the system's memory:
+    opening it then takes a fraction of a second. Two models are never open at once. Every adapter is put on a base of
+    its own, opened anew: PEFT changes the weights of the base for some adapters (PiSSA, OLoRA) and does not give them
+    back when the adapter is taken off.
     """
     home = None
     if any(line["kind"] != _MODEL for line in lines):
         home = models.locate(series.description, series.model_source)
-    for line in lines:
-        folder, downloaded = (home, False) if line["kind"] == _BASE else _fetch(series, line)
-        assert folder is not None
-        if line["sha256"] and (found := models.identity(folder)) != line["sha256"]:
-            raise InvalidFile(
-                folder,
-                f"must be the checkpoint that was written down (SHA-256 {line['sha256'][:12]}), and there are now the "
-                f"files {found[:12]}",
-                f"write it down again with: dvc repro --force --single-item prepare@{series.run.objective}",
-            )
-        if line["kind"] == ADAPTER:
-            assert home is not None
-            network = _with_adapter(
-                models.open_model(home, series.trust, series.model_source, series.frozen),
-                folder,
-                line["name"],
-                series.run.model,
-            )
-        else:
-            network = models.open_model(folder, series.trust, series.model_source, series.frozen)
+    coming = in_background(_checked, series, lines[0], home)
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        folder, downloaded = coming.result()
+        network = _opened(series, line, folder, home)
+        if following is not None:
+            coming = in_background(_checked, series, following, home)
         yield line, network
         del network
         gc.collect()
         if downloaded and getattr(series.source, "remove_downloads", False):
+            wait([coming])  # what is fetched may share files with this one
             _remove_from_cache(folder)
+
+
+def _checked(series: Series, line: Mapping[str, Any], home: Path | None) -> tuple[Path, bool]:
+    """The folder of a checkpoint, which holds what was written down, and whether it has been downloaded just now."""
+    if line["kind"] == _BASE:
+        assert home is not None
+        return home, False
+    folder, downloaded = _fetch(series, line)
+    if line["sha256"] and (found := models.identity(folder)) != line["sha256"]:
+        raise InvalidFile(
+            folder,
+            f"must be the checkpoint that was written down (SHA-256 {line['sha256'][:12]}), and there are now the "
+            f"files {found[:12]}",
+            f"write it down again with: dvc repro --force --single-item prepare@{series.run.objective}",
+        )
+    return folder, downloaded
+
+
+def _opened(series: Series, line: Mapping[str, Any], folder: Path, home: Path | None) -> Any:
+    if line["kind"] != ADAPTER:
+        return models.open_model(folder, series.trust, series.model_source, series.frozen)
+    assert home is not None
+    base = models.open_model(home, series.trust, series.model_source, series.frozen)
+    return _with_adapter(base, folder, line["name"], series.run.model)
 
 
 def _tokenizer(series: Series) -> Any:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from topoflow.config import (
 )
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile, TopoflowError, Words, quoted, said
+from topoflow.processes import in_background
 from topoflow.storage import json_bytes, sha256, sha256_of_file
 from topoflow.storage.files import read_bytes, remove
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # What decides a model's hidden states: weights, configuration, tokenizer, code of its own.
 _INDEX = "model.safetensors.index.json"
+_READ_AT_ONCE = 4  # files
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _LARGE = 1_000_000_000  # parameters beyond which frozen weights are opened in bfloat16 on an accelerator
 
@@ -349,6 +351,13 @@ def _files(folder: Path) -> dict[str, str]:
     paths = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
     if not any(path.suffix == ".safetensors" for path in paths):
         raise InvalidFile(folder, "must hold weights as .safetensors, and has none")
+    # shards of a large model are gigabytes each
+    parts = [in_background(_hashes, paths[start::_READ_AT_ONCE]) for start in range(_READ_AT_ONCE)]
+    found = {name: digest for part in parts for name, digest in part.result().items()}
+    return {path.name: found[path.name] for path in paths}
+
+
+def _hashes(paths: Sequence[Path]) -> dict[str, str]:
     return {path.name: sha256_of_file(path) for path in paths}
 
 

@@ -24,6 +24,7 @@ from topoflow.config import (
     MixedText,
     Params,
     PlainText,
+    Rerun,
     SampleText,
     ShuffledText,
     TextSource,
@@ -78,8 +79,8 @@ def training_rows(
     Left out are rows that go on from an evaluation prompt, and rows that an evaluation prompt goes on from: their
     answers would be trained on, and stand in the prompt. A system message makes no difference to that.
 
-    A mix takes its shares from the rows that its objectives would draw alone. A variant has the rows of its objective,
-    and so has a shuffled one, with their prompts in the same places and their answers in others.
+    A mix takes its shares from the rows that its objectives would draw alone. A variant or a rerun has the rows of its
+    objective, and so has a shuffled one, with their prompts in the same places and their answers in others.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ def training_rows(
         When it is shuffled, and one prompt or answer is that of so many rows that most would keep theirs.
     """
     source = params.objective_source(objective)
-    if isinstance(source, Variant):
+    if isinstance(source, Rerun | Variant):
         return training_rows(params, source.of, prompts, left_out)
     if isinstance(source, ShuffledText):
         return _shuffled(params, objective, training_rows(params, source.of, prompts, left_out))

@@ -60,6 +60,8 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
             printable(f"{said} (gain {row['gain']:+.3f}, {row['low']:+.3f} to {row['high']:+.3f})"),
             flush=True,
         )
+    for pair in facts.get("reruns", []):
+        print(printable(pair["sentence"]), flush=True)
     pages = pages_of(members)
     study = not run_ids and folder == layout.COMPARISON_FOLDER
     log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
