@@ -1,12 +1,12 @@
 r"""Prompts that carry a label: how each class moves, whether classes move differently, and how well a probe tells them.
 
 A class is compared with another on equally many points, for a diagram of more points has more bars. What tells classes
-apart are the sums over time of how far their velocities differ,
+apart is the spread of how much they move between anchors, as a share of the mean,
 
-.. math:: D = \sqrt{\frac{\sum_t \sum_k (v_k(t) - \bar v(t))^2}{K \sum_t \bar v(t)^2}}
+.. math:: D = \operatorname{sd}_k \Big( \sum_t (v_k(t)^2 - j_k^2) \Big) \Big/ \operatorname{mean}_k \sum_t v_k(t)^2
 
-with :math:`v_k` the velocity of class k of K, and :math:`\bar v` their mean. D is held against the same of other
-labelings of the prompts, of which each keeps something else as it is: see `KINDS`.
+with :math:`v_k` the velocity of class k, and :math:`j_k` its root mean square within twins. D is held against the same
+of other labelings of the prompts, of which each keeps something else as it is: see `KINDS`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.dynamics.cells import CellDiagrams, cell_distances, summarise_cell
 from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.labels import Places, classes_of
-from topoflow.topology.arrays import as_array
+from topoflow.dynamics.twins import find_twins
+from topoflow.topology.arrays import as_numbers
 from topoflow.topology.persistence import subsample_diagrams
 from topoflow.topology.point_clouds import check_cloud, distance_matrix
 
@@ -142,29 +144,41 @@ def class_velocities(
     }
 
 
-def difference(velocities: ArrayLike) -> Series:
-    """Compute how far classes' velocities differ, as a share of their mean.
+def difference(velocities: ArrayLike, steps: Sequence[int]) -> Series:
+    """Compute by how much some classes move more than others, as a share of all movement: D, above.
+
+    Where there are twins, the jitter of each class and labeling is taken out, so that a class whose states jitter more
+    does not move more. Classes that go as far at other times are not told apart.
 
     Parameters
     ----------
     velocities : array_like, shape (..., n_classes, T - 1)
+        As `class_velocities` gives them.
+    steps : sequence of int
+        The T checkpoints.
 
     Returns
     -------
     ndarray of float64, shape (...)
-        0 where they move alike, 1 of two classes where one alone moves; NaN where none does.
+        0 where classes move alike, 1 of two classes where one alone moves; NaN where none does.
 
     Examples
     --------
-    >>> difference([[[1.0, 2.0], [1.0, 2.0]], [[0.0, 0.0], [2.0, 4.0]]]).tolist()
+    >>> difference([[[1.0, 2.0], [2.0, 1.0]], [[0.0, 0.0], [2.0, 4.0]]], [0, 8, 16]).tolist()
     [0.0, 1.0]
+    >>> difference([[3.0, 5.0, 3.0], [0.0, 4.0, 0.0]], [0, 1, 8, 9]).tolist()  # the first jitters by 3
+    0.0
     """
-    values = as_array("velocities", velocities)
-    mean = values.mean(axis=-2, keepdims=True)
-    apart, all_of_it = (((values - mean) ** 2).mean(axis=-2).sum(axis=-1), (mean**2).sum(axis=(-2, -1)))
-    return np.asarray(
-        np.sqrt(np.divide(apart, all_of_it, out=np.full_like(apart, np.nan), where=all_of_it > 0))
-    )
+    values, anchors = as_numbers("velocities", velocities), find_twins(steps)
+    within = np.array([after - before == 1 and before in anchors for before, after in pairwise(steps)])
+    if within.all():
+        within[:] = False
+    squares, jitter = values[..., ~within] ** 2, values[..., within] ** 2
+    total = squares.sum(axis=-1)
+    beyond = total - squares.shape[-1] * (jitter.mean(axis=-1) if within.any() else 0.0)
+    mean = total.mean(axis=-1)
+    apart = beyond.std(axis=-1)
+    return np.asarray(np.divide(apart, mean, out=np.full_like(mean, np.nan), where=mean > 0))
 
 
 def _moved(clouds: Iterable[ArrayLike], drawn: Drawn, how: Drawing) -> dict[str, Series]:
@@ -250,7 +264,10 @@ class LayerClasses:
 
 
 def follow_classes(
-    clouds: Sequence[ArrayLike], labels: Sequence[str], how: Drawing | None = None
+    clouds: Sequence[ArrayLike],
+    labels: Sequence[str],
+    how: Drawing | None = None,
+    velocity: dict[str, Series] | None = None,
 ) -> LayerClasses:
     """Follow the classes of one layer through the checkpoints of a run.
 
@@ -258,6 +275,8 @@ def follow_classes(
     ----------
     clouds, labels, how
         As for `class_velocities`.
+    velocity
+        What that gives of them, where it is known.
 
     Returns
     -------
@@ -281,7 +300,7 @@ def follow_classes(
     return LayerClasses(
         tuple(classes),
         drawn.plan.shape[1],
-        class_velocities(clouds, labels, RAW, how),
+        class_velocities(clouds, labels, RAW, how) if velocity is None else velocity,
         np.array(summaries).swapaxes(0, 1),
         np.array(aucs).T,
         chance,

@@ -173,7 +173,7 @@ class Trajectory:
     _movements: dict[str, dict[str, Movement]] = field(default_factory=dict, repr=False)
     _rotated: dict[str, list[dict[str, Moved]]] = field(default_factory=dict, repr=False)
     _laws: dict[str, Rotations] = field(default_factory=dict, repr=False)
-    _differences: dict[str, dict[str, Matrix]] = field(default_factory=dict, repr=False)
+    _of_classes: dict[str, list[dict[str, Matrix]]] = field(default_factory=dict, repr=False)
 
     # --- time ---
 
@@ -385,13 +385,16 @@ class Trajectory:
         labels = self.recorded.labels
         if labels is None or len(classes_of(labels)) < 2:
             return {}
-        tasks = ((clouds, labels, self._drawing) for clouds in self._by_layer())
-        layers = self.recorded.layers
-        found = self.mapper(follow_classes, tasks, len(layers), "classes of prompts")
+        layers, velocities = self.recorded.layers, self._moving_classes(RAW_LABELS)
+        tasks = (
+            (clouds, labels, self._drawing, of)
+            for clouds, of in zip(self._by_layer(), velocities, strict=True)
+        )
+        found = self.mapper(follow_classes, tasks, len(layers), "probes of classes")
         return dict(zip(layers, found, strict=True))
 
     def class_differences(self, kind: str) -> dict[str, Matrix]:
-        """Return how far the classes' velocities differ, under the given labels and under shuffled ones.
+        """Return by how much some classes move more than others, under the given labels and under shuffled ones.
 
         Parameters
         ----------
@@ -412,20 +415,14 @@ class Trajectory:
         >>> found["H0"].shape, float(found["H0"][0].round(9))
         ((10,), 1.0)
         """
-        if kind not in self._differences:
-            if kind == RAW_LABELS:
-                of_layers = [found.velocity for found in self.classes.values()]
-            else:
-                tasks = ((clouds, self.recorded.labels, kind, self._drawing) for clouds in self._by_layer())
-                label = f"shuffled labels, without {kind}"
-                of_layers = [*self.mapper(class_velocities, tasks, len(self.recorded.layers), label)]
-            self._differences[kind] = {}
-            for h in HOMOLOGY:
-                by_layer = np.array([difference(found[h]) for found in of_layers])
-                moving = np.isfinite(by_layer).all(axis=1)
-                pooled = by_layer[moving].mean(axis=0) if moving.any() else np.full(by_layer.shape[1], np.nan)
-                self._differences[kind][h] = pooled
-        return self._differences[kind]
+        pooled = {}
+        for h in HOMOLOGY:
+            by_layer = np.array(
+                [difference(found[h], self.recorded.steps) for found in self._moving_classes(kind)]
+            )
+            moving = by_layer[np.isfinite(by_layer).all(axis=1)]
+            pooled[h] = moving.mean(axis=0) if len(moving) else np.full(by_layer.shape[1], np.nan)
+        return pooled
 
     def prompts(self, step: int, layer: int, since: int | None = None, order: float = 2.0) -> Attribution:
         """Tell by bars and by prompts what changed in a layer between two checkpoints.
@@ -502,6 +499,15 @@ class Trajectory:
             claims.n_rotations, claims.rotation_subsamples, recorded.plan.shape[1], recorded.order,
             recorded.engine, recorded.seed,
         )  # fmt: skip
+
+    def _moving_classes(self, kind: str) -> list[dict[str, Matrix]]:
+        """What `class_velocities` gives of each layer."""
+        if kind not in self._of_classes:
+            tasks = ((clouds, self.recorded.labels, kind, self._drawing) for clouds in self._by_layer())
+            label = f"classes of prompts, {kind}"
+            found = self.mapper(class_velocities, tasks, len(self.recorded.layers), label)
+            self._of_classes[kind] = list(found)
+        return self._of_classes[kind]
 
     def _by_layer(self) -> Iterable[list[Matrix]]:
         """The clouds of all checkpoints of each layer, one layer at a time."""

@@ -327,7 +327,7 @@ class Examination:
         # neither the order nor the clock changes what moves: all that was computed is shared, but that of classes
         if replace(choices, order=self.own.order, clock=self.own.clock) == self.own:
             recorded = replace(self._own.recorded, clock=choices.clock, order=choices.order)
-            return replace(self._own, recorded=recorded, _differences={})
+            return replace(self._own, recorded=recorded, _of_classes={})
         return Trajectory(self._recorded(choices), self.claims, self.mapper)
 
     def verdicts(self, choices: Choices) -> dict[str, Verdict]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from topoflow.figures import style
-from topoflow.figures.steps import draw_intervals, each_shaped, step_axis, step_marks
+from topoflow.figures.steps import draw_intervals, each_shaped, one_step_apart, step_axis, step_marks
 from topoflow.figures.style import WIDTH, Floats
 from topoflow.names import CLASS_VELOCITIES
 
@@ -36,8 +36,9 @@ def classes_figure(
     Returns
     -------
     Figure
-        Each layer has a scale of its own. The grey band is that of shuffled labels, of all classes together. Of more
-        than five layers, five are shown, evenly spaced, the first and the last among them.
+        Each layer has a scale of its own. The grey band is that of shuffled labels, of all classes together, and
+        leaves out single steps between twins; that of the AUC is what states give that know nothing of the labels. Of
+        more than five layers, five are shown, evenly spaced, the first and the last among them.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def classes_figure(
         axes.tick_params(labelbottom=False)
     body.supxlabel(across, fontsize=9)
     keys = [style.key(name, **looks[name]) for name in names]
-    band = style.key("95 % under shuffled labels", color=style.GREY, linewidth=6, alpha=0.3)
+    band = style.key("95 % by chance (labels shuffled)", color=style.GREY, linewidth=6, alpha=0.3)
     style.legend_beneath(figure, [*keys, band], 4)
     return figure
 
@@ -88,7 +89,8 @@ def _look(number: int) -> dict[str, Any]:
 def _velocities(axes: Axes, marks: Floats, lines: Lines, velocity: str, looks: Looks) -> None:
     ends = [[found[f"{velocity}_shuffled_{end}"][1:] for found in lines.values()] for end in ("low", "high")]
     low, high = np.min(ends[0], axis=0), np.max(ends[1], axis=0)
-    axes.fill_between(marks[1:], low, high, color=style.GREY, alpha=0.3, linewidth=0)
+    joined = ~one_step_apart(marks)
+    axes.fill_between(marks[1:][joined], low[joined], high[joined], color=style.GREY, alpha=0.3, linewidth=0)
     moved = [found[velocity][1:] for found in lines.values()]
     for name, line in zip(lines, moved, strict=True):
         look = looks[name]

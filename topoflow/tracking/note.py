@@ -433,7 +433,7 @@ def classes(findings: Mapping[str, Any]) -> list[str]:
         f"Classes of prompts: {_text(named)}, each compared on {rows[0]['points']} points (the claim `classes`, and "
         f"labels.csv). At the last checkpoint a linear probe tells a class from the others with an AUC of {low:.2f} to "
         f"{high:.2f}, where chance reaches {max(chance for _, chance in ends):.2f}: that states know a label does not "
-        "say that its class moves differently."
+        "say that its class moves more."
     ]
 
 

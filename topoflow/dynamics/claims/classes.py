@@ -1,4 +1,4 @@
-"""Do classes of prompts move differently, by more than shuffled labels do, and than their scale or shape explains?"""
+"""Do some classes of prompts move more than others: more than shuffled labels, their scale, or their shape explain?"""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from topoflow.dynamics.labels import LEAST, classes_of
 from topoflow.dynamics.permutation import Test, monte_carlo_p
 
 CLAIM = "classes"
-STATEMENT = "classes of prompts move differently"
+STATEMENT = "some classes of prompts move more than others"
 STATISTIC = (
-    "root of the summed squared differences of the classes' velocities, as a share of their mean, over layers"
+    "standard deviation of the classes' squared movement beyond jitter, as a share of their mean, over layers"
 )
 RULE = (
     "supported if every rung rejects at {level:g}: classes differ more than under shuffled labels, of the prompts as "
