@@ -340,8 +340,8 @@ def probe(cloud: ArrayLike, labels: Sequence[str], seed: int = 0) -> tuple[Serie
     >>> probe(cloud + np.array([0, 9] * 30)[:, None], labels)[0].tolist()
     [1.0, 1.0]
     """
+    from scipy.stats import rankdata
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -361,8 +361,9 @@ def probe(cloud: ArrayLike, labels: Sequence[str], seed: int = 0) -> tuple[Serie
         scores = fitted.decision_function(states[test])
         scores = np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
         its = codes[test][:, None] == np.arange(len(classes))
-        aucs.append([roc_auc_score(of, score) for of, score in zip(its.T, scores.T, strict=True)])
         n = its.sum(axis=0)
+        ranked = (rankdata(scores, axis=0) * its).sum(axis=0)
+        aucs.append((ranked / n - (n + 1) / 2) / (len(test) - n))
         variances.append((len(test) + 1) / (12 * n * (len(test) - n)))
     reach = 1.96 * np.sqrt(np.sum(variances, axis=0)) / N_FOLDS
     return np.mean(aucs, axis=0), np.clip(np.stack([0.5 - reach, 0.5 + reach], axis=1), 0, 1)
