@@ -408,7 +408,7 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[tuple[str, floa
             yield from ((name, value, int(row["step"])) for name, value in row.items() if name != "step")
 
 
-def _class_metrics(facts: Mapping[str, Any]) -> Iterator[Row]:
+def _class_metrics(facts: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
     """Velocities of classes of prompts, and how well a probe tells each, where prompts carry labels."""
     for row in told_of_classes(facts):
         for name in (*CLASS_VELOCITIES, "auc"):
