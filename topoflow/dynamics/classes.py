@@ -86,6 +86,21 @@ def draw_classes(
 class Drawing:
     """How classes are drawn and compared: what `topoflow.Topology` and `topoflow.Claims` say of it.
 
+    Attributes
+    ----------
+    n_shuffles : int
+        How often labels are shuffled.
+    n_subsamples, subsample_size : int
+        Subsamples of each class that is larger than the others, and points of each class at most.
+    order : float
+        The order of the Wasserstein distance; the ground metric is Euclidean.
+    engine : str
+        As for `vietoris_rips_diagrams`.
+    seed : int
+        Chooses points, shuffles and folds.
+
+    Examples
+    --------
     >>> Drawing().n_shuffles
     39
     """
@@ -256,7 +271,24 @@ class LayerClasses:
     chance: Series
 
     def band(self, homology: str) -> Series:
-        """The 95 % band of the velocities under shuffled labels, shape (2, n_classes, T - 1); NaN without any."""
+        """Return the 95 % band of the velocities under shuffled labels.
+
+        Parameters
+        ----------
+        homology
+            "H1" or "H0".
+
+        Returns
+        -------
+        ndarray of float64, shape (2, n_classes, T - 1)
+            NaN where labels were not shuffled.
+
+        Examples
+        --------
+        >>> cloud = np.random.default_rng(0).normal(size=(40, 3))
+        >>> follow_classes([cloud, cloud], ["a", "b"] * 20, Drawing(n_shuffles=3)).band("H0").tolist()
+        [[[0.0], [0.0]], [[0.0], [0.0]]]
+        """
         shuffled = self.velocity[homology][1:]
         if not len(shuffled):
             return np.full((2, *shuffled.shape[1:]), np.nan)
