@@ -159,7 +159,7 @@ shuffles, at 5 %; both homologies are adjusted for one another. The AUC is the m
 
 ## Classes that move alike: how often the claim is supported
 
-{N_NULL} replicates a row. Each should be at most 5 %, up to 7.3 % by chance; the last three rows are limits.
+{N_NULL} replicates a row. Each should be at most 5 %, up to 7.3 % by chance; the last two rows are limits.
 
 {table(header, rows(list(ALIKE)))}
 
