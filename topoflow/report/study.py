@@ -43,12 +43,12 @@ _RUN_PICTURES = {
     "betti.png": "Betti curves through training (crocker plot): how many holes there are at each distance.",
     "summaries.png": "Summaries of the diagrams at each checkpoint; mean over subsamples.",
     "measures.png": "Simpler measures, and topological ones beside the velocity; each panel has a scale of its own.",
-    CLASSES_PICTURE: "Classes of prompts: velocities beside shuffled labels, and how well a linear probe tells each.",
     "distances.png": "How far any two checkpoints are apart.",
     "controls.png": "Recorded states beside Gaussian clouds of the same size.",
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
     "barcodes.png": "The same diagrams as barcodes.",
 }
+_CLASSES_CAPTION = "Classes of prompts: velocities beside shuffled labels, and how well a linear probe tells each."
 _MOST_PROMPTS = 10  # of those behind a change
 _LONGEST_TIP = 90  # characters of a prompt that a chart shows
 _MOST_NAMED = 128  # checkpoints that are listed one by one
@@ -406,9 +406,8 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
         drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [paragraph(prose(line)) for line in of_this]
-        for file, caption in _RUN_PICTURES.items():
-            if file not in drawn:  # prompts without labels
-                continue
+        of_classes = {CLASSES_PICTURE: _CLASSES_CAPTION} if findings.get("classes") else {}
+        for file, caption in {**_RUN_PICTURES, **of_classes}.items():
             parts.append(page.picture(drawn[file], f"{caption} ({name})", caption))
     else:
         parts.append(paragraph("Its pictures need its diagrams, which are not here.", "soft"))
