@@ -48,7 +48,9 @@ _RUN_PICTURES = {
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
     "barcodes.png": "The same diagrams as barcodes.",
 }
-_CLASSES_CAPTION = "Classes of prompts: velocities beside shuffled labels, and how well a linear probe tells each."
+_CLASSES_CAPTION = (
+    "Classes of prompts: velocities beside shuffled labels, and how well a linear probe tells each."
+)
 _MOST_PROMPTS = 10  # of those behind a change
 _LONGEST_TIP = 90  # characters of a prompt that a chart shows
 _MOST_NAMED = 128  # checkpoints that are listed one by one
