@@ -38,11 +38,13 @@ UNREACHED = {
         ("training/objectives.py", "training/models.py"): "the words for what a Hub answers",
     },
     "prepare": {
+        ("training/objectives.py", "dynamics/labels.py"): "training rows carry no labels",
         ("training/checkpoints.py", "recording/callback.py"): "checkpoints are listed, and not recorded yet",
         ("training/checkpoints.py", "recording/hidden_states.py"): "checkpoints are listed, and not recorded yet",
     },
     "finetune": {
         ("recording/callback.py", "recording/sender.py"): "numbers for MLflow are no output",
+        ("recording/callback.py", "dynamics/labels.py"): "labels were checked when prompts were drawn",
         ("recording/callback.py", "recording/live.py"): "no stage asks for topology while it trains",
         ("recording/callback.py", "topology/point_clouds.py"): ONLY_REFUSES,
         ("recording/hidden_states.py", "topology/point_clouds.py"): ONLY_REFUSES,
@@ -141,9 +143,11 @@ def test_an_interrupted_stage_goes_on_from_what_the_same_code_began() -> None:
 
 
 def test_rotations_are_drawn_again_when_code_changes_that_decides_them() -> None:
-    """What following.py imports besides is asked for by claims, and by who wants to know which prompts moved."""
+    """What following.py imports besides is asked for by claims, or by who asks which prompts or classes moved."""
     besides = {
         "dynamics/attribution.py",
+        "dynamics/classes.py",
+        "dynamics/labels.py",
         *(f"dynamics/claims/{name}.py" for name in ("listed", "margins", "reading", "verdict")),
     }
     named = [path for path in ROTATES if path.endswith(".py")]

@@ -140,6 +140,16 @@ def asked(facts: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, str]:
     )
 
 
+def told_of_classes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What trajectory.json says of classes of prompts: a mapping a row of labels.csv; none where there are no labels.
+
+    >>> told_of_classes({"classes": {"columns": ["layer", "auc"], "rows": [[4, 0.9]]}}), told_of_classes({})
+    ([{'layer': 4, 'auc': 0.9}], [])
+    """
+    found = facts.get("classes") or {"columns": [], "rows": []}
+    return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+
+
 def published(facts: Mapping[str, Any]) -> dict[str, Any]:
     """How the measures of the paper are computed: order of the distance, and in what its first third is counted.
 

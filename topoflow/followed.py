@@ -51,6 +51,8 @@ def followed(
         roots=activations.roots,
         engine=_engine_of_loops(made["engine"], made["maxdim"]),
         seed=made["study_seed"],
+        labels=None if (labels := activations.manifest.get("labels")) is None else tuple(labels),
+        order=params.trajectory.resolved_order,
     )
 
     def mapper(function: Any, tasks: Any, n_tasks: int, label: str) -> Any:

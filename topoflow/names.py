@@ -66,6 +66,15 @@ PROMPT_COLUMNS = (
     "layer", "previous_step", "step", "prompt", "share", column(1, "share"), column(0, "share"), DISPLACEMENT,
     "neighbours",
 )  # fmt: skip
+CLASS_VELOCITIES = tuple(column(h, VELOCITY) for h in (1, 0))
+SHOWN_SUMMARIES = (  # of the 41, where all would be too many
+    column(0, "total_persistence"), *(column(1, name) for name in ("count", "total_persistence", "persistence_max"))
+)  # fmt: skip
+CLASS_NUMBERS = (
+    *(f"{name}{end}" for name in CLASS_VELOCITIES for end in ("", "_shuffled_low", "_shuffled_high")),
+    *SHOWN_SUMMARIES, "auc", "auc_chance_low", "auc_chance_high",
+)  # fmt: skip
+CLASS_COLUMNS = ("layer", "previous_step", "step", "label", "prompts", "points", *CLASS_NUMBERS)
 SEPARATION_COLUMNS = ("compared", "layer", "step", "between", "within")
 MAP_COLUMNS = ("layer", "model", "objective", "seed", "step", "x", "y", "shown", "not_euclidean")
 EFFECT_COLUMNS = (

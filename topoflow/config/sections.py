@@ -354,10 +354,12 @@ class Track:
     """What goes to MLflow: `summaries` names those of the 41 numbers that become metrics (all are in the table).
 
     Names of H2, such as `h2_count`, are refused unless `maxdim` is 2. With `models` each checkpoint is a LoggedModel.
+    Without `prompts_text` no prompt's text goes there: tables, notes and the report name prompts by their lines alone.
     """
 
     summaries: tuple[str, ...] = ()
     models: Flag = True
+    prompts_text: Flag = True
 
     def __post_init__(self) -> None:
         from topoflow.topology.summaries import summary_names

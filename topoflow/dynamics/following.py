@@ -15,7 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.dynamics.cells import CellDiagrams
 from topoflow.dynamics.claims.margins import Claims
 from topoflow.dynamics.claims.verdict import Verdict
+from topoflow.dynamics.classes import RAW as RAW_LABELS
+from topoflow.dynamics.classes import (
+    Drawing,
+    LayerClasses,
+    class_velocities,
+    difference,
+    follow_classes,
+)
 from topoflow.dynamics.features import HOMOLOGY, cell_vectors, side_by_side
+from topoflow.dynamics.labels import check_labels, classes_of
 from topoflow.dynamics.movement import Amounts, Moved, Movement
 from topoflow.dynamics.surrogates import COVARIANCE, START, Rotations, any_rotation, coordinates, kept_start
 from topoflow.dynamics.twins import clock_of, cumulative_rate, find_twins, offsets, why_no_twins
@@ -94,6 +103,10 @@ class Recorded:
         How persistence is computed, as for `vietoris_rips_diagrams`.
     seed : int
         Which rotations are drawn.
+    labels : tuple of str, optional
+        The class of each prompt, as `topoflow.dynamics.labels.check_labels` gives them.
+    order : float
+        The order of the Wasserstein distance by which classes are compared.
     clock : str, optional
         One of `topoflow.dynamics.twins.CLOCKS`, by which all claims then tell time. By default the first rungs count
         optimiser steps, and the others the cumulative learning rate.
@@ -118,6 +131,8 @@ class Recorded:
     engine: str = "auto"
     seed: int = 0
     clock: str | None = None
+    labels: tuple[str, ...] | None = None
+    order: float = 2.0
 
 
 @dataclass(eq=False)
@@ -158,6 +173,7 @@ class Trajectory:
     _movements: dict[str, dict[str, Movement]] = field(default_factory=dict, repr=False)
     _rotated: dict[str, list[dict[str, Moved]]] = field(default_factory=dict, repr=False)
     _laws: dict[str, Rotations] = field(default_factory=dict, repr=False)
+    _of_classes: dict[str, list[dict[str, Matrix]]] = field(default_factory=dict, repr=False)
 
     # --- time ---
 
@@ -360,6 +376,54 @@ class Trajectory:
 
         return verdicts_of_run(self)
 
+    @cached_property
+    def classes(self) -> dict[int, LayerClasses]:
+        """The classes of prompts in each layer: velocities, summaries, and the AUC of a probe.
+
+        Empty without labels. Labels are shuffled `claims.n_rotations` times.
+        """
+        labels = self.recorded.labels
+        if labels is None or len(classes_of(labels)) < 2:
+            return {}
+        layers, velocities = self.recorded.layers, self._moving_classes(RAW_LABELS)
+        tasks = (
+            (clouds, labels, self._drawing, of)
+            for clouds, of in zip(self._by_layer(), velocities, strict=True)
+        )
+        found = self.mapper(follow_classes, tasks, len(layers), "probes of classes")
+        return dict(zip(layers, found, strict=True))
+
+    def class_differences(self, kind: str) -> dict[str, Matrix]:
+        """Return by how much some classes move more than others, under the given labels and under shuffled ones.
+
+        Parameters
+        ----------
+        kind
+            One of `topoflow.dynamics.classes.KINDS`: of what labels are shuffled.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (1 + n_rotations,)
+            The keys are "H1" and "H0"; the given labels come first. The mean over the layers in which something
+            moves, of what `topoflow.dynamics.classes.difference` gives of each.
+
+        Examples
+        --------
+        >>> cloud, labels = np.random.default_rng(0).normal(size=(40, 3)), ["a", "b"] * 20
+        >>> clouds = {0: {1: cloud}, 8: {1: cloud * np.array([1, 2] * 20)[:, None]}}
+        >>> found = follow(clouds, labels=labels, claims=Claims(n_rotations=9)).class_differences("shuffled labels")
+        >>> found["H0"].shape, float(found["H0"][0].round(9))
+        ((10,), 1.0)
+        """
+        pooled = {}
+        for h in HOMOLOGY:
+            by_layer = np.array(
+                [difference(found[h], self.recorded.steps) for found in self._moving_classes(kind)]
+            )
+            moving = by_layer[np.isfinite(by_layer).all(axis=1)]
+            pooled[h] = moving.mean(axis=0) if len(moving) else np.full(by_layer.shape[1], np.nan)
+        return pooled
+
     def prompts(self, step: int, layer: int, since: int | None = None, order: float = 2.0) -> Attribution:
         """Tell by bars and by prompts what changed in a layer between two checkpoints.
 
@@ -427,6 +491,28 @@ class Trajectory:
         return plain_table(map(asdict, self.verdicts))
 
     # --- behind them ---
+
+    @property
+    def _drawing(self) -> Drawing:
+        recorded, claims = self.recorded, self.claims
+        return Drawing(
+            claims.n_rotations, claims.rotation_subsamples, recorded.plan.shape[1], recorded.order,
+            recorded.engine, recorded.seed,
+        )  # fmt: skip
+
+    def _moving_classes(self, kind: str) -> list[dict[str, Matrix]]:
+        """What `class_velocities` gives of each layer."""
+        if kind not in self._of_classes:
+            tasks = ((clouds, self.recorded.labels, kind, self._drawing) for clouds in self._by_layer())
+            label = f"classes of prompts, {kind}"
+            found = self.mapper(class_velocities, tasks, len(self.recorded.layers), label)
+            self._of_classes[kind] = list(found)
+        return self._of_classes[kind]
+
+    def _by_layer(self) -> Iterable[list[Matrix]]:
+        """The clouds of all checkpoints of each layer, one layer at a time."""
+        recorded = self.recorded
+        return ([recorded.cloud(step, layer) for step in recorded.steps] for layer in recorded.layers)
 
     def _batch(self, kind: str | None, numbers: range) -> list[dict[str, Moved]]:
         """Movement under some rotations of a kind, or without a kind of the clouds as they are: kept, or else computed.
@@ -576,6 +662,7 @@ def follow(
     topology: TopologyLike | None = None,
     claims: Claims | None = None,
     seed: int = 0,
+    labels: Sequence[object] | None = None,
 ) -> Trajectory:
     """Follow point clouds through training, and say what may be said of them.
 
@@ -596,6 +683,8 @@ def follow(
         Margins and levels.
     seed
         Chooses subsamples and rotations. Give all runs of a study the same.
+    labels : sequence of str, bool or int, of length n_prompts, optional
+        The class of each prompt: then `classes` follows each class, and a verdict says whether they move differently.
 
     Returns
     -------
@@ -605,7 +694,7 @@ def follow(
     Raises
     ------
     InvalidArgument
-        If clouds differ in shape or layers, are not finite, or `learning_rate` or `behaviour` does not fit.
+        If clouds differ in shape or layers, are not finite, or `learning_rate`, `behaviour` or `labels` does not fit.
 
     Examples
     --------
@@ -667,6 +756,7 @@ def follow(
             roots=None if behaviour is None else _roots(behaviour, n_prompts).get,
             engine=engine,
             seed=seed,
+            labels=None if labels is None else check_labels(labels, n_prompts),
         ),
         claims or Claims(),
     )

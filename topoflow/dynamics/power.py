@@ -44,7 +44,7 @@ def of_run(
         why = "one run has no error bar"
         return Decidable(claim.name, ONE_RUN, 1.0, asked.claims.level, "2 seeds or more", why)
 
-    return [ask(claim) for claim in listed.CLAIMS]
+    return [ask(claim) for claim in listed.CLAIMS if not claim.of_labels]
 
 
 def of_study(

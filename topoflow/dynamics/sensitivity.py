@@ -324,9 +324,10 @@ class Examination:
         >>> run.trajectory(fewer).recorded.plan.shape, len(run.trajectory(fewer).recorded.cloud(0, 1))
         ((2, 20), 30)
         """
-        # neither the order nor the clock changes what moves: all that was computed is shared
+        # neither the order nor the clock changes what moves: all that was computed is shared, but that of classes
         if replace(choices, order=self.own.order, clock=self.own.clock) == self.own:
-            return replace(self._own, recorded=replace(self._own.recorded, clock=choices.clock))
+            recorded = replace(self._own.recorded, clock=choices.clock, order=choices.order)
+            return replace(self._own, recorded=recorded, _of_classes={})
         return Trajectory(self._recorded(choices), self.claims, self.mapper)
 
     def verdicts(self, choices: Choices) -> dict[str, Verdict]:
@@ -391,6 +392,8 @@ class Examination:
             cell=self._known_cells(choices),
             roots=None if raw.roots is None else roots,
             clock=choices.clock,
+            labels=None if raw.labels is None else tuple(raw.labels[place] for place in kept),
+            order=choices.order,
         )
 
     def _known_cells(self, choices: Choices) -> Callable[[int, int], CellDiagrams] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow import storage
+from topoflow.finished import told_of_classes
 from topoflow.names import (
+    CLASS_NUMBERS,
     DISTANCE_COLUMNS,
     H1_DISTANCE,
     H1_SAMPLING_FLOOR,
@@ -34,6 +37,8 @@ _N_DISTANCES = 256
 NAMES = ("movement.png", "velocity.png", "heatmap.png", "distances.png", "controls.png", "betti.png",
          "summaries.png", "measures.png", "diagrams.png", "barcodes.png")  # fmt: skip
 
+CLASSES_PICTURE = "labels.png"  # of a run whose prompts carry labels
+
 # Headings of the picture of measures: what a checkpoint is like, and how far it is from the one before.
 _OF_ONE = "At each checkpoint"
 _OF_TWO = ("How far the states moved since the checkpoint before", "How far their topology moved")
@@ -43,8 +48,9 @@ def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[st
     """As `pictures`; what has been drawn is kept in .topoflow/, for MLflow and the report show the same."""
     home = storage.WORK_FOLDER / "pictures" / str(run)
     folder = home / _made_from(stored, results)
+    facts = layout.read_json(results / layout.TRAJECTORY_FILE)
     try:
-        return {name: read_bytes(folder / name) for name in NAMES}
+        return {name: read_bytes(folder / name) for name in _names(facts)}
     except FileNotFoundError:
         pass
     drawn = pictures(run, stored, results)
@@ -53,6 +59,11 @@ def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[st
     for name, picture in drawn.items():
         storage.write_file(folder / name, picture)
     return drawn
+
+
+def _names(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The pictures that there are of a run."""
+    return (*NAMES, CLASSES_PICTURE) if facts.get("classes") else NAMES
 
 
 def _made_from(stored: storage.StoredSet, results: Path) -> str:
@@ -79,7 +90,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         File names and PNGs.
     """
     # they bring matplotlib, seconds that kept pictures need not wait for
-    from topoflow.figures import checkpoints, evolution, measures, movement, persistence, velocity
+    from topoflow.figures import checkpoints, classes, evolution, measures, movement, persistence, velocity
     from topoflow.figures.style import png_bytes
 
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
@@ -104,6 +115,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     of_some = f" ({some})" if len(paired) < len(steps) else ""
     of_voids = evolution.SUMMARIES_OF_VOIDS if stored.manifest["maxdim"] > 1 else {}
     summaries = _summaries(results, [*evolution.SUMMARIES, *of_voids])
+    of_classes = read_classes(facts)
     drawn = (
         movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
         velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
@@ -119,8 +131,13 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         measures.measures_figure(steps, read_measures(results), title=f"Beside topology, {title}"),
         persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
+        *(
+            [classes.classes_figure(steps, of_classes, title=f"Classes of prompts, {title}")]
+            if of_classes
+            else []
+        ),
     )
-    return dict(zip(NAMES, map(png_bytes, drawn), strict=True))
+    return dict(zip(_names(facts), map(png_bytes, drawn), strict=True))
 
 
 def _movement(results: Path) -> tuple[Floats, Floats, dict[str, Moved]]:
@@ -219,6 +236,21 @@ def read_measures(results: Path) -> dict[str, dict[str, dict[int, Floats]]]:
             for layer in np.unique(source["layer"])
         }
     return groups
+
+
+def read_classes(facts: Mapping[str, Any]) -> dict[int, dict[str, dict[str, Floats]]]:
+    """What trajectory.json says of classes of prompts: by layer, class and column a number a checkpoint."""
+    found: dict[int, dict[str, dict[str, list[float]]]] = {}
+    for row in told_of_classes(facts):
+        columns = found.setdefault(row["layer"], {}).setdefault(row["label"], {})
+        for name in CLASS_NUMBERS:
+            columns.setdefault(name, []).append(math.nan if row[name] is None else row[name])
+    return {
+        layer: {
+            label: {name: np.array(of) for name, of in columns.items()} for label, columns in labels.items()
+        }
+        for layer, labels in found.items()
+    }
 
 
 def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:

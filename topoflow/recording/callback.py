@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from topoflow.config import Topology
 from topoflow.config.pooling import Kind, Pooling
 from topoflow.config.schedule import Schedule
+from topoflow.dynamics.labels import check_labels
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.names import H1_SAMPLING_FLOOR, metric_name
 from topoflow.processes import in_background
@@ -172,6 +173,9 @@ class TopologyCallback(TrainerCallback):
     quantities : sequence of Quantity
         Numbers to measure of the model at each checkpoint beside its states, such as `topoflow.held_out_loss`; they go
         to the MLflow run that is active, as `topology` says.
+    labels : sequence of str, bool or int, optional
+        The class of each prompt, checked before training, for `topoflow.follow(callback.clouds,
+        labels=callback.labels)`.
 
     Attributes
     ----------
@@ -233,6 +237,7 @@ class TopologyCallback(TrainerCallback):
         template: str = "auto",
         pooling: Kind = "last",
         position: int = -1,
+        labels: Sequence[object] | None = None,
     ) -> None:
         if isinstance(prompts, str) or len(prompts) < 2:
             raise InvalidArgument("prompts", "a list of at least 2 (a point cloud)", prompts)
@@ -251,6 +256,7 @@ class TopologyCallback(TrainerCallback):
             stop_when_stable = check_whole_number("stop_when_stable", stop_when_stable, at_least=1)
         if stop_when_stable is not None and topology is False:
             raise InvalidArgument("topology", "asked for where stop_when_stable is", False)
+        self.labels = None if labels is None else check_labels(labels, len(prompts))
         self.prompts = prompts
         self.schedule = schedule
         self.folder = None if folder is None else Path(folder)

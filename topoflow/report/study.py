@@ -24,8 +24,8 @@ from topoflow.dynamics.claims.reading import in_order
 from topoflow.dynamics.sensitivity import heading, in_words
 from topoflow.errors import InvalidFile
 from topoflow.figures.of_comparison import read_map
-from topoflow.figures.of_run import kept_pictures
-from topoflow.names import BAR_COLUMNS, H1_VELOCITY, RERUN_FLOOR, column, layer_of
+from topoflow.figures.of_run import CLASSES_PICTURE, kept_pictures
+from topoflow.names import BAR_COLUMNS, CLASS_VELOCITIES, H1_VELOCITY, RERUN_FLOOR, column, layer_of
 from topoflow.report import charts, page
 from topoflow.report.page import code, paragraph, prose, shown
 from topoflow.storage import layout
@@ -48,6 +48,9 @@ _RUN_PICTURES = {
     "diagrams.png": "Persistence diagrams at the first, the peak and the last checkpoint.",
     "barcodes.png": "The same diagrams as barcodes.",
 }
+_CLASSES_CAPTION = (
+    "Classes of prompts: velocities beside shuffled labels, and how well a linear probe tells each."
+)
 _MOST_PROMPTS = 10  # of those behind a change
 _LONGEST_TIP = 90  # characters of a prompt that a chart shows
 _MOST_NAMED = 128  # checkpoints that are listed one by one
@@ -87,11 +90,15 @@ class _Study:
     comparison: Mapping[str, Any] | None
     pages: Mapping[str, note.Page]  # of runs that MLflow holds
     host: str | None
+    prompts_text: bool
     missing: list[str] = field(default_factory=list)
 
 
 def report(
-    params: Params, pages: Mapping[str, note.Page] | None = None, host: str | None = None
+    params: Params,
+    pages: Mapping[str, note.Page] | None = None,
+    host: str | None = None,
+    prompts_text: bool = True,
 ) -> tuple[bytes, list[str]]:
     """The report of the study of `params`, drawn from results/, diagrams/ and comparison/ of this folder.
 
@@ -102,6 +109,8 @@ def report(
         The MLflow run that holds each run, by the run's name; the report names its id.
     host : str, optional
         Address of the MLflow server: with it, the ids are links.
+    prompts_text : bool
+        Whether prompts are shown by their text, and not by their lines in data/prompts.jsonl alone.
 
     Returns
     -------
@@ -115,7 +124,7 @@ def report(
     ValueError
         When no run of the study has results.
     """
-    study = _look(params, pages or {}, host)
+    study = _look(params, pages or {}, host, prompts_text)
     title = f"Topology of fine-tuning: {', '.join(params.models)}"
     sections = {
         "What may be said": "\n".join(_verdicts(study)),
@@ -152,7 +161,7 @@ def _anchor(name: str) -> str:
 # --- what there is ------------------------------------------------------------------------------
 
 
-def _look(params: Params, pages: Mapping[str, note.Page], host: str | None) -> _Study:
+def _look(params: Params, pages: Mapping[str, note.Page], host: str | None, prompts_text: bool) -> _Study:
     found: list[_Found] = []
     missing: list[str] = []
     wanted = params.runs()
@@ -171,7 +180,7 @@ def _look(params: Params, pages: Mapping[str, note.Page], host: str | None) -> _
     if comparison is not None:
         files = [layout.COMPARISON_FOLDER / name for name in (*_COMPARISON_PICTURES, _MAP, _CLASSIFICATION)]
         missing += [f"A part of the comparison: {path} is not here." for path in files if not path.exists()]
-    return _Study(params, found, comparison, pages, host, missing)
+    return _Study(params, found, comparison, pages, host, prompts_text, missing)
 
 
 def _look_at(params: Params, run: Run, missing: list[str]) -> _Found:
@@ -287,7 +296,8 @@ def _claims(findings: Mapping[str, Any]) -> str:
 def _glance(study: _Study) -> str:
     """A row a run: verdicts and the numbers behind them."""
     # what one run can never tell is left to the comparison
-    named = [claim for claim in listed.CLAIMS if claim.alone]
+    told = {of["claim"] for one in study.runs for of in one.findings["claims"].values()}
+    named = [claim for claim in listed.CLAIMS if claim.alone and (claim.name in told or not claim.of_labels)]
     rows = []
     for one in study.runs:
         pooled, claims = one.findings["pooled"], one.findings["claims"]
@@ -406,9 +416,10 @@ def _one_run(study: _Study, one: _Found) -> str:
         "<h3>Layer by layer</h3>",
         page.table(list(map(escape, note.LAYER_COLUMNS)), cells),
         *(paragraph(prose(line)) for line in note.measured(findings)),
-        *_texts(one),
-        *_prompts_behind(one, name, steps, velocities),
+        *_texts(study, one),
+        *_prompts_behind(study, one, name, steps, velocities),
         *(paragraph(prose(line)) for line in (*note.rivals(findings), *note.voids(findings))),
+        *_classes(findings),
     ]
     parts += _under_other_choices(study, one.run.folder("sensitivity"), [one.run], str(one.run))
     if one.diagrams is not None:
@@ -421,7 +432,8 @@ def _one_run(study: _Study, one: _Found) -> str:
         of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
         drawn = kept_pictures(one.run, one.diagrams, one.results)
         parts += [paragraph(prose(line)) for line in of_this]
-        for file, caption in _RUN_PICTURES.items():
+        of_classes = {CLASSES_PICTURE: _CLASSES_CAPTION} if findings.get("classes") else {}
+        for file, caption in {**_RUN_PICTURES, **of_classes}.items():
             parts.append(page.picture(drawn[file], f"{caption} ({name})", caption))
     else:
         parts.append(paragraph("Its pictures need its diagrams, which are not here.", "soft"))
@@ -463,13 +475,46 @@ def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose
     yield page.picture(picture, f"{caption} ({whose})", caption)
 
 
+def _classes(findings: Mapping[str, Any]) -> Iterator[str]:
+    """What there is of classes of prompts at both ends of a run, where they carry labels; the picture stands below."""
+    rows = finished.told_of_classes(findings)
+    cells: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["layer"], row["label"]), []).append(row)
+    if not cells:
+        return
+    yield "<h3>Classes of prompts</h3>"
+    yield from (paragraph(prose(line)) for line in note.classes(findings))
+    header = ["layer", "class", "prompts", "H1 velocity,<br>summed", "H0 velocity,<br>summed",
+              "H1 bars,<br>first and last", "AUC of a probe,<br>first and last", "chance reaches"]  # fmt: skip
+    table = []
+    for (layer, label), of in cells.items():
+        moved = [shown(sum(row[name] for row in of[1:]), ".4g") for name in CLASS_VELOCITIES]
+        bars, aucs = (" and ".join(shown(row[name], spec) for row in (of[0], of[-1]))
+                      for name, spec in ((column(1, "count"), ".3g"), ("auc", ".2f")))  # fmt: skip
+        table.append([str(layer), escape(label), str(of[0]["prompts"]), *moved, bars, aucs,
+                      shown(of[0]["auc_chance_high"], ".2f")])  # fmt: skip
+    yield page.table(header, table, words=2)
+
+
+def _prompts_of(study: _Study, one: _Found) -> list[str]:
+    """The text of each evaluation prompt, where it is here and is to be shown."""
+    if one.activations is None or not study.prompts_text:
+        return []
+    return finished.prompt_texts(one.activations.manifest["prompts_sha256"])
+
+
 def _prompts_behind(
-    one: _Found, name: str, steps: NDArray[np.int64], velocities: Mapping[int, NDArray[np.float64]]
+    study: _Study,
+    one: _Found,
+    name: str,
+    steps: NDArray[np.int64],
+    velocities: Mapping[int, NDArray[np.float64]],
 ) -> Iterator[str]:
     """Which bars and which prompts made the largest change of each layer, where the run has looked."""
     if layout.BARS_FILE not in one.findings["files"]:
         return
-    prompts = finished.prompt_texts(one.activations.manifest["prompts_sha256"]) if one.activations else []
+    prompts = _prompts_of(study, one)
     fastest = {layer: int(np.argmax(line)) for layer, line in velocities.items()}
     peaks = {layer: (int(steps[at]), int(steps[at + 1])) for layer, at in fastest.items()}
     layers: dict[int, dict[str, list[Any]]] = {}
@@ -518,13 +563,9 @@ def _changed_bar(row: Mapping[str, str], prompts: Sequence[str]) -> tuple[Any, A
     return before, after, said[0], "\n".join(said[1:])
 
 
-def _texts(one: _Found) -> Iterator[str]:
+def _texts(study: _Study, one: _Found) -> Iterator[str]:
     """What the model answered, at the first checkpoint, the peak and the last."""
-    prompts = (
-        finished.asked(one.findings, finished.prompt_texts(one.activations.manifest["prompts_sha256"]))
-        if one.activations
-        else {}
-    )
+    prompts = finished.asked(one.findings, _prompts_of(study, one))
     header, rows = note.texts(one.findings, prompts)
     if rows:
         yield page.table(header, [list(map(escape, row)) for row in rows], words=len(header))

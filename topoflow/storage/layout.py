@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.errors import InvalidFile
-from topoflow.names import column
+from topoflow.names import SHOWN_SUMMARIES
 from topoflow.storage import schemas
 from topoflow.storage.files import open_text, read_text, sha256_of_file, write_file
 
@@ -43,6 +43,7 @@ SENSITIVITY_TABLE, SENSITIVITY_PICTURE, SENSITIVITY_FILE = (
 QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "added.csv"
 RERUN_FILE = "rerun.csv"
 BARS_FILE, PROMPT_SCORES_FILE = "bars.csv", "prompts.csv"
+CLASSES_FILE = "labels.csv"  # of a run whose prompts carry labels; trajectory.json has the same rows
 # Likewise vouched for, where they are: older runs and comparisons lack some.
 LATER_RUN_TABLES = (QUANTITIES_FILE, MEASURES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
 LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE, RERUN_FILE)
@@ -53,9 +54,7 @@ COMPARISON_TABLES = (
 )  # fmt: skip
 COMPARISON_PICTURES = ("velocity.png", "separation.png", "map.png", "effects.png", "verdicts.png")
 # The summaries that stand beside those of Gaussian clouds in the table of controls.
-CONTROL_SUMMARIES = (
-    column(0, "total_persistence"), *(column(1, name) for name in ("count", "total_persistence", "persistence_max"))
-)  # fmt: skip
+CONTROL_SUMMARIES = SHOWN_SUMMARIES
 
 
 def model_file(model: str) -> Path:
@@ -152,6 +151,16 @@ def read_model(path: Path) -> dict[str, Any]:
 
 def read_prompts(path: Path = PROMPTS_FILE) -> list[Any]:
     """The evaluation prompts, one a line."""
+    return [line["prompt"] if isinstance(line, dict) else line for line in _prompt_lines(path)]
+
+
+def read_labels(path: Path = PROMPTS_FILE) -> list[str] | None:
+    """The label of each evaluation prompt; None where they carry none."""
+    labels = [line["label"] for line in _prompt_lines(path) if isinstance(line, dict)]
+    return labels or None
+
+
+def _prompt_lines(path: Path) -> list[Any]:
     lines = read_json_lines(path)
     return [schemas.check("prompt", path, line, again("prompts")) for line in lines]
 

@@ -128,10 +128,11 @@ def _adapters() -> dict[str, Any]:
     files = dict[str, sha256]
     layers = Annotated[dict[layer_name, layer], Field(min_length=1)]
     claims = dict[text, claim]
+    classes: Any = model("Classes", columns=list[text], rows=list[list[maybe | text]])
     trajectory = model(
         "Trajectory", diagrams=sha256, order=order, first_third=(text, "steps"), level=level, layers=layers,
         pooled=pooled, claims=claims, declared=dict[text, number], exploratory=bool, files=files,
-        texts=(dict[text, dict[text, text]], {}),
+        texts=(dict[text, dict[text, text]], {}), classes=(classes | None, None),
     )  # fmt: skip
     added: Any = model(
         "Added", **dict.fromkeys(("model", "target", "score", "verdict", "sentence"), text),
@@ -168,6 +169,7 @@ def _adapters() -> dict[str, Any]:
         learning_rates=(list[number] | None, None), quantities=(dict[text, text], {}),
         hidden_size=(whole | None, None), dtype=(text | None, None), device=(text | None, None),
         compute_dtype=(text | None, None), autocast=(text | None, None), weights_dtype=(text | None, None),
+        labels=(list[text] | None, None),
     )  # fmt: skip
     prepared = model("Prepared", metric=text, normalise=text, pca=whole | None)
     diagrams = model(
@@ -183,10 +185,12 @@ def _adapters() -> dict[str, Any]:
         "Checkpoint", model=text, seed=whole, step=whole, name=text, kind=text, sha256=(text | None, None)
     )
     message: Any = model("Message", role=text, content=str)
+    prompt: Any = Annotated[list[message], Field(min_length=1)]
+    labelled: Any = model("Labelled", label=text, prompt=prompt)
     kinds = {
         "trajectory": trajectory, "comparison": comparison, "sensitivity": sensitivity, "activations": activations,
         "diagrams": diagrams,
-        "model": described, "checkpoint": checkpoint, "prompt": Annotated[list[message], Field(min_length=1)],
+        "model": described, "checkpoint": checkpoint, "prompt": prompt | labelled,
         "quantities": dict[text, maybe | text],
     }  # fmt: skip
     return {name: TypeAdapter(kind) for name, kind in kinds.items()}

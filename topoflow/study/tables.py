@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topoflow.dynamics.attribution import Attribution
+from topoflow.dynamics.claims.verdict import known
+from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.following import RAW, SCALE_FREE, Trajectory
 from topoflow.dynamics.trajectory import LayerTrajectory, paired_checkpoints
 from topoflow.names import (
@@ -19,6 +23,7 @@ from topoflow.names import (
     DISTANCE_COLUMNS,
     MOVEMENT_COLUMNS,
     PROMPT_COLUMNS,
+    SHOWN_SUMMARIES,
     VELOCITY,
 )
 from topoflow.storage import layout
@@ -117,6 +122,32 @@ def write_attributions(
                 prompts.append([layer, previous, step, place + 1, *(score[place] for score in scores)])
     write_table(folder / layout.BARS_FILE, BAR_COLUMNS, bars)
     write_table(folder / layout.PROMPT_SCORES_FILE, PROMPT_COLUMNS, prompts)
+
+
+def class_rows(run: Trajectory) -> list[list[Any]]:
+    """The classes of a run whose prompts carry labels: a row a layer, checkpoint and class, under `CLASS_COLUMNS`.
+
+    Velocities are since the checkpoint before, in filtration distance, on as many points of each class (`points`);
+    beside each is the 95 % band under shuffled labels. The AUC is that of a linear probe. None is a missing value.
+    """
+    rows: list[list[Any]] = []
+    shown = [SUMMARY_NAMES.index(name) for name in SHOWN_SUMMARIES]
+    counts = Counter(run.recorded.labels or ())
+    for layer, found in run.classes.items():
+        of_both = [np.stack([found.velocity[h][0], *found.band(h)]) for h in HOMOLOGY]
+        for at, name in enumerate(found.names):
+            for place, step in enumerate(run.recorded.steps):
+                moved = np.concatenate([of[:, at, place - 1] for of in of_both]) if place else [math.nan] * 6
+                numbers = [
+                    *moved,
+                    *found.summaries[at, place, shown],
+                    found.auc[at, place],
+                    *found.chance[at],
+                ]
+                before = run.recorded.steps[place - 1] if place else None
+                named = [layer, before, step, name, counts[name], found.size]
+                rows.append([*named, *(known(float(number)) for number in numbers)])
+    return rows
 
 
 def write_movement(folder: Path, run: Trajectory) -> None:

@@ -16,6 +16,7 @@ from topoflow.dynamics.claims import listed
 from topoflow.dynamics.claims.reading import in_order, rungs, sort_of
 from topoflow.dynamics.claims.verdict import known
 from topoflow.dynamics.measures import listed as measures
+from topoflow.finished import told_of_classes
 from topoflow.names import (
     H1_UNMATCHED,
     H1_UNMATCHED_OF_OTHER_PROMPTS,
@@ -66,6 +67,15 @@ _DEFINITIONS = {
     "prompt_displacement": "how far the state of a prompt went, beyond the mean way of all; filtration distance",
     "prompt_neighbours": "share of the 10 nearest prompts of a prompt that are others than before; 0 to 1",
     "peak_step": "optimiser step at which the interval with the largest velocity ends",
+}
+
+
+# Likewise, where prompts carry labels.
+OF_CLASSES = {
+    "classes": "velocity of the points of one class of prompts, as many of each class, and the 95 % band of shuffled "
+    "labels (_shuffled_low, _shuffled_high); filtration distance",
+    "auc": "area under the curve of a logistic regression on the states that tells a class from the others, mean over "
+    "five folds of prompts left out; 0.5 knows nothing, which gives auc_chance_low to auc_chance_high in 95 %",
 }
 
 
@@ -160,6 +170,7 @@ def write_note(
         *texts_table(findings, prompts or {}),
         *rivals(findings),
         *voids(findings),
+        *classes(findings),
         "",
         *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
         *dominance_caveat(dominated or {}, diagrams),
@@ -414,6 +425,30 @@ def voids(findings: Mapping[str, Any]) -> list[str]:
         moves += f"concentration {_number(found['h2_concentration'], '.3f')})"
         said.append(f"layer {layer_of(name)} {'does not move' if found['h2_peak_step'] is None else moves}")
     return [f"Voids (H2), of which no claim is made: {'; '.join(said)}."]
+
+
+def classes(findings: Mapping[str, Any]) -> list[str]:
+    """What there is of classes of prompts, as a sentence; none where prompts carry no labels.
+
+    >>> row = {"layer": 4, "step": 8, "label": "safe", "prompts": 30, "points": 20, "auc": 0.75, "auc_chance_high": 0.6}
+    >>> told = {"columns": [*row], "rows": [[*row.values()]]}
+    >>> classes({"classes": told})[0][:80]
+    'Classes of prompts: safe (30), each compared on 20 points (the claim `classes`, '
+    """
+    rows = told_of_classes(findings)
+    if not rows:
+        return []
+    counts = {row["label"]: row["prompts"] for row in rows}
+    last = max(row["step"] for row in rows)
+    ends = [(row["auc"], row["auc_chance_high"]) for row in rows if row["step"] == last]
+    low, high = min(auc for auc, _ in ends), max(auc for auc, _ in ends)
+    named = ", ".join(f"{name} ({n})" for name, n in counts.items())
+    return [
+        f"Classes of prompts: {_text(named)}, each compared on {rows[0]['points']} points (the claim `classes`, and "
+        f"labels.csv). At the last checkpoint a linear probe tells a class from the others with an AUC of {low:.2f} to "
+        f"{high:.2f}, where chance reaches {max(chance for _, chance in ends):.2f}: that states know a label does not "
+        "say that its class moves more."
+    ]
 
 
 def _percent(shares: Sequence[float]) -> str:

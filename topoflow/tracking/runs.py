@@ -23,8 +23,9 @@ from topoflow.config import Params, flat
 from topoflow.dynamics.claims.reading import TABLE, table_row
 from topoflow.dynamics.measures import listed
 from topoflow.errors import InvalidArgument, InvalidFile, NoAnswer, quoted
-from topoflow.finished import FinishedRun, asked, dominated
+from topoflow.finished import FinishedRun, asked, dominated, told_of_classes
 from topoflow.names import (
+    CLASS_VELOCITIES,
     DISPLACEMENT,
     H1_UNMATCHED,
     H1_VELOCITY,
@@ -38,6 +39,7 @@ from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.tracking.logged_models import Checkpoint, log_checkpoints, say_where_weights_are, with_models
 from topoflow.tracking.note import (
+    OF_CLASSES,
     Page,
     definitions,
     prompts_behind,
@@ -138,7 +140,7 @@ def _fill(client: Any, run: Any, params: Params, done: FinishedRun) -> None:
     dataset = dataset_of(done.activations)
     _log_dataset(client, run_id, dataset)
     with tempfile.TemporaryDirectory() as folder:
-        prompts = done.prompts()
+        prompts = done.prompts() if params.track.prompts_text else []
         answered = asked(done.facts, prompts)
         note = _write_artifacts(Path(folder), done, _page(run), answered)
         client.log_artifacts(run_id, folder, "topology")
@@ -373,7 +375,9 @@ def _models(run: Any, params: Params, done: FinishedRun) -> dict[int, Any]:
 def _metrics(params: Params, done: FinishedRun, models: Mapping[int, Any]) -> Iterator[Row]:
     """The metrics of a run, and of its checkpoints where there are models of them."""
     return with_models(
-        _topology_metrics(params, done.results), models, done.activations.manifest["prompts_sha256"]
+        chain(_topology_metrics(params, done.results), _class_metrics(done.facts)),
+        models,
+        done.activations.manifest["prompts_sha256"],
     )
 
 
@@ -402,6 +406,14 @@ def _topology_metrics(params: Params, results: Path) -> Iterator[tuple[str, floa
     if (quantities := results / layout.QUANTITIES_FILE).is_file():
         for row in layout.read_table(quantities, ["step"]):
             yield from ((name, value, int(row["step"])) for name, value in row.items() if name != "step")
+
+
+def _class_metrics(facts: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Velocities of classes of prompts, and how well a probe tells each, where prompts carry labels."""
+    for row in told_of_classes(facts):
+        for name in (*CLASS_VELOCITIES, "auc"):
+            if row[name] is not None:
+                yield metric_name("classes", f"{name}/{row['label']}", row["layer"]), row[name], row["step"]
 
 
 def _missing_losses(client: Any, run: Any, path: Path) -> Iterator[Row]:
@@ -446,11 +458,13 @@ def _write_artifacts(folder: Path, done: FinishedRun, page: Page, prompts: Mappi
 
     for name in (*done.facts["files"], layout.TRAJECTORY_FILE):  # and nothing that lies beside them
         shutil.copyfile(done.results / name, folder / name)
+    words = {**definitions(), **done.facts.get("quantities_are", {})}
+    if classes := done.facts.get("classes"):
+        words |= OF_CLASSES
+        layout.write_table(folder / layout.CLASSES_FILE, classes["columns"], classes["rows"])
     for name, picture in kept_pictures(done.run, done.diagrams, done.results).items():
         (folder / name).write_bytes(picture)
-    (folder / "definitions.json").write_bytes(
-        storage.json_bytes({**definitions(), **done.facts.get("quantities_are", {})})
-    )
+    (folder / "definitions.json").write_bytes(storage.json_bytes(words))
     claims = done.facts["claims"].values()
     layout.write_table(folder / "verdicts.csv", TABLE, map(table_row, claims))
     note = write_note(

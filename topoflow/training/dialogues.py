@@ -39,7 +39,10 @@ class _LeftOut(Exception):
 
 
 def parse_rows(
-    rows: Iterable[Mapping[str, Any]], origin: str, left_out: Counter[str] | None = None
+    rows: Iterable[Mapping[str, Any]],
+    origin: str,
+    left_out: Counter[str] | None = None,
+    labels: list[Any] | None = None,
 ) -> Iterator[Row]:
     """Rows in any of the known forms as `{"prompt": messages, "completion": messages}`.
 
@@ -54,6 +57,8 @@ def parse_rows(
         Where they are from, for messages.
     left_out : Counter, optional
         Is told how many rows were left out for each reason.
+    labels : list, optional
+        Is told what the column `label` holds of each row that is yielded; None where there is none.
 
     Raises
     ------
@@ -78,15 +83,15 @@ def parse_rows(
             continue
         whole = [{**message, "content": _whole(message["content"])} for message in messages]
         mended += whole != messages
-        if is_answered:
-            if len(whole) < 2 or whole[-1]["role"] != "assistant":
-                reasons[NO_ANSWER] += 1
-                continue
-            yield {"prompt": whole[:-1], "completion": whole[-1:]}
-        elif whole:
-            yield {"prompt": whole, "completion": []}
-        else:
+        if (is_answered and (len(whole) < 2 or whole[-1]["role"] != "assistant")) or not whole:
             reasons[NO_ANSWER] += 1
+            continue
+        if labels is not None:
+            labels.append(row.get("label"))
+        if is_answered:
+            yield {"prompt": whole[:-1], "completion": whole[-1:]}
+        else:
+            yield {"prompt": whole, "completion": []}
     if mended:
         logger.warning(
             "%d rows of %s have half a character (a lone surrogate), read as U+FFFD", mended, origin

@@ -30,6 +30,7 @@ from topoflow.config import (
     TextSource,
     Variant,
 )
+from topoflow.dynamics.labels import check_labels
 from topoflow.errors import InvalidArgument, InvalidFile, quoted
 from topoflow.samples import load_samples
 from topoflow.training.dialogues import Message, Row, identity, parse_rows, without_system
@@ -54,13 +55,38 @@ def evaluation_prompts(params: Params) -> list[list[Message]]:
     InvalidArgument
         When the source has fewer than `prompts.n_prompts` distinct prompts; says how many rows were left out and why.
     """
-    chosen: dict[str, list[Message]] = {}
+    return [prompt for prompt, _ in _drawn_prompts(params)]
+
+
+def labelled_prompts(params: Params) -> tuple[list[list[Message]], tuple[str, ...] | None]:
+    """The same with what the column `label` says of each; None where no prompt has one.
+
+    Raises
+    ------
+    InvalidArgument
+        As `evaluation_prompts` does, and as `check_labels` does of what the column holds.
+    """
+    drawn = _drawn_prompts(params)
+    labels = [label for _, label in drawn]
+    if all(label is None for label in labels):
+        return [prompt for prompt, _ in drawn], None
+    try:
+        return [prompt for prompt, _ in drawn], check_labels(labels, len(drawn))
+    except InvalidArgument as error:
+        remedy = "call the column otherwise, if it holds no classes of prompts"
+        raise InvalidArgument("prompts: labels", error.expected, error.got, remedy) from None
+
+
+def _drawn_prompts(params: Params) -> list[tuple[list[Message], Any]]:
+    """The evaluation prompts, each with its label; of prompts that are repeated, the label of the last."""
+    chosen: dict[str, tuple[list[Message], Any]] = {}
     for name, text, count in _parts(params, "prompts", params.prompts.text, params.prompts.n_prompts):
         reasons: Counter[str] = Counter()
-        distinct: dict[str, list[Message]] = {}
-        for row in _source_rows(text, reasons):
+        distinct: dict[str, tuple[list[Message], Any]] = {}
+        labels: list[Any] = []
+        for row in _source_rows(text, reasons, labels):
             reasons[REPEATED] += identity(row["prompt"]) in distinct
-            distinct[identity(row["prompt"])] = row["prompt"]
+            distinct[identity(row["prompt"])] = row["prompt"], labels.pop()
         pool = [(key, prompt) for key, prompt in distinct.items() if key not in chosen]
         _check_enough("prompts.n_prompts", name, len(pool), count, reasons)
         order = _generator(params.seed, f"prompts {name}").permutation(len(pool))
@@ -227,12 +253,12 @@ def _parts(params: Params, name: str, text: TextSource, total: int) -> Iterator[
         yield part, source, int(count)
 
 
-def _source_rows(text: PlainText, left_out: Counter[str]) -> Iterator[Row]:
-    """Every usable row of a source, in its own order; why others are not is counted."""
+def _source_rows(text: PlainText, left_out: Counter[str], labels: list[Any] | None = None) -> Iterator[Row]:
+    """Every usable row of a source, in its own order; why others are not is counted, and `labels` told their labels."""
     if isinstance(text, SampleText):
-        yield from parse_rows(load_samples(text.name), f"samples {text.name}", left_out)
+        yield from parse_rows(load_samples(text.name), f"samples {text.name}", left_out, labels)
     elif isinstance(text, FileText):
-        yield from parse_rows(read_rows(text.path), text.path, left_out)
+        yield from parse_rows(read_rows(text.path), text.path, left_out, labels)
     else:
         import datasets
 
@@ -240,7 +266,7 @@ def _source_rows(text: PlainText, left_out: Counter[str]) -> Iterator[Row]:
             rows = datasets.load_dataset(
                 text.id, data_dir=text.data_dir, revision=text.revision, split=text.split
             )
-        yield from parse_rows(rows, text.id, left_out)
+        yield from parse_rows(rows, text.id, left_out, labels)
 
 
 def read_rows(path: str | Path) -> Iterator[Mapping[str, Any]]:

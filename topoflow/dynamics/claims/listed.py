@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from topoflow.dynamics.claims import calm, early, leads, models, moves, objectives
+from topoflow.dynamics.claims import calm, classes, early, leads, models, moves, objectives
 from topoflow.dynamics.claims.verdict import Verdict
 from topoflow.dynamics.design import Decidable, Question
 from topoflow.dynamics.following import Trajectory
@@ -40,6 +40,8 @@ class Claim:
         The claim without which this one is not supported, "" if there is none.
     said
         The verb that says in a note that it is supported, as in "H1 and H0 move"; "" to say "supported".
+    of_labels
+        Whether it is about one run whose prompts carry labels, and about no other: a plan does not speak of it.
     """
 
     name: str
@@ -50,11 +52,12 @@ class Claim:
     decidable_over_runs: Callable[[Question], Decidable] | None = None
     after: str = ""
     said: str = ""
+    of_labels: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether one run can decide it."""
-        return self.decidable_of_run is not None
+        return self.of_labels or self.decidable_of_run is not None
 
 
 CLAIMS = (  # in the order in which they are told: without movement there is nothing to tell, and calm needs a burst
@@ -67,6 +70,7 @@ CLAIMS = (  # in the order in which they are told: without movement there is not
         after=early.CLAIM,
     ),
     Claim(leads.CLAIM, "before behaviour", leads.of_run, None, leads.over_runs, leads.decidable_over_runs),
+    Claim(classes.CLAIM, "classes differ", classes.of_run, None, of_labels=True),
 )  # fmt: skip
 
 

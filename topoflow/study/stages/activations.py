@@ -226,6 +226,7 @@ def _callback(params: Params, objective: str, evaluation: Sequence[Any], folder:
         template=recording.template,
         pooling=recording.pooling,
         position=recording.position,
+        labels=layout.read_labels(),
     )
 
 
@@ -276,6 +277,8 @@ def _seal_activations(work: Path, made_from: Mapping[str, Any], callback: Topolo
     kinds = callback.behaviour, bool(callback.quantities)
     names = [name for step in steps for name in storage.recorded_names(step, layers, *kinds)]
     facts = {**made_from, **callback.computed_as, "steps": list(steps), "layers": list(layers)}
+    if callback.labels is not None:
+        facts["labels"] = list(callback.labels)
     if callback.quantities:
         facts["quantities"] = {quantity.name: quantity.definition for quantity in callback.quantities}
     storage.seal(work, facts, names)

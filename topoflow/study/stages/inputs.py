@@ -17,8 +17,16 @@ def model(params: Params, model: str) -> None:
 
 
 def prompts(params: Params) -> None:
-    """Draw the evaluation prompts: data/prompts.jsonl, one list of messages a line."""
+    """Draw the evaluation prompts: data/prompts.jsonl, one list of messages a line.
+
+    Prompts that carry a label are mappings of `label` and `prompt`; says then how many each class has.
+    """
+    from topoflow.dynamics.labels import said_of
+    from topoflow.telling import say
+
     storage.write_file(layout.PROMPTS_FILE, _prompts(params))
+    if labels := layout.read_labels():
+        say(said_of(labels))
 
 
 def prepare(params: Params, objective: str) -> str:
@@ -51,9 +59,13 @@ def _description(params: Params, model: str) -> bytes:
 
 
 def _prompts(params: Params) -> bytes:
-    from topoflow.training.objectives import evaluation_prompts, jsonl_bytes
+    from topoflow.training.objectives import jsonl_bytes, labelled_prompts
 
-    return jsonl_bytes(evaluation_prompts(params))
+    found, labels = labelled_prompts(params)
+    if labels is None:
+        return jsonl_bytes(found)
+    pairs = zip(labels, found, strict=True)
+    return jsonl_bytes({"label": label, "prompt": prompt} for label, prompt in pairs)
 
 
 def _rows(params: Params, objective: str) -> tuple[bytes, str]:
@@ -71,9 +83,9 @@ def _rows(params: Params, objective: str) -> tuple[bytes, str]:
         told = f"found {len(rows):,} checkpoints of {objective}"
     else:
         left_out: Counter[str] = Counter()
-        prompts = layout.read_prompts()
-        rows = training_rows(params, objective, prompts, left_out)
-        held = held_out_rows(params, objective, prompts)
+        evaluation = layout.read_prompts()
+        rows = training_rows(params, objective, evaluation, left_out)
+        held = held_out_rows(params, objective, evaluation)
         told = f"drew {len(rows):,} rows of {objective}{counted(left_out)}"
         told += "".join(f"; {len(some)} rows of {name} are held out" for name, some in held.items())
         if isinstance(variant := params.objective_source(objective), Variant):

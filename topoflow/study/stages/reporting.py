@@ -64,7 +64,8 @@ def compare(params: Params, run_ids: Sequence[str] = (), folder: Path = layout.C
         print(printable(pair["sentence"]), flush=True)
     pages = pages_of(members)
     study = not run_ids and folder == layout.COMPARISON_FOLDER
-    log_comparison(folder, facts, pages, write(params, pages, server())[0] if study else None)
+    page = write(params, pages, server(), params.track.prompts_text)[0] if study else None
+    log_comparison(folder, facts, pages, page)
 
 
 def report(params: Params, out: Path, mlflow: bool = False) -> list[str]:

@@ -18,7 +18,7 @@ from topoflow.config import Params
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.finished import clouds_of, is_exploratory, open_activations, open_diagrams
 from topoflow.followed import followed
-from topoflow.names import H1_VELOCITY, layer_name
+from topoflow.names import CLASS_COLUMNS, H1_VELOCITY, layer_name
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 from topoflow.study.stages.provenance import code_sha256, versions
@@ -169,7 +169,13 @@ def trajectory(params: Params, run: Run) -> None:
     from topoflow.dynamics.measures.listed import chosen
     from topoflow.dynamics.trajectory import describe_movement, describe_pooled, describe_run, follow_layer
     from topoflow.dynamics.twins import clock_of
-    from topoflow.study.tables import write_attributions, write_movement, write_quantities, write_trajectory
+    from topoflow.study.tables import (
+        class_rows,
+        write_attributions,
+        write_movement,
+        write_quantities,
+        write_trajectory,
+    )
 
     activations, stored = open_activations(run), open_diagrams(run)
     stored.check_made_from(activations)
@@ -226,6 +232,9 @@ def trajectory(params: Params, run: Run) -> None:
         "quantities_are": activations.manifest.get("quantities", {}),
         **({"texts": {str(step): texts for step, texts in said.items()}} if any(said.values()) else {}),
         "exploratory": is_exploratory(activations, params.claims),
+        **(
+            {"classes": {"columns": CLASS_COLUMNS, "rows": classes}} if (classes := class_rows(whole)) else {}
+        ),
     }
     results = run.folder("results")
     with storage.sole_writer(results):
@@ -233,6 +242,9 @@ def trajectory(params: Params, run: Run) -> None:
         write_movement(results, whole)
         write_quantities(results, numbers)
         write_attributions(results, told)
+        (results / layout.CLASSES_FILE).unlink(missing_ok=True)
+        if classes:  # no out of DVC, for most studies have no labels: trajectory.json has the rows
+            layout.write_table(results / layout.CLASSES_FILE, CLASS_COLUMNS, classes)
         tables = (*layout.RUN_TABLES, *layout.LATER_RUN_TABLES)
         files = {**layout.hashes(results, tables), layout.LOSS_FILE: losses}
         storage.write_file(results / layout.TRAJECTORY_FILE, storage.json_bytes({**facts, "files": files}))
