@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -247,9 +249,8 @@ def test_ctrl_c_ends_the_jobs_and_waits_for_them(study, capfd):
     with pytest.raises(KeyboardInterrupt):
         compute(cells("helpful", "harmless", "mixed"), executor.local("0,1"))
     thread.join()
-    assert not any(
-        psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for *_, pid in calls("begin")
-    )
+    there = [psutil.Process(pid) for *_, pid in calls("begin") if psutil.pid_exists(pid)]
+    assert psutil.wait_procs(there, timeout=10)[1] == []  # on their way out
     assert len(calls("begin")) == 2
     assert "Traceback" not in capfd.readouterr().err
 
@@ -265,7 +266,7 @@ def test_a_table_says_where_each_run_is():
     from rich.console import Console
 
     found = {
-        Run("tiny", "helpful", 0): executor.Standing("running", "step 2 of 4: [bold]", time.monotonic() - 75),
+        Run("tiny", "helpful", 0): executor.Standing("running", "step 2 of 4: [bold]", time.monotonic() - 80),
         Run("tiny", "mixed", 0): executor.Standing("failed", "Error: no"),
     }
     console = Console(width=100, record=True, file=io.StringIO())
@@ -273,7 +274,7 @@ def test_a_table_says_where_each_run_is():
     text = console.export_text()
     assert "1 running, 1 failed" in text
     row = next(line for line in text.splitlines() if "tiny-helpful-0" in line)
-    assert all(word in row for word in ("running", "1.2 min", "step 2 of 4: [bold]"))
+    assert all(word in row for word in ("running", "1.3 min", "step 2 of 4: [bold]"))
 
 
 # --- on a cluster -------------------------------------------------------------------------------
@@ -312,6 +313,7 @@ def test_on_slurm_jobs_are_requeued_preempted_and_killed_and_the_others_end_well
         subprocess.run(["scontrol", "requeue", job_of("helpful")], check=True)
         for signalled in ("TERM", "USR2"):  # as Slurm does where a partition has a GraceTime
             subprocess.run(["scancel", f"--signal={signalled}", job_of("harmless")], check=True)
+            time.sleep(1)
         subprocess.run(["scancel", "--signal=KILL", job_of("mixed")], check=True)
 
     def again():
@@ -421,6 +423,24 @@ def test_a_list_of_what_is_left_is_commands_that_can_be_typed_anywhere(planned):
     result = CliRunner().invoke(main, ["study", "--list", "--only", "*-helpful-*"])
     assert result.output == "topoflow run --model tiny --objective helpful --seed 1 --aside\n"
     main.commands["run"].make_context("run", result.output.split()[2:])
+
+
+def test_dask_runs_the_commands_of_the_list_as_the_page_on_clusters_says(study, monkeypatch):
+    from distributed import LocalCluster
+
+    page = (REPOSITORY / "docs/how-to/clusters.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "--list" in block]
+    listed = "topoflow run --model tiny --objective helpful --seed {} --aside"
+    command = f'#!/bin/sh\nif [ "$2" = --list ]; then printf "{listed.format(0)}\n{listed.format(1)}\n"'
+    (study / "bin").mkdir()
+    (study / "bin" / "topoflow").write_text(f'{command}; else exec {sys.executable} -m topoflow "$@"; fi\n')
+    (study / "bin" / "topoflow").chmod(0o755)
+    monkeypatch.setenv("PATH", str(study / "bin"), prepend=os.pathsep)
+    Path("go").touch()
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        exec(code.replace("tcp://scheduler:8786", cluster.scheduler_address), {})
+    assert sorted(name for name, *_ in calls("end")) == ["tiny-helpful-0", "tiny-helpful-1"]
+    assert all(aside for *_, aside, _ in calls("end"))
 
 
 def test_the_papers_36_runs_are_one_array_and_none_is_left_out(planned, monkeypatch):

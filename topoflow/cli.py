@@ -225,26 +225,30 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     type=click.IntRange(0),
     default=0,
     metavar="NUMBER",
+    callback=lambda _, __, number: number or None,
     help="How many runs at a time; default (0): one a GPU, or one. Under Slurm: as many as there is room for.",
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="NAME",
-    callback=lambda _, __, names: [name for text in names for name in text.split()],
+    callback=lambda _, __, names: [name for text in names for name in shlex.split(text)],
     help="Only these runs, such as tiny-helpful-0 or '*-helpful-*'.",
 )
 @click.option(
     "--slurm",
     multiple=True,
     metavar="KEY=VALUE",
+    callback=lambda _, __, texts: {
+        key: read_yaml(value) for key, _, value in (text.partition("=") for text in split_overrides(texts))
+    },
     help="An option of a job, as submitit calls it. Example: --slurm 'partition=gpu time=240 cpus_per_task=8'.",
 )
 @click.option(
     "--list", "listed", is_flag=True, help="Make the inputs, print the command of each run left, and stop."
 )
 def study(
-    executor: str, gpus: str | None, workers: int, only: list[str], slurm: tuple[str, ...], listed: bool
+    executor: str, gpus: str | None, workers: int | None, only: list[str], slurm: dict[str, Any], listed: bool
 ) -> None:
     """Run the whole study, several runs at a time.
 
@@ -257,9 +261,7 @@ def study(
         for command in executors.commands(only):
             click.echo(command)
         return
-    pairs = [text.partition("=") for text in split_overrides(slurm)]
-    options = {key: read_yaml(value) for key, _, value in pairs}
-    if left := executors.study(executor, gpus, workers or None, only, options):
+    if left := executors.study(executor, gpus, workers, only, slurm):
         _say(f"Left out, and not done: {', '.join(map(str, left))}. The comparison waits for them.")
     else:
         _say(f"All runs are done and compared. The report is {executors.REPORT}.")

@@ -197,14 +197,17 @@ def _visible() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _check(params: Params, asked: Sequence[Run]) -> None:
-    """Refuse before the first job what any of them would refuse."""
+def _asked(only: Sequence[str]) -> tuple[Params, list[Run]]:
+    """The study in the current folder and its chosen runs, of which each would begin."""
+    params = load_params()
+    asked = chosen_runs(params, only)
     if isinstance(path := (read_mapping(PARAMS_FILE).get("finetune") or {}).get("sft_config"), str):
-        # such a run is always put aside, with what the file says, and dvc.yaml's stage would not find it
+        # each run would be put aside with what the file says, and the study's own stages would not find it
         remedy = "write its content into params.yaml: finetune: {sft_config: {...}}"
         raise InvalidArgument("finetune.sft_config", "written out for several runs at once", path, remedy)
     for model, objective in dict.fromkeys((run.model, run.objective) for run in asked):
         runs.resolve(model, objective)
+    return params, asked
 
 
 # --- the study ----------------------------------------------------------------------------------
@@ -216,9 +219,7 @@ def commands(only: Sequence[str] = ()) -> list[str]:
     Each can be typed in the study's folder on any machine that shares it: by Dask, Ray or another scheduler.
     Arguments and errors are those of `study`.
     """
-    params = load_params()
-    asked = chosen_runs(params, only)
-    _check(params, asked)
+    params, asked = _asked(only)
     runs.make_inputs(params, asked)
     return [shlex.join(Cell(run, str(Path.cwd()), aside=True).command) for run in runs.undone(asked)]
 
@@ -259,10 +260,7 @@ def study(
     """
     from topoflow.tracking.live import whole_run
 
-    params = load_params()
-    asked = chosen_runs(params, only)
-    _check(params, asked)
-    place = _place(executor, gpus, workers, slurm)
+    params, asked, place = look(executor, gpus, workers, only, slurm)
     with whole_run(f"study of {len(params.runs())} runs", Path.cwd()) as parent:
         runs.make_inputs(params, asked)
         left = runs.undone(asked)
@@ -279,6 +277,13 @@ def study(
         with _parent_of_what_begins(parent):
             runs.finish(params, REPORT)
     return []
+
+
+def look(
+    executor: str, gpus: str | None, workers: int | None, only: Sequence[str], slurm: Mapping[str, Any] | None
+) -> tuple[Params, list[Run], Place]:
+    """Refuse what `study` would refuse, before anything is begun; gives what was asked for, and where it would run."""
+    return *_asked(only), _place(executor, gpus, workers, slurm)
 
 
 def _place(executor: str, gpus: str | None, workers: int | None, slurm: Mapping[str, Any] | None) -> Place:
