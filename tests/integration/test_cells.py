@@ -62,8 +62,8 @@ def parents_and_children(study: Study) -> tuple[list, list]:
     return [run for run in found if run not in children], children
 
 
-def test_two_workers_make_the_bytes_of_the_serial_study(tmp_path, model_cache, warm, serial):
-    study = lay_down(tmp_path / "it's 50% é" / "study", model_cache, warm)
+def test_two_workers_make_the_bytes_of_the_serial_study(tmp_path, model_cache, serial):
+    study = lay_down(tmp_path / "it's 50% é" / "study", model_cache)  # submitit knows jobs by their processes
     said = study("topoflow", "study", "--workers", "2", PYTHONPATH=path_with(), CUDA_VISIBLE_DEVICES="")
     assert made(study) == serial
     assert "All runs are done and compared. The report is report.html." in said
@@ -110,13 +110,14 @@ def test_on_slurm_a_study_with_a_job_killed_and_one_put_back_ends_whole(tmp_path
             )
 
         process = begin()
-        for name, act in (("tiny-helpful-0", requeue), ("tiny-mine-0", kill)):
-            deadline = time.monotonic() + 400
-            while not saved(name):
-                assert process.poll() is None, process.communicate()[0]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            act(study.folder, name, given)
+        disturbed = {"tiny-helpful-0": requeue, "tiny-mine-0": kill}
+        deadline = time.monotonic() + 400
+        while disturbed:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            for name in filter(saved, [*disturbed]):
+                disturbed.pop(name)(study.folder, name, given)
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 1, said
         assert "tiny-helpful-0: done" in said
