@@ -22,6 +22,7 @@ def params(**changes):
     found = small_params()
     found["objective"]["mine"] = {"source": "file", "path": "mine.jsonl"}
     found["objectives"] = ["helpful", "mine"]
+    found["finetune"]["max_steps"] = 8
     found["claims"]["n_rotations"] = 0
     found["trajectory"]["n_replicates"] = 2
     for path, value in changes.items():
@@ -105,9 +106,9 @@ def test_on_slurm_a_study_with_a_job_killed_and_one_put_back_ends_whole(tmp_path
             )
 
         def saved(name: str) -> bool:
-            return bool(
-                [*study.folder.glob(f".topoflow/studies/{name}-*/.topoflow/writing/*/trainer/checkpoint-*")]
-            )
+            """Whether a training has saved a second step, and so the first one whole."""
+            work = f".topoflow/studies/{name}-*/.topoflow/writing/*/trainer"
+            return bool([*study.folder.glob(f"{work}/checkpoint-2/trainer_state.json")])
 
         process = begin()
         disturbed = {"tiny-helpful-0": requeue, "tiny-mine-0": kill}
@@ -127,6 +128,9 @@ def test_on_slurm_a_study_with_a_job_killed_and_one_put_back_ends_whole(tmp_path
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
     assert "tiny-helpful-0: " not in said  # it was done
+    again = study.read(".topoflow/cells/tiny-mine-0.log")
+    assert "step 8 of 8" in again
+    assert "step 0 of 8" not in again
     assert made(study) == serial
     _, children = parents_and_children(study)
     finished = [run.info.run_name for run in children if run.info.status == "FINISHED"]

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -344,8 +345,7 @@ def local(gpus: str | None = None, workers: int | None = None) -> Place:
     import submitit
 
     devices = slots(gpus, workers)
-    make_folder(_JOBS)
-    executor = submitit.LocalExecutor(_JOBS.absolute())
+    executor = submitit.LocalExecutor(_new_folder())
     executor.update_parameters(timeout_min=_YEAR)
     return Place(executor, _processes, devices, pause=0.5)
 
@@ -373,13 +373,19 @@ def cluster(workers: int | None = None, options: Mapping[str, Any] | None = None
     if workers is not None:
         wanted["array_parallelism"] = workers
     wanted["additional_parameters"] = {"requeue": True, **(wanted.get("additional_parameters") or {})}
-    make_folder(_JOBS)
-    executor = submitit.SlurmExecutor(_JOBS.absolute())
+    executor = submitit.SlurmExecutor(_new_folder())
     try:
         executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
     except ValueError as error:
         raise InvalidArgument("slurm", "options of submitit", Words(str(error))) from None
     return Place(executor, _squeue, [], pause=5.0)
+
+
+def _new_folder() -> Path:
+    """Where submitit pickles jobs and what they return: each time another, in which nobody can have put anything."""
+    folder = _JOBS / uuid.uuid4().hex
+    make_folder(folder)
+    return folder.absolute()
 
 
 def _processes(jobs: Sequence[Job[int]]) -> dict[str, tuple[str, str]]:
@@ -398,6 +404,8 @@ def _squeue(jobs: Sequence[Job[int]]) -> dict[str, tuple[str, str]]:
 
 # --- from the first job to the last -------------------------------------------------------------
 
+State = Literal["waiting", "running", "done", "failed"]
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -405,18 +413,18 @@ class Standing:
 
     Attributes
     ----------
-    state : str
+    state : State
     said : str
         Of a running one, the last line of its log; of one that failed, its error; of a waiting one, why it waits.
     since : float
         When it came to that state, by `time.monotonic`.
     """
 
-    state: Literal["waiting", "running", "done", "failed"]
+    state: State
     said: str = ""
     since: float = 0.0
 
-    def next(self, state: Literal["waiting", "running", "done", "failed"], said: str) -> Standing:
+    def next(self, state: State, said: str) -> Standing:
         return Standing(state, said, self.since if state == self.state else time.monotonic())
 
 
@@ -442,22 +450,14 @@ def compute(cells: Sequence[Cell], place: Place) -> list[Run]:
                 queue = place.queue([*jobs.values()])
                 for cell, job in [*jobs.items()]:
                     run = cell.run
-                    if entry := queue.get(job.job_id):
-                        absent[run] = 0
-                        state, reason = entry
-                        if state in _RUNNING:
-                            found[run] = found[run].next("running", _last_line(run))
-                        else:
-                            found[run] = found[run].next("waiting", reason)
+                    state, said = _state(run, job, queue.get(job.job_id))
+                    absent[run] = absent[run] + 1 if state == "lost" else 0
+                    if state == "lost" and absent[run] < _LOOKS:
                         continue
-                    absent[run] += 1
-                    if (status := _status(job)) is None and absent[run] < _LOOKS:
-                        continue
-                    found[run] = found[run].next(
-                        *(("done", "") if status == 0 else ("failed", _error(run, status, job)))
-                    )
-                    del jobs[cell]
-                    free.append(cell.device)
+                    found[run] = found[run].next("failed" if state == "lost" else state, said)
+                    if found[run].state in ("done", "failed"):
+                        del jobs[cell]
+                        free.append(cell.device)
                 show(found)
         except BaseException:
             _stop(jobs)
@@ -489,11 +489,15 @@ def _apart(path: Path) -> Iterator[None]:
         os.close(before)
 
 
-def _status(job: Job[int]) -> int | None:
-    """The exit status of a job that has ended; None where it left none, as when it was killed."""
+def _state(run: Run, job: Job[int], queued: tuple[str, str] | None) -> tuple[State | Literal["lost"], str]:
+    """Where a job is, and what there is to say; "lost" where it is in no queue and has left no result."""
+    if queued:
+        state, reason = queued
+        return ("running", _last_line(log_file(run))) if state in _RUNNING else ("waiting", reason)
     if not job.paths.result_pickle.exists() or job.exception() is not None:
-        return None
-    return job.result()
+        last = _last_line(log_file(run)) or _last_line(job.paths.stderr) or "nothing"
+        return "lost", f"ended without a result, after: {last}"
+    return ("failed", _error(run)) if job.result() else ("done", "")
 
 
 def _stop(jobs: Mapping[Cell, Job[int]]) -> None:
@@ -515,15 +519,14 @@ def _end_of(log: Path) -> list[str]:
     return []
 
 
-def _last_line(run: Run) -> str:
-    return (_end_of(log_file(run)) or [""])[-1]
+def _last_line(log: Path) -> str:
+    return (_end_of(log) or [""])[-1]
 
 
-def _error(run: Run, status: int | None, job: Job[int]) -> str:
-    """Why a run failed: the first error near the end of its log, as those after it say that there was one."""
-    lines = _end_of(log_file(run)) or _end_of(job.paths.stderr) or ["nothing"]
-    said = next((line for line in lines if line.startswith("Error: ")), lines[-1])
-    return said if status is not None else f"ended without a result, after: {said}"
+def _error(run: Run) -> str:
+    """The first error near the end of a log, as those after it only say that there was one; or else its last line."""
+    lines = _end_of(log_file(run))
+    return next((line for line in lines if line.startswith("Error: ")), (lines or [""])[-1])
 
 
 @contextlib.contextmanager
