@@ -266,7 +266,8 @@ def study(
         runs.make_inputs(params, asked)
         left = runs.undone(asked)
         aside = executor == "slurm"
-        failed = compute([Cell(run, str(Path.cwd()), aside, parent=parent) for run in left], place)
+        cells = [Cell(run, str(Path.cwd()), aside, parent=parent) for run in left]
+        failed = compute(cells, place) if cells else []
         if aside and (done := [run for run in left if run not in failed]):
             runs.restore(done)
         if failed:
