@@ -133,6 +133,22 @@ def test_several_objectives_and_seeds_are_runs_under_one_parent(study, called, a
     assert {found["MLFLOW_RUN_ID"] for *_, found in called.list} == {run.info.run_id for run in children}
 
 
+def test_with_an_executor_the_whole_study_is_one_run_which_has_the_others_as_children(study, called):
+    config = {"executor": "local", "gpus": "0-1", "workers": 4, "only": ["tiny-mixed-0", "*-helpful-*"]}
+    finished = submit(config=config)
+    (command, cwd, found) = called.list[0]
+    assert command[3:] == [
+        "study", "--executor", "local", "--gpus", "0-1", "--workers", "4", "--only", "tiny-mixed-0 '*-helpful-*'",
+        "--slurm", "",
+    ]  # fmt: skip
+    assert (cwd, found["MLFLOW_RUN_ID"]) == (study, finished.run_id)
+    (run,) = runs()
+    assert (run.info.status, run.data.params["gpus"]) == ("FINISHED", "0-1")
+    called.list.clear()
+    submit("study", workers="2")
+    assert called.list[0][0][3:8] == ["study", "--executor", "local", "--gpus", ""]
+
+
 def test_a_job_that_fails_fails_its_run_and_its_parent_and_not_the_others(study, called):
     called.fail("harmless")
     with pytest.raises(mlflow.exceptions.ExecutionException, match=r"Run \(ID '\w+'\) failed: harmless"):
@@ -193,6 +209,13 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
             {"objective": "x"},
             "backend-config has no key 'objective'; did you mean",
         ),
+        ("main", {}, {"executor": "lsf"}, "executor must be one of local, slurm"),
+        ("main", {}, {"executor": "local", "only": ["tiny-honest-0"]}, "only must be a run of the study"),
+        ("main", {}, {"workers": -1}, "Invalid value for '--workers'"),
+        ("main", {}, {"gpus": "0,0"}, "gpus must be different GPUs"),
+        ("main", {}, {"slurm": {"time": 10}}, "slurm must be left out where the executor is local"),
+        ("main", {"objective": "mixed"}, {"gpus": "0"}, "entry point study has no key 'objective'"),
+        ("main", {}, {"gpus": "0", "seeds": [0]}, "entry point study has no key 'seed'"),
         ("finetune", {"objective": "honest"}, {}, "objective must be one of"),
         ("trajectory", {"objective": "helpful", "model": "big"}, {}, "model must be one of"),
         ("plan", {"objective": "honest"}, {}, "objective must be one of"),

@@ -14,7 +14,7 @@ from support import REPOSITORY
 from topoflow.cli import main
 from topoflow.study import stages
 
-FRONT_DOORS = ["init", "advise", "audit", "plan", "run", "record", "repair", "sensitivity"]
+FRONT_DOORS = ["init", "advise", "audit", "plan", "run", "record", "repair", "sensitivity", "study"]
 STAGES = ["model", "prompts", "prepare", "finetune", "diagrams", "trajectory", "track", "compare", "report"]
 
 
@@ -76,7 +76,7 @@ def test_the_group_lists_every_command(invoke):
         (["--objective", "../helpful"], "objective must be one of"),
         (
             ["--objective", "helpful", "--colour", "red"],
-            "No such option '--colour'. There are --help, --model, --objective, --seed, --set.",
+            "No such option '--colour'. There are --aside, --help, --model, --objective, --seed, --set.",
         ),
         (
             ["--objective", "helpful", "--set", "objective.x.path=it's"],
@@ -122,7 +122,7 @@ def test_set_is_split_at_spaces_but_not_in_brackets_or_quotes(invoke, monkeypatc
     monkeypatch.setattr("topoflow.tracking.runs.where_to_look", str)
     monkeypatch.setattr("topoflow.study.run.run", lambda *arguments: seen.append(arguments))
     assert invoke("run", "--objective", "helpful", "--set", text).exit_code == 0
-    assert seen == [("tiny", "helpful", expected, None)]
+    assert seen == [("tiny", "helpful", expected, None, False)]
 
 
 def test_a_folder_without_params_says_so(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
         for option, value in named.items():
             parameter = option[2:].replace("-", "_")
             assert value == f"{{{renamed.get(parameter, parameter)}}}"
-        assert known - set(named) <= {"--run-id", "--out", "--study", "--pilot"}
+        assert known - set(named) <= {"--run-id", "--out", "--study", "--pilot", "--aside", "--list"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from support import call, lay_down_study, refused, small_params
 
 from topoflow.config import Claims, load_params
 from topoflow.errors import InvalidFile, NoAnswer
+from topoflow.storage.layout import Run
 from topoflow.study import preflight, stages
 from topoflow.study import run as study
 
@@ -71,6 +72,28 @@ def stages_of(run):
 def test_bundled_text_and_embedded_models_are_left_to_dvc(asked):
     study.run("tiny", "mixed")
     assert [arguments for _, arguments in asked] == [stages_of("tiny-mixed-0")]
+
+
+def test_a_listed_run_that_is_put_aside_has_a_folder_of_its_own_and_the_same_one_again(asked):
+    for _ in range(2):
+        study.run("tiny", "mixed", aside=True)
+    (folder,) = {folder for folder, _ in asked}
+    assert folder.parent == Path.cwd() / ".topoflow" / "studies"
+    assert asked[-1][1] == stages_of("tiny-mixed-0")
+
+
+def test_the_inputs_of_several_runs_are_made_once_and_in_order(asked, monkeypatch):
+    said = iter([["model@tiny", "prepare@mixed"], []])
+    monkeypatch.setattr(study, "_out_of_date", lambda stages: next(said) if len(stages) == 4 else [])
+    params = load_params()
+    study.make_inputs(params, [Run("tiny", name, seed) for name in ("helpful", "mixed") for seed in (0, 1)])
+    assert [arguments for _, arguments in asked] == [("model@tiny", "prepare@mixed")]
+
+
+def test_a_run_is_not_done_while_one_of_its_stages_is_not(monkeypatch):
+    monkeypatch.setattr(study, "_out_of_date", lambda _: ["trajectory@tiny-mixed-1"])
+    asked_for = [Run("tiny", "mixed", seed) for seed in (0, 1, 11)]
+    assert study.undone(asked_for) == [Run("tiny", "mixed", 1)]
 
 
 def test_a_run_without_twins_is_warned_of_in_one_line_and_one_with_twins_is_not(asked, caplog):

@@ -6,7 +6,9 @@ Beside what `mlflow run --env-manager local` does,
 - checks parameters before anything is logged: what is refused leaves no run behind;
 - takes several objectives and seeds, `-P objective=helpful,harmless` or
   `--backend-config '{"objectives": ["helpful", "harmless"], "seeds": [0, 1]}'`: each becomes a run, under one parent
-  run. They run one after another, since DVC locks what they share, and one that fails does not stop those after it;
+  run. They run one after another, and one that fails does not stop those after it;
+- runs the whole study as `topoflow study` does, several runs at a time, with a child run each:
+  `--backend-config '{"executor": "local", "gpus": "0-7"}'`;
 - waits for the job, also where MLflow was asked not to, and fails when it fails.
 
 A front door like cli.py, and not part of any layer.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shlex
 import sys
@@ -33,6 +36,7 @@ from topoflow.tracking.unfinished import Note, end_unfinished
 # What MLflow puts into every backend's configuration; of no use here.
 _OF_MLFLOW = {"ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth"}
 _OPTIONS = ("objectives", "seeds")
+_OF_STUDY = ("executor", "gpus", "workers", "only", "slurm")  # parameters of the entry point `study` as well
 
 
 class ProjectBackend:
@@ -64,6 +68,9 @@ class ProjectBackend:
         from topoflow.processes import stop_when_told
 
         stop_when_told()
+        if asked := {key: _as_text(backend_config[key]) for key in _OF_STUDY if key in backend_config}:
+            params = {**(params or {}), **asked}
+            entry_point = "study" if entry_point == "main" else entry_point
         try:
             jobs, folder = _jobs(project_uri, entry_point, dict(params or {}), version, backend_config)
         except ValueError as error:
@@ -115,8 +122,8 @@ def _jobs(
 
     projects: Any = utils  # which has no types
 
-    for key in set(config) - _OF_MLFLOW - set(_OPTIONS):
-        raise UnknownKey("backend-config", key, _OPTIONS)
+    for key in set(config) - _OF_MLFLOW - {*_OPTIONS, *_OF_STUDY}:
+        raise UnknownKey("backend-config", key, (*_OPTIONS, *_OF_STUDY))
     jobs = [_Job({**params, **axes}) for axes in _axes(params, config)]
     folder = Path(projects.fetch_and_validate_project(uri, version, entry_point, jobs[0].parameters))
     entry = projects.load_project(folder).get_entry_point(entry_point)
@@ -133,6 +140,19 @@ def _jobs(
             check_version()
             _check(job.arguments)
     return jobs, folder
+
+
+def _as_text(value: Any) -> str:
+    """A value of the backend's configuration as it is typed.
+
+    >>> _as_text("0-7"), _as_text(["tiny-mixed-0", "*-1"]), _as_text({"partition": "gpu", "time": 240})
+    ('0-7', "tiny-mixed-0 '*-1'", 'partition=gpu time=240')
+    """
+    if isinstance(value, Mapping):
+        value = [
+            f"{key}={json.dumps(one) if not isinstance(one, str) else one}" for key, one in value.items()
+        ]
+    return shlex.join(value) if isinstance(value, list) else str(value)
 
 
 def _axes(params: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -172,6 +192,11 @@ def _check(arguments: list[str]) -> None:
         ) from None
     except click.ClickException as error:
         raise TopoflowError(error.format_message()) from None
+    if command.name == "study":
+        from topoflow.study import executor
+
+        executor.look(*(asked[option] for option in _OF_STUDY))
+        return
     overrides = split_overrides(asked.get("overrides", ()))
     if command.name == "run":
         chosen, mapping = study.resolve(asked["model"], asked["objective"], overrides, asked["seed"])

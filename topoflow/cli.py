@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
+from topoflow.config.mappings import read_yaml
 from topoflow.errors import DoesNotFit, InvalidArgument, Words, printable
 from topoflow.processes import Stopped, stop_when_told
 from topoflow.storage.layout import Run
@@ -59,7 +60,7 @@ class _Sections(click.Group):
     """A group whose help lists first what people type, and then the stages."""
 
     typed = (
-        "init", "run", "record", "audit", "plan", "compare", "sensitivity", "advise", "report", "repair",
+        "init", "run", "study", "record", "audit", "plan", "compare", "sensitivity", "advise", "report", "repair",
     )  # fmt: skip
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -187,7 +188,12 @@ def init(folder: Path, preset: str | None, overrides: tuple[str, ...]) -> None:
 @click.option("--model", default="tiny", show_default=True, metavar="NAME", help="A key under `model`.")
 @_seed
 @_overrides
-def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--aside",
+    is_flag=True,
+    help="Compute in a folder of its own under .topoflow/studies, as on another machine than the study's other runs.",
+)
+def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...], aside: bool) -> None:
     """Run one objective, from text to verdicts.
 
     All stages run through DVC, into one MLflow run.
@@ -195,9 +201,70 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     from topoflow.study import run as study
     from topoflow.tracking.runs import where_to_look
 
-    run_id = study.run(model, objective, split_overrides(overrides), seed)
+    run_id = study.run(model, objective, split_overrides(overrides), seed, aside)
     _say(f"MLflow run {run_id} holds the training and its topology.")
     _say(f"Look at it: {where_to_look(run_id)}")
+
+
+@_command
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    metavar="[local|slurm]",
+    help="Where runs are computed: on this machine, or by an array of Slurm's jobs.",
+)
+@click.option(
+    "--gpus",
+    metavar="0-7",
+    callback=_given,
+    help="GPUs of this machine, each with one run at a time; default: all that are visible.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    metavar="NUMBER",
+    callback=lambda _, __, number: number or None,
+    help="How many runs at a time; default (0): one a GPU, or one. Under Slurm: as many as there is room for.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    callback=lambda _, __, names: [name for text in names for name in shlex.split(text)],
+    help="Only these runs, such as tiny-helpful-0 or '*-helpful-*'.",
+)
+@click.option(
+    "--slurm",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=lambda _, __, texts: {
+        key: read_yaml(value) for key, _, value in (text.partition("=") for text in split_overrides(texts))
+    },
+    help="An option of a job, as submitit calls it. Example: --slurm 'partition=gpu time=240 cpus_per_task=8'.",
+)
+@click.option(
+    "--list", "listed", is_flag=True, help="Make the inputs, print the command of each run left, and stop."
+)
+def study(
+    executor: str, gpus: str | None, workers: int | None, only: list[str], slurm: dict[str, Any], listed: bool
+) -> None:
+    """Run the whole study, several runs at a time.
+
+    Each run is one `topoflow run`. When all are done, they are tracked, compared and reported. What is done is not
+    computed again: after a failure, or Ctrl-C, the same command goes on.
+    """
+    from topoflow.study import executor as executors
+
+    if listed:
+        for command in executors.commands(only):
+            click.echo(command)
+        return
+    if left := executors.study(executor, gpus, workers, only, slurm):
+        _say(f"Left out, and not done: {', '.join(map(str, left))}. The comparison waits for them.")
+    else:
+        _say(f"All runs are done and compared. The report is {executors.REPORT}.")
 
 
 @_command

@@ -188,7 +188,7 @@ def test_a_changed_file_or_folder_is_noticed_and_an_unchanged_one_costs_no_train
         ({"objective": "helpful", "set": "finetune.max_step=1"}, "did you mean 'max_steps'?"),
         (
             {"objective": "helpful", "colour": "red"},
-            "No such option '--colour'. There are --help, --model, --objective, --seed, --set.",
+            "No such option '--colour'. There are --aside, --help, --model, --objective, --seed, --set.",
         ),
     ],
 )

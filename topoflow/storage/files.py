@@ -73,6 +73,13 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_end(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The last bytes of a regular file, at most `limit` of them; errors are those of `open_regular`."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+        return file.read(limit)
+
+
 def _kind(mode: int) -> str:
     kinds = {
         stat.S_IFDIR: "folder",
@@ -208,6 +215,18 @@ def _not_ours(path: Path) -> InvalidFile:
 def _is_ours(found: os.stat_result) -> bool:
     # a file just renamed away and removed has no name
     return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A file of a study, new or not, open to be written at its end, also by processes that are begun with it.
+
+    Raises
+    ------
+    InvalidFile
+        When it is a link, a pipe or a device, or a folder on the way to it is a link.
+    """
+    make_folder(path.parent)
+    return open(_open(path, os.O_WRONLY | os.O_APPEND), "ab")
 
 
 def remove(path: Path) -> None:

@@ -60,10 +60,13 @@ _DVC_CONFIG = b"""\
 """
 
 
-def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None) -> str:
+def run(
+    model: str, objective: str, overrides: Sequence[str] = (), seed: int | None = None, aside: bool = False
+) -> str:
     """Fine-tune, record, compute and track one objective; returns the MLflow run's id.
 
-    Without a `seed`, the first of `seeds` in params.yaml is that of the training.
+    Without a `seed`, the first of `seeds` in params.yaml is that of the training. A run that is put `aside` gets a
+    folder of its own, also where params.yaml lists it: DVC's locks know the processes of one machine only.
 
     Everything is checked before anything is computed or logged.
 
@@ -89,7 +92,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
     preflight.check(params, chosen)
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
-    if overrides or chosen not in load_params().runs() or isinstance(written.get("sft_config"), str):
+    listed = chosen in load_params().runs() and not isinstance(written.get("sft_config"), str)
+    if aside or overrides or not listed:
         folder = _folder_aside(chosen, mapping)
     mlflow.set_tracking_uri(absolute_uri(mlflow.get_tracking_uri()))  # and so for the stages
 
@@ -98,8 +102,8 @@ def run(model: str, objective: str, overrides: Sequence[str] = (), seed: int | N
         os.chdir(folder)
         try:
             params = load_params()
-            with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, chosen, run_id):
-                _reproduce(run_id, *(f"{stage}@{chosen}" for stage in ("finetune", "diagrams", "trajectory")))
+            with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, [chosen], run_id):
+                _reproduce(run_id, *_stages_of(chosen))
                 stages.track(params, chosen, run_id)
                 if params.checkpoints(objective):
                     audits.show(audits.audit(str(chosen.folder("activations"))))
@@ -303,17 +307,21 @@ def _share_cache(folder: Path) -> None:
 
 
 @contextmanager
-def _up_to_date_inputs(params: Params, run: Run, run_id: str) -> Iterator[None]:
-    """Make what a run reads and other runs may read or make as well, and keep it as it is for the length of the block.
+def _up_to_date_inputs(params: Params, runs: Sequence[Run], run_id: str | None) -> Iterator[None]:
+    """Make what runs read and others may read or make as well, and keep it as it is for the length of the block.
 
     DVC stops, and does not wait, at a stage whose outs another `dvc` makes or reads, also at one that is up to date. So
     one run at a time makes inputs, none that another run is reading, and DVC is asked for single stages.
     """
-    inputs = [f"model@{run.model}", "prompts", f"prepare@{run.objective}"]
+    inputs = [
+        *dict.fromkeys(f"model@{run.model}" for run in runs),
+        "prompts",
+        *dict.fromkeys(f"prepare@{run.objective}" for run in runs),
+    ]
     with ExitStack() as kept:
         with locked("inputs", "the inputs of the study"):
             _make(run_id, inputs)
-            for stage in _stages_that_read_local_files(params, run):
+            for stage in _stages_that_read_local_files(params, runs):
                 if stages.writes_something_else(params, stage):
                     _make_alone(run_id, [stage], "--force")
                     _make(run_id, inputs)
@@ -322,7 +330,7 @@ def _up_to_date_inputs(params: Params, run: Run, run_id: str) -> Iterator[None]:
         yield
 
 
-def _make(run_id: str, inputs: Sequence[str]) -> None:
+def _make(run_id: str | None, inputs: Sequence[str]) -> None:
     """Run those of the stages that DVC would run."""
     for _ in inputs:  # what one makes, the next may read
         if not (outdated := _out_of_date(inputs)):
@@ -330,7 +338,7 @@ def _make(run_id: str, inputs: Sequence[str]) -> None:
         _make_alone(run_id, outdated)
 
 
-def _make_alone(run_id: str, inputs: Sequence[str], *options: str) -> None:
+def _make_alone(run_id: str | None, inputs: Sequence[str], *options: str) -> None:
     """Run stages when no other run reads what they make."""
     with ExitStack() as alone:
         for stage in inputs:
@@ -338,33 +346,70 @@ def _make_alone(run_id: str, inputs: Sequence[str], *options: str) -> None:
         _reproduce(run_id, *options, *inputs)
 
 
-def _out_of_date(inputs: Sequence[str]) -> list[str]:
+def _out_of_date(asked: Sequence[str]) -> list[str]:
     """Those of the stages that DVC would run."""
-    status = _dvc("--wait-for-lock", "status", "--json", *inputs, cwd=Path.cwd(), stdout=subprocess.PIPE)
+    status = _dvc("--wait-for-lock", "status", "--json", *asked, cwd=Path.cwd(), stdout=subprocess.PIPE)
     found = json.loads(status.stdout)
-    return [stage for stage in inputs if stage in found]
+    return [stage for stage in asked if stage in found]
 
 
-def _stages_that_read_local_files(params: Params, run: Run) -> list[str]:
+def _stages_that_read_local_files(params: Params, runs: Sequence[Run]) -> list[str]:
     """The stages that DVC cannot tell to be out of date: of such a file, it knows the path in params.yaml."""
     local = FileText | FolderModel | GgufModel | CheckpointFolder
     asked = params.prompts.text
     sources: dict[str, list[Any]] = {
-        f"model@{run.model}": [params.model_source(run.model)],
+        **{f"model@{run.model}": [params.model_source(run.model)] for run in runs},
         "prompts": [params.objective[name] for name in asked.of] if isinstance(asked, MixedText) else [asked],
-        f"prepare@{run.objective}": [params.objective_source(name) for name in params.made_of(run.objective)],
+        **{
+            f"prepare@{run.objective}": [
+                params.objective_source(name) for name in params.made_of(run.objective)
+            ]
+            for run in runs
+        },
     }
     return [stage for stage, read in sources.items() if any(isinstance(one, local) for one in read)]
 
 
-def _reproduce(run_id: str, *arguments: str) -> None:
+def _stages_of(run: Run) -> list[str]:
+    """The stages of a run that leave files, in order."""
+    return [f"{stage}@{run}" for stage in ("finetune", "diagrams", "trajectory")]
+
+
+def make_inputs(params: Params, runs: Sequence[Run]) -> None:
+    """Make what the runs of the study in this folder read, one after another."""
+    with _up_to_date_inputs(params, runs, None):
+        pass
+
+
+def undone(runs: Sequence[Run]) -> list[Run]:
+    """Those of the study's runs that DVC would compute, or take from its cache."""
+    found = set(_out_of_date([stage for run in runs for stage in _stages_of(run)]))
+    return [run for run in runs if found.intersection(_stages_of(run))]
+
+
+def restore(runs: Sequence[Run]) -> None:
+    """Take runs that were computed in folders of their own from DVC's cache, which is this study's as well."""
+    _reproduce(None, *(stage for run in runs for stage in _stages_of(run)))
+
+
+def finish(params: Params, report: Path) -> None:
+    """Track and compare what is computed, as a bare `dvc repro` does, and write the report."""
+    _repro({})
+    stages.report(params, report)
+
+
+def _reproduce(run_id: str | None, *arguments: str) -> None:
     """Let `dvc repro` bring these stages alone up to date, in this order; they log into the MLflow run."""
+    _repro({} if run_id is None else {"MLFLOW_RUN_ID": run_id}, "--single-item", *arguments)
+
+
+def _repro(changes: Mapping[str, str], *arguments: str) -> None:
     # the stages say `python`: it must be this one, whatever the shell's is
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "MLFLOW_RUN_ID": run_id, NAMES_STAGES: "1"}
+    environment = {**os.environ, "PATH": path, NAMES_STAGES: "1", **changes}
     # on stdout DVC advises what to add to git and where to push; errors, and what stages say, are on stderr
     quiet = {"env": environment, "stdout": subprocess.DEVNULL}
-    _dvc("--wait-for-lock", "repro", "--single-item", *arguments, cwd=Path.cwd(), **quiet)
+    _dvc("--wait-for-lock", "repro", *arguments, cwd=Path.cwd(), **quiet)
 
 
 def _dvc(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[Any]:
