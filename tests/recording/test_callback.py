@@ -146,7 +146,9 @@ def test_on_an_accelerator_no_more_tokens_are_recorded_at_once_than_a_batch_in_t
     model.register_forward_pre_hook(
         lambda _, __, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    arguments = SimpleNamespace(device=torch.device(device), per_device_train_batch_size=2, **trained)
+    arguments = SimpleNamespace(
+        device=torch.device(device), per_device_train_batch_size=2, dataloader_num_workers=0, **trained
+    )
     callback = TopologyCallback(["x" * i for i in range(1, 17)], [4], batch_size=8, **given)
     state = SimpleNamespace(global_step=0, max_steps=0, log_history=[])
     callback.on_train_begin(arguments, state, None, model=model, processing_class=tokenizer)
