@@ -25,8 +25,9 @@ real: $(READY) ## the study of docs/studies/smollm2.md, with its controls: about
 	test -e $(REAL)/params.yaml || $(ACTIVE) topoflow init $(REAL) --preset smollm2_hh $(if $(SET),--set "$(SET)")
 	cd $(REAL) && $(ACTIVE) dvc repro && $(ACTIVE) topoflow report
 
-test: $(READY) ## all tests
-	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile --durations 10
+test: $(READY) ## all tests; files with the longest ones first, so that no worker waits for them at the end
+	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 \
+		tests/integration tests/test_packaging.py tests/training/test_models.py tests/faults tests topoflow
 
 test-fast: $(READY) ## the tests without the slow ones
 	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real"
