@@ -402,6 +402,20 @@ def test_tables_and_numbers_of_the_study_of_smollm2_are_those_of_its_committed_r
                 for of in ("harmless", "helpful")
             ]
             rows.append(f"| {said} | {' | '.join(ends)} |")
+    names = {"early": "early", "calm": "a burst, then calm", "leads": "before behaviour"}
+    by_dtype = [
+        list(csv.DictReader((study / "dtype" / f"{dtype}.csv").open(encoding="utf-8")))
+        for dtype in ("bfloat16", "float32")
+    ]
+    for pair in zip(*by_dtype, strict=True):
+        assert len({one["rung"] for one in pair}) == 1
+        claim = f"{names[pair[0]['claim']]}, {'loops' if pair[0]['homology'] == 'H1' else 'components'}"
+        said = [f"{one['verdict']} ({float(one['value']):.3f})" for one in pair]
+        rows.append(f"| {' | '.join([claim, *said])} |")
+    shares = list(csv.DictReader((study / "dtype" / "runs.csv").open(encoding="utf-8")))
+    for dtype in ("bfloat16", "float32"):
+        first, *others = [f"{float(one['concentration']):.3f}" for one in shares if one["dtype"] == dtype]
+        rows.append(f"{first}, {' and '.join(others)} in {dtype}")
     evasions: dict[str, list[str]] = {}
     for row in csv.DictReader((study / "answers.csv").open(encoding="utf-8")):
         assert row["answers"] == "32"
