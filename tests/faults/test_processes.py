@@ -645,7 +645,7 @@ def test_a_browser_runs_no_script_that_a_strangers_text_holds(study):
     assert '<img src="x"' not in result.stdout
 
 
-def test_the_text_of_prompts_is_in_two_tables_and_notes_of_mlflows_and_in_no_other_result(study):
+def test_the_text_of_prompts_is_in_tables_notes_and_reports_of_mlflows_and_in_no_other_result(study):
     prompts = (study.folder / "data/prompts.jsonl").read_text().splitlines()
     text = max((message["content"] for line in prompts for message in json.loads(line)), key=len).encode()[
         :60
@@ -654,4 +654,4 @@ def test_the_text_of_prompts_is_in_two_tables_and_notes_of_mlflows_and_in_no_oth
     assert "data/prompts.jsonl" in holding
     elsewhere = {Path(name) for name in holding if not name.startswith("data/")} - {Path("mlflow.db")}
     assert {path.parts[0] for path in elsewhere} <= {"mlruns"}
-    assert {path.name for path in elsewhere} <= {"texts.json", "prompts.json", "note.md"}
+    assert {path.name for path in elsewhere} <= {"texts.json", "prompts.json", "note.md", "report.html"}
