@@ -23,6 +23,7 @@ from topoflow.dynamics.classes import (
     SCALE,
     SHAPE,
     Drawing,
+    class_diagrams,
     class_velocities,
     difference,
     draw_classes,
@@ -32,6 +33,7 @@ from topoflow.dynamics.design import Design
 from topoflow.dynamics.following import follow
 from topoflow.dynamics.labels import LEAST, MOST, check_labels, classes_of
 from topoflow.dynamics.sensitivity import Choices, Examination
+from topoflow.topology.persistence import vietoris_rips_diagrams
 
 LABELS = ["a", "b"] * 30
 STEPS = [anchor + twin for anchor in range(0, 50, 10) for twin in (0, 1)]
@@ -256,3 +258,18 @@ def test_states_that_know_nothing_stay_within_chance_and_a_class_apart_is_told()
     assert chance == pytest.approx(
         np.array([[0.5 - reach, 0.5 + reach] for reach in [chance[0, 1] - 0.5] * 3])
     )
+
+
+def test_diagrams_of_a_class_are_those_of_its_points_alone():
+    cloud = np.random.default_rng(3).normal(size=(50, 4))
+    found = class_diagrams(cloud, ["a"] * 20 + ["b"] * 30, Drawing(n_subsamples=3))
+    for one, other in zip(found["a"][0], vietoris_rips_diagrams(cloud[:20]), strict=True):
+        np.testing.assert_allclose(one, other)
+    moved = np.vstack(
+        [cloud[:20] + 9, cloud[20:]]
+    )  # a class of its own: where it lies does not matter to the other
+    for before, after in zip(
+        found["b"], class_diagrams(moved, ["a"] * 20 + ["b"] * 30, Drawing(n_subsamples=3))["b"], strict=True
+    ):
+        np.testing.assert_allclose(before[1], after[1])
+    assert [len(of_class) for of_class in found.values()] == [1, 3]

@@ -24,7 +24,7 @@ from topoflow.dynamics.features import HOMOLOGY
 from topoflow.dynamics.labels import Places, classes_of
 from topoflow.dynamics.twins import find_twins
 from topoflow.topology.arrays import as_numbers
-from topoflow.topology.persistence import subsample_diagrams
+from topoflow.topology.persistence import Diagram, subsample_diagrams
 from topoflow.topology.point_clouds import check_cloud, distance_matrix
 
 Series = NDArray[np.float64]
@@ -295,6 +295,41 @@ class LayerClasses:
         return np.asarray(np.quantile(shuffled, [0.025, 0.975], axis=0))
 
 
+def class_diagrams(
+    cloud: ArrayLike, labels: Sequence[str], how: Drawing | None = None
+) -> dict[str, list[list[Diagram]]]:
+    """Compute the diagrams of each class of a cloud, on equally many points.
+
+    Use it to look at what `LayerClasses.summaries` sums up: a class of more points would have more bars.
+
+    Parameters
+    ----------
+    cloud, labels, how
+        As `class_velocities` takes clouds and labels; shuffles are not made.
+
+    Returns
+    -------
+    dict of str to list of list of ndarray
+        For each class [H0, H1] of each of its subsamples: one of the smallest class, `how.n_subsamples` of any other.
+
+    Raises
+    ------
+    InvalidArgument
+        As `class_velocities` does.
+
+    Examples
+    --------
+    >>> cloud = np.random.default_rng(0).normal(size=(50, 3))
+    >>> found = class_diagrams(cloud, ["a"] * 20 + ["b"] * 30)
+    >>> {name: len(of_class) for name, of_class in found.items()}, found["b"][0][0].shape
+    ({'a': 1, 'b': 4}, (20, 2))
+    """
+    how, classes = how or Drawing(), classes_of(labels)
+    drawn = draw_classes(classes, range(1), how.n_subsamples, how.subsample_size, how.seed)
+    cell = subsample_diagrams(distance_matrix(cloud), drawn.plan, 1, how.engine)
+    return {name: [cell[row] for row in np.flatnonzero(drawn.owner == at)] for at, name in enumerate(classes)}
+
+
 def follow_classes(
     clouds: Sequence[ArrayLike],
     labels: Sequence[str],
@@ -324,9 +359,7 @@ def follow_classes(
     drawn = draw_classes(classes, range(1), how.n_subsamples, how.subsample_size, how.seed)
     summaries, aucs = [], []
     for cloud in clouds:
-        cell = subsample_diagrams(distance_matrix(cloud), drawn.plan, 1, how.engine)
-        own = [[cell[row] for row in np.flatnonzero(drawn.owner == at)] for at in range(drawn.n_owners)]
-        summaries.append([summarise_cell(rows) for rows in own])
+        summaries.append([summarise_cell(rows) for rows in class_diagrams(cloud, labels, how).values()])
         auc, chance = probe(cloud, labels, how.seed)
         aucs.append(auc)
     return LayerClasses(
