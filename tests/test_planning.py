@@ -226,7 +226,7 @@ def test_rows_are_counted_and_drawn_from_all_of_the_data(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "8 of 64 training rows are left out: 8 longer than 200 tokens"
     ]
-    calibration.measure(params, RUN, found, np.ones(2))
+    calibration.measure(params, found, np.ones(2), frozen=True)
     assert len(caplog.records) == 1  # and no other count, of a few rows
 
 
@@ -250,7 +250,7 @@ def test_the_first_pass_is_left_out(tmp_path, monkeypatch, model_cache):
         return network
 
     monkeypatch.setattr(models, "open_model", slow)
-    measured = calibration.measure(params, RUN, found, np.ones(2))
+    measured = calibration.measure(params, found, np.ones(2), frozen=True)
     assert slept == {True, False}
     assert measured.clock.training_token * 2 * max(found.texts.rows) < 1
     assert measured.clock.forward_token * sum(found.texts.prompts) < 1

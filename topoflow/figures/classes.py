@@ -49,7 +49,7 @@ def classes_figure(
     if not layers or marks.size < 2:
         return style.blank(title, "no classes to show: needs a layer and two checkpoints")
     every = sorted(layers)
-    shown = [every[at] for at in np.unique(np.linspace(0, len(every) - 1, MOST_SHOWN).round().astype(int))]
+    shown = [every[at] for at in style.few_of(len(every), MOST_SHOWN)]
     some = f"{len(shown)} of {len(every)} layers" if len(shown) < len(every) else ""
     figure = style.new_figure(6.6, title, some)
     names = list(layers[shown[0]])

@@ -187,9 +187,9 @@ def log_axis(axes: Axes, ticks: Locator) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def few_of(count: int) -> NDArray[np.int64]:
-    """Up to 20 of so many places, evenly spread, the ends among them: as many as can be labelled."""
-    return np.unique(np.linspace(0, count - 1, min(count, 20)).round().astype(np.int64))
+def few_of(count: int, most: int = 20) -> NDArray[np.int64]:
+    """Up to `most` of so many places, evenly spread, the ends among them: by default as many as can be labelled."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def distance_name(order: float) -> str:

@@ -78,7 +78,15 @@ def evenly_spaced_layers(n_layers: int, count: int) -> tuple[int, ...]:
 
 def resolve_layers(model: nn.Module, layers: int | Sequence[int]) -> tuple[int, ...]:
     """The layers to record: a number of evenly spaced ones, or a list checked against the model's depth."""
-    n_layers = len(_blocks(_decoder(model)))
+    return layers_of(len(_blocks(_decoder(model))), layers)
+
+
+def layers_of(n_layers: int, layers: int | Sequence[int]) -> tuple[int, ...]:
+    """As `resolve_layers`, of a model of so many blocks.
+
+    >>> layers_of(30, 3), layers_of(30, [30, 0])
+    ((1, 16, 30), (0, 30))
+    """
     if not isinstance(layers, Sequence | np.ndarray):
         return evenly_spaced_layers(n_layers, check_whole_number("layers", layers, at_least=1))
     chosen = tuple(sorted({check_whole_number("layers", layer, at_least=0) for layer in layers}))

@@ -219,7 +219,7 @@ class Measured:
     assumed: tuple[str, ...]
 
 
-def measure(params: Params, run: Run, found: Found, start: Times) -> Measured:
+def measure(params: Params, found: Found, start: Times, frozen: bool) -> Measured:
     """Time some steps of the real training, the recording of real prompts, and one cell of real size.
 
     The first step and the first recording are left out: they find caches cold. Rows are drawn evenly from all lengths
@@ -229,18 +229,19 @@ def measure(params: Params, run: Run, found: Found, start: Times) -> Measured:
     Parameters
     ----------
     params : Params
-    run : Run
     found : Found
     start : ndarray, shape (2,)
         Seconds that the libraries took to load, on the clock and of CPU.
+    frozen : bool
+        Whether the model's weights stay as they are, under adapters.
     """
     import torch
 
     torch.set_num_threads(params.finetune.n_threads)
     if found.folder is None:
-        of_model, cells, peak, assumed = _by_a_product(params, found)
+        of_model, cells, peak, assumed = _by_a_product(params, found, frozen)
     else:
-        of_model, cells, peak, assumed = _by_training(params, found)
+        of_model, cells, peak, assumed = _by_training(params, found, found.folder, frozen)
     timed = {**of_model, **_topology_rates(params, cells, found.size.hidden_size), "start": start}
     cell_bytes = timed.pop("cell_bytes")
     clock, cpu = (
@@ -253,12 +254,11 @@ def measure(params: Params, run: Run, found: Found, start: Times) -> Measured:
 _OfModel = tuple[dict[str, Any], Sequence[Any], int | None, tuple[str, ...]]
 
 
-def _by_a_product(params: Params, found: Found) -> _OfModel:
+def _by_a_product(params: Params, found: Found, frozen: bool) -> _OfModel:
     """Rates of a model without its weights: its operations, at the rate of one matrix product in its dtype."""
     import torch
 
-    name = models.weights_dtype(found.source, found.size.n_parameters, params.finetune.lora is not None)
-    dtype = getattr(torch, name)
+    dtype = getattr(torch, models.weights_dtype(found.source, found.size.n_parameters, frozen))
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     side = 8192 if device.type != "cpu" else 1024
     one = torch.ones(side, side, dtype=dtype, device=device)
@@ -278,18 +278,17 @@ def _by_a_product(params: Params, found: Found) -> _OfModel:
     return rates, [], None, said
 
 
-def _by_training(params: Params, found: Found) -> _OfModel:
+def _by_training(params: Params, found: Found, weights: Path, frozen: bool) -> _OfModel:
     """Rates of a model that is here, from steps of its training with recordings before and after."""
     from topoflow.training import sft
 
     began = now()
-    frozen = params.finetune.lora is not None
-    network = models.open_model(found.folder or Path(), found.trust, found.source, frozen)
+    network = models.open_model(weights, found.trust, found.source, frozen)
     opened = now() - began
     held = _held()
     prompts = _some(found, params)
     batch, rows, whole = _batches(params, found, prompts)
-    watch = _stopwatch(params, prompts, found)
+    watch = _stopwatch(params, prompts, found, batch)
     settings = replace(
         params.finetune,
         max_steps=_STEPS,
@@ -361,7 +360,7 @@ def _held() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _stopwatch(params: Params, prompts: Sequence[Any], found: Found) -> Any:
+def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int) -> Any:
     """A callback that records and measures as the study does, and notes how long steps and recordings take."""
     from topoflow.config.schedule import Schedule
     from topoflow.recording.callback import TopologyCallback
@@ -398,11 +397,11 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found) -> Any:
         batch_tokens=recording.batch_tokens, max_length=recording.max_length, behaviour=recording.behaviour,
         template=recording.template,
     )  # fmt: skip
-    watch.quantities = _quantities(params, prompts, found, watch)
+    watch.quantities = _quantities(params, prompts, found, batch, watch)
     return watch
 
 
-def _quantities(params: Params, prompts: Sequence[Any], found: Found, watch: Any) -> Any:
+def _quantities(params: Params, prompts: Sequence[Any], found: Found, batch: int, watch: Any) -> Any:
     """What the study measures at a checkpoint, of fewer rows and shorter answers; `watch` is told the time."""
     from topoflow.recording.quantities import Quantity, greedy_answers, held_out_loss
 
@@ -419,12 +418,9 @@ def _quantities(params: Params, prompts: Sequence[Any], found: Found, watch: Any
 
     settings, recording, made = params.finetune, params.recording, []
     if params.prepare.held_out and found.rows:
-        batch, _, _ = _batches(params, found, prompts)
-        middle = np.argsort(found.texts.rows, kind="stable")[
-            np.linspace(0, len(found.rows) - 1, batch + 2).astype(int)
-        ]
-        few = [found.rows[at] for at in middle[1:-1]]
-        tokens = batch * max(found.texts.rows[at] for at in middle[1:-1])
+        middle = _of_all_lengths(found.texts.rows, batch + 2)[1:-1]
+        few = [found.rows[at] for at in middle]
+        tokens = batch * max(found.texts.rows[at] for at in middle)
         loss = held_out_loss({"rows": few}, batch_size=batch, max_length=settings.max_length)
         made.append(watched(loss, tokens))
     if recording.answers:
@@ -444,8 +440,13 @@ def _some(found: Found, params: Params) -> Sequence[Any]:
     budget = _OPERATIONS * (_ON_ACCELERATOR if torch.accelerator.is_available() else 1)
     affordable = budget / (2 * found.size.n_parameters * mean)
     n = int(min(len(found.prompts), max(8, affordable)))
-    by_length = np.argsort(found.texts.prompts, kind="stable")
-    return [found.prompts[at] for at in by_length[np.linspace(0, len(by_length) - 1, n).astype(int)]]
+    return [found.prompts[at] for at in _of_all_lengths(found.texts.prompts, n)]
+
+
+def _of_all_lengths(lengths: Sequence[int], n: int) -> npt.NDArray[np.int64]:
+    """Places of n texts, from the shortest to the longest, evenly spread."""
+    by_length = np.argsort(lengths, kind="stable")
+    return np.asarray(by_length[np.linspace(0, len(by_length) - 1, n).astype(int)], np.int64)
 
 
 def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def _cost(params: Params, run: Run, asked: Asked, start: Any, like: Cost | None 
         rates = costs.Rates.assumed(found.size, trained, flops)
         notes = (f"assumed: {flops:.3g} operations a second, and topology as in benchmarks/topology.md",)
     else:
-        measured = calibration.measure(trained, run, found, start)
+        measured = calibration.measure(trained, found, start, frozen)
         rates, cpu_rates, peak = measured.clock, measured.cpu, measured.peak
         notes = _notes_of_measures(measured, trained, found.size.n_parameters, opened)
     has_chat = bool(getattr(found.tokenizer, "chat_template", None))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from topoflow.config import FolderModel, GgufModel, HubModel, HubText, PackageModel, Params
-from topoflow.errors import InvalidArgument, InvalidFile
+from topoflow.errors import InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
 
@@ -40,7 +40,7 @@ def check(params: Params, run: Run) -> None:
     Traceback (most recent call last):
     topoflow.errors.InvalidArgument: max_length must be enough for at least one training row, got 1; left out: ...
     """
-    from topoflow.recording.hidden_states import evenly_spaced_layers
+    from topoflow.recording.hidden_states import layers_of
     from topoflow.study import calibration
     from topoflow.training import devices, models, sft
     from topoflow.training.objectives import evaluation_prompts, held_out_rows, training_rows
@@ -65,12 +65,7 @@ def check(params: Params, run: Run) -> None:
         models.tensors_of(found.folder)
     elif isinstance(source, FolderModel):
         models.identity(Path(source.path))  # says what is missing
-    layers = params.recording.layers
-    if isinstance(layers, int):
-        evenly_spaced_layers(found.size.n_layers, layers)
-    elif max(layers) > found.size.n_layers:
-        expected = f"between 0 (the embedding) and {found.size.n_layers}"
-        raise InvalidArgument("layers", expected, list(layers))
+    layers_of(found.size.n_layers, params.recording.layers)
     params.recording.pooled.check_lengths(found.texts.prompts, "prompts")
     if params.checkpoints(run.objective):
         return
