@@ -230,6 +230,27 @@ def test_rows_are_counted_and_drawn_from_all_of_the_data(tmp_path, caplog):
     assert len(caplog.records) == 1  # and no other count, of a few rows
 
 
+@pytest.mark.parametrize(("objective", "frozen"), [("helpful", True), ("theirs", False)])
+def test_a_model_is_measured_as_its_run_would_open_it(plan, tmp_path, monkeypatch, objective, frozen):
+    """Weights under adapters stay as they are; those of whole models differ from checkpoint to checkpoint."""
+    from topoflow.embedded import embedded_folder
+    from topoflow.training import models
+
+    for step in (2, 4):
+        shutil.copytree(embedded_folder("mini"), tmp_path / "series" / f"checkpoint-{step}")
+    opened, asked = models.open_model, []
+
+    def spy(*arguments: Any) -> Any:
+        asked.append(arguments[3])
+        return opened(*arguments)
+
+    monkeypatch.setattr(models, "open_model", spy)
+    theirs = {"source": "checkpoints", "path": str(tmp_path / "series")}
+    said = plan("--objective", objective, objective={**small_params()["objective"], "theirs": theirs})
+    assert said.exit_code == 0, said.output
+    assert asked == [frozen]
+
+
 def test_the_first_pass_is_left_out(tmp_path, monkeypatch, model_cache):
     """A second that the first step takes longer, and the first recording, is in no rate."""
     from topoflow.training import models
