@@ -121,7 +121,7 @@ def test_on_slurm_a_study_with_a_job_killed_and_one_put_back_ends_whole(tmp_path
                 disturbed.pop(name)(study.folder, name, given)
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 1, said
-        assert "tiny-helpful-0: done" in said
+        assert "tiny-helpful-0: done" in said, f"{said}\n{study.read('.topoflow/cells/tiny-helpful-0.log')}"
         assert "tiny-mine-0: failed" in said
         assert ".topoflow/cells/tiny-mine-0.log" in said
         process = begin()

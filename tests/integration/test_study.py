@@ -6,6 +6,7 @@ The tests of this file share one study and stand in the order in which a user wo
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -132,6 +133,22 @@ def test_an_override_runs_aside_and_is_what_is_recorded(study):
     assert newest.data.params["trajectory.order"] == "1.0"
     assert "order-1 Wasserstein" in newest.data.tags["mlflow.note.content"]
     assert "Data and pipelines are up to date." in study("dvc", "repro")
+
+
+def test_a_run_aside_goes_on_where_a_kill_has_cut_off_what_dvc_was_writing(study):
+    command = ("topoflow", "run", "--objective", "helpful", "--set", "topology.n_subsamples=3")
+    study(*command)
+    (lock,) = (
+        path
+        for path in study.folder.glob(".topoflow/studies/*/dvc.lock")
+        if "n_subsamples: 3" in path.read_text()
+    )
+    for end in (0, lock.stat().st_size // 2):
+        os.truncate(lock, end)
+        os.truncate(lock.parent / ".dvc/tmp/rwlock", 0)
+        output = study(*command)
+        assert "Running stage" not in output  # restored from DVC's run cache
+        assert study.runs()[0].info.status == "FINISHED"
 
 
 def test_all_weights_can_be_trained_and_are_kept_whole(study):

@@ -102,7 +102,11 @@ def run(
         os.chdir(folder)
         try:
             params = load_params()
-            with locked(str(chosen), f"the run {chosen}"), _up_to_date_inputs(params, [chosen], run_id):
+            with ExitStack() as held:
+                held.enter_context(locked(str(chosen), f"the run {chosen}"))
+                if folder != home:
+                    _remove_what_was_cut_off()
+                held.enter_context(_up_to_date_inputs(params, [chosen], run_id))
                 _reproduce(run_id, *_stages_of(chosen))
                 stages.track(params, chosen, run_id)
                 if params.checkpoints(objective):
@@ -290,6 +294,18 @@ def _folder_aside(run: Run, mapping: dict[str, Any]) -> Path:
             code.symlink_to(Path("topoflow").resolve(), target_is_directory=True)
         _share_cache(folder)
     return folder.absolute()
+
+
+def _remove_what_was_cut_off() -> None:
+    """Remove records of DVC that a kill has cut off, so that a job that was put back can go on.
+
+    DVC writes these two in place, and refuses one that is cut off. What dvc.lock named comes back from its run cache.
+    Only in a folder of one run, whose lock is held: in a study, another `dvc` may be writing them just now.
+    """
+    for name, end in (("dvc.lock", b"\n"), (".dvc/tmp/rwlock", b"}")):
+        path = Path(name)
+        if path.is_file() and not read_bytes(path).endswith(end):
+            remove(path)
 
 
 def _share_cache(folder: Path) -> None:
