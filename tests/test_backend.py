@@ -253,8 +253,9 @@ def test_a_project_that_runs_something_else_is_refused(study, called):
 
 @pytest.mark.slow
 def test_as_typed_from_another_folder_it_needs_no_environment_and_its_exit_code_is_the_jobs(
-    tmp_path, model_cache, warm
+    tmp_path, model_cache, warm, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)  # MLflow puts files of runs into the folder in which a store is first opened
     study = tmp_path / "study"
     lay_down_study(study, small_params())
     plugins = path_with(entry_points_folder(tmp_path / "plugins"))
