@@ -11,7 +11,7 @@ WORKERS ?= 2
 READY = $(VENV)/.installed
 ACTIVE = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: run real test test-fast lint docs ui
+.PHONY: run real test test-fast test-4bit lint docs ui
 
 run: $(READY) ## one objective end to end on the bundled model
 	$(ACTIVE) mlflow run . --env-manager local -P objective=$(OBJECTIVE)
@@ -31,6 +31,13 @@ test: $(READY) ## all tests; files with the longest ones first, so that no worke
 
 test-fast: $(READY) ## the tests without the slow ones
 	$(ACTIVE) python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not real"
+
+# bitsandbytes makes each import of peft a second slower: it is installed beside the environment, for these tests alone
+BITS = .topoflow/4bit
+test-4bit: $(READY) ## the tests of 4-bit bases
+	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(BITS) bitsandbytes==0.50.2
+	$(ACTIVE) PYTHONPATH="$(abspath $(BITS))" python -m pytest -q -k bit \
+		tests/integration/test_four_bits.py tests/recording/test_trainers.py tests/recording/test_hidden_states.py tests/training/test_models.py
 
 lint: $(READY)
 	$(ACTIVE) ruff check .
