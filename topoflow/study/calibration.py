@@ -18,7 +18,7 @@ from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
-from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, padded
+from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, most_tokens
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)
@@ -302,9 +302,8 @@ def _by_training(params: Params, found: Found, weights: Path, frozen: bool) -> _
             network, found.tokenizer, rows, settings, 0, Path(folder), watch, device=found.source.device
         )
     counting.remove()
-    asked = _lengths(params, found.tokenizer, prompts, [])[0]
     per_step, tokens = np.diff(np.array(watch.steps_timed), axis=1)[1:, 0], np.array(watch.tokens[1:])
-    recorded = watch.recorded / padded(sorted(asked), params.recording.batch_size)
+    recorded = watch.recorded / watch.passed
     rates = {
         "training_token": per_step.sum(axis=0) / tokens.sum(),
         "forward_token": recorded,
@@ -362,6 +361,8 @@ def _held() -> int:
 
 def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int) -> Any:
     """A callback that records and measures as the study does, and notes how long steps and recordings take."""
+    import torch
+
     from topoflow.config.schedule import Schedule
     from topoflow.recording.callback import TopologyCallback
 
@@ -372,10 +373,13 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int)
             self.tokens: list[int] = []
             self.timed: dict[str, Times] = {}  # of a token, by quantity
             self.measuring = self.recorded = np.zeros(2)
+            self.passed = 0  # tokens that were recorded since the last step
 
         def count(self, module: Any, args: Any) -> None:
             if module.training:
                 self.tokens[-1] += args[0].numel()
+            else:
+                self.passed += args[0].numel()
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             self.tokens.append(0)
@@ -387,14 +391,15 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int)
             spent = sum(float((until - since)[0]) for since, until in self.steps_timed[1:])
             if spent > _LONG_ENOUGH:
                 control.should_training_stop = True
-            self.measuring = np.zeros(2)
+            self.measuring, self.passed = np.zeros(2), 0
             super().on_step_end(args, state, control, **kwargs)
             self.recorded = now() - ended - self.measuring  # in the end that of the last step
 
     recording = params.recording
+    bounded = bool(found.rows) and torch.accelerator.is_available()  # of the run, whatever its batch is here
     watch = Stopwatch(
         prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size,
-        batch_tokens=recording.batch_tokens, max_length=recording.max_length, behaviour=recording.behaviour,
+        batch_tokens=most_tokens(params, bounded), max_length=recording.max_length, behaviour=recording.behaviour,
         template=recording.template,
     )  # fmt: skip
     watch.quantities = _quantities(params, prompts, found, batch, watch)
@@ -407,9 +412,9 @@ def _quantities(params: Params, prompts: Sequence[Any], found: Found, batch: int
 
     def watched(quantity: Quantity, n_tokens: int) -> Quantity:
         def measure(model: Any, tokenizer: Any) -> Any:
-            began = now()
+            recorded, began = watch.passed, now()
             measured = quantity.measure(model, tokenizer)
-            spent = now() - began
+            spent, watch.passed = now() - began, recorded
             watch.timed[quantity.name] = spent / n_tokens
             watch.measuring = watch.measuring + spent
             return measured

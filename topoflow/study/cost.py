@@ -7,7 +7,8 @@ machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from topoflow.config import Params
@@ -239,22 +240,21 @@ class Rates:
             return max(operations / (EFFICIENCY * peak), read / (BANDWIDTH_EFFICIENCY * card.bandwidth))
 
         counted = cls.assumed(size, params, 1.0)  # operations, where a second has one
-        settings, recording = params.finetune, params.recording
-        weights = opened.weights(size)
+        settings, weights = params.finetune, opened.weights(size)
         read = weights + 2 * 2 * size.n_parameters * opened.autocast
         passes = 3 if settings.checkpoints_activations else 2
-        in_batch = padded(texts.rows, settings.per_device_train_batch_size) if texts.rows else 1
-        batches = max(1, math.ceil(len(texts.rows) / settings.per_device_train_batch_size))
-        tokens, prompts = in_batch / batches, padded(sorted(texts.prompts), recording.batch_size)
+        trained_on = _in_order(texts.rows, settings.per_device_train_batch_size)
+        tokens = _padded(trained_on) / len(trained_on) if trained_on else 1
+        recorded = _recorded(params, texts, opened, bool(trained_on))
+        prompts = _padded(recorded)
         stepped = 7 * _FLOAT * size.n_trainable / settings.gradient_accumulation_steps
-        forward, recorded = counted.forward_token, math.ceil(len(texts.prompts) / recording.batch_size)
         dtype = opened.computes if texts.rows else opened.dtype  # checkpoints are recorded without autocast
         return replace(
             counted,
             training_token=seconds(counted.training_token * tokens, passes * read + stepped, dtype) / tokens,
-            forward_token=seconds(forward * prompts, recorded * read, dtype) / prompts,
-            held_out_token=seconds(forward * tokens, read, dtype) / tokens,
-            answered=seconds(forward * recording.answers, read, dtype),
+            forward_token=seconds(counted.forward_token * prompts, len(recorded) * read, dtype) / prompts,
+            held_out_token=seconds(counted.held_out_token * tokens, read, dtype) / tokens,
+            answered=seconds(counted.answered, read, dtype),
             open_model=opened.item * size.n_parameters / _OPENED,
         )
 
@@ -312,23 +312,24 @@ def count(
         cell_bytes = b * _DEFLATED * (8 * (m - 1) + 16 * _H1_BARS * m)
     bands = params.trajectory.n_replicates * _BAND_SUBSAMPLES if m < n else 0
     item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
-    of_prompts = padded(sorted(texts.prompts), recording.batch_size)
+    recorded = _recorded(params, texts, opened, trained)
     behaviour, roots = recording.behaviour, min(size.vocab_size, _ROOTS)
     kept = size.n_trainable * (_FLOAT if settings.lora else opened.item) if trained else 0
     held_out = params.prepare.held_out * n_held_out if trained else 0
-    per_row = padded(texts.rows, batch) / len(texts.rows) if texts.rows else 0.0
+    trained_on = _in_order(texts.rows, batch)
+    trained_tokens = _padded(trained_on)
     return Counts(
         steps=n_steps,
         models_opened=1 if trained or adapters else t,
         checkpoints=t,
         layers=layers,
         cells=t * layers,
-        forward_passes=t * math.ceil(n / recording.batch_size),
-        prompt_tokens=of_prompts,
+        forward_passes=t * len(recorded),
+        prompt_tokens=_padded(recorded),
         training_tokens=round(
             batches * batch * settings.max_length  # at most
             if settings.arguments.get("packing")
-            else batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
+            else batches * trained_tokens / max(1, len(trained_on))
         ),
         diagrams=(t * layers * b, t * bands + 2 * _FLOOR_PAIRS + 4 * b),
         matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
@@ -341,7 +342,7 @@ def count(
         # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first
         scratch_bytes=2 * 3 * kept * bool(params.compute.save_steps)
         + behaviour * 3 * n * size.vocab_size * 4,
-        held_out_tokens=round(held_out * per_row),
+        held_out_tokens=round(held_out * trained_tokens / max(1, len(texts.rows))),
         answers=recording.answers,
         compared=behaviour * 2 * n * size.vocab_size,
         rotated=_RUNGS * params.claims.n_rotations * t * layers * params.claims.rotation_subsamples,
@@ -396,11 +397,15 @@ def _passes(
     params: Params, size: Size, texts: Texts, opened: Opened, trained: bool
 ) -> dict[str, dict[str, int]]:
     """Bytes of each kind of pass, for its largest batch."""
-    settings, recording = params.finetune, params.recording
-    prompts = min(recording.batch_size, params.prompts.n_prompts)
-    states = _FLOAT * max(texts.prompts) * prompts * 8 * size.hidden_size
-    answers = recording.behaviour * _LOGIT_BYTES * prompts * size.vocab_size
-    found = {"recording": {"states": states, "logits": answers}}
+    settings = params.finetune
+    each = (
+        {
+            "states": _FLOAT * _padded([batch]) * 8 * size.hidden_size,
+            "logits": params.recording.behaviour * _LOGIT_BYTES * len(batch) * size.vocab_size,
+        }
+        for batch in _recorded(params, texts, opened, trained)
+    )
+    found = {"recording": max(each, key=lambda held: sum(held.values()))}
     if not trained:
         return found
     packed = settings.arguments.get("packing")
@@ -427,10 +432,33 @@ def _passes(
     return found
 
 
-def padded(lengths: Sequence[int], batch_size: int) -> int:
+def _recorded(params: Params, texts: Texts, opened: Opened, trained: bool) -> list[list[int]]:
+    """Tokens of the prompts of each pass of a recording, in the batches that `TopologyCallback` makes.
+
+    On an accelerator it takes no more tokens at once than the training that it watches.
+    """
+    from topoflow.recording.hidden_states import batches_by_length
+
+    most = most_tokens(params, trained and opened.accelerator)
+    of_lengths = [range(length) for length in texts.prompts]
+    batches = batches_by_length(of_lengths, params.recording.batch_size, most)
+    return [[texts.prompts[at] for at in batch] for batch in batches]
+
+
+def most_tokens(params: Params, bounded: bool) -> int:
+    """Tokens of a pass of a recording at most: `bounded` by a batch in training, where a number is not given."""
+    settings = params.finetune
+    in_training = settings.per_device_train_batch_size * settings.max_length if bounded else sys.maxsize
+    return params.recording.batch_tokens or in_training
+
+
+def _in_order(lengths: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    return [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
+
+
+def _padded(batches: Iterable[Sequence[int]]) -> int:
     """Tokens of texts in batches, padded to the longest of each."""
-    batches = [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
-    return sum(len(batch) * max(batch) for batch in batches)
+    return sum(len(lengths) * max(lengths) for lengths in batches)
 
 
 def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
