@@ -197,6 +197,26 @@ def test_times_add_up_and_workers_share_cells_but_no_layer():
     assert one["rotations"] == pytest.approx(counts.rotated * 5 * rates.diagram)
 
 
+def test_labels_of_prompts_cost_labelings_ways_and_probes_of_each_layer_in_the_stage_trajectory():
+    """Twice 40 labelings and 40 ways at 4 checkpoints; a class that is drawn whole is drawn once, any other 4 times."""
+    labelled = replace(TEXTS, classes=(20, 30, 40))
+    assert (PARAMS.claims.n_rotations, PARAMS.claims.rotation_subsamples) == (39, 4)
+    params = replace(
+        PARAMS,
+        prompts=replace(PARAMS.prompts, n_prompts=90),
+        topology=replace(PARAMS.topology, subsample_size=80),
+    )
+    counts = count(params, SIZE, labelled)
+    assert (counts.labelings, counts.ways, counts.probes) == (2 * 40 * 4, 40 * 4, 4)
+    rates = Rates.assumed(SIZE, params, 1e6, labelled.classes)
+    assert rates.labeling == pytest.approx((1 + 4 + 4) * (20 / 160) ** 2 * (0.5e-3 + 0.04e-3 + 0.047e-3))
+    plain = estimate(count(params, SIZE, TEXTS), Rates.assumed(SIZE, params, 1e6), 1)
+    more = {stage: seconds - plain[stage] for stage, seconds in estimate(counts, rates, 1).items()}
+    layer = 320 * rates.labeling + 160 * rates.way + 4 * rates.probe
+    assert {stage for stage, seconds in more.items() if seconds} == {"trajectory"}
+    assert more["trajectory"] == pytest.approx(2 * layer)
+
+
 def test_blocks_that_are_checkpointed_go_forward_twice():
     changed = replace(PARAMS, finetune=replace(PARAMS.finetune, sft_config={"gradient_checkpointing": True}))
     assert Rates.assumed(SIZE, changed, flops=1e6).training_token == pytest.approx((6 * 1000 + 2 * 100) / 1e6)

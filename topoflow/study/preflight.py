@@ -71,7 +71,7 @@ def check(params: Params, run: Run) -> None:
     from topoflow.recording.hidden_states import layers_of
     from topoflow.study import calibration
     from topoflow.training import devices, models, sft
-    from topoflow.training.objectives import evaluation_prompts, held_out_rows, training_rows
+    from topoflow.training.objectives import held_out_rows, labelled_prompts, training_rows
 
     devices.check_single_process()
     if params.compute.gpu is not None:
@@ -84,7 +84,7 @@ def check(params: Params, run: Run) -> None:
     if isinstance(source, GgufModel) and source.path and not Path(source.path).is_file():
         raise InvalidFile(source.path, "is no file")
     if isinstance(source, PackageModel | GgufModel) and not layout.model_file(run.model).is_file():
-        prompts = evaluation_prompts(params)
+        prompts, _ = labelled_prompts(params)
         if not params.checkpoints(run.objective):
             training_rows(params, run.objective, prompts)
         return
