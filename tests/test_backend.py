@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 import yaml
+from click.testing import CliRunner
 from support import (
     REPOSITORY,
     call,
@@ -22,6 +24,10 @@ from support import (
 )
 
 from topoflow import backend, processes
+from topoflow.cli import main
+from topoflow.embedded import embedded_folder
+from topoflow.study import preflight
+from topoflow.study import run as runs_of_dvc
 
 
 @pytest.fixture
@@ -238,6 +244,41 @@ def test_what_is_refused_leaves_no_run_behind(study, called, entry_point, parame
     assert runs() == []
     assert called.list == []
     assert not (study / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "parameters"),
+    [
+        ("main", {"objective": "mixed", "set": "finetune.max_steps=2"}),
+        ("record", {"checkpoints": "out", "base": "tiny", "name": "theirs"}),
+    ],
+)
+def test_what_is_checked_before_there_is_a_run_is_checked_again_only_if_it_has_changed(
+    study, monkeypatch, entry_point, parameters
+):
+    shutil.copytree(embedded_folder("mini"), study / "out" / "checkpoint-2")
+    checks = []
+    monkeypatch.setattr(preflight, "check", lambda params, run: checks.append((str(run), params)))
+    change = {}
+
+    def begin(*_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(runs_of_dvc, "_folder_aside", begin)
+
+    def call(command, cwd, env):
+        params = yaml.safe_load((study / "params.yaml").read_text())
+        (study / "params.yaml").write_text(yaml.safe_dump({**params, **change}))
+        done = CliRunner().invoke(main, command[3:], env=env)
+        assert isinstance(done.exception, NotImplementedError), done.output
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(processes, "call", call)
+    submit(entry_point, seed="0,1", **parameters)
+    assert [run.rpartition("-")[2] for run, _ in checks] == ["0", "1"]
+    change["seed"] = 3
+    submit(entry_point, **parameters)
+    assert [params.seed == 3 for _, params in checks[2:]] == [False, True]
 
 
 def test_a_project_that_runs_something_else_is_refused(study, called):

@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -173,12 +174,29 @@ def test_what_is_refused_begins_nothing_and_leaves_no_mlflow_run(
     assert calls("begin") == []
 
 
-def test_a_study_whose_training_arguments_are_in_a_file_is_refused_since_its_runs_have_other_ones(study):
-    params = put(yaml.safe_load(Path("params.yaml").read_text()), "finetune.sft_config", "sft.yaml")
+def write(key: str, value: Any) -> None:
+    params = put(yaml.safe_load(Path("params.yaml").read_text()), key, value)
     Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_study_whose_training_arguments_are_in_a_file_is_refused_since_its_runs_have_other_ones(study):
+    write("finetune.sft_config", "sft.yaml")
     Path("sft.yaml").write_text("weight_decay: 0.1\n")
     with refused(name="finetune.sft_config", got="sft.yaml"):
         executor.study()
+
+
+@pytest.mark.parametrize("gpus", [None, "0-3"])
+def test_a_study_whose_runs_are_all_to_use_one_gpu_is_refused_before_anything_is_begun(
+    study, gpus, fresh_store
+):
+    import mlflow
+
+    write("compute.gpu", 1)
+    with refused(name="compute.gpu", expected="left out of a study", got=1):
+        executor.study(gpus=gpus)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+    assert calls("begin") == []
 
 
 # --- on this machine ----------------------------------------------------------------------------

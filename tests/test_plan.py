@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -33,6 +34,56 @@ def test_passes_tokens_and_bytes_are_those_counted_by_hand():
     assert (counts.held_out_tokens, counts.answers) == (4 * 160 / 4, PARAMS.recording.answers)
     assert counts.compared == 2 * 24 * 300  # with the first checkpoint and the one before
     assert counts.rotated == 2 * PARAMS.claims.n_rotations * 4 * 2 * PARAMS.claims.rotation_subsamples
+
+
+def test_a_pass_has_no_more_tokens_than_are_recorded_at_once():
+    params = replace(PARAMS, recording=replace(PARAMS.recording, batch_size=20, batch_tokens=60))
+    counts = count(params, SIZE, TEXTS, steps=[0])
+    assert counts.forward_passes == 6  # of 6, 6, 6 and 2 prompts of 10 tokens, and 2 and 2 of 30
+    assert counts.prompt_tokens == 20 * 10 + 4 * 30
+    assert counts.memory.host["states"] == 4 * 60 * 8 * 16
+    assert counts.memory.host["logits"] == 12 * 6 * 300
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_tokens", "trained"),
+    [
+        ("cuda", None, True),
+        ("cuda", 64, True),
+        ("cuda", None, False),
+        ("cpu", None, True),
+        ("cpu", 64, False),
+    ],
+)
+def test_passes_and_tokens_are_those_of_a_recording(model, tokenizer, device, batch_tokens, trained):
+    import torch
+
+    from topoflow import TopologyCallback
+    from topoflow.recording.callback import tokenize_prompts
+
+    passes = []
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: passes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    params = replace(
+        PARAMS,
+        finetune=replace(PARAMS.finetune, max_length=16),
+        recording=replace(PARAMS.recording, batch_size=8, batch_tokens=batch_tokens),
+    )
+    arguments = SimpleNamespace(
+        device=torch.device(device), per_device_train_batch_size=2, dataloader_num_workers=0,
+        **({"max_length": 16} if trained else {}),  # else these are checkpoints of a finished training
+    )  # fmt: skip
+    prompts = ["x" * i for i in range(1, 17)]
+    callback = TopologyCallback(prompts, [4], batch_size=8, batch_tokens=batch_tokens)
+    state = SimpleNamespace(global_step=0, max_steps=0, log_history=[])
+    callback.on_train_begin(arguments, state, None, model=model, processing_class=tokenizer)
+    lengths = [len(ids) for ids in tokenize_prompts(tokenizer, prompts, params.recording.max_length)]
+    texts = Texts(lengths, [16] * 4 if trained else [])
+    opened = Opened(accelerator=device == "cuda")
+    counts = count(params, SIZE, texts, None if trained else [0], opened=opened)
+    assert counts.forward_passes == counts.checkpoints * len(passes)
+    assert counts.prompt_tokens == sum(size * length for size, length in passes)
 
 
 def held(**changes):
@@ -144,6 +195,26 @@ def test_times_add_up_and_workers_share_cells_but_no_layer():
     assert many["trajectory"] == two["trajectory"]
     assert one["rotations"] == pytest.approx(2 * two["rotations"])
     assert one["rotations"] == pytest.approx(counts.rotated * 5 * rates.diagram)
+
+
+def test_labels_of_prompts_cost_labelings_ways_and_probes_of_each_layer_in_the_stage_trajectory():
+    """Twice 40 labelings and 40 ways at 4 checkpoints; a class that is drawn whole is drawn once, any other 4 times."""
+    labelled = replace(TEXTS, classes=(20, 30, 40))
+    assert (PARAMS.claims.n_rotations, PARAMS.claims.rotation_subsamples) == (39, 4)
+    params = replace(
+        PARAMS,
+        prompts=replace(PARAMS.prompts, n_prompts=90),
+        topology=replace(PARAMS.topology, subsample_size=80),
+    )
+    counts = count(params, SIZE, labelled)
+    assert (counts.labelings, counts.ways, counts.probes) == (2 * 40 * 4, 40 * 4, 4)
+    rates = Rates.assumed(SIZE, params, 1e6, labelled.classes)
+    assert rates.labeling == pytest.approx((1 + 4 + 4) * (20 / 160) ** 2 * (0.5e-3 + 0.04e-3 + 0.047e-3))
+    plain = estimate(count(params, SIZE, TEXTS), Rates.assumed(SIZE, params, 1e6), 1)
+    more = {stage: seconds - plain[stage] for stage, seconds in estimate(counts, rates, 1).items()}
+    layer = 320 * rates.labeling + 160 * rates.way + 4 * rates.probe
+    assert {stage for stage, seconds in more.items() if seconds} == {"trajectory"}
+    assert more["trajectory"] == pytest.approx(2 * layer)
 
 
 def test_blocks_that_are_checkpointed_go_forward_twice():

@@ -282,6 +282,19 @@ def test_the_first_pass_is_left_out(tmp_path, monkeypatch, model_cache):
     assert measured.peak > 10**8
 
 
+@pytest.mark.parametrize("labels", [None, ["even", "odd"] * 20])
+def test_labels_of_prompts_are_found_and_what_they_cost_is_measured(tmp_path, monkeypatch, labels):
+    rows = [{"prompt": f"Question {n}?"} | ({"label": labels[n]} if labels else {}) for n in range(40)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = {"source": "file", "path": str(tmp_path / "prompts.jsonl"), "n_prompts": 40}
+    params = parse_params({**small_params(), "prompts": prompts})
+    found = calibration.look(params, RUN)
+    assert found.texts.classes == ((20, 20) if labels else ())
+    rates = calibration._topology_rates(params, [], found)
+    assert {"labeling", "way", "probe"} <= {name for name in rates if np.all(rates[name] > 0)} or not labels
+    assert labels or not {"labeling", "way", "probe"} & set(rates)
+
+
 def test_the_clock_is_read_when_an_accelerator_has_done_its_work(monkeypatch):
     done: list[str] = []
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)

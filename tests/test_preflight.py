@@ -34,6 +34,12 @@ def file(text: str) -> Callable[[Path], Changes]:
     return make
 
 
+def prompts_of_one_class(folder: Path) -> Changes:
+    rows = [json.dumps({"prompt": f"Name river {n}.", "label": "a"}) + "\n" for n in range(24)]
+    (folder / "prompts.jsonl").write_text("".join(rows))
+    return {"prompts": {"source": "file", "path": "prompts.jsonl", "n_prompts": 24}}
+
+
 def model(spoil: Callable[[Path], Any], **keys: Any) -> Callable[[Path], Changes]:
     """A model in a folder, spoilt."""
 
@@ -66,6 +72,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Changes] | Changes, str]] = {
     "a file that is no JSON": (file("nonsense\n"), "rows.jsonl is not JSON, line 1"),
     "too few rows": (file(ROW), "prepare.n_rows must be at most what there is to draw from (1 of 'helpful')"),
     "too few prompts": ({"prompts.n_prompts": 100_000}, "prompts.n_prompts must be at most"),
+    "labels that are no classes": (
+        prompts_of_one_class, "prompts: labels must be of two classes or more"
+    ),
     "rows that are all too long": ({"finetune.max_length": 1}, "max_length must be enough for at least one"),
     # the model
     "no folder": ({"model.tiny": {"source": "folder", "path": "gone"}}, "gone"),

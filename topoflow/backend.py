@@ -106,6 +106,7 @@ class _Finished:
 class _Job:
     parameters: dict[str, Any]
     arguments: list[str] = field(default_factory=list)  # of `python -m topoflow`
+    checked: dict[str, str] = field(default_factory=dict)  # environment variables that say so
 
     def __str__(self) -> str:
         return shlex.join(self.arguments)
@@ -138,7 +139,7 @@ def _jobs(
         job.arguments.extend(words[3:])
         with contextlib.chdir(folder):
             check_version()
-            _check(job.arguments)
+            job.checked.update(_check(job.arguments))
     return jobs, folder
 
 
@@ -172,12 +173,15 @@ def _axes(params: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str
     return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
 
-def _check(arguments: list[str]) -> None:
-    """Refuse what the command would refuse when it begins; the current folder is the study's."""
+def _check(arguments: list[str]) -> dict[str, str]:
+    """Refuse what the command would refuse when it begins; the current folder is the study's.
+
+    Gives environment variables that tell the command what it need not check again.
+    """
     import click
 
     from topoflow import cli
-    from topoflow.config import load_params, parse_params, split_overrides
+    from topoflow.config import load_params, split_overrides
     from topoflow.study import preflight
     from topoflow.study import run as study
 
@@ -196,28 +200,27 @@ def _check(arguments: list[str]) -> None:
         from topoflow.study import executor
 
         executor.look(*(asked[option] for option in _OF_STUDY))
-        return
+        return {}
     overrides = split_overrides(asked.get("overrides", ()))
     if command.name == "run":
-        chosen, mapping = study.resolve(asked["model"], asked["objective"], overrides, asked["seed"])
-        preflight.check(parse_params(mapping), chosen)
-        return
+        return preflight.check_once(
+            *study.resolve(asked["model"], asked["objective"], overrides, asked["seed"])
+        )
     if command.name == "plan":
         if asked["objective"] is not None:
             study.resolve(asked["model"], asked["objective"], overrides)
-        return
+        return {}
     if command.name == "record":
         options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
         source = cli.checkpoint_source(*(asked[option] for option in options))
         given = study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
-        chosen, mapping = study.resolve(*given, asked["seed"])
-        preflight.check(parse_params(mapping), chosen)
-        return
+        return preflight.check_once(*study.resolve(*given, asked["seed"]))
     params = load_params()
     if asked.get("model"):
         params.model_source(asked["model"])
     if asked.get("objective"):
         params.objective_source(asked["objective"])
+    return {}
 
 
 # --- the runs -----------------------------------------------------------------------------------
@@ -295,6 +298,7 @@ class _Place:
 
         environment = {
             **os.environ,
+            **job.checked,
             "MLFLOW_RUN_ID": run_id,
             "MLFLOW_TRACKING_URI": absolute_uri(self.tracking_uri),
             "MLFLOW_EXPERIMENT_ID": self.experiment_id,

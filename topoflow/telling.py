@@ -1,4 +1,4 @@
-"""What a stage says of how far it is: lines on stderr, also where there is no terminal and so no bar."""
+"""What a stage says of how far it is, in lines on stderr, also where there is no terminal and so no bar; its tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from topoflow.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -23,6 +27,14 @@ def say(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(printable(text), file=sys.stderr)
+
+
+def show_table(table: Table) -> None:
+    """Print a table to stdout, as wide as the terminal and 120 columns at most, or 96 columns without a terminal."""
+    from rich.console import Console
+
+    width = min(get_terminal_size().columns, 120) if sys.stdout.isatty() else 96
+    Console(width=width).print(table)
 
 
 def name_stage() -> None:

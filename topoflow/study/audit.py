@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from topoflow import storage
 from topoflow.config import CheckpointFolder, CheckpointSource, HubCheckpoints
 from topoflow.errors import InvalidArgument, InvalidFile, Words, printable
 from topoflow.storage.layout import Run
+from topoflow.telling import show_table
 from topoflow.training import audit as audits
 from topoflow.training import models
 from topoflow.training.audit import Finding
@@ -128,8 +127,6 @@ def as_json(audited: Audited) -> str:
 
 def show(audited: Audited) -> None:
     """Print what was found, as a table."""
-    from rich.console import Console
-
     n = len(audited.findings)
     found = {0: "nothing was found", 1: "1 finding"}.get(n, f"{n} findings")
     series = printable(audited.series)
@@ -138,8 +135,7 @@ def show(audited: Audited) -> None:
         flush=True,
     )
     if n:
-        width = min(get_terminal_size().columns, 120) if sys.stdout.isatty() else 96
-        Console(width=width).print(rich_table(audited.findings))
+        show_table(rich_table(audited.findings))
 
 
 def rich_table(findings: Sequence[Finding]) -> Table:

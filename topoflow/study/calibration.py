@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from topoflow.config import EmbeddedModel, FolderModel, HubModel, ModelSource, Params
+from topoflow.dynamics.labels import classes_of
 from topoflow.embedded import embedded_folder
 from topoflow.errors import InvalidArgument, InvalidFile
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
-from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, padded
+from topoflow.study.cost import FRAGMENTED, Rates, Size, Texts, most_tokens
 from topoflow.training import models
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Found:
     folder: Path | None  # with its weights, where they are here
     rows: Sequence[Any]  # those that are trained on, none too long; as many as `texts.rows`
     prompts: Sequence[Any]
+    labels: Sequence[str] | None  # of the prompts
     source: ModelSource
 
     @property
@@ -86,11 +88,12 @@ def look(params: Params, run: Run, stand_in: bool = True) -> Found:
         tokenizer = _tokenizer(place, trust)
         with torch.device("meta"):  # shapes without memory
             network = from_config(config, dtype=torch.float32, trust_remote_code=trust)
-    prompts, rows, assumed = _texts(params, run, stand_in)
+    prompts, labels, rows, assumed = _texts(params, run, stand_in)
     asked, answered, fitting = _lengths(params, tokenizer, prompts, rows, warn=stand_in)
     size = _size(network, params)
     weights = folder if folder is not None and _has_weights(folder, source) else None
-    return Found(size, Texts(asked, answered, assumed), tokenizer, weights, fitting, prompts, source)
+    texts = Texts(asked, answered, assumed, tuple(map(len, classes_of(labels or ()).values())))
+    return Found(size, texts, tokenizer, weights, fitting, prompts, labels, source)
 
 
 def _folder(params: Params, run: Run, source: ModelSource) -> Path | None:
@@ -130,15 +133,20 @@ def _tokenizer(place: dict[str, Any], trust: bool) -> Any:
     return tokenizer
 
 
-def _texts(params: Params, run: Run, stand_in: bool) -> tuple[Sequence[Any], Sequence[Any], bool]:
-    """The run's prompts and rows; bundled ones in their place where they cannot be had, and whether that is so."""
+def _texts(
+    params: Params, run: Run, stand_in: bool
+) -> tuple[Sequence[Any], Sequence[str] | None, Sequence[Any], bool]:
+    """The run's prompts with their labels, and rows.
+
+    Bundled ones in their place where they cannot be had, and whether that is so.
+    """
     from topoflow.samples import load_samples
-    from topoflow.training.objectives import evaluation_prompts, training_rows
+    from topoflow.training.objectives import labelled_prompts, training_rows
 
     checkpoints = params.checkpoints(run.objective)
     try:
-        prompts = evaluation_prompts(params)
-        return prompts, [] if checkpoints else training_rows(params, run.objective, prompts), False
+        prompts, labels = labelled_prompts(params)
+        return prompts, labels, [] if checkpoints else training_rows(params, run.objective, prompts), False
     except ValueError as error:
         if not stand_in:
             raise
@@ -150,7 +158,7 @@ def _texts(params: Params, run: Run, stand_in: bool) -> tuple[Sequence[Any], Seq
     ]  # fmt: skip
     few = [sample[at % len(sample)] for at in range(max(params.prompts.n_prompts, params.prepare.n_rows))]
     prompts = [row["prompt"] for row in few[: params.prompts.n_prompts]]
-    return prompts, [] if checkpoints else few[: params.prepare.n_rows], True
+    return prompts, None, [] if checkpoints else few[: params.prepare.n_rows], True
 
 
 def _lengths(
@@ -242,7 +250,7 @@ def measure(params: Params, found: Found, start: Times, frozen: bool) -> Measure
         of_model, cells, peak, assumed = _by_a_product(params, found, frozen)
     else:
         of_model, cells, peak, assumed = _by_training(params, found, found.folder, frozen)
-    timed = {**of_model, **_topology_rates(params, cells, found.size.hidden_size), "start": start}
+    timed = {**of_model, **_topology_rates(params, cells, found), "start": start}
     cell_bytes = timed.pop("cell_bytes")
     clock, cpu = (
         Rates(cell_bytes=cell_bytes, **{name: float(times[at]) for name, times in timed.items()})
@@ -302,9 +310,8 @@ def _by_training(params: Params, found: Found, weights: Path, frozen: bool) -> _
             network, found.tokenizer, rows, settings, 0, Path(folder), watch, device=found.source.device
         )
     counting.remove()
-    asked = _lengths(params, found.tokenizer, prompts, [])[0]
     per_step, tokens = np.diff(np.array(watch.steps_timed), axis=1)[1:, 0], np.array(watch.tokens[1:])
-    recorded = watch.recorded / padded(sorted(asked), params.recording.batch_size)
+    recorded = watch.recorded / watch.passed
     rates = {
         "training_token": per_step.sum(axis=0) / tokens.sum(),
         "forward_token": recorded,
@@ -362,6 +369,8 @@ def _held() -> int:
 
 def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int) -> Any:
     """A callback that records and measures as the study does, and notes how long steps and recordings take."""
+    import torch
+
     from topoflow.config.schedule import Schedule
     from topoflow.recording.callback import TopologyCallback
 
@@ -372,10 +381,13 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int)
             self.tokens: list[int] = []
             self.timed: dict[str, Times] = {}  # of a token, by quantity
             self.measuring = self.recorded = np.zeros(2)
+            self.passed = 0  # tokens that were recorded since the last step
 
         def count(self, module: Any, args: Any) -> None:
             if module.training:
                 self.tokens[-1] += args[0].numel()
+            else:
+                self.passed += args[0].numel()
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             self.tokens.append(0)
@@ -387,14 +399,15 @@ def _stopwatch(params: Params, prompts: Sequence[Any], found: Found, batch: int)
             spent = sum(float((until - since)[0]) for since, until in self.steps_timed[1:])
             if spent > _LONG_ENOUGH:
                 control.should_training_stop = True
-            self.measuring = np.zeros(2)
+            self.measuring, self.passed = np.zeros(2), 0
             super().on_step_end(args, state, control, **kwargs)
             self.recorded = now() - ended - self.measuring  # in the end that of the last step
 
     recording = params.recording
+    bounded = bool(found.rows) and torch.accelerator.is_available()  # of the run, whatever its batch is here
     watch = Stopwatch(
         prompts, recording.layers, Schedule(twins=0), batch_size=recording.batch_size,
-        batch_tokens=recording.batch_tokens, max_length=recording.max_length, behaviour=recording.behaviour,
+        batch_tokens=most_tokens(params, bounded), max_length=recording.max_length, behaviour=recording.behaviour,
         template=recording.template,
     )  # fmt: skip
     watch.quantities = _quantities(params, prompts, found, batch, watch)
@@ -407,9 +420,9 @@ def _quantities(params: Params, prompts: Sequence[Any], found: Found, batch: int
 
     def watched(quantity: Quantity, n_tokens: int) -> Quantity:
         def measure(model: Any, tokenizer: Any) -> Any:
-            began = now()
+            recorded, began = watch.passed, now()
             measured = quantity.measure(model, tokenizer)
-            spent = now() - began
+            spent, watch.passed = now() - began, recorded
             watch.timed[quantity.name] = spent / n_tokens
             watch.measuring = watch.measuring + spent
             return measured
@@ -449,7 +462,7 @@ def _of_all_lengths(lengths: Sequence[int], n: int) -> npt.NDArray[np.int64]:
     return np.asarray(by_length[np.linspace(0, len(by_length) - 1, n).astype(int)], np.int64)
 
 
-def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> dict[str, Any]:
+def _topology_rates(params: Params, cells: Sequence[Any], found: Found) -> dict[str, Any]:
     """The rates of one cell at its real size; Gaussian states stand in for recorded ones that are few or random."""
     from threadpoolctl import threadpool_limits
 
@@ -458,7 +471,7 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
     from topoflow.topology.persistence import subsample_diagrams
     from topoflow.topology.point_clouds import distance_matrix, subsample_plan
 
-    topology, n = params.topology, params.prompts.n_prompts
+    topology, n, hidden_size = params.topology, params.prompts.n_prompts, found.size.hidden_size
     rng = np.random.default_rng(0)
     if cells and len(cells[0]) == n:
         first, last = (np.asarray(cell, np.float64) for cell in cells)
@@ -468,24 +481,20 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         last = first + 0.02 * moved
     plan = subsample_plan(n, topology.n_subsamples, topology.subsample_size, params.seed)
     order = params.trajectory.resolved_order
-
-    def timed(call: Any) -> tuple[Any, Times]:
-        call()  # what is compiled or loaded at first
-        began = now()
-        return call(), now() - began
-
     with threadpool_limits(1, user_api="blas"):
-        distances, matrix = timed(lambda: distance_matrix(first))
-        cell, diagrams = timed(lambda: subsample_diagrams(distances, plan, 1, topology.engine))
+        distances, matrix = _timed(lambda: distance_matrix(first))
+        cell, diagrams = _timed(lambda: subsample_diagrams(distances, plan, 1, topology.engine))
         other = subsample_diagrams(distance_matrix(last), plan, 1, topology.engine)
         stored, voids = cell, np.zeros(2)
         if topology.maxdim > 1:
-            stored, with_voids = timed(lambda: subsample_diagrams(distances, plan, 2, topology.engine))
+            stored, with_voids = _timed(lambda: subsample_diagrams(distances, plan, 2, topology.engine))
             voids = np.maximum(0.0, with_voids - diagrams) / len(plan)
-        _, summary = timed(lambda: summarise_cell(stored))
-        _, h1 = timed(lambda: cell_distances(cell, other, 1, order))
-        _, h0 = timed(lambda: cell_distances(cell, other, 0, order))
+        _, summary = _timed(lambda: summarise_cell(stored))
+        _, h1 = _timed(lambda: cell_distances(cell, other, 1, order))
+        _, h0 = _timed(lambda: cell_distances(cell, other, 0, order))
+        of_labels = _label_rates(params, [first, last, first], found.labels) if found.labels else {}
     return {
+        **of_labels,
         "matrix": matrix,
         "diagram": diagrams / len(plan),
         "summary": summary,
@@ -494,3 +503,25 @@ def _topology_rates(params: Params, cells: Sequence[Any], hidden_size: int) -> d
         "cell_bytes": len(diagram_bytes(stored)),
         "voids": voids,
     }
+
+
+def _label_rates(params: Params, clouds: Sequence[Any], labels: Sequence[str]) -> dict[str, Times]:
+    """The rates of what the claim `classes` computes of one cell, at the real sizes of its classes."""
+    from topoflow.dynamics.classes import SHAPE, Drawing, class_velocities, probe
+
+    topology, few = params.topology, 3
+    how = Drawing(
+        few, params.claims.rotation_subsamples, topology.subsample_size, params.trajectory.resolved_order,
+        topology.engine,
+    )  # fmt: skip
+    _, labelings = _timed(lambda: class_velocities(clouds, labels, how=how))
+    _, ways = _timed(lambda: class_velocities(clouds, labels, SHAPE, replace(how, n_shuffles=0)))
+    _, probed = _timed(lambda: probe(clouds[1], labels))
+    cells = len(clouds)
+    return {"labeling": labelings / (1 + few) / cells, "way": ways / cells, "probe": probed}
+
+
+def _timed(call: Any) -> tuple[Any, Times]:
+    call()  # what is compiled or loaded at first
+    began = now()
+    return call(), now() - began

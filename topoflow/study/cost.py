@@ -7,10 +7,14 @@ machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from topoflow.config import Params
+from topoflow.dynamics.classes import draw_classes
 from topoflow.study.cards import BANDWIDTH_EFFICIENCY, EFFICIENCY, Card
 from topoflow.telling import duration
 from topoflow.training.models import dtype_by_size
@@ -51,6 +55,8 @@ _RUNGS = 2
 _ROTATION = 5
 _OPENED = 1e9  # bytes of weights that are opened in a second
 _COMPARE_SUBSAMPLES = 16  # of a cell, in `compare`
+# Seconds of a core for a diagram of 160 points, and for distances between two.
+_DIAGRAM, _H1_DISTANCE, _H0_DISTANCE = 0.5e-3, 0.04e-3, 0.047e-3
 
 
 @dataclass(frozen=True)
@@ -117,11 +123,15 @@ class Memory:
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens of each prompt and of training rows; `assumed` where neither tokenizer nor text was at hand."""
+    """Tokens of each prompt and of training rows; `assumed` where neither tokenizer nor text was at hand.
+
+    `classes` are the numbers of prompts of each class that is compared, where prompts carry labels.
+    """
 
     prompts: Sequence[int]
     rows: Sequence[int]
     assumed: bool = False
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,8 +142,9 @@ class Counts:
     of single subsamples, `matrices` and `summaries` those of cells: first of the stage `diagrams`, then of one layer
     in the stage `trajectory`. `held_out_tokens` and `answers` are those of one checkpoint, `compared` the probabilities
     of next tokens that are compared there with those of the first one and the one before. `rotated` are subsamples, for
-    two rungs of rotations: claims that end sooner need fewer. Bytes are those that stay, but for `scratch_bytes`,
-    which are needed meanwhile.
+    two rungs of rotations: claims that end sooner need fewer. Of one layer, `labelings` are those of two rungs of
+    the claim `classes`, `ways` those of the third, and `probes` those of all checkpoints. Bytes are those that stay,
+    but for `scratch_bytes`, which are needed meanwhile.
     """
 
     steps: int
@@ -157,6 +168,9 @@ class Counts:
     answers: int
     compared: int
     rotated: int
+    labelings: int
+    ways: int
+    probes: int
     memory: Memory
     n_subsamples: int
 
@@ -179,7 +193,9 @@ class Rates:
 
     `start` is what a stage that trains takes before it begins. `held_out_token` is one of a held-out row, `answered`
     the next token of all answers together, and `compared` a probability of an answer. `cell_bytes` are those of a
-    cell's file of diagrams. `voids` is what H2 adds to a stored diagram, 0 where it is not computed.
+    cell's file of diagrams. `voids` is what H2 adds to a stored diagram, 0 where it is not computed. `labeling` is one
+    labeling of the prompts of a cell, `way` the same of ways that were exchanged, and `probe` a cell's probe; all are 0
+    where prompts carry no labels.
     """
 
     training_token: float
@@ -196,20 +212,26 @@ class Rates:
     start: float = 12.0
     cell_bytes: float | None = None  # where none was written
     voids: float = 0.0
+    labeling: float = 0.0
+    way: float = 0.0
+    probe: float = 0.0
 
     @classmethod
-    def assumed(cls, size: Size, params: Params, flops: float) -> Rates:
+    def assumed(cls, size: Size, params: Params, flops: float, classes: Sequence[int] = ()) -> Rates:
         """Rates from `flops`, the floating-point operations a second that all devices reach together.
 
         A token costs 2 operations a weight forward and 2 more backward, and 2 more for the gradients of weights that
         are trained; where activations are checkpointed, blocks go forward twice. Those of attention itself are not
-        counted. Topology is that of `benchmarks/topology.md`, one core, states that are not isotropic.
+        counted. Topology is that of `benchmarks/topology.md`, one core, states that are not isotropic. `classes` are
+        those of `Texts`.
         """
         forward = 2 * size.n_parameters
         passes = 3 if params.finetune.checkpoints_activations else 2
         points, width = params.prompts.n_prompts, size.hidden_size
         of_a_subsample = params.topology.subsample_size / 160
         area, part = (points / 750) ** 2, of_a_subsample**2
+        matrix = area * (2.5e-3 + 1.9e-5 * width)
+        labeling = _labeling(params, classes)
         return cls(
             training_token=(passes * forward + 2 * size.n_trainable) / flops,
             forward_token=forward / flops,
@@ -217,12 +239,15 @@ class Rates:
             answered=params.recording.answers * forward / flops,
             compared=_COMPARED,
             open_model=_FLOAT * size.n_parameters / _OPENED,
-            matrix=area * (2.5e-3 + 1.9e-5 * width),
-            diagram=part * 0.5e-3,
+            matrix=matrix,
+            diagram=part * _DIAGRAM,
             summary=params.topology.n_subsamples * 0.035e-3,
-            h1_distance=part * 0.04e-3,
-            h0_distance=part * 0.047e-3,
+            h1_distance=part * _H1_DISTANCE,
+            h0_distance=part * _H0_DISTANCE,
             voids=of_a_subsample**3 * 17e-3 if params.topology.maxdim > 1 else 0.0,
+            labeling=labeling,
+            way=1.5 * matrix + labeling if classes else 0.0,
+            probe=0.2 + 5e-8 * points * width * len(classes) if classes else 0.0,
         )
 
     @classmethod
@@ -238,23 +263,22 @@ class Rates:
             peak = card.float32 if dtype == "float32" else card.bfloat16
             return max(operations / (EFFICIENCY * peak), read / (BANDWIDTH_EFFICIENCY * card.bandwidth))
 
-        counted = cls.assumed(size, params, 1.0)  # operations, where a second has one
-        settings, recording = params.finetune, params.recording
-        weights = opened.weights(size)
+        counted = cls.assumed(size, params, 1.0, texts.classes)  # operations, where a second has one
+        settings, weights = params.finetune, opened.weights(size)
         read = weights + 2 * 2 * size.n_parameters * opened.autocast
         passes = 3 if settings.checkpoints_activations else 2
-        in_batch = padded(texts.rows, settings.per_device_train_batch_size) if texts.rows else 1
-        batches = max(1, math.ceil(len(texts.rows) / settings.per_device_train_batch_size))
-        tokens, prompts = in_batch / batches, padded(sorted(texts.prompts), recording.batch_size)
+        trained_on = _in_order(texts.rows, settings.per_device_train_batch_size)
+        tokens = _padded(trained_on) / len(trained_on) if trained_on else 1
+        recorded = _recorded(params, texts, opened, bool(trained_on))
+        prompts = _padded(recorded)
         stepped = 7 * _FLOAT * size.n_trainable / settings.gradient_accumulation_steps
-        forward, recorded = counted.forward_token, math.ceil(len(texts.prompts) / recording.batch_size)
         dtype = opened.computes if texts.rows else opened.dtype  # checkpoints are recorded without autocast
         return replace(
             counted,
             training_token=seconds(counted.training_token * tokens, passes * read + stepped, dtype) / tokens,
-            forward_token=seconds(forward * prompts, recorded * read, dtype) / prompts,
-            held_out_token=seconds(forward * tokens, read, dtype) / tokens,
-            answered=seconds(forward * recording.answers, read, dtype),
+            forward_token=seconds(counted.forward_token * prompts, len(recorded) * read, dtype) / prompts,
+            held_out_token=seconds(counted.held_out_token * tokens, read, dtype) / tokens,
+            answered=seconds(counted.answered, read, dtype),
             open_model=opened.item * size.n_parameters / _OPENED,
         )
 
@@ -311,40 +335,46 @@ def count(
     if cell_bytes is None:
         cell_bytes = b * _DEFLATED * (8 * (m - 1) + 16 * _H1_BARS * m)
     bands = params.trajectory.n_replicates * _BAND_SUBSAMPLES if m < n else 0
-    item = {"float16": 2, "float32": 4, "float64": 8}[recording.dtype]
-    of_prompts = padded(sorted(texts.prompts), recording.batch_size)
+    recorded = _recorded(params, texts, opened, trained)
     behaviour, roots = recording.behaviour, min(size.vocab_size, _ROOTS)
     kept = size.n_trainable * (_FLOAT if settings.lora else opened.item) if trained else 0
     held_out = params.prepare.held_out * n_held_out if trained else 0
-    per_row = padded(texts.rows, batch) / len(texts.rows) if texts.rows else 0.0
+    labelings = t * (1 + params.claims.n_rotations) * bool(texts.classes)
+    trained_on = _in_order(texts.rows, batch)
+    trained_tokens = _padded(trained_on)
     return Counts(
         steps=n_steps,
         models_opened=1 if trained or adapters else t,
         checkpoints=t,
         layers=layers,
         cells=t * layers,
-        forward_passes=t * math.ceil(n / recording.batch_size),
-        prompt_tokens=of_prompts,
+        forward_passes=t * len(recorded),
+        prompt_tokens=_padded(recorded),
         training_tokens=round(
             batches * batch * settings.max_length  # at most
             if settings.arguments.get("packing")
-            else batches * padded(texts.rows, batch) / max(1, math.ceil(len(texts.rows) / batch))
+            else batches * trained_tokens / max(1, len(trained_on))
         ),
         diagrams=(t * layers * b, t * bands + 2 * _FLOOR_PAIRS + 4 * b),
         matrices=(t * layers, (t if bands else 0) + 1 + 4 + 3 * t),
         summaries=t + 4,
         h1_distances=(3 * (t - 1) + paired * (paired - 1) // 2) * b + (t - 1) * bands + _FLOOR_PAIRS,
         h0_distances=2 * (t - 1) * b + _FLOOR_PAIRS,
-        activation_bytes=t * n * (layers * size.hidden_size * item + behaviour * (2 * 8 + roots * 4)),
+        activation_bytes=t
+        * n
+        * (layers * size.hidden_size * _ITEM[recording.dtype] + behaviour * (2 * 8 + roots * 4)),
         diagram_bytes=round(t * layers * cell_bytes),
         weight_bytes=kept,
         # the trainer's checkpoint and the one before, until it is whole; distributions now, before, and first
         scratch_bytes=2 * 3 * kept * bool(params.compute.save_steps)
         + behaviour * 3 * n * size.vocab_size * 4,
-        held_out_tokens=round(held_out * per_row),
+        held_out_tokens=round(held_out * trained_tokens / max(1, len(texts.rows))),
         answers=recording.answers,
         compared=behaviour * 2 * n * size.vocab_size,
         rotated=_RUNGS * params.claims.n_rotations * t * layers * params.claims.rotation_subsamples,
+        labelings=2 * labelings,
+        ways=labelings,
+        probes=t * bool(texts.classes),
         memory=memory(params, size, texts, opened, trained),
         n_subsamples=b,
     )
@@ -396,11 +426,15 @@ def _passes(
     params: Params, size: Size, texts: Texts, opened: Opened, trained: bool
 ) -> dict[str, dict[str, int]]:
     """Bytes of each kind of pass, for its largest batch."""
-    settings, recording = params.finetune, params.recording
-    prompts = min(recording.batch_size, params.prompts.n_prompts)
-    states = _FLOAT * max(texts.prompts) * prompts * 8 * size.hidden_size
-    answers = recording.behaviour * _LOGIT_BYTES * prompts * size.vocab_size
-    found = {"recording": {"states": states, "logits": answers}}
+    settings = params.finetune
+    each = (
+        {
+            "states": _FLOAT * _padded([batch]) * 8 * size.hidden_size,
+            "logits": params.recording.behaviour * _LOGIT_BYTES * len(batch) * size.vocab_size,
+        }
+        for batch in _recorded(params, texts, opened, trained)
+    )
+    found = {"recording": max(each, key=lambda held: sum(held.values()))}
     if not trained:
         return found
     packed = settings.arguments.get("packing")
@@ -427,10 +461,43 @@ def _passes(
     return found
 
 
-def padded(lengths: Sequence[int], batch_size: int) -> int:
+def _recorded(params: Params, texts: Texts, opened: Opened, trained: bool) -> list[list[int]]:
+    """Tokens of the prompts of each pass of a recording, in the batches that `TopologyCallback` makes.
+
+    On an accelerator it takes no more tokens at once than the training that it watches.
+    """
+    from topoflow.recording.hidden_states import batches_by_length
+
+    most = most_tokens(params, trained and opened.accelerator)
+    of_lengths = [range(length) for length in texts.prompts]
+    batches = batches_by_length(of_lengths, params.recording.batch_size, most)
+    return [[texts.prompts[at] for at in batch] for batch in batches]
+
+
+def most_tokens(params: Params, bounded: bool) -> int:
+    """Tokens of a pass of a recording at most: `bounded` by a batch in training, where a number is not given."""
+    settings = params.finetune
+    in_training = settings.per_device_train_batch_size * settings.max_length if bounded else sys.maxsize
+    return params.recording.batch_tokens or in_training
+
+
+def _labeling(params: Params, classes: Sequence[int]) -> float:
+    """Seconds of a core for the classes of a cell under one labeling: their diagrams, and distances to another's."""
+    if not classes:
+        return 0.0
+    places = {str(at): np.arange(n) for at, n in enumerate(classes)}
+    most, n_subsamples = params.topology.subsample_size, params.claims.rotation_subsamples
+    rows, size = draw_classes(places, range(1), n_subsamples, most, 0).plan.shape
+    return float(rows * (size / 160) ** 2 * (_DIAGRAM + _H1_DISTANCE + _H0_DISTANCE))
+
+
+def _in_order(lengths: Sequence[int], batch_size: int) -> list[Sequence[int]]:
+    return [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
+
+
+def _padded(batches: Iterable[Sequence[int]]) -> int:
     """Tokens of texts in batches, padded to the longest of each."""
-    batches = [lengths[at : at + batch_size] for at in range(0, len(lengths), batch_size)]
-    return sum(len(batch) * max(batch) for batch in batches)
+    return sum(len(lengths) * max(lengths) for lengths in batches)
 
 
 def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
@@ -446,6 +513,9 @@ def estimate(counts: Counts, rates: Rates, n_workers: int) -> dict[str, float]:
         + counts.summaries * rates.summary
         + counts.h1_distances * rates.h1_distance
         + counts.h0_distances * rates.h0_distance
+        + counts.labelings * rates.labeling
+        + counts.ways * rates.way
+        + counts.probes * rates.probe
     )
     cells = counts.matrices[0] * rates.matrix + counts.diagrams[0] * (rates.diagram + rates.voids)
     recorded = counts.checkpoints * (

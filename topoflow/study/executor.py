@@ -285,7 +285,10 @@ def look(
     executor: str, gpus: str | None, workers: int | None, only: Sequence[str], slurm: Mapping[str, Any] | None
 ) -> tuple[Params, list[Run], Place]:
     """Refuse what `study` would refuse, before anything is begun; gives what was asked for, and where it would run."""
-    return *_asked(only), _place(executor, gpus, workers, slurm)
+    params, asked = _asked(only)
+    if (gpu := params.compute.gpu) is not None:  # counted among the GPUs that a run sees
+        raise InvalidArgument("compute.gpu", "left out of a study, whose runs see one GPU each", gpu)
+    return params, asked, _place(executor, gpus, workers, slurm)
 
 
 def _place(executor: str, gpus: str | None, workers: int | None, slurm: Mapping[str, Any] | None) -> Place:

@@ -234,7 +234,7 @@ def _cost(params: Params, run: Run, asked: Asked, start: Any, like: Cost | None 
         notes = _notes_of_card(asked.card, opened, n_workers)
     elif asked.flops is not None or refusals:
         flops = asked.flops or _ASSUMED
-        rates = costs.Rates.assumed(found.size, trained, flops)
+        rates = costs.Rates.assumed(found.size, trained, flops, found.texts.classes)
         notes = (f"assumed: {flops:.3g} operations a second, and topology as in benchmarks/topology.md",)
     else:
         measured = calibration.measure(trained, found, start, frozen)
@@ -291,8 +291,8 @@ def _notes_of_measures(
     memory = ["memory, at its highest"] * (measured.peak is not None)
     notes.insert(0, f"measured here: {', '.join([*of_model, *memory, 'topology of one cell'])}")
     notes.append(
-        "assumed: the start and end of stages, from how long libraries took to load; rotations, for two rungs (claims "
-        "that end sooner need none)"
+        "assumed: the start and end of stages, from how long libraries took to load; rotations, for two rungs, and "
+        "shuffled labels, for three, where prompts carry labels (claims that end sooner need none)"
     )
     threads, there = params.finetune.n_threads, cores()
     changes = "set it before the first run, since the bytes of results depend on it"

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from topoflow.config import FolderModel, GgufModel, HubModel, HubText, PackageModel, Params
+from topoflow.config import (
+    FolderModel,
+    GgufModel,
+    HubModel,
+    HubText,
+    PackageModel,
+    Params,
+    parse_params,
+    yaml_bytes,
+)
 from topoflow.errors import InvalidFile
-from topoflow.storage import layout
+from topoflow.storage import layout, sha256
 from topoflow.storage.layout import Run
+
+_CHECKED = "TOPOFLOW_CHECKED"  # which run the process that began this one has checked
+
+
+def check_once(run: Run, mapping: Mapping[str, Any]) -> dict[str, str]:
+    """Check what `resolve` gives, unless the process that began this one has: it then set what is returned here.
+
+    Returns
+    -------
+    dict of str to str
+        Environment variables for a process that begins this very run.
+    """
+    checked = sha256(yaml_bytes(mapping))
+    if os.environ.get(_CHECKED) != checked:
+        check(parse_params(mapping), run)
+    return {_CHECKED: checked}
 
 
 def check(params: Params, run: Run) -> None:
@@ -43,7 +71,7 @@ def check(params: Params, run: Run) -> None:
     from topoflow.recording.hidden_states import layers_of
     from topoflow.study import calibration
     from topoflow.training import devices, models, sft
-    from topoflow.training.objectives import evaluation_prompts, held_out_rows, training_rows
+    from topoflow.training.objectives import held_out_rows, labelled_prompts, training_rows
 
     devices.check_single_process()
     if params.compute.gpu is not None:
@@ -56,7 +84,7 @@ def check(params: Params, run: Run) -> None:
     if isinstance(source, GgufModel) and source.path and not Path(source.path).is_file():
         raise InvalidFile(source.path, "is no file")
     if isinstance(source, PackageModel | GgufModel) and not layout.model_file(run.model).is_file():
-        prompts = evaluation_prompts(params)
+        prompts, _ = labelled_prompts(params)
         if not params.checkpoints(run.objective):
             training_rows(params, run.objective, prompts)
         return

@@ -89,7 +89,7 @@ def run(
         logger.warning(
             "This run can never decide some claims. %s. See what would be enough: topoflow plan", why
         )
-    preflight.check(params, chosen)
+    preflight.check_once(chosen, mapping)
     folder = Path.cwd()
     written = read_mapping(PARAMS_FILE).get("finetune") or {}
     listed = chosen in load_params().runs() and not isinstance(written.get("sft_config"), str)

@@ -7,13 +7,11 @@ pictures lie in sensitivity/, since a file in results/ would be a reason for DVC
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 from topoflow import storage
@@ -39,7 +37,7 @@ from topoflow.followed import followed
 from topoflow.storage import layout
 from topoflow.storage.files import remove
 from topoflow.storage.layout import Run
-from topoflow.telling import duration, say, time_left
+from topoflow.telling import duration, say, show_table, time_left
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -293,11 +291,8 @@ def _agreement(one: Agreement) -> dict[str, Any]:
 
 def show(found: Found) -> None:
     """Print what was found, and where it lies."""
-    from rich.console import Console
-
     print(printable(f"\nWhat {found.whose} says under the alternatives of params.yaml:"), flush=True)
-    width = min(get_terminal_size().columns, 120) if sys.stdout.isatty() else 96
-    Console(width=width).print(rich_table(found))
+    show_table(rich_table(found))
     said = in_words(len(found.agreements), sum(not one.flips for one in found.agreements), found.n_rotations)
     print(printable(f"\n{said}\nTable and picture: {found.folder}"), flush=True)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 from topoflow import storage
@@ -14,6 +12,7 @@ from topoflow.config import Params
 from topoflow.errors import printable
 from topoflow.storage import layout
 from topoflow.storage.layout import Run
+from topoflow.telling import show_table
 
 
 def track(params: Params, run: Run, run_id: str | None = None) -> str:
@@ -27,14 +26,11 @@ def track(params: Params, run: Run, run_id: str | None = None) -> str:
 
 
 def _say_what_was_found(whose: str, findings: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
     from topoflow.dynamics.claims.reading import rich_table
     from topoflow.tracking.note import exploratory
 
     print(printable(f"\nWhat may be said of {whose}:"), flush=True)
-    width = min(get_terminal_size().columns, 120) if sys.stdout.isatty() else 96
-    Console(width=width).print(rich_table(findings["claims"].values()))
+    show_table(rich_table(findings["claims"].values()))
     if said := exploratory(findings):
         print(printable(f"\n{said}"), flush=True)
 
