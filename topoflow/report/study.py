@@ -423,15 +423,9 @@ def _one_run(study: _Study, one: _Found) -> str:
     ]
     parts += _under_other_choices(study, one.run.folder("sensitivity"), [one.run], str(one.run))
     if one.diagrams is not None:
-        of_all, made = note.caveats([]), one.diagrams.manifest
-        of_this = note.caveats(made["constant_cells"], made.get("not_finite", ()))
-        of_this = [line for line in of_this if line not in of_all]
-        if one.activations is not None:
-            found = finished.dominated(one.activations, one.diagrams)
-            of_this += filter(None, note.dominance_caveat(found, made))
-        of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
+        found = finished.dominated(one.activations, one.diagrams) if one.activations else {}
+        parts += [paragraph(prose(words)) for words in note.caveats(one.diagrams.manifest, found)]
         drawn = kept_pictures(one.run, one.diagrams, one.results)
-        parts += [paragraph(prose(line)) for line in of_this]
         of_classes = {CLASSES_PICTURE: _CLASSES_CAPTION} if findings.get("classes") else {}
         for file, caption in {**_RUN_PICTURES, **of_classes}.items():
             parts.append(page.picture(drawn[file], f"{caption} ({name})", caption))
@@ -584,7 +578,7 @@ def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:
 
 
 def _caveats(study: _Study) -> str:
-    parts = [prose(line) for line in note.caveats([]) if line]
+    parts = list(map(prose, note.CAVEATS))
     if study.comparison is not None:
         parts.append(
             "Tests over runs take the run as their unit and count runs as independent, though runs of one study "
