@@ -82,10 +82,7 @@ def main() -> None:
     """
     _make_all_printable()
     # no command asks anything, and no library may: a question would hang a stage that DVC runs
-    with (
-        suppress(OSError),
-        open(os.devnull) as nothing,
-    ):  # where no file can be opened, the command says so itself
+    with suppress(OSError), open(os.devnull) as nothing:  # where no file opens, the command says so itself
         os.dup2(nothing.fileno(), 0)
     if not sys.stderr.isatty():
         # every library's progress bars; read when tqdm is imported

@@ -72,10 +72,6 @@ class FinishedRun:
         path = self.results.parents[3] / layout.model_file(self.run.model)
         return layout.read_model(path) if path.is_file() else {}
 
-    def asked(self) -> dict[str, str]:
-        """The evaluation prompts by the name of the answer to each; see the function `asked`."""
-        return asked(self.facts, self.prompts())
-
     def prompts(self) -> list[str]:
         """The text of each evaluation prompt; see the function `prompt_texts`."""
         return prompt_texts(self.activations.manifest["prompts_sha256"], self.results.parents[3])
@@ -239,12 +235,8 @@ def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {key: {} for key in EARLY_SHARES}
     for path, pooled in _pooled(folder):
         for key, labels in found.items():
-            share = _number_of(pooled, key, path)
-            if share is None:
-                continue
-            if not -1 <= share <= 1:
-                raise InvalidFile(path, f"must have a share as {key}, and has {quoted(share)}")
-            labels.setdefault(path.parents[1].as_posix(), []).append(share)
+            if pooled[key] is not None:
+                labels.setdefault(path.parents[1].as_posix(), []).append(pooled[key])
     return found
 
 
@@ -255,12 +247,10 @@ def read_jitters(folder: Path) -> list[float]:
     which something moves, and nothing for a homology that none moves in. Errors are those of `read_early_shares`.
     """
     found: dict[str, list[float]] = {}
-    for path, pooled in _pooled(folder):
+    for _, pooled in _pooled(folder):
         for homology in ("H1", "H0"):
-            keys = [pooled_name(name, homology) for name in ("moved", "jitter")]
-            if not set(keys) <= set(pooled):  # an older topoflow did not write them
-                continue
-            moved, jitter = (_number_of(pooled, key, path) for key in keys)
+            # an older topoflow did not write them
+            moved, jitter = (pooled.get(pooled_name(name, homology)) for name in ("moved", "jitter"))
             if moved and jitter and moved > 0:
                 found.setdefault(homology, []).append(jitter / moved)
     return [float(np.median(shares)) for shares in found.values()]
@@ -274,23 +264,8 @@ def _pooled(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             folder, f"holds no {layout.TRAJECTORY_FILE}", "name the results of a study, or a study"
         )
     for path in paths:
-        facts = layout.read_json(path)
-        pooled = facts.get("pooled") if isinstance(facts, dict) else None
-        yield path, pooled if isinstance(pooled, dict) else {}
-
-
-def _number_of(pooled: Mapping[str, Any], key: str, path: Path) -> float | None:
-    """A number of a run; None where nothing moved."""
-    if key not in pooled:
-        raise InvalidFile(
-            path, f"has no {key}: an older topoflow wrote it", "bring it up to date with: dvc repro"
-        )
-    value = pooled[key]
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidFile(path, f"must have a number as {key}, and has {quoted(value)}")
-    return float(value)
+        remedy = "bring it up to date with: dvc repro"
+        yield path, schemas.check("pilot", path, layout.read_json(path), remedy)["pooled"]
 
 
 def read_comparison() -> Mapping[str, Any]:

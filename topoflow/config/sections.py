@@ -60,9 +60,7 @@ def _named(name: str) -> str:
 
 Name = Annotated[Key, AfterValidator(_named)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed takes
-Machine = Annotated[
-    Whole, Field(le=2**14)
-]  # threads and workers, which are begun as soon as they are asked for
+Machine = Annotated[Whole, Field(le=2**14)]  # threads and workers, which begin as soon as they are asked for
 # Either way there is one thing to refuse: a word that is not "published" should have been a number.
 Order = Annotated[
     Annotated[Number, Field(ge=1), Tag("number")] | Annotated[Literal["published"], Tag("published")],
@@ -186,18 +184,12 @@ class Recording:
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
     schedule: Schedule = field(default_factory=Schedule)
     batch_size: Count = 64
-    batch_tokens: Count | None = (
-        None  # a forward pass at most; null: on an accelerator those of a batch in training, else any
-    )
+    batch_tokens: Count | None = None  # of a pass; null: on an accelerator those of a training batch
     max_length: Count = 512
     dtype: Literal["float16", "float32", "float64"] = "float32"
     behaviour: Flag = True  # next-token distributions too, compared between checkpoints
-    template: Literal["auto", "chat", "hh", "plain"] = (
-        "auto"  # how a prompt becomes text, see TopologyCallback
-    )
-    answers: Annotated[Natural, Field(le=64)] = (
-        0  # prompts, evenly spread, answered greedily at each checkpoint
-    )
+    template: Literal["auto", "chat", "hh", "plain"] = "auto"  # how a prompt becomes text (TopologyCallback)
+    answers: Annotated[Natural, Field(le=64)] = 0  # prompts, evenly spread, answered greedily each time
     pooling: Kind = "last"  # these two: which tokens make a point, see Pooling
     position: Position = -1
 
@@ -479,10 +471,7 @@ class Params:
                 parts, kinds, expected = list(shares), PlainText, "objectives with text of their own"
             case ShuffledText(of=part):
                 parts, kinds, expected = [part], TextSource, "an objective with text of its own, or a mix"
-            case Rerun(of=part):
-                parts, kinds = [part], TextSource | ShuffledText
-                expected = "an objective with text of its own, a mix or a shuffled one"
-            case Variant(of=part):
+            case Rerun(of=part) | Variant(of=part):
                 parts, kinds = [part], TextSource | ShuffledText
                 expected = "an objective with text of its own, a mix or a shuffled one"
             case _:
@@ -560,9 +549,7 @@ class Params:
         if self.checkpoints(objective):
             return None
         chosen = dataclasses.asdict(self.finetune_of(objective))
-        if not chosen[
-            "sft_config"
-        ]:  # manifests from before there was such a key are still those of these parameters
+        if not chosen["sft_config"]:  # as manifests from before there was such a key say it
             del chosen["sft_config"]
         return chosen
 

@@ -231,10 +231,8 @@ def read_measures(results: Path) -> dict[str, dict[str, dict[int, Floats]]]:
         heading = _OF_TWO[measure.topological] if measure.n_cells == 2 else _OF_ONE
         label = measure.name.replace("_", " ") + (f"\n({measure.unit})" if measure.unit else "")
         first = int(source is chosen and measure.n_cells == 2)  # a row that is empty
-        groups.setdefault(heading, {})[label] = {
-            int(layer): source[measure.name][source["layer"] == layer][first:]
-            for layer in np.unique(source["layer"])
-        }
+        lines = layout.by_layer(source, measure.name)
+        groups.setdefault(heading, {})[label] = {layer: line[first:] for layer, line in lines.items()}
     return groups
 
 
@@ -256,6 +254,5 @@ def read_classes(facts: Mapping[str, Any]) -> dict[int, dict[str, dict[str, Floa
 def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:
     """The checkpoints of a run, and of each named summary its values by layer."""
     table = layout.read_columns(results / layout.SUMMARIES_FILE, ["layer", "step", *names])
-    of_layer = {int(layer): table["layer"] == layer for layer in np.unique(table["layer"])}
-    values = {name: {layer: table[name][rows] for layer, rows in of_layer.items()} for name in names}
+    values = {name: layout.by_layer(table, name) for name in names}
     return np.unique(table["step"]).astype(int).tolist(), values

@@ -70,9 +70,7 @@ class _Found:
     run: Run
     findings: Mapping[str, Any]
     diagrams: storage.StoredSet | None
-    activations: (
-        storage.StoredSet | None
-    )  # its manifest: of states, the report needs none and reads the first
+    activations: storage.StoredSet | None  # its manifest; of its states the report reads the first
 
     @property
     def results(self) -> Path:
@@ -372,11 +370,11 @@ def _reruns(path: Path, reruns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "H1, in filtration distance: the largest distance between two trainings from one seed at a checkpoint, beside "
         f"the median velocity; each checkpoint is in {path.name}."
     )
-    cells = []
-    for layer in np.unique(table["layer"]):
-        here = table["layer"] == layer
-        numbers = (table[floor][here].max(), np.nanmedian(table[H1_VELOCITY][here]))
-        cells.append([str(int(layer)), *(f"{number:.3g}" for number in numbers)])
+    speeds = layout.by_layer(table, H1_VELOCITY)
+    cells = [
+        [str(layer), f"{floors.max():.3g}", f"{np.nanmedian(speeds[layer]):.3g}"]
+        for layer, floors in layout.by_layer(table, floor).items()
+    ]
     yield page.table(["layer", "rerun floor", "velocity"], cells)
 
 

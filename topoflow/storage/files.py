@@ -182,7 +182,7 @@ def _sole_writer(temporary: Path, path: Path) -> Iterator[BinaryIO]:
     while True:
         # a link, a pipe or another name of some file is none of ours: it is taken away, and nothing written through it
         with suppress(FileNotFoundError):
-            if not _is_ours(os.lstat(temporary)):
+            if not is_ours(os.lstat(temporary)):
                 temporary.unlink()
         with open(_open(temporary, os.O_WRONLY), "wb") as file:
             if not _try_lock(file.fileno(), shared=False):
@@ -200,20 +200,21 @@ def _open(path: Path, access: int) -> int:
         opened = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
-            raise _not_ours(path) from None
+            raise not_ours(path) from None
         raise
-    if not _is_ours(os.fstat(opened)):
+    if not is_ours(os.fstat(opened)):
         os.close(opened)
-        raise _not_ours(path)
+        raise not_ours(path)
     return opened
 
 
-def _not_ours(path: Path) -> InvalidFile:
+def not_ours(path: Path) -> InvalidFile:
+    """The error of a file that is not `is_ours`."""
     return InvalidFile(path, "must be a regular file of topoflow's own, without another name", "remove it")
 
 
-def _is_ours(found: os.stat_result) -> bool:
-    # a file just renamed away and removed has no name
+def is_ours(found: os.stat_result) -> bool:
+    """Whether a file may be written: a regular one without another name (none, if it was just removed)."""
     return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
 
 

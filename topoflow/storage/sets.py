@@ -35,8 +35,10 @@ from topoflow.storage import schemas
 from topoflow.storage.files import (
     WORK_FOLDER,
     check_no_link,
+    is_ours,
     locked,
     make_folder,
+    not_ours,
     open_regular,
     read_bytes,
     remove,
@@ -51,9 +53,8 @@ DIAGRAMS = "topoflow.diagrams/1"
 # takes: a manifest of 64 MiB names half a million files, and a cell of 256 MiB holds 16 million bars.
 MANIFEST_LIMIT = 64 << 20
 CELL_LIMIT = 256 << 20
-_FILE_NAME = re.compile(
-    r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
-)  # inside the set, no `..`
+# inside the set, no `..`
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _CLOUD_DTYPES = ("float16", "float32", "float64")
 # What NumPy's and Python's readers raise at bytes that are not what they should be.
 _MALFORMED = (
@@ -558,10 +559,8 @@ def _begin(work: Path) -> None:
     make_folder(work)
     for path in work.rglob("*"):
         found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
-            raise InvalidFile(
-                path, "must be a regular file of topoflow's own, without another name", "remove it"
-            )
+        if not stat.S_ISDIR(found.st_mode) and not is_ours(found):
+            raise not_ours(path)
 
 
 def seal(work: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:

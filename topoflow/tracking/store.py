@@ -168,10 +168,9 @@ def absolute_uri(uri: str) -> str:
     InvalidFile
         When MLflow cannot be given the path: it reads an address now with escapes and now without them.
     """
+    # a store of files, where MLflow allows it
     if uri != "databricks" and (parts := urlsplit(uri)).scheme in ("", "file") and not parts.netloc:
-        return lasting(
-            Path(unquote(parts.path)).resolve()
-        ).as_uri()  # a store of files, where MLflow allows it
+        return lasting(Path(unquote(parts.path)).resolve()).as_uri()
     if not uri.startswith(_SQLITE):
         return uri
     path, mark, options = uri.removeprefix(_SQLITE).partition("?")
