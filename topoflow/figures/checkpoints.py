@@ -145,12 +145,10 @@ def _control_panel(axes: Axes, layers: NDArray[np.int64], kinds: Mapping[str, Fl
     shown = style.few_of(layers.size)
     axes.set_xticks(shown, [str(layers[place]) for place in shown])
     axes.set_xlim(-0.5, layers.size - 0.5)
-    values = np.concatenate([found.ravel() for found in kinds.values()])
-    values = values[np.isfinite(values)]
+    values = style.finite_of(axes, kinds.values())
     if not values.size:
-        axes.set_yticks([])
-        style.note(axes, "no finite value")
-    elif values.min() > 0:
+        return
+    if values.min() > 0:
         ratio = values.max() / values.min()
         few = LogLocator(subs=(1,) if ratio > 100 else (1, 2, 5), numticks=12)
         style.log_axis(axes, few if ratio > 10 else MaxNLocator(4))

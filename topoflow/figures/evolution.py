@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument
@@ -190,11 +189,5 @@ def _summary_panel(
 ) -> None:
     for layer, line in sorted(lines.items()):
         axes.plot(marks, line, **looks[layer])
-    values = np.concatenate([*lines.values(), np.zeros(0)])
-    values = values[np.isfinite(values)]
     axes.locator_params(axis="y", nbins=5)
-    if not values.size:
-        axes.set_yticks([])
-        style.note(axes, "no finite value")
-    elif values.min() > 0 and values.max() > 5 * values.min():
-        style.log_axis(axes, LogLocator(subs=(1, 2, 5), numticks=12))
+    style.log_where_apart(axes, style.finite_of(axes, lines.values()), 12)

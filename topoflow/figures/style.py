@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import Locator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -130,6 +130,16 @@ def if_poor(values: ArrayLike, missing: str, still: str) -> str:
     return "" if np.nanmax(values) > 0 else still
 
 
+def finite_of(axes: Axes, lines: Iterable[Floats]) -> Floats:
+    """The finite numbers of what a panel shows; where there are none, the panel says so."""
+    values = np.concatenate([*map(np.ravel, lines), np.zeros(0)])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        axes.set_yticks([])
+        note(axes, "no finite value")
+    return values
+
+
 def add_panels(part: FigureBase, count: int, columns: int, x: str = "", y: str = "") -> list[Axes]:
     """Panels in rows of `columns`; the lowest of each column is labelled `x`, the first of each row `y`."""
     rows = -(-count // columns)
@@ -185,6 +195,12 @@ def log_axis(axes: Axes, ticks: Locator) -> None:
     axes.yaxis.set_major_locator(ticks)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def log_where_apart(axes: Axes, values: Floats, numticks: int) -> None:
+    """Make the vertical axis logarithmic where all values are positive and differ more than fivefold."""
+    if values.size and values.min() > 0 and values.max() > 5 * values.min():
+        log_axis(axes, LogLocator(subs=(1, 2, 5), numticks=numticks))
 
 
 def few_of(count: int, most: int = 20) -> NDArray[np.int64]:

@@ -167,15 +167,8 @@ def map_chart(
             tips = [f"step {step:g}{share}" for step in marks]
             what = {"keys": [str(layer), groups[name]], "name": name, "colour": colours[groups[name]]}
             series.append({**what, "bold": False, "x": x, "y": y, "tips": tips})
-    return {
-        "title": title,
-        "x": {"label": f"first dimension ({DISTANCE})"},
-        "y": f"second dimension ({DISTANCE})",
-        "shade": None,
-        "ends": True,
-        "toggles": _layer_and_group(sorted(layers), colours),
-        "series": series,
-    }
+    x, y = {"label": f"first dimension ({DISTANCE})"}, f"second dimension ({DISTANCE})"
+    return _chart(title, x, y, _layer_and_group(sorted(layers), colours), series)
 
 
 def bars_chart(
@@ -209,38 +202,27 @@ def bars_chart(
                 what = {"keys": [str(layer), homology], "name": name, "colour": colours[homology]}
                 series.append({**what, "bold": True, "x": x.tolist(), "y": y.tolist(), "tips": [tip, tip]})
     names = list(map(str, sorted(layers)))
-    return {
-        "title": title,
-        "x": {"label": f"birth ({DISTANCE})"},
-        "y": f"death ({DISTANCE})",
-        "shade": None,
-        "ends": True,
-        "diagonal": True,
-        "toggles": [
-            _toggle("layer", names, one=True, on=names[-1:]),
-            _toggle("homology", list(homologies), one=True, on=homologies[:1]),
-        ],
-        "series": series,
-    }
+    toggles = [
+        _toggle("layer", names, one=True, on=names[-1:]),
+        _toggle("homology", list(homologies), one=True, on=homologies[:1]),
+    ]
+    x, y = {"label": f"birth ({DISTANCE})"}, f"death ({DISTANCE})"
+    return _chart(title, x, y, toggles, series, diagonal=True)
+
+
+def _chart(title: str, x: Any, y: str, toggles: list[Any], series: list[Any], **more: Any) -> dict[str, Any]:
+    """What page.js draws: by default paths with a mark at either end, and without a shaded part."""
+    given = {"title": title, "x": x, "y": y, "toggles": toggles, "series": series}
+    return {"shade": None, "ends": True, **given, **more}
 
 
 def _velocities(scale: StepScale, steps: Floats, title: str, toggles: list[Any], series: list[Any]) -> Any:
     third, last = _places(scale, [scale.first + (scale.last - scale.first) / 3, scale.last])
     # of many checkpoints the first and some evenly spread ones
     marks = steps[:: -(-steps.size // _MOST_DOTS)] if steps.size else np.zeros(1)
-    return {
-        "title": title,
-        "x": {
-            "label": scale.label,
-            "ticks": [[place, f"{step:g}"] for place, step in zip(_places(scale, marks), marks, strict=True)],
-            "range": [0.0, 1.02 * last],
-        },
-        "y": f"H1 velocity ({DISTANCE})",
-        "shade": third,
-        "ends": False,
-        "toggles": toggles,
-        "series": series,
-    }
+    ticks = [[place, f"{step:g}"] for place, step in zip(_places(scale, marks), marks, strict=True)]
+    x = {"label": scale.label, "ticks": ticks, "range": [0.0, 1.02 * last]}
+    return _chart(title, x, f"H1 velocity ({DISTANCE})", toggles, series, shade=third, ends=False)
 
 
 def _places(scale: StepScale, steps: ArrayLike) -> list[float]:
