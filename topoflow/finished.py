@@ -28,7 +28,7 @@ EARLY_SHARES = tuple(pooled_name("early_share", h) for h in ("H1", "H0"))  # of 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What there is of one run of a study.
+    """One finished run of a study.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ def check_manifest(stored: storage.StoredSet, kind: str, remedy: str) -> None:
 
 
 def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable[[int, int], NDArray[Any]]:
-    """What reads the cloud of a step and layer, prepared as a diagram set's clouds are."""
+    """A function that reads the cloud of a step and layer, prepared as the clouds of a diagram set are."""
     if prepared.plain:
         return activations.point_cloud
 
@@ -191,9 +191,9 @@ def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable
 
 
 def dominated(activations: storage.StoredSet, diagrams: storage.StoredSet) -> dict[int, Dominance]:
-    """The layers that have most of their variance along one direction at the first checkpoint, as diagrams see it.
+    """The layers with most of their variance along one direction at the first checkpoint, as their diagrams see it.
 
-    States that are not here, or not as they were recorded, are passed over: the manifest may be all that there is.
+    Layers whose states are not here, or were altered, are left out: the manifest may be all that is here.
     """
     cloud = clouds_of(activations, Preparation(**diagrams.manifest.get("prepared") or {}))
     first, digests = diagrams.steps[0], activations.manifest.get("files", {})
@@ -207,7 +207,7 @@ def dominated(activations: storage.StoredSet, diagrams: storage.StoredSet) -> di
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:
-    """What trajectory.json says of a run, whose tables are proved to be those that it was written with.
+    """What trajectory.json says of a run; its tables are verified to be those that it was written with.
 
     Raises
     ------
@@ -241,10 +241,11 @@ def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
 
 
 def read_jitters(folder: Path) -> list[float]:
-    """What jitter makes of the movement of a typical finished run below a folder, for H1 and for H0.
+    """How large jitter is beside the movement of a typical finished run below a folder, for H1 and for H0.
 
-    The standard error that jitter gives to the squared movement of a run, as a share of it; the median over runs in
-    which something moves, and nothing for a homology that none moves in. Errors are those of `read_early_shares`.
+    It is the standard error that jitter gives to the squared movement of a run, as a share of this movement: the median
+    over runs in which something moves. A homology that moves in no run is left out. Errors are those of
+    `read_early_shares`.
     """
     found: dict[str, list[float]] = {}
     for _, pooled in _pooled(folder):
@@ -269,7 +270,7 @@ def _pooled(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 
 def read_comparison() -> Mapping[str, Any]:
-    """What comparison.json says; such of its tables and pictures as are there are proved to be those it names.
+    """What comparison.json says; those of its tables and pictures that are here are verified.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a stage says of how far it is: lines on stderr, also where there is no terminal and so no bar."""
+"""Say how far a stage is, on stderr: by a bar in a terminal, by lines elsewhere."""
 
 from __future__ import annotations
 

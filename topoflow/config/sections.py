@@ -61,7 +61,7 @@ def _named(name: str) -> str:
 Name = Annotated[Key, AfterValidator(_named)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed takes
 Machine = Annotated[Whole, Field(le=2**14)]  # threads and workers, which begin as soon as they are asked for
-# Either way there is one thing to refuse: a word that is not "published" should have been a number.
+# By the discriminator, a word other than "published" has one error: that it is no number.
 Order = Annotated[
     Annotated[Number, Field(ge=1), Tag("number")] | Annotated[Literal["published"], Tag("published")],
     Discriminator(lambda value: "published" if value == "published" else "number"),
@@ -74,9 +74,9 @@ Sample = Annotated[Whole, Field(le=10**6)]  # what a plan of subsamples holds
 
 
 def _in_line(prompts: Any) -> Any:
-    """The prompts with their source of text as a mapping of its own: params.yaml has it in line.
+    """Put the keys of the source of text, which stand in line in params.yaml, into a mapping of their own.
 
-    A misspelt n_prompts is no key of the source, so that its error can name the nearest one.
+    A misspelt n_prompts stays outside this mapping, so that the error can name the nearest key.
     """
     if not isinstance(prompts, dict):
         return prompts
@@ -85,7 +85,7 @@ def _in_line(prompts: Any) -> Any:
 
 
 def _opened(given: Any) -> Any:
-    """Arguments of `trl.SFTConfig` from the file that has them, where its path is given."""
+    """Arguments of `trl.SFTConfig`, read from their file where a path is given."""
     arguments = read_mapping(given) if isinstance(given, str) else given
     for key in arguments if isinstance(arguments, dict) else ():
         if reason := REFUSED.get(key):
@@ -155,7 +155,7 @@ class Finetune:
     sft_config: Annotated[str | dict[str, Any] | None, BeforeValidator(_opened)] = None
 
     def __post_init__(self) -> None:
-        """Refuse an old name that says another thing than the new one: TRL would silently take the new."""
+        """Refuse an old name of an option that differs from its new name: TRL would silently take the new one."""
         given = self.arguments
         for end in ("", "_kwargs"):
             old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
@@ -169,7 +169,7 @@ class Finetune:
 
     @property
     def checkpoints_activations(self) -> bool:
-        """Whether training keeps only what a block is given, under either of the option's names."""
+        """Whether training keeps only the inputs of blocks, under either name of the option."""
         given = self.arguments
         return bool(given.get("activation_checkpointing", given.get("gradient_checkpointing")))
 
@@ -484,7 +484,7 @@ class Params:
             self.finetune_of(name)  # refused here
 
     def _check_layers(self) -> None:
-        """The depth of an embedded model is known beforehand; that of another when it is opened."""
+        """Refuse layers that an embedded model does not have; other models say their depth only once opened."""
         layers = self.recording.layers
         deepest = layers if isinstance(layers, int) else max(layers)
         for name in self.models:
@@ -500,7 +500,7 @@ class Params:
         return [Run(*key) for key in itertools.product(self.models, self.objectives, self.seeds)]
 
     def check_names(self, run: Run) -> None:
-        """Refuse a run of a model or objective that there is not, before its name becomes a path."""
+        """Refuse a run whose model or objective does not exist, before its name becomes a path."""
         look_up(run.model, self.model, "model")
         look_up(run.objective, self.objective, "objective")
 
@@ -536,7 +536,7 @@ class Params:
         return read(Finetune, chosen, f"objective.{objective}.finetune")
 
     def is_control(self, objective: str) -> bool:
-        """Whether an objective is there to hold another against: `shuffled`, a rerun, or a variant."""
+        """Whether an objective exists to be compared with another one: `shuffled`, a rerun, or a variant."""
         return isinstance(self.objective_source(objective), ShuffledText | Rerun | Variant)
 
     def controls(self) -> dict[str, str]:
@@ -565,7 +565,7 @@ class Params:
         return chosen
 
     def made_of(self, objective: str) -> list[str]:
-        """An objective, and the others that it is made of: shares of a mix, what a control is a control of."""
+        """An objective and those it is made of: the shares of a mix, the objective behind a control."""
         match self.objective_source(objective):
             case MixedText(of=shares):
                 return [objective, *shares]

@@ -81,7 +81,7 @@ class Run:
         return Path(kind) / self.model / self.objective / f"seed_{self.seed}"
 
     def without_seed(self, several_models: bool) -> str:
-        """The name that it shares with the runs of other seeds: its objective, after its model where there are several.
+        """The name that the run shares with those of other seeds: its objective, after its model if there are several.
 
         >>> Run("tiny", "helpful", 0).without_seed(True)
         'tiny, helpful'
@@ -243,7 +243,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """The lines of a CSV file, one at a time: a table may be larger than should be held."""
+    """The lines of a CSV file, one at a time, since a table may be too large to hold."""
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     plain = (["" if value is None or value != value else _plain(value) for value in row] for row in rows)
