@@ -75,7 +75,7 @@ def thinning(n_intervals: int) -> str:
 
 
 def without_line(steps: ArrayLike) -> str:
-    """What a caption says of the single steps between twins, which no line joins; "" where there are none.
+    """What a caption says of the single steps between twins, which no line joins; "" without twins.
 
     >>> without_line([0, 1, 2])
     ''
@@ -85,7 +85,7 @@ def without_line(steps: ArrayLike) -> str:
 
 
 def _shown(line: Floats, among: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Which intervals of a line are shown: of few all, of many the largest of each group, so that no peak is lost."""
+    """Which intervals of a line are shown: all of a few; of many the largest of each group, so that no peak is lost."""
     places = np.flatnonzero(among)
     if places.size <= _MOST_DOTS:
         return places

@@ -1,7 +1,7 @@
 """One HTML file of a whole study: what ran, what may be said of it, its pictures, and what it does not show.
 
-It stands alone: pictures, style and script are inside, nothing is loaded, and the same files give the same bytes. What
-is not there (a run, its diagrams, the comparison) is named in the report and does not stop it.
+The file stands alone: pictures, style and script are inside, and it loads nothing. The same results give the same
+bytes. A missing part (a run, its diagrams, the comparison) is named in the report and does not stop it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _COMPARISON_PICTURES = {
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is of one run; what there is not, and why, goes into the list of what is missing."""
+    """One run as far as it is here; what is missing of it, and why, is in the study's list."""
 
     run: Run
     findings: Mapping[str, Any]
@@ -468,7 +468,7 @@ def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose
 
 
 def _classes(findings: Mapping[str, Any]) -> Iterator[str]:
-    """What there is of classes of prompts at both ends of a run, where they carry labels; the picture stands below."""
+    """Classes of prompts at both ends of a run, where prompts carry labels; their picture stands below."""
     rows = finished.told_of_classes(findings)
     cells: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -350,7 +350,7 @@ def simpler(findings: Mapping[str, Any]) -> list[str]:
 
 
 def measured(findings: Mapping[str, Any]) -> list[str]:
-    """What was measured of the model beside its states, at both ends of a run, as a sentence; none where nothing was.
+    """What was measured of the model at both ends of a run, beside its states, as a sentence; none without it.
 
     >>> found = {"quantities": {"held_out_loss/helpful": [4.9871, 3.6334]}}
     >>> measured({**found, "quantities_are": {"held_out_loss": "nats a token"}})[0]
@@ -371,7 +371,7 @@ def _or_none(value: float | None) -> str:
 
 
 def rivals(findings: Mapping[str, Any]) -> list[str]:
-    """What to hold beside the velocities of a run, a sentence each; none that its trajectory.json has no number for."""
+    """What to read beside the velocities of a run, a sentence for each number that its trajectory.json has."""
     said = []
     far = findings.get("pooled", {}).get("far_prompts")
     shares, others = (
@@ -415,7 +415,7 @@ def voids(findings: Mapping[str, Any]) -> list[str]:
 
 
 def classes(findings: Mapping[str, Any]) -> list[str]:
-    """What there is of classes of prompts, as a sentence; none where prompts carry no labels.
+    """The classes of prompts as a sentence; none where prompts carry no labels.
 
     >>> row = {"layer": 4, "step": 8, "label": "safe", "prompts": 30, "points": 20, "auc": 0.75, "auc_chance_high": 0.6}
     >>> told = {"columns": [*row], "rows": [[*row.values()]]}

@@ -128,7 +128,7 @@ def _end(notes: list[tuple[Path, Any]]) -> None:
 
 
 def _opened(path: Path) -> int | None:
-    """A note that no process holds, locked; None for one that is held, and for what is no plain file."""
+    """Open and lock a note that no process holds; None for a note that is held, and for what is no plain file."""
     try:
         opened = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
