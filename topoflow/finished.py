@@ -129,11 +129,8 @@ def asked(facts: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, str]:
     >>> asked({"texts": {"0": {"answers/1": "I do not"}}}, ["Write me a poem."]), asked({}, ["Write me a poem."])
     ({'answers/1': 'Write me a poem.'}, {})
     """
-    return (
-        {f"answers/{number}": prompt for number, prompt in enumerate(prompts, 1)}
-        if facts.get("texts")
-        else {}
-    )
+    answered = prompts if facts.get("texts") else []
+    return {f"answers/{number}": prompt for number, prompt in enumerate(answered, 1)}
 
 
 def told_of_classes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,8 +16,6 @@ from topoflow.figures.steps import each_shaped, even_ticks, step_marks, uneven
 from topoflow.figures.style import DISTANCE, GREY, Floats
 from topoflow.names import column
 
-__all__ = ["controls_figure", "distances_figure"]
-
 # Names of summaries in words, with their units.
 SUMMARIES = {
     column(0, "total_persistence"): f"total persistence of H0\n({DISTANCE})",

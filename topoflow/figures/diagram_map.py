@@ -16,8 +16,6 @@ from topoflow.figures import style
 from topoflow.figures.steps import shaped, step_marks
 from topoflow.figures.style import DISTANCE, GREY, Floats
 
-__all__ = ["map_figure"]
-
 Paths = Sequence[tuple[Floats, Floats]]
 
 

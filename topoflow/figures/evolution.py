@@ -26,8 +26,6 @@ from topoflow.figures.steps import (
 from topoflow.figures.style import DISTANCE, WIDTH, Floats
 from topoflow.names import column
 
-__all__ = ["SUMMARIES", "betti_figure", "summaries_figure"]
-
 # The summaries that are drawn, in words, with their units.
 SUMMARIES = {
     column(0, "total_persistence"): f"H0 total persistence\n({DISTANCE})",

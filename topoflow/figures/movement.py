@@ -16,8 +16,6 @@ from topoflow.figures import style
 from topoflow.figures.steps import MOST_MARKED, thinned
 from topoflow.figures.style import GREY, WIDTH, Floats
 
-__all__ = ["NO_TWINS", "Moved", "movement_figure"]
-
 NO_TWINS = (
     "needs twin checkpoints, each anchor t with t + 1:\n"
     "recording.schedule: {twins: 13, clock: learning_rate} in params.yaml"

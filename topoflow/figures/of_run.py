@@ -116,7 +116,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     of_voids = evolution.SUMMARIES_OF_VOIDS if stored.manifest["maxdim"] > 1 else {}
     summaries = _summaries(results, [*evolution.SUMMARIES, *of_voids])
     of_classes = read_classes(facts)
-    drawn = (
+    drawn = [
         movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
         velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
         velocity.heatmap_figure(steps, layers, shares, label=share, title=f"H1 velocity by layer, {title}"),
@@ -131,12 +131,9 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         measures.measures_figure(steps, read_measures(results), title=f"Beside topology, {title}"),
         persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
-        *(
-            [classes.classes_figure(steps, of_classes, title=f"Classes of prompts, {title}")]
-            if of_classes
-            else []
-        ),
-    )
+    ]
+    if of_classes:
+        drawn.append(classes.classes_figure(steps, of_classes, title=f"Classes of prompts, {title}"))
     return dict(zip(_names(facts), map(png_bytes, drawn), strict=True))
 
 
@@ -171,17 +168,14 @@ def _velocities(
     loss = layout.read_columns(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
     # empty where behaviour was not recorded
     answers = layout.read_columns(results / layout.BEHAVIOUR_FILE, ["step", VELOCITY])[VELOCITY]
-    return (
-        steps,
-        speeds,
-        {
-            "spreads": spreads,
-            "bands": {layer: (low[layer], high[layer]) for layer in speeds},
-            "floors": {layer: float(floor) for layer, floor in floors.items() if floor is not None},
-            "behaviour": (steps, answers) if answers.size else None,
-            "loss": (loss["step"], loss["loss"]),
-        },
-    )
+    more = {
+        "spreads": spreads,
+        "bands": {layer: (low[layer], high[layer]) for layer in speeds},
+        "floors": {layer: float(floor) for layer, floor in floors.items() if floor is not None},
+        "behaviour": (steps, answers) if answers.size else None,
+        "loss": (loss["step"], loss["loss"]),
+    }
+    return steps, speeds, more
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:

@@ -17,8 +17,6 @@ from topoflow.errors import InvalidArgument
 from topoflow.figures import style
 from topoflow.figures.style import DIAGRAM_COLOURS, DIAGRAM_MARKERS, DISTANCE, GREY, SHADE, WIDTH, Floats
 
-__all__ = ["barcodes_figure", "diagrams_figure"]
-
 Panels = Sequence[tuple[str, Sequence[ArrayLike]]]
 Named = tuple[str, Sequence[Floats]]
 

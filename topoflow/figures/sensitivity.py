@@ -17,8 +17,6 @@ from topoflow.figures import style
 from topoflow.figures.style import DIAGRAM_COLOURS, DIAGRAM_MARKERS, GREY, SHADE
 from topoflow.figures.verdicts import COLOURS, number
 
-__all__ = ["sensitivity_figure"]
-
 Row = Mapping[str, str]
 _WIDTH = 8.0  # inches: 1,200 pixels
 _MARKS = {**MARKS, "passes": "◎"}

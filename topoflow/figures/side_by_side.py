@@ -19,8 +19,6 @@ from topoflow.figures.steps import each_shaped, one_step_apart, shaped, step_mar
 from topoflow.figures.style import GREY, SHADE, Floats
 from topoflow.figures.velocity import velocity_label, velocity_remark
 
-__all__ = ["comparison_figure", "separation_figure"]
-
 
 @style.styled
 def comparison_figure(

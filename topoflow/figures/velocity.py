@@ -33,8 +33,6 @@ _MOST_PANELS = 8
 # Cells of a row that are drawn wider than a pixel.
 _MOST_CELLS = 500
 
-__all__ = ["heatmap_figure", "velocity_figure"]
-
 Band = tuple[Floats, Floats]
 Panel = tuple[Callable[[Axes, Floats, Floats], None], Floats, Floats]
 

@@ -15,8 +15,6 @@ from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of
 from topoflow.figures import style
 from topoflow.figures.style import GREY, WIDTH
 
-__all__ = ["Row", "effects_figure", "number", "verdicts_figure"]
-
 Row = Mapping[str, str]
 # What a measure of effects.csv is called in words.
 MEASURES = {

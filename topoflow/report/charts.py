@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from topoflow.figures.steps import StepScale, one_step_apart, step_marks
 from topoflow.figures.style import DIAGRAM_COLOURS, DISTANCE, Floats, layer_colours, run_style
 
-__all__ = ["bars_chart", "map_chart", "runs_chart", "velocity_chart"]
-
 # Dots of one line: more are hardly told apart, and a browser slows down.
 _MOST_DOTS = 256
 Bands = Mapping[int, tuple[ArrayLike, ArrayLike]]

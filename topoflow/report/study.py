@@ -33,8 +33,6 @@ from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
 from topoflow.tracking import note
 
-__all__ = ["report"]
-
 _RUN_PICTURES = {
     "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
     "verdicts are about. Jitter alone stays in the grey band.",
