@@ -132,8 +132,8 @@ def if_poor(values: ArrayLike, missing: str, still: str) -> str:
 
 def finite_of(axes: Axes, lines: Iterable[Floats]) -> Floats:
     """The finite numbers of what a panel shows; where there are none, the panel says so."""
-    values = np.concatenate([*map(np.ravel, lines), np.zeros(0)])
-    values = values[np.isfinite(values)]
+    every: Floats = np.concatenate([*map(np.ravel, lines), np.zeros(0)])
+    values = every[np.isfinite(every)]
     if not values.size:
         axes.set_yticks([])
         note(axes, "no finite value")
