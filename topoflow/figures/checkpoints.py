@@ -42,10 +42,6 @@ def distances_figure(
         Checkpoints, in optimiser steps, strictly increasing.
     distances : mapping of layer to array_like of shape (T, T)
         In units of filtration distance; one that is not finite is left grey, as missing.
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -96,8 +92,6 @@ def controls_figure(
     controls : mapping of summary to mapping of kind to array_like of shape (n_layers, 2)
         For each summary (``h1_count``, say) and kind of cloud (``recorded``, ``isotropic``, ``matched``) the values at
         the two checkpoints; NaN is missing and not drawn.
-    title : str
-        Title of the picture.
 
     Returns
     -------

@@ -34,10 +34,6 @@ def map_figure(
     layers : mapping of layer to (shown, groups)
         For each layer the share of the variance that two dimensions show, and for each group (an objective, say) its
         runs: checkpoints (optimiser steps) of shape (T,) and coordinates (filtration distance) of shape (T, 2).
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
     seeds : bool, default True
         Whether runs of a group are its seeds, for the legend.
 

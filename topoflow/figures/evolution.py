@@ -62,8 +62,6 @@ def betti_figure(
     curves : mapping of layer to (distances, numbers)
         Evenly spaced, increasing filtration distances of shape (n_distances,), and the Betti numbers there, mean over
         subsamples, of shape (T, n_distances); NaN is missing and left grey.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -139,8 +137,6 @@ def summaries_figure(
         Checkpoints, in optimiser steps, strictly increasing.
     summaries : mapping of summary to mapping of layer to array_like of shape (T,)
         The values of each summary (``h1_count``, say), mean over subsamples; NaN is missing and a gap.
-    title : str
-        Title of the picture.
 
     Returns
     -------

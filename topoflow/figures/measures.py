@@ -31,8 +31,6 @@ def measures_figure(steps: ArrayLike, groups: Mapping[str, Mapping[str, Lines]],
         Checkpoints, in optimiser steps, strictly increasing.
     groups : mapping of heading to mapping of label to mapping of layer to array_like
         One number a checkpoint, of shape (T,), or an interval, of shape (T - 1,); NaN is missing and a gap.
-    title : str
-        Title of the picture.
 
     Returns
     -------

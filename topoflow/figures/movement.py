@@ -60,12 +60,7 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
         Cumulative learning rate at the anchors; NaN where it is not known, and then optimiser steps are the time.
     moved : mapping of str to Moved
         By homology, from top to bottom; none of them: there are no twins, which the picture says.
-    title : str
-        Title of the picture.
 
-    Returns
-    -------
-    Figure
     """
     if not moved:
         return style.blank(title, NO_TWINS)

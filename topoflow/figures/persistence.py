@@ -152,8 +152,6 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
     ----------
     panels : sequence of (name, diagrams)
         As for :func:`diagrams_figure`. An infinite bar runs off the right edge, with an arrowhead.
-    title : str
-        Title of the picture.
 
     Returns
     -------

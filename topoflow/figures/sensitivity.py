@@ -50,8 +50,6 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
     ----------
     rows : sequence of mapping
         Those of sensitivity.csv. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
     Returns
     -------

@@ -33,8 +33,6 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     ----------
     rows : sequence of mapping
         Those of effects.csv; only those with the effect "Hedges' g" are drawn. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -112,12 +110,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     claims : sequence of mapping
         Rows of verdicts.csv: `claim`, `homology`, `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict`,
         `steps` and, of newer tables, `beside` and `why`. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
-    Returns
-    -------
-    Figure
     """
     if not claims:
         return style.blank(title, "no claims were tested")

@@ -1,6 +1,7 @@
 """What the charts of a report show, as plain data for page.js: velocities by step, and maps.
 
-Pure: arrays in, dictionaries of numbers and text out. Colours are those of the pictures.
+Pure: arrays in, dictionaries of numbers and text out, which `page.js` draws. Colours are those of the pictures. The
+title of a chart says what it shows and is its name in the page.
 """
 
 from __future__ import annotations
@@ -35,13 +36,6 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
         In units of filtration distance; NaN is missing.
     bands : mapping of layer to two array_like of shape (T - 1,)
         Ends of the 95 % interval over prompts; NaN where there is none.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
@@ -103,13 +97,6 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
         As for `topoflow.figures.side_by_side.comparison_figure`.
     groups : mapping of name to str
         Which runs differ in their seed only.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
     every = np.unique(np.concatenate([*marks.values()]))
@@ -148,13 +135,6 @@ def map_chart(
         (T,) and coordinates (filtration distance) of shape (T, 2).
     groups : mapping of name to str
         Which runs differ in their seed only.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     colours = _group_colours(groups)
     series = []
@@ -181,13 +161,6 @@ def bars_chart(
     layers : mapping of layer to mapping of homology to sequence of (before, after, name, tip)
         Birth and death of each bar at both checkpoints, in filtration distance; None where it was not born yet, or has
         died: there it stands on the diagonal. Its name and what else is said of it when it is pointed at.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     series, homologies = [], ("H1", "H0")
     colours = {homology: mpl.colors.to_hex(DIAGRAM_COLOURS[int(homology[1])]) for homology in homologies}
