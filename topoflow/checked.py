@@ -156,7 +156,7 @@ def problem(error: ValidationError, value: Any, place: str = "", whole: str = "i
 
 
 def look_up(name: Any, known: Mapping[str, Any], kind: str) -> Any:
-    """What a name stands for; an error lists the names there are."""
+    """What a name stands for; for an unknown name, the error lists the known ones."""
     if not isinstance(name, str) or name not in known:
         raise InvalidArgument(kind, f"one of {', '.join(sorted(known))}", name)
     return known[name]

@@ -144,7 +144,7 @@ def told_of_classes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def published(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How the measures of the paper are computed: order of the distance, and in what its first third is counted.
+    """How the measures of the paper are computed: the order of the distance, and the unit of the first third.
 
     >>> published({"order": 2.0}), published({"order": 1.0, "first_third": "checkpoints"})
     ({'order': 2.0, 'first_third': 'steps'}, {'order': 1.0, 'first_third': 'checkpoints'})

@@ -116,7 +116,7 @@ def in_background(act: Callable[P, T], *arguments: P.args, **options: P.kwargs) 
     def run() -> None:
         try:
             future.set_result(act(*arguments, **options))
-        except BaseException as error:  # whatever it is, whoever asks for the result must have it
+        except BaseException as error:  # whoever asks for the result must get any error
             future.set_exception(error)
 
     threading.Thread(target=run, name="topoflow-beside", daemon=True).start()

@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float, done: int, total: int) -> str:
-    """What is left when `done` of `total` took `seconds`; "" where nothing is done yet or all is.
+    """The time left when `done` of `total` took `seconds`; "" where nothing is done yet, or everything.
 
     >>> time_left(30, 10, 40), time_left(0, 0, 40)
     (', about 1.5 min left', '')

@@ -559,7 +559,7 @@ class Params:
         if not self.recording.schedule.twins:  # as manifests from before there were twins say it
             for key in ("twins", "clock", "triplets"):
                 del chosen["schedule"][key]
-        for key in ("answers", "template", "pooling", "position", "batch_tokens"):  # likewise
+        for key in ("answers", "template", "pooling", "position", "batch_tokens"):  # nor had they these keys
             if getattr(self.recording, key) == getattr(Recording, key):
                 del chosen[key]
         return chosen

@@ -45,7 +45,7 @@ _OF_TWO = ("How far the states moved since the checkpoint before", "How far thei
 
 
 def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
-    """As `pictures`; what has been drawn is kept in .topoflow/, for MLflow and the report show the same."""
+    """As `pictures`, kept in .topoflow/ once drawn, since MLflow and the report show the same ones."""
     home = storage.WORK_FOLDER / "pictures" / str(run)
     folder = home / _made_from(stored, results)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)

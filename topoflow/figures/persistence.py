@@ -85,7 +85,7 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
 
 
 def _holes(named: Sequence[Named]) -> str:
-    """What stands in a row for the dimensions above H0."""
+    """The name of a row that shows the dimensions above H0."""
     return "H1, H2" if any(len(pair) > 2 for _, pair in named) else "H1"
 
 

@@ -124,7 +124,7 @@ def note(axes: Axes, remark: str) -> None:
 
 
 def if_poor(values: ArrayLike, missing: str, still: str) -> str:
-    """What to say of values of which none is finite, or else none above 0; "" of all others."""
+    """The remark `missing` where no value is finite, `still` where none is above 0, else ""."""
     if not np.isfinite(values).any():
         return missing
     return "" if np.nanmax(values) > 0 else still
@@ -237,7 +237,7 @@ def layer_colours(layers: Sequence[int]) -> dict[int, Any]:
     return dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.8, len(layers))), strict=True))
 
 
-# Of layers that move so many times as much as others, a linear axis would show nothing.
+# A linear axis would show nothing of layers that move this many times less than others.
 _APART = 20.0
 _LABELLED = 3  # powers of ten of a logarithmic axis, on either side of 0
 

@@ -95,7 +95,7 @@ def _effect(axes: Axes, row: Row, place: float, look: Mapping[str, Any]) -> bool
     return not known
 
 
-# Of each sort of verdict.
+# The colour of each sort of verdict.
 COLOURS = {
     "supported": "#0072B2", "absent": "#8B2252", "explained": "#8A5A00", "unsupported": "#B34700", "open": "#505050"
 }  # fmt: skip
@@ -147,7 +147,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
 
 
 def _cells(claim: Row) -> tuple[str, list[tuple[str, int, str]], str]:
-    """What stands in a row, in lines that fit its column: the verdict, texts with size and colour, and the value.
+    """The texts of a row, in lines that fit its columns: the verdict, texts with size and colour, and the value.
 
     The texts are the statement with its homology, the rungs climbed, and, in grey, the statistic, what to read with it,
     and why there is no verdict.

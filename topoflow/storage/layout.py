@@ -43,7 +43,7 @@ QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "
 RERUN_FILE = "rerun.csv"
 BARS_FILE, PROMPT_SCORES_FILE = "bars.csv", "prompts.csv"
 CLASSES_FILE = "labels.csv"  # of a run whose prompts carry labels; trajectory.json has the same rows
-# Likewise vouched for, where they are: older runs and comparisons lack some.
+# Tables that are vouched for where they exist: older runs and comparisons lack some.
 LATER_RUN_TABLES = (QUANTITIES_FILE, MEASURES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
 LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE, RERUN_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.

@@ -70,7 +70,7 @@ _DEFINITIONS = {
 }
 
 
-# Likewise, where prompts carry labels.
+# The same of classes, where prompts carry labels.
 OF_CLASSES = {
     "classes": "velocity of the points of one class of prompts, as many of each class, and the 95 % band of shuffled "
     "labels (_shuffled_low, _shuffled_high); filtration distance",
@@ -191,7 +191,7 @@ def first_third(findings: Mapping[str, Any]) -> str:
 
 
 def _fitting(lines: Sequence[str]) -> str:
-    """As many of the lines as MLflow keeps, and where that is not all, a last one that says so.
+    """The lines that MLflow keeps; where it does not keep all of them, the last line says so.
 
     >>> _fitting(["short"]), len(_fitting(["x" * 999] * 9)) < 8000
     ('short\\n', True)
@@ -288,9 +288,9 @@ def opened_as(activations: Mapping[str, Any]) -> str:
 
 
 def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
+    """What was recorded as text: the heading, and for each text a row that shows it at each step.
 
-    Those that answer a prompt come first, in the prompts' order, and have the prompt beside them, where `prompts`
+    Answers to prompts come first, in the order of the prompts, each with its prompt where `prompts`
     (`topoflow.finished.asked`) has it.
 
     >>> found = {"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}}
@@ -309,9 +309,9 @@ def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list
 def prompts_behind(
     findings: Mapping[str, Any], results: Path, prompts: Sequence[str]
 ) -> tuple[list[str], list[list[Any]]]:
-    """What prompts.csv holds, and the text of each prompt last where it is known: the heading and the rows.
+    """The heading and the rows of prompts.csv, with the text of each prompt last where it is known.
 
-    No rows where the findings of a run vouch for no such table: an older topoflow wrote none.
+    There are no rows where the findings of a run name no such table: an older topoflow wrote none.
     """
     header, rows = [*PROMPT_COLUMNS, "text"], []
     if layout.PROMPT_SCORES_FILE in findings["files"]:

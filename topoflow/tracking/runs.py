@@ -352,7 +352,7 @@ def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _written(number: float | None) -> str:
-    """As text; a dash takes the place of a number that an earlier result had."""
+    """A number as the text of a tag; a dash, so that the number of an earlier result does not stay."""
     return "–" if number is None else f"{number:.6g}"
 
 

@@ -343,7 +343,7 @@ def log_batches(run: Any, metrics: Iterable[Row], params: Mapping[str, str] = Ma
 
 
 def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """What MLflow takes of what a trainer logs: finite numbers, under names of the characters that it knows.
+    """What MLflow accepts of what a trainer logs: finite numbers, under names of characters that it knows.
 
     >>> list(loggable({"loss": 0.5, "reward (mean)": 1, "note": "text", "grad_norm": float("nan")}))
     [('loss', 0.5), ('reward _mean_', 1.0)]
@@ -358,7 +358,7 @@ def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
-    """Of what is wanted, what is not there yet: a run keeps what it was tagged with when it began."""
+    """The wanted entries that are not there yet: a run keeps the tags with which it began."""
     return {key: value for key, value in wanted.items() if key not in present}
 
 

@@ -164,5 +164,5 @@ def _read(path: Path, opened: int) -> Any | None:
 
 
 def _store() -> str:
-    """Which store is tracked to now, in a form that keeps no address and no password."""
+    """Identifies the store that is tracked to now, and keeps no address and no password."""
     return sha256(address().encode())
