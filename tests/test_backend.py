@@ -23,7 +23,7 @@ from support import (
     tracking_to,
 )
 
-from topoflow import backend, processes
+from topoflow import backend
 from topoflow.cli import main
 from topoflow.embedded import embedded_folder
 from topoflow.study import preflight
@@ -55,7 +55,7 @@ def called(monkeypatch):
 
     run.failing = ()
     calls_of = type("Calls", (), {"list": calls, "fail": lambda *names: setattr(run, "failing", names)})
-    monkeypatch.setattr(processes, "call", run)
+    monkeypatch.setattr(backend, "call", run)
     return calls_of
 
 
@@ -172,7 +172,7 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(processes, "call", interrupted)
+    monkeypatch.setattr(backend, "call", interrupted)
     with pytest.raises(KeyboardInterrupt):
         submit(objective="helpful,harmless")
     assert [run.info.status for run in runs()] == ["KILLED", "KILLED"]

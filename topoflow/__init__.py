@@ -12,20 +12,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from topoflow.config import Topology
-    from topoflow.config.schedule import Schedule
-    from topoflow.dynamics.claims.margins import Claims
-    from topoflow.dynamics.comparing import compare
-    from topoflow.dynamics.following import follow
-    from topoflow.dynamics.velocity import concentration
-    from topoflow.figures.of_arrays import movement_figure
-    from topoflow.figures.persistence import diagrams_figure
-    from topoflow.recording.callback import TopologyCallback
-    from topoflow.recording.quantities import Quantity, greedy_answers, held_out_loss
-    from topoflow.topology.distances import wasserstein_distance
-    from topoflow.topology.persistence import vietoris_rips_diagrams
-    from topoflow.topology.summaries import SUMMARY_NAMES, barcode_summary
+if TYPE_CHECKING:  # to a type checker, `as` says that a name is public
+    from topoflow.config import Topology as Topology
+    from topoflow.config.schedule import Schedule as Schedule
+    from topoflow.dynamics.claims.margins import Claims as Claims
+    from topoflow.dynamics.comparing import compare as compare
+    from topoflow.dynamics.following import follow as follow
+    from topoflow.dynamics.velocity import concentration as concentration
+    from topoflow.figures.of_arrays import movement_figure as movement_figure
+    from topoflow.figures.persistence import diagrams_figure as diagrams_figure
+    from topoflow.recording.callback import TopologyCallback as TopologyCallback
+    from topoflow.recording.quantities import Quantity as Quantity
+    from topoflow.recording.quantities import greedy_answers as greedy_answers
+    from topoflow.recording.quantities import held_out_loss as held_out_loss
+    from topoflow.topology.distances import wasserstein_distance as wasserstein_distance
+    from topoflow.topology.persistence import vietoris_rips_diagrams as vietoris_rips_diagrams
+    from topoflow.topology.summaries import SUMMARY_NAMES as SUMMARY_NAMES
+    from topoflow.topology.summaries import barcode_summary as barcode_summary
 
 __version__ = "0.1.0"
 
@@ -47,24 +50,7 @@ _HOME = {
     "vietoris_rips_diagrams": "topoflow.topology.persistence",
     "wasserstein_distance": "topoflow.topology.distances",
 }
-__all__ = [
-    "SUMMARY_NAMES",
-    "Claims",
-    "Quantity",
-    "Schedule",
-    "Topology",
-    "TopologyCallback",
-    "barcode_summary",
-    "compare",
-    "concentration",
-    "diagrams_figure",
-    "follow",
-    "greedy_answers",
-    "held_out_loss",
-    "movement_figure",
-    "vietoris_rips_diagrams",
-    "wasserstein_distance",
-]
+__all__ = sorted(_HOME)
 
 
 if not TYPE_CHECKING:  # which would take any name for one of topoflow's

@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.errors import InvalidArgument, TopoflowError, UnknownKey, Words
+from topoflow.processes import call, stop_when_told
 from topoflow.study.scaffold import check_version
 from topoflow.tracking.live import handed_on
-from topoflow.tracking.store import answering
+from topoflow.tracking.plugin import context_tags
+from topoflow.tracking.store import absolute_uri, answering, set_tags
 from topoflow.tracking.unfinished import Note, end_unfinished
 
 # What MLflow puts into every backend's configuration; of no use here.
@@ -64,8 +66,6 @@ class ProjectBackend:
             When a parameter or option is refused, and then there is no run; or when a job fails.
         """
         from mlflow.exceptions import ExecutionException
-
-        from topoflow.processes import stop_when_told
 
         stop_when_told()
         if asked := {key: _as_text(backend_config[key]) for key in _OF_STUDY if key in backend_config}:
@@ -202,18 +202,16 @@ def _check(arguments: list[str]) -> dict[str, str]:
         executor.look(*(asked[option] for option in _OF_STUDY))
         return {}
     overrides = split_overrides(asked.get("overrides", ()))
-    if command.name == "run":
-        return preflight.check_once(
-            *study.resolve(asked["model"], asked["objective"], overrides, asked["seed"])
-        )
     if command.name == "plan":
         if asked["objective"] is not None:
             study.resolve(asked["model"], asked["objective"], overrides)
         return {}
-    if command.name == "record":
-        options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
-        source = cli.checkpoint_source(*(asked[option] for option in options))
-        given = study.resolve_record(source, asked["model"], asked["objective"], overrides, asked["seed"])
+    if command.name in ("run", "record"):
+        given = (asked["model"], asked["objective"], overrides)
+        if command.name == "record":
+            options = ("checkpoints", "steps", "hub", "revisions", "remove_downloads")
+            source = cli.checkpoint_source(*(asked[option] for option in options))
+            given = study.resolve_record(source, *given, asked["seed"])
         return preflight.check_once(*study.resolve(*given, asked["seed"]))
     params = load_params()
     if asked.get("model"):
@@ -244,11 +242,11 @@ class _Place:
 
         client = mlflow.MlflowClient()
         names = [", ".join(map(str, job.parameters.values())) for job in jobs]
-        tags = {"mlflow.project.backend": "topoflow", "mlflow.project.entryPoint": self.entry_point}
-        tags |= self._context()
         note = Note(self.folder)
         parent = client.create_run(
-            self.experiment_id, tags=tags | note.tags, run_name=f"{len(jobs)} runs: {'; '.join(names)}"
+            self.experiment_id,
+            tags={"mlflow.project.entryPoint": self.entry_point, **self._tags(note)},
+            run_name=f"{len(jobs)} runs: {'; '.join(names)}",
         )
         parent_id = str(parent.info.run_id)
         failed = []
@@ -262,10 +260,9 @@ class _Place:
     @answering()
     def start(self, job: _Job, parent_id: str | None = None) -> tuple[str, str]:
         """Run one job in an MLflow run of its own; returns the run's id and how it failed, if it did."""
-        import mlflow
         from mlflow.projects import utils
 
-        client, note = mlflow.MlflowClient(), Note(self.folder)
+        note = Note(self.folder)
         created = utils.get_or_create_run(  # type: ignore[no-untyped-call]
             None,
             self.uri,
@@ -277,25 +274,16 @@ class _Place:
         )
         run_id = str(created.info.run_id)
         with handed_on(note, run_id) as end:
-            tags = {"mlflow.project.backend": "topoflow", **note.tags, **self._context()}
-            if parent_id:
-                tags["mlflow.parentRunId"] = parent_id
-            for key, value in tags.items():
-                client.set_tag(run_id, key, value)
+            set_tags(run_id, {**self._tags(note), **({"mlflow.parentRunId": parent_id} if parent_id else {})})
             status = self._call(job, run_id)
             end("FAILED" if status else "FINISHED")
         return run_id, f"exit status {status}" if status else ""
 
-    def _context(self) -> dict[str, str]:
-        from topoflow.tracking.plugin import context_tags
-
-        return context_tags(self.folder)
+    def _tags(self, note: Note) -> dict[str, str]:
+        return {"mlflow.project.backend": "topoflow", **note.tags, **context_tags(self.folder)}
 
     def _call(self, job: _Job, run_id: str) -> int:
         """Run the command in the project's folder as part of the MLflow run; returns its exit status."""
-        from topoflow.processes import call
-        from topoflow.tracking.store import absolute_uri
-
         environment = {
             **os.environ,
             **job.checked,

@@ -1,4 +1,4 @@
-"""Classes whose fields pydantic checks, and what it refuses in the errors of this package.
+"""Classes whose fields pydantic checks; what it refuses becomes an error of this package.
 
 Build such a class as any dataclass, by keyword or by position; `read` makes one of a mapping. A type says what a field
 may hold, `__post_init__` what fields must be to one another.
@@ -117,7 +117,7 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def read(kind: Callable[..., T], value: Any, place: str = "", whole: str = "it") -> T:
-    """What a value from outside is as a class of this kind; `place` is its key path, `whole` its name without one."""
+    """Read a value from outside as a class; an error names it by its key path `place`, or as `whole` without one."""
     try:
         return typing.cast(T, adapter(kind).validate_python(value))
     except ValidationError as error:
@@ -126,7 +126,7 @@ def read(kind: Callable[..., T], value: Any, place: str = "", whole: str = "it")
 
 @functools.cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """What checks values as of a class: made once, for it takes a while."""
+    """The adapter that checks values as a class; it is made once, since that takes a while."""
     return TypeAdapter(kind)
 
 
@@ -156,7 +156,7 @@ def problem(error: ValidationError, value: Any, place: str = "", whole: str = "i
 
 
 def look_up(name: Any, known: Mapping[str, Any], kind: str) -> Any:
-    """What a name stands for; an error lists the names there are."""
+    """What a name stands for; for an unknown name, the error lists the known ones."""
     if not isinstance(name, str) or name not in known:
         raise InvalidArgument(kind, f"one of {', '.join(sorted(known))}", name)
     return known[name]

@@ -30,7 +30,7 @@ from topoflow.training.devices import check_single_process
 
 
 def _given(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """None for an empty value, which is what MLproject hands on of a parameter that was not given."""
+    """None for an empty value: MLproject passes one for a parameter that was not given."""
     return value or None
 
 
@@ -44,6 +44,11 @@ _seed = click.option(
     help="Seed of training; default: first of `seeds` in params.yaml.",
     metavar="NUMBER",
 )
+
+
+def _of_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name one run of a study."""
+    return _model(_objective(_seed(function)))
 
 
 _overrides = click.option(
@@ -82,10 +87,7 @@ def main() -> None:
     """
     _make_all_printable()
     # no command asks anything, and no library may: a question would hang a stage that DVC runs
-    with (
-        suppress(OSError),
-        open(os.devnull) as nothing,
-    ):  # where no file can be opened, the command says so itself
+    with suppress(OSError), open(os.devnull) as nothing:  # where no file opens, the command says so itself
         os.dup2(nothing.fileno(), 0)
     if not sys.stderr.isatty():
         # every library's progress bars; read when tqdm is imported
@@ -520,9 +522,7 @@ def prepare(objective: str) -> None:
 
 
 @_command
-@_model
-@_objective
-@_seed
+@_of_run
 def finetune(model: str, objective: str, seed: int | None) -> None:
     """Fine-tune, and record hidden states.
 
@@ -532,9 +532,7 @@ def finetune(model: str, objective: str, seed: int | None) -> None:
 
 
 @_command
-@_model
-@_objective
-@_seed
+@_of_run
 def diagrams(model: str, objective: str, seed: int | None) -> None:
     """Compute persistence diagrams.
 
@@ -544,9 +542,7 @@ def diagrams(model: str, objective: str, seed: int | None) -> None:
 
 
 @_command
-@_model
-@_objective
-@_seed
+@_of_run
 def trajectory(model: str, objective: str, seed: int | None) -> None:
     """Compute velocities and verdicts.
 
@@ -556,9 +552,7 @@ def trajectory(model: str, objective: str, seed: int | None) -> None:
 
 
 @_command
-@_model
-@_objective
-@_seed
+@_of_run
 @click.option("--run-id", metavar="ID", help="The MLflow run to fill; by default the one that trained.")
 def track(model: str, objective: str, seed: int | None, run_id: str | None) -> None:
     """Log the results of one training to MLflow.

@@ -1,6 +1,6 @@
-"""One function over many cells, on this machine's cores or on a cluster; where never changes the result.
+"""Run one function over many cells, on this machine's cores or on a cluster, with the same results.
 
-On CPUs of one kind not by a single bit; on another kind, NumPy and BLAS may round otherwise.
+On CPUs of one kind the results agree to the last bit; on another kind, NumPy and BLAS may round otherwise.
 
 joblib does the work, so its backends are the choice: threads, processes, and the clusters that Dask and Ray
 make of many machines. Cells travel as arrays and results as bytes or numbers: workers need no shared disk.
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class OnDemand(Sequence[T]):
-    """What `read` gives for each key, read whenever it is asked for and not held.
+    """A sequence of what `read` gives for each key; an item is read each time it is asked for, and not held.
 
-    To another process it goes as a list of all of it: a worker need not have the files.
+    Another process gets a list of all items, since a worker need not have the files.
 
     Parameters
     ----------

@@ -31,9 +31,9 @@ def printable(text: str) -> str:
 
 
 def said(error: BaseException | str) -> str:
-    """What another library, program or server said, fit to be quoted in a message or a warning.
+    """The words of another library, program or server, fit to be quoted in a message or a warning.
 
-    Its first line, shortened, without control characters, and without user name and password in addresses.
+    It is their first line, shortened, without control characters, and without user name and password in addresses.
 
     >>> said("no answer from http://me:secret@example.org/" + chr(27) + "[2J" + chr(10) + "<html>")
     'no answer from http://example.org/\\\\x1b[2J'
@@ -66,7 +66,7 @@ def quoted(value: Any) -> str:
 
 
 class Words(str):
-    """What came, said in words: an error quotes it without the quotation marks of text that was given.
+    """A description of what came, which an error quotes without quotation marks.
 
     >>> quoted(Words("3 of them"))
     '3 of them'

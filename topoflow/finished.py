@@ -28,7 +28,7 @@ EARLY_SHARES = tuple(pooled_name("early_share", h) for h in ("H1", "H0"))  # of 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What there is of one run of a study.
+    """One finished run of a study.
 
     Attributes
     ----------
@@ -71,10 +71,6 @@ class FinishedRun:
         """What models/NAME.json says of its model: files with their SHA-256, the chat template; empty without one."""
         path = self.results.parents[3] / layout.model_file(self.run.model)
         return layout.read_model(path) if path.is_file() else {}
-
-    def asked(self) -> dict[str, str]:
-        """The evaluation prompts by the name of the answer to each; see the function `asked`."""
-        return asked(self.facts, self.prompts())
 
     def prompts(self) -> list[str]:
         """The text of each evaluation prompt; see the function `prompt_texts`."""
@@ -133,11 +129,8 @@ def asked(facts: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, str]:
     >>> asked({"texts": {"0": {"answers/1": "I do not"}}}, ["Write me a poem."]), asked({}, ["Write me a poem."])
     ({'answers/1': 'Write me a poem.'}, {})
     """
-    return (
-        {f"answers/{number}": prompt for number, prompt in enumerate(prompts, 1)}
-        if facts.get("texts")
-        else {}
-    )
+    answered = prompts if facts.get("texts") else []
+    return {f"answers/{number}": prompt for number, prompt in enumerate(answered, 1)}
 
 
 def told_of_classes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -151,7 +144,7 @@ def told_of_classes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def published(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How the measures of the paper are computed: order of the distance, and in what its first third is counted.
+    """How the measures of the paper are computed: the order of the distance, and the unit of the first third.
 
     >>> published({"order": 2.0}), published({"order": 1.0, "first_third": "checkpoints"})
     ({'order': 2.0, 'first_third': 'steps'}, {'order': 1.0, 'first_third': 'checkpoints'})
@@ -183,7 +176,7 @@ def check_manifest(stored: storage.StoredSet, kind: str, remedy: str) -> None:
 
 
 def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable[[int, int], NDArray[Any]]:
-    """What reads the cloud of a step and layer, prepared as a diagram set's clouds are."""
+    """A function that reads the cloud of a step and layer, prepared as the clouds of a diagram set are."""
     if prepared.plain:
         return activations.point_cloud
 
@@ -195,9 +188,9 @@ def clouds_of(activations: storage.StoredSet, prepared: Preparation) -> Callable
 
 
 def dominated(activations: storage.StoredSet, diagrams: storage.StoredSet) -> dict[int, Dominance]:
-    """The layers that have most of their variance along one direction at the first checkpoint, as diagrams see it.
+    """The layers with most of their variance along one direction at the first checkpoint, as their diagrams see it.
 
-    States that are not here, or not as they were recorded, are passed over: the manifest may be all that there is.
+    Layers whose states are not here, or were altered, are left out: the manifest may be all that is here.
     """
     cloud = clouds_of(activations, Preparation(**diagrams.manifest.get("prepared") or {}))
     first, digests = diagrams.steps[0], activations.manifest.get("files", {})
@@ -211,7 +204,7 @@ def dominated(activations: storage.StoredSet, diagrams: storage.StoredSet) -> di
 
 
 def read_findings(run: Run, root: Path = Path()) -> Mapping[str, Any]:
-    """What trajectory.json says of a run, whose tables are proved to be those that it was written with.
+    """What trajectory.json says of a run; its tables are verified to be those that it was written with.
 
     Raises
     ------
@@ -239,28 +232,23 @@ def read_early_shares(folder: Path) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {key: {} for key in EARLY_SHARES}
     for path, pooled in _pooled(folder):
         for key, labels in found.items():
-            share = _number_of(pooled, key, path)
-            if share is None:
-                continue
-            if not -1 <= share <= 1:
-                raise InvalidFile(path, f"must have a share as {key}, and has {quoted(share)}")
-            labels.setdefault(path.parents[1].as_posix(), []).append(share)
+            if pooled[key] is not None:
+                labels.setdefault(path.parents[1].as_posix(), []).append(pooled[key])
     return found
 
 
 def read_jitters(folder: Path) -> list[float]:
-    """What jitter makes of the movement of a typical finished run below a folder, for H1 and for H0.
+    """How large jitter is beside the movement of a typical finished run below a folder, for H1 and for H0.
 
-    The standard error that jitter gives to the squared movement of a run, as a share of it; the median over runs in
-    which something moves, and nothing for a homology that none moves in. Errors are those of `read_early_shares`.
+    It is the standard error that jitter gives to the squared movement of a run, as a share of this movement: the median
+    over runs in which something moves. A homology that moves in no run is left out. Errors are those of
+    `read_early_shares`.
     """
     found: dict[str, list[float]] = {}
-    for path, pooled in _pooled(folder):
+    for _, pooled in _pooled(folder):
         for homology in ("H1", "H0"):
-            keys = [pooled_name(name, homology) for name in ("moved", "jitter")]
-            if not set(keys) <= set(pooled):  # an older topoflow did not write them
-                continue
-            moved, jitter = (_number_of(pooled, key, path) for key in keys)
+            # an older topoflow did not write them
+            moved, jitter = (pooled.get(pooled_name(name, homology)) for name in ("moved", "jitter"))
             if moved and jitter and moved > 0:
                 found.setdefault(homology, []).append(jitter / moved)
     return [float(np.median(shares)) for shares in found.values()]
@@ -274,27 +262,12 @@ def _pooled(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             folder, f"holds no {layout.TRAJECTORY_FILE}", "name the results of a study, or a study"
         )
     for path in paths:
-        facts = layout.read_json(path)
-        pooled = facts.get("pooled") if isinstance(facts, dict) else None
-        yield path, pooled if isinstance(pooled, dict) else {}
-
-
-def _number_of(pooled: Mapping[str, Any], key: str, path: Path) -> float | None:
-    """A number of a run; None where nothing moved."""
-    if key not in pooled:
-        raise InvalidFile(
-            path, f"has no {key}: an older topoflow wrote it", "bring it up to date with: dvc repro"
-        )
-    value = pooled[key]
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidFile(path, f"must have a number as {key}, and has {quoted(value)}")
-    return float(value)
+        remedy = "bring it up to date with: dvc repro"
+        yield path, schemas.check("pilot", path, layout.read_json(path), remedy)["pooled"]
 
 
 def read_comparison() -> Mapping[str, Any]:
-    """What comparison.json says; such of its tables and pictures as are there are proved to be those it names.
+    """What comparison.json says; those of its tables and pictures that are here are verified.
 
     Raises
     ------

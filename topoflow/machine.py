@@ -1,4 +1,4 @@
-"""What of this machine the process may use: cores and memory, as its affinity mask and its control groups say.
+"""The cores and the memory of this machine that the process may use, by its affinity mask and control groups.
 
 A scheduler or container that gives a job two of 64 cores changes neither `os.cpu_count()` nor what is free in all.
 """

@@ -1,4 +1,4 @@
-"""What layers and numbers are called in files, tables and MLflow: made here and nowhere else.
+"""The names of layers and numbers in files, tables and MLflow, made here and nowhere else.
 
 Names are for people. Code that decides something reads the value that was named, and takes no name apart.
 """

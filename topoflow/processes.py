@@ -1,4 +1,4 @@
-"""Processes that end when they are told to, and take their own with them; threads that keep none from ending."""
+"""Processes that end when they are told to, with those they began; threads that keep no process from ending."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GRACE = 5.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends: as Ctrl-C, so that what must be undone is undone on the way out.
+    """A signal that ends the process; it is raised as Ctrl-C is, so that what must be undone is undone.
 
     Attributes
     ----------
@@ -33,14 +33,14 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-# Sent to end a process, and by a terminal or connection that closes. What `nohup` has had ignored stays so.
+# Sent to end a process, and by a terminal or connection that closes. A signal that `nohup` ignores stays ignored.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def stop_when_told() -> None:
-    """Have SIGTERM and SIGHUP raise `Stopped` in the main thread, where they would end the process as it stands.
+    """Have SIGTERM and SIGHUP raise `Stopped` in the main thread, instead of ending the process at once.
 
-    An exception that a signal raises inside a destructor is dropped by Python; it, and Ctrl-C's, is then raised again.
+    Python drops an exception that a signal, or Ctrl-C, raises inside a destructor; it is then raised again.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -73,9 +73,9 @@ def stop_when_told() -> None:
 
 
 def call(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
-    """`subprocess.run(command, **options)`, at whose end, however it comes, no process is left of what was begun.
+    """Run a command as `subprocess.run` does, and leave none of its processes behind, however it ends.
 
-    DVC begins processes of its own, which would live on: so all of them are a group, and are signalled as one.
+    DVC begins processes of its own, which would live on; so all of them form a group and are signalled as one.
     """
     if options.pop("capture_output", False):
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -104,9 +104,9 @@ def _end(process: subprocess.Popen[Any]) -> None:
 
 
 def in_background(act: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Future[T]:
-    """Act in a thread of its own; what comes of it, an error too, is the result of the future.
+    """Call a function in a thread of its own; the future has its result or its error.
 
-    A pool of threads would be waited for at the end of the process, after Ctrl-C as well.
+    Python would wait for the threads of a pool before the process ends, after Ctrl-C as well.
 
     >>> in_background(pow, 2, 3).result()
     8
@@ -116,7 +116,7 @@ def in_background(act: Callable[P, T], *arguments: P.args, **options: P.kwargs) 
     def run() -> None:
         try:
             future.set_result(act(*arguments, **options))
-        except BaseException as error:  # whatever it is, whoever asks for the result must have it
+        except BaseException as error:  # whoever asks for the result must get any error
             future.set_exception(error)
 
     threading.Thread(target=run, name="topoflow-beside", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a stage says of how far it is, in lines on stderr, also where there is no terminal and so no bar; its tables."""
+"""Say how far a stage is, on stderr: by a bar in a terminal, by lines elsewhere. Print a stage's tables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float, done: int, total: int) -> str:
-    """What is left when `done` of `total` took `seconds`; "" where nothing is done yet or all is.
+    """The time left when `done` of `total` took `seconds`; "" where nothing is done yet, or everything.
 
     >>> time_left(30, 10, 40), time_left(0, 0, 40)
     (', about 1.5 min left', '')

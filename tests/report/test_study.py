@@ -542,10 +542,12 @@ def test_a_browser_draws_the_charts_and_answers_the_pointer_without_an_error(her
 
 
 def test_a_floor_of_halves_that_are_smaller_than_subsamples_is_said_to_be_approximate() -> None:
-    from topoflow.tracking.note import floor_caveat
+    from topoflow.tracking.note import caveats
 
-    assert floor_caveat(320, 160) == []
-    assert "159" in floor_caveat(319, 160)[1]
+    made = {"constant_cells": [], "subsample_size": 160}
+    assert list(caveats({**made, "n_prompts": 320}, {})) == []
+    (said,) = caveats({**made, "n_prompts": 319}, {})
+    assert "159" in said
 
 
 def test_claims_stand_in_the_order_of_reading_each_with_the_rung_that_decided_and_its_colour() -> None:

@@ -60,7 +60,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise InvalidFile(path, "must exist in the folder of the study, and it does not") from None
     except InvalidFile:  # a folder, a pipe: params.yaml may name the file
         raise
-    except OSError as error:  # a name that is none
+    except OSError as error:  # such as a name that is too long
         raise InvalidFile(str(path)[:200], f"must be a file that can be read: {error.strerror}") from None
     except (YAMLError, ValueError, LookupError, TypeError, RecursionError) as error:  # all of them ruamel's
         raise InvalidFile(path, f"must be YAML: {_problem(error)}") from None

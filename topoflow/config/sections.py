@@ -60,10 +60,8 @@ def _named(name: str) -> str:
 
 Name = Annotated[Key, AfterValidator(_named)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]  # what NumPy's seed takes
-Machine = Annotated[
-    Whole, Field(le=2**14)
-]  # threads and workers, which are begun as soon as they are asked for
-# Either way there is one thing to refuse: a word that is not "published" should have been a number.
+Machine = Annotated[Whole, Field(le=2**14)]  # threads and workers, which begin as soon as they are asked for
+# By the discriminator, a word other than "published" has one error: that it is no number.
 Order = Annotated[
     Annotated[Number, Field(ge=1), Tag("number")] | Annotated[Literal["published"], Tag("published")],
     Discriminator(lambda value: "published" if value == "published" else "number"),
@@ -76,9 +74,9 @@ Sample = Annotated[Whole, Field(le=10**6)]  # what a plan of subsamples holds
 
 
 def _in_line(prompts: Any) -> Any:
-    """The prompts with their source of text as a mapping of its own: params.yaml has it in line.
+    """Put the keys of the source of text, which stand in line in params.yaml, into a mapping of their own.
 
-    A misspelt n_prompts is no key of the source, so that its error can name the nearest one.
+    A misspelt n_prompts stays outside this mapping, so that the error can name the nearest key.
     """
     if not isinstance(prompts, dict):
         return prompts
@@ -87,7 +85,7 @@ def _in_line(prompts: Any) -> Any:
 
 
 def _opened(given: Any) -> Any:
-    """Arguments of `trl.SFTConfig` from the file that has them, where its path is given."""
+    """Arguments of `trl.SFTConfig`, read from their file where a path is given."""
     arguments = read_mapping(given) if isinstance(given, str) else given
     for key in arguments if isinstance(arguments, dict) else ():
         if reason := REFUSED.get(key):
@@ -157,7 +155,7 @@ class Finetune:
     sft_config: Annotated[str | dict[str, Any] | None, BeforeValidator(_opened)] = None
 
     def __post_init__(self) -> None:
-        """Refuse an old name that says another thing than the new one: TRL would silently take the new."""
+        """Refuse an old name of an option that differs from its new name: TRL would silently take the new one."""
         given = self.arguments
         for end in ("", "_kwargs"):
             old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
@@ -171,7 +169,7 @@ class Finetune:
 
     @property
     def checkpoints_activations(self) -> bool:
-        """Whether training keeps only what a block is given, under either of the option's names."""
+        """Whether training keeps only the inputs of blocks, under either name of the option."""
         given = self.arguments
         return bool(given.get("activation_checkpointing", given.get("gradient_checkpointing")))
 
@@ -186,18 +184,12 @@ class Recording:
     layers: Count | Annotated[tuple[Natural, ...], Field(min_length=1), each_once] = 5
     schedule: Schedule = field(default_factory=Schedule)
     batch_size: Count = 64
-    batch_tokens: Count | None = (
-        None  # a forward pass at most; null: on an accelerator those of a batch in training, else any
-    )
+    batch_tokens: Count | None = None  # of a pass; null: on an accelerator those of a training batch
     max_length: Count = 512
     dtype: Literal["float16", "float32", "float64"] = "float32"
     behaviour: Flag = True  # next-token distributions too, compared between checkpoints
-    template: Literal["auto", "chat", "hh", "plain"] = (
-        "auto"  # how a prompt becomes text, see TopologyCallback
-    )
-    answers: Annotated[Natural, Field(le=64)] = (
-        0  # prompts, evenly spread, answered greedily at each checkpoint
-    )
+    template: Literal["auto", "chat", "hh", "plain"] = "auto"  # how a prompt becomes text (TopologyCallback)
+    answers: Annotated[Natural, Field(le=64)] = 0  # prompts, evenly spread, answered greedily each time
     pooling: Kind = "last"  # these two: which tokens make a point, see Pooling
     position: Position = -1
 
@@ -479,10 +471,7 @@ class Params:
                 parts, kinds, expected = list(shares), PlainText, "objectives with text of their own"
             case ShuffledText(of=part):
                 parts, kinds, expected = [part], TextSource, "an objective with text of its own, or a mix"
-            case Rerun(of=part):
-                parts, kinds = [part], TextSource | ShuffledText
-                expected = "an objective with text of its own, a mix or a shuffled one"
-            case Variant(of=part):
+            case Rerun(of=part) | Variant(of=part):
                 parts, kinds = [part], TextSource | ShuffledText
                 expected = "an objective with text of its own, a mix or a shuffled one"
             case _:
@@ -495,7 +484,7 @@ class Params:
             self.finetune_of(name)  # refused here
 
     def _check_layers(self) -> None:
-        """The depth of an embedded model is known beforehand; that of another when it is opened."""
+        """Refuse layers that an embedded model does not have; other models say their depth only once opened."""
         layers = self.recording.layers
         deepest = layers if isinstance(layers, int) else max(layers)
         for name in self.models:
@@ -511,7 +500,7 @@ class Params:
         return [Run(*key) for key in itertools.product(self.models, self.objectives, self.seeds)]
 
     def check_names(self, run: Run) -> None:
-        """Refuse a run of a model or objective that there is not, before its name becomes a path."""
+        """Refuse a run whose model or objective does not exist, before its name becomes a path."""
         look_up(run.model, self.model, "model")
         look_up(run.objective, self.objective, "objective")
 
@@ -547,7 +536,7 @@ class Params:
         return read(Finetune, chosen, f"objective.{objective}.finetune")
 
     def is_control(self, objective: str) -> bool:
-        """Whether an objective is there to hold another against: `shuffled`, a rerun, or a variant."""
+        """Whether an objective exists to be compared with another one: `shuffled`, a rerun, or a variant."""
         return isinstance(self.objective_source(objective), ShuffledText | Rerun | Variant)
 
     def controls(self) -> dict[str, str]:
@@ -560,9 +549,7 @@ class Params:
         if self.checkpoints(objective):
             return None
         chosen = dataclasses.asdict(self.finetune_of(objective))
-        if not chosen[
-            "sft_config"
-        ]:  # manifests from before there was such a key are still those of these parameters
+        if not chosen["sft_config"]:  # as manifests from before there was such a key say it
             del chosen["sft_config"]
         return chosen
 
@@ -572,13 +559,13 @@ class Params:
         if not self.recording.schedule.twins:  # as manifests from before there were twins say it
             for key in ("twins", "clock", "triplets"):
                 del chosen["schedule"][key]
-        for key in ("answers", "template", "pooling", "position", "batch_tokens"):  # likewise
+        for key in ("answers", "template", "pooling", "position", "batch_tokens"):  # nor had they these keys
             if getattr(self.recording, key) == getattr(Recording, key):
                 del chosen[key]
         return chosen
 
     def made_of(self, objective: str) -> list[str]:
-        """An objective, and the others that it is made of: shares of a mix, what a control is a control of."""
+        """An objective and those it is made of: the shares of a mix, the objective behind a control."""
         match self.objective_source(objective):
             case MixedText(of=shares):
                 return [objective, *shares]

@@ -20,7 +20,7 @@ Key = Annotated[str, Field(coerce_numbers_to_str=True)]  # a key, which YAML may
 
 
 def by_source(kinds: Mapping[str, type[Any]]) -> PlainValidator:
-    """Says of a union of classes that the key `source` of a mapping chooses the one that the rest of it is read as."""
+    """Let the key `source` of a mapping choose the class that its other keys are read as."""
 
     def chosen(value: Any) -> Any:
         if isinstance(value, tuple(kinds.values())):
@@ -57,7 +57,7 @@ class Opening:
 
     @property
     def written(self) -> dict[str, Any]:
-        """The entry without keys of this class that are at their defaults: as before there were these."""
+        """The entry without keys of `Opening` that are at their defaults, as it was before these keys existed."""
         common = {key.name for key in fields(Opening)} - set(self.chosen)
         return {key.name: getattr(self, key.name) for key in fields(self) if key.name not in common}
 

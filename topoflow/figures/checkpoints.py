@@ -16,8 +16,6 @@ from topoflow.figures.steps import each_shaped, even_ticks, step_marks, uneven
 from topoflow.figures.style import DISTANCE, GREY, Floats
 from topoflow.names import column
 
-__all__ = ["controls_figure", "distances_figure"]
-
 # Names of summaries in words, with their units.
 SUMMARIES = {
     column(0, "total_persistence"): f"total persistence of H0\n({DISTANCE})",
@@ -44,10 +42,6 @@ def distances_figure(
         Checkpoints, in optimiser steps, strictly increasing.
     distances : mapping of layer to array_like of shape (T, T)
         In units of filtration distance; one that is not finite is left grey, as missing.
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -98,8 +92,6 @@ def controls_figure(
     controls : mapping of summary to mapping of kind to array_like of shape (n_layers, 2)
         For each summary (``h1_count``, say) and kind of cloud (``recorded``, ``isotropic``, ``matched``) the values at
         the two checkpoints; NaN is missing and not drawn.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -145,12 +137,10 @@ def _control_panel(axes: Axes, layers: NDArray[np.int64], kinds: Mapping[str, Fl
     shown = style.few_of(layers.size)
     axes.set_xticks(shown, [str(layers[place]) for place in shown])
     axes.set_xlim(-0.5, layers.size - 0.5)
-    values = np.concatenate([found.ravel() for found in kinds.values()])
-    values = values[np.isfinite(values)]
+    values = style.finite_of(axes, kinds.values())
     if not values.size:
-        axes.set_yticks([])
-        style.note(axes, "no finite value")
-    elif values.min() > 0:
+        return
+    if values.min() > 0:
         ratio = values.max() / values.min()
         few = LogLocator(subs=(1,) if ratio > 100 else (1, 2, 5), numticks=12)
         style.log_axis(axes, few if ratio > 10 else MaxNLocator(4))

@@ -30,8 +30,6 @@ def classes_figure(
         Checkpoints, in optimiser steps, strictly increasing.
     layers : mapping of layer to mapping of class to mapping of column to array_like of shape (T,)
         The columns `CLASS_NUMBERS`. Velocities, since the checkpoint before, are NaN at the first.
-    title : str
-        Title of the picture.
 
     Returns
     -------

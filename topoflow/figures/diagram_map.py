@@ -16,8 +16,6 @@ from topoflow.figures import style
 from topoflow.figures.steps import shaped, step_marks
 from topoflow.figures.style import DISTANCE, GREY, Floats
 
-__all__ = ["map_figure"]
-
 Paths = Sequence[tuple[Floats, Floats]]
 
 
@@ -36,10 +34,6 @@ def map_figure(
     layers : mapping of layer to (shown, groups)
         For each layer the share of the variance that two dimensions show, and for each group (an objective, say) its
         runs: checkpoints (optimiser steps) of shape (T,) and coordinates (filtration distance) of shape (T, 2).
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
     seeds : bool, default True
         Whether runs of a group are its seeds, for the legend.
 

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument
@@ -26,8 +25,6 @@ from topoflow.figures.steps import (
 )
 from topoflow.figures.style import DISTANCE, WIDTH, Floats
 from topoflow.names import column
-
-__all__ = ["SUMMARIES", "betti_figure", "summaries_figure"]
 
 # The summaries that are drawn, in words, with their units.
 SUMMARIES = {
@@ -65,8 +62,6 @@ def betti_figure(
     curves : mapping of layer to (distances, numbers)
         Evenly spaced, increasing filtration distances of shape (n_distances,), and the Betti numbers there, mean over
         subsamples, of shape (T, n_distances); NaN is missing and left grey.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -142,8 +137,6 @@ def summaries_figure(
         Checkpoints, in optimiser steps, strictly increasing.
     summaries : mapping of summary to mapping of layer to array_like of shape (T,)
         The values of each summary (``h1_count``, say), mean over subsamples; NaN is missing and a gap.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -190,11 +183,5 @@ def _summary_panel(
 ) -> None:
     for layer, line in sorted(lines.items()):
         axes.plot(marks, line, **looks[layer])
-    values = np.concatenate([*lines.values(), np.zeros(0)])
-    values = values[np.isfinite(values)]
     axes.locator_params(axis="y", nbins=5)
-    if not values.size:
-        axes.set_yticks([])
-        style.note(axes, "no finite value")
-    elif values.min() > 0 and values.max() > 5 * values.min():
-        style.log_axis(axes, LogLocator(subs=(1, 2, 5), numticks=12))
+    style.log_where_apart(axes, style.finite_of(axes, lines.values()), 12)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 
 from topoflow.errors import InvalidArgument
@@ -32,8 +31,6 @@ def measures_figure(steps: ArrayLike, groups: Mapping[str, Mapping[str, Lines]],
         Checkpoints, in optimiser steps, strictly increasing.
     groups : mapping of heading to mapping of label to mapping of layer to array_like
         One number a checkpoint, of shape (T,), or an interval, of shape (T - 1,); NaN is missing and a gap.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -76,18 +73,15 @@ def _panel(axes: Axes, marks: Floats, lines: Lines, colours: Mapping[int, Floats
     sizes = {line.shape for line in found.values()}
     if not sizes <= {marks.shape} and not sizes <= {(marks.size - 1,)}:
         raise InvalidArgument(name, f"of {marks.size} checkpoints or {marks.size - 1} intervals", sizes)
-    values = np.concatenate([*found.values(), np.zeros(0)])
-    values = values[np.isfinite(values)]
     axes.locator_params(axis="y", nbins=4)
+    values = style.finite_of(axes, found.values())
     if not values.size:
-        axes.set_yticks([])
-        style.note(axes, "no finite value")
-    elif sizes == {marks.shape}:
+        return
+    if sizes == {marks.shape}:
         for layer, line in sorted(found.items()):
             look = _LOOK | ({"marker": "o"} if marks.size <= MOST_MARKED else {})
             axes.plot(marks, line, color=colours[layer], **look)
-        if values.min() > 0 and values.max() > 5 * values.min():
-            style.log_axis(axes, LogLocator(subs=(1, 2, 5), numticks=8))
+        style.log_where_apart(axes, values, 8)
     else:
         for layer, line in sorted(found.items()):
             draw_intervals(axes, marks, line, colours[layer], **_LOOK)

@@ -16,8 +16,6 @@ from topoflow.figures import style
 from topoflow.figures.steps import MOST_MARKED, thinned
 from topoflow.figures.style import GREY, WIDTH, Floats
 
-__all__ = ["NO_TWINS", "Moved", "movement_figure"]
-
 NO_TWINS = (
     "needs twin checkpoints, each anchor t with t + 1:\n"
     "recording.schedule: {twins: 13, clock: learning_rate} in params.yaml"
@@ -62,12 +60,7 @@ def movement_figure(steps: Floats, clock: Floats, moved: Mapping[str, Moved], *,
         Cumulative learning rate at the anchors; NaN where it is not known, and then optimiser steps are the time.
     moved : mapping of str to Moved
         By homology, from top to bottom; none of them: there are no twins, which the picture says.
-    title : str
-        Title of the picture.
 
-    Returns
-    -------
-    Figure
     """
     if not moved:
         return style.blank(title, NO_TWINS)

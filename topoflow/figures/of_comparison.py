@@ -19,8 +19,6 @@ from topoflow.storage.layout import Run
 if TYPE_CHECKING:
     from topoflow.finished import FinishedRun
 
-__all__ = ["pictures", "read_map"]
-
 Trail = tuple[Floats, Floats]
 
 

@@ -45,7 +45,7 @@ _OF_TWO = ("How far the states moved since the checkpoint before", "How far thei
 
 
 def kept_pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, bytes]:
-    """As `pictures`; what has been drawn is kept in .topoflow/, for MLflow and the report show the same."""
+    """As `pictures`, kept in .topoflow/ once drawn, since MLflow and the report show the same ones."""
     home = storage.WORK_FOLDER / "pictures" / str(run)
     folder = home / _made_from(stored, results)
     facts = layout.read_json(results / layout.TRAJECTORY_FILE)
@@ -116,7 +116,7 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
     of_voids = evolution.SUMMARIES_OF_VOIDS if stored.manifest["maxdim"] > 1 else {}
     summaries = _summaries(results, [*evolution.SUMMARIES, *of_voids])
     of_classes = read_classes(facts)
-    drawn = (
+    drawn = [
         movement.movement_figure(*_movement(results), title=f"Movement between twin checkpoints, {title}"),
         velocity.velocity_figure(steps, speeds, order=order, title=f"H1 velocity, {title}", **more),
         velocity.heatmap_figure(steps, layers, shares, label=share, title=f"H1 velocity by layer, {title}"),
@@ -131,12 +131,9 @@ def pictures(run: Run, stored: storage.StoredSet, results: Path) -> dict[str, by
         measures.measures_figure(steps, read_measures(results), title=f"Beside topology, {title}"),
         persistence.diagrams_figure(panels, title=f"Persistence diagrams, {shown}"),
         persistence.barcodes_figure(panels, title=f"Barcodes, {shown}"),
-        *(
-            [classes.classes_figure(steps, of_classes, title=f"Classes of prompts, {title}")]
-            if of_classes
-            else []
-        ),
-    )
+    ]
+    if of_classes:
+        drawn.append(classes.classes_figure(steps, of_classes, title=f"Classes of prompts, {title}"))
     return dict(zip(_names(facts), map(png_bytes, drawn), strict=True))
 
 
@@ -171,17 +168,14 @@ def _velocities(
     loss = layout.read_columns(results / layout.LOSS_FILE, ["step", "loss"], finite=False)
     # empty where behaviour was not recorded
     answers = layout.read_columns(results / layout.BEHAVIOUR_FILE, ["step", VELOCITY])[VELOCITY]
-    return (
-        steps,
-        speeds,
-        {
-            "spreads": spreads,
-            "bands": {layer: (low[layer], high[layer]) for layer in speeds},
-            "floors": {layer: float(floor) for layer, floor in floors.items() if floor is not None},
-            "behaviour": (steps, answers) if answers.size else None,
-            "loss": (loss["step"], loss["loss"]),
-        },
-    )
+    more = {
+        "spreads": spreads,
+        "bands": {layer: (low[layer], high[layer]) for layer in speeds},
+        "floors": {layer: float(floor) for layer, floor in floors.items() if floor is not None},
+        "behaviour": (steps, answers) if answers.size else None,
+        "loss": (loss["step"], loss["loss"]),
+    }
+    return steps, speeds, more
 
 
 def _distances(results: Path) -> tuple[list[int], dict[int, Floats]]:
@@ -231,10 +225,8 @@ def read_measures(results: Path) -> dict[str, dict[str, dict[int, Floats]]]:
         heading = _OF_TWO[measure.topological] if measure.n_cells == 2 else _OF_ONE
         label = measure.name.replace("_", " ") + (f"\n({measure.unit})" if measure.unit else "")
         first = int(source is chosen and measure.n_cells == 2)  # a row that is empty
-        groups.setdefault(heading, {})[label] = {
-            int(layer): source[measure.name][source["layer"] == layer][first:]
-            for layer in np.unique(source["layer"])
-        }
+        lines = layout.by_layer(source, measure.name)
+        groups.setdefault(heading, {})[label] = {layer: line[first:] for layer, line in lines.items()}
     return groups
 
 
@@ -256,6 +248,5 @@ def read_classes(facts: Mapping[str, Any]) -> dict[int, dict[str, dict[str, Floa
 def _summaries(results: Path, names: list[str]) -> tuple[list[int], dict[str, dict[int, Floats]]]:
     """The checkpoints of a run, and of each named summary its values by layer."""
     table = layout.read_columns(results / layout.SUMMARIES_FILE, ["layer", "step", *names])
-    of_layer = {int(layer): table["layer"] == layer for layer in np.unique(table["layer"])}
-    values = {name: {layer: table[name][rows] for layer, rows in of_layer.items()} for name in names}
+    values = {name: layout.by_layer(table, name) for name in names}
     return np.unique(table["step"]).astype(int).tolist(), values

@@ -17,8 +17,6 @@ from topoflow.errors import InvalidArgument
 from topoflow.figures import style
 from topoflow.figures.style import DIAGRAM_COLOURS, DIAGRAM_MARKERS, DISTANCE, GREY, SHADE, WIDTH, Floats
 
-__all__ = ["barcodes_figure", "diagrams_figure"]
-
 Panels = Sequence[tuple[str, Sequence[ArrayLike]]]
 Named = tuple[str, Sequence[Floats]]
 
@@ -87,7 +85,7 @@ def diagrams_figure(panels: Panels, *, title: str) -> Figure:
 
 
 def _holes(named: Sequence[Named]) -> str:
-    """What stands in a row for the dimensions above H0."""
+    """The name of a row that shows the dimensions above H0."""
     return "H1, H2" if any(len(pair) > 2 for _, pair in named) else "H1"
 
 
@@ -154,8 +152,6 @@ def barcodes_figure(panels: Panels, *, title: str) -> Figure:
     ----------
     panels : sequence of (name, diagrams)
         As for :func:`diagrams_figure`. An infinite bar runs off the right edge, with an arrowhead.
-    title : str
-        Title of the picture.
 
     Returns
     -------

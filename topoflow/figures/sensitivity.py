@@ -17,8 +17,6 @@ from topoflow.figures import style
 from topoflow.figures.style import DIAGRAM_COLOURS, DIAGRAM_MARKERS, GREY, SHADE
 from topoflow.figures.verdicts import COLOURS, number
 
-__all__ = ["sensitivity_figure"]
-
 Row = Mapping[str, str]
 _WIDTH = 8.0  # inches: 1,200 pixels
 _MARKS = {**MARKS, "passes": "◎"}
@@ -27,6 +25,10 @@ _SAID = {
     "supported": "supported", "passes": "passes before rotations", "explained": "explained by a rung",
     "unsupported": "not supported", "absent": "shown absent", "open": "cannot tell",
 }  # fmt: skip
+_HOMOLOGIES = {
+    "H1": ("H1, loops", DIAGRAM_MARKERS[1], DIAGRAM_COLOURS[1]),
+    "H0": ("H0, components", DIAGRAM_MARKERS[0], DIAGRAM_COLOURS[0]),
+}
 _FLIPPED = "#ffe3b3"
 _BENEATH = (
     "a column for each of them, and a shaded one for the study's own choices; sorted by the effect on top"
@@ -48,8 +50,6 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
     ----------
     rows : sequence of mapping
         Those of sensitivity.csv. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
     _draw_choices(panels[-1], choices, own)
     panels[-1].set(xlim=(-0.7, len(order) - 0.3), xticks=[own], xticklabels=["the study's own"])
     sorts = dict.fromkeys(sort_under(row["verdict"]) for column in columns for row in column.values())
-    keys = [style.mark_key(of, marker, color=colour) for of, marker, colour in _homologies()]
+    keys = [style.mark_key(of, marker, color=colour) for of, marker, colour in _HOMOLOGIES.values()]
     keys += [
         style.key(f"{_MARKS[sort]} {said}", color=_COLOURS[sort], linestyle="")
         for sort, said in _SAID.items()
@@ -97,16 +97,9 @@ def sensitivity_figure(rows: Sequence[Row], *, title: str) -> Figure:
     return figure
 
 
-def _homologies() -> list[tuple[str, str, str]]:
-    return [
-        ("H1, loops", DIAGRAM_MARKERS[1], DIAGRAM_COLOURS[1]),
-        ("H0, components", DIAGRAM_MARKERS[0], DIAGRAM_COLOURS[0]),
-    ]
-
-
 def _effects(by_alternative: Mapping[str, Mapping[str, Row]], claim: str) -> dict[str, dict[str, float]]:
     """Values of a claim by homology and alternative; of several such claims, as of several models, the first counts."""
-    found: dict[str, dict[str, float]] = {"H1": {}, "H0": {}}
+    found: dict[str, dict[str, float]] = {homology: {} for homology in _HOMOLOGIES}
     for name, verdicts in by_alternative.items():
         for row in verdicts.values():
             if row["claim"] == claim:
@@ -116,7 +109,7 @@ def _effects(by_alternative: Mapping[str, Mapping[str, Row]], claim: str) -> dic
 
 def _sorted(names: Sequence[str], effects: Sequence[Mapping[str, Mapping[str, float]]]) -> list[str]:
     """The alternatives by the first effect that is known of the study's own, of H1 before H0; else as they come."""
-    for of in (one[homology] for one in effects for homology in ("H1", "H0")):
+    for of in (one[homology] for one in effects for homology in _HOMOLOGIES):
         if np.isfinite(of.get(OWN, np.nan)):
             return sorted(names, key=lambda name: (np.isnan(of.get(name, np.nan)), of.get(name, 0.0)))
     return list(names)
@@ -154,7 +147,7 @@ def _as_number(text: str) -> float:
 def _draw_effects(
     axes: Axes, effects: Mapping[str, Mapping[str, float]], order: Sequence[str], label: str
 ) -> None:
-    for (_, marker, colour), homology in zip(_homologies(), ("H1", "H0"), strict=True):
+    for homology, (_, marker, colour) in _HOMOLOGIES.items():
         values = [effects[homology].get(name, np.nan) for name in order]
         axes.plot(values, marker=marker, color=colour, linestyle="", markersize=5)
     axes.axhline(0, color=GREY, linewidth=0.8, zorder=1)

@@ -19,8 +19,6 @@ from topoflow.figures.steps import each_shaped, one_step_apart, shaped, step_mar
 from topoflow.figures.style import GREY, SHADE, Floats
 from topoflow.figures.velocity import velocity_label, velocity_remark
 
-__all__ = ["comparison_figure", "separation_figure"]
-
 
 @style.styled
 def comparison_figure(
@@ -40,10 +38,6 @@ def comparison_figure(
     curves : mapping of name to (steps, velocities)
         For each run (an objective, say): steps of shape (T,), in optimiser steps, and a mapping of layer to
         velocities of shape (T - 1,), in units of filtration distance. Runs may differ in steps and in layers.
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
     groups : mapping of name to str, optional
         Which runs differ in their seed only: these share a colour and are thin lines under their bold mean. Without
         it, every run stands for itself.
@@ -147,10 +141,6 @@ def separation_figure(
     separations : mapping of name to mapping of layer to three array_like of shape (T,)
         For each comparison and layer: checkpoints (optimiser steps), mean distance between labels, and within one label
         between seeds, both in units of filtration distance; NaN is missing.
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
 
     Returns
     -------

@@ -81,7 +81,7 @@ def step_panels(
 
 
 def even_ticks(steps: Floats, width: float) -> tuple[NDArray[np.intp], list[str]]:
-    """Which of equally wide checkpoints are labelled on an axis ``width`` inches wide, and how."""
+    """Which checkpoints have labels on an axis ``width`` inches wide, where all are equally wide, and the labels."""
     shown = thinned(np.arange(steps.size, dtype=float), steps.size, steps, width)
     return shown, [f"{step:g}" for step in steps[shown]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import Locator, NullFormatter
+from matplotlib.ticker import Locator, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -124,10 +124,20 @@ def note(axes: Axes, remark: str) -> None:
 
 
 def if_poor(values: ArrayLike, missing: str, still: str) -> str:
-    """What to say of values of which none is finite, or else none above 0; "" of all others."""
+    """The remark `missing` where no value is finite, `still` where none is above 0, else ""."""
     if not np.isfinite(values).any():
         return missing
     return "" if np.nanmax(values) > 0 else still
+
+
+def finite_of(axes: Axes, lines: Iterable[Floats]) -> Floats:
+    """The finite numbers of what a panel shows; where there are none, the panel says so."""
+    every: Floats = np.concatenate([*map(np.ravel, lines), np.zeros(0)])
+    values = every[np.isfinite(every)]
+    if not values.size:
+        axes.set_yticks([])
+        note(axes, "no finite value")
+    return values
 
 
 def add_panels(part: FigureBase, count: int, columns: int, x: str = "", y: str = "") -> list[Axes]:
@@ -187,6 +197,12 @@ def log_axis(axes: Axes, ticks: Locator) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def log_where_apart(axes: Axes, values: Floats, numticks: int) -> None:
+    """Make the vertical axis logarithmic where all values are positive and differ more than fivefold."""
+    if values.size and values.min() > 0 and values.max() > 5 * values.min():
+        log_axis(axes, LogLocator(subs=(1, 2, 5), numticks=numticks))
+
+
 def few_of(count: int, most: int = 20) -> NDArray[np.int64]:
     """Up to `most` of so many places, evenly spread, the ends among them: by default as many as can be labelled."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
@@ -221,7 +237,7 @@ def layer_colours(layers: Sequence[int]) -> dict[int, Any]:
     return dict(zip(layers, mpl.colormaps["viridis"](np.linspace(0, 0.8, len(layers))), strict=True))
 
 
-# Of layers that move so many times as much as others, a linear axis would show nothing.
+# A linear axis would show nothing of layers that move this many times less than others.
 _APART = 20.0
 _LABELLED = 3  # powers of ten of a logarithmic axis, on either side of 0
 

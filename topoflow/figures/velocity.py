@@ -33,8 +33,6 @@ _MOST_PANELS = 8
 # Cells of a row that are drawn wider than a pixel.
 _MOST_CELLS = 500
 
-__all__ = ["heatmap_figure", "velocity_figure"]
-
 Band = tuple[Floats, Floats]
 Panel = tuple[Callable[[Axes, Floats, Floats], None], Floats, Floats]
 
@@ -66,10 +64,6 @@ def velocity_figure(
     spreads : mapping of layer to array_like of shape (T - 1,)
         Standard deviation over subsamples, same layers and units; drawn as a band of plus and minus one, unless
         there are ``bands``.
-    order : float
-        Order of the Wasserstein distance.
-    title : str
-        Title of the picture.
     bands : mapping of layer to two array_like of shape (T - 1,), optional
         Ends of the 95 % interval over prompts, same layers and units; not used where none of them is finite.
     floors : mapping of layer to float, optional
@@ -256,8 +250,6 @@ def heatmap_figure(
         One value a cell; one that is not finite is drawn hatched, as missing.
     label : str
         What the colour means, with its unit, such as ``"H1 velocity (filtration distance)"``.
-    title : str
-        Title of the picture.
 
     Returns
     -------

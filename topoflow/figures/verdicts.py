@@ -15,8 +15,6 @@ from topoflow.dynamics.claims.reading import MARKS, in_order, rungs, sort_of
 from topoflow.figures import style
 from topoflow.figures.style import GREY, WIDTH
 
-__all__ = ["Row", "effects_figure", "number", "verdicts_figure"]
-
 Row = Mapping[str, str]
 # What a measure of effects.csv is called in words.
 MEASURES = {
@@ -35,8 +33,6 @@ def effects_figure(rows: Sequence[Row], *, title: str) -> Figure:
     ----------
     rows : sequence of mapping
         Those of effects.csv; only those with the effect "Hedges' g" are drawn. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
     Returns
     -------
@@ -99,7 +95,7 @@ def _effect(axes: Axes, row: Row, place: float, look: Mapping[str, Any]) -> bool
     return not known
 
 
-# Of each sort of verdict.
+# The colour of each sort of verdict.
 COLOURS = {
     "supported": "#0072B2", "absent": "#8B2252", "explained": "#8A5A00", "unsupported": "#B34700", "open": "#505050"
 }  # fmt: skip
@@ -114,12 +110,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
     claims : sequence of mapping
         Rows of verdicts.csv: `claim`, `homology`, `statement`, `statistic`, `value`, `low`, `high`, `p`, `verdict`,
         `steps` and, of newer tables, `beside` and `why`. An empty field is a missing number.
-    title : str
-        Title of the picture.
 
-    Returns
-    -------
-    Figure
     """
     if not claims:
         return style.blank(title, "no claims were tested")
@@ -156,7 +147,7 @@ def verdicts_figure(claims: Sequence[Row], *, title: str) -> Figure:
 
 
 def _cells(claim: Row) -> tuple[str, list[tuple[str, int, str]], str]:
-    """What stands in a row, in lines that fit its column: the verdict, texts with size and colour, and the value.
+    """The texts of a row, in lines that fit its columns: the verdict, texts with size and colour, and the value.
 
     The texts are the statement with its homology, the rungs climbed, and, in grey, the statistic, what to read with it,
     and why there is no verdict.

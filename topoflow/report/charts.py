@@ -1,6 +1,7 @@
 """What the charts of a report show, as plain data for page.js: velocities by step, and maps.
 
-Pure: arrays in, dictionaries of numbers and text out. Colours are those of the pictures.
+Pure: arrays in, dictionaries of numbers and text out, which `page.js` draws. Colours are those of the pictures. The
+title of a chart says what it shows and is its name in the page.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from topoflow.figures.steps import StepScale, one_step_apart, step_marks
 from topoflow.figures.style import DIAGRAM_COLOURS, DISTANCE, Floats, layer_colours, run_style
-
-__all__ = ["bars_chart", "map_chart", "runs_chart", "velocity_chart"]
 
 # Dots of one line: more are hardly told apart, and a browser slows down.
 _MOST_DOTS = 256
@@ -37,13 +36,6 @@ def velocity_chart(steps: ArrayLike, velocities: Mapping[int, ArrayLike], bands:
         In units of filtration distance; NaN is missing.
     bands : mapping of layer to two array_like of shape (T - 1,)
         Ends of the 95 % interval over prompts; NaN where there is none.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     marks = step_marks(steps, "steps")
     layers = sorted(velocities)
@@ -75,7 +67,7 @@ def thinning(n_intervals: int) -> str:
 
 
 def without_line(steps: ArrayLike) -> str:
-    """What a caption says of the single steps between twins, which no line joins; "" where there are none.
+    """What a caption says of the single steps between twins, which no line joins; "" without twins.
 
     >>> without_line([0, 1, 2])
     ''
@@ -85,7 +77,7 @@ def without_line(steps: ArrayLike) -> str:
 
 
 def _shown(line: Floats, among: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Which intervals of a line are shown: of few all, of many the largest of each group, so that no peak is lost."""
+    """Which intervals of a line are shown: all of a few; of many the largest of each group, so that no peak is lost."""
     places = np.flatnonzero(among)
     if places.size <= _MOST_DOTS:
         return places
@@ -105,13 +97,6 @@ def runs_chart(curves: Mapping[str, Curves], groups: Mapping[str, str], *, title
         As for `topoflow.figures.side_by_side.comparison_figure`.
     groups : mapping of name to str
         Which runs differ in their seed only.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     marks = {name: step_marks(steps, f"curves[{name!r}] steps") for name, (steps, _) in curves.items()}
     every = np.unique(np.concatenate([*marks.values()]))
@@ -150,13 +135,6 @@ def map_chart(
         (T,) and coordinates (filtration distance) of shape (T, 2).
     groups : mapping of name to str
         Which runs differ in their seed only.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     colours = _group_colours(groups)
     series = []
@@ -167,15 +145,8 @@ def map_chart(
             tips = [f"step {step:g}{share}" for step in marks]
             what = {"keys": [str(layer), groups[name]], "name": name, "colour": colours[groups[name]]}
             series.append({**what, "bold": False, "x": x, "y": y, "tips": tips})
-    return {
-        "title": title,
-        "x": {"label": f"first dimension ({DISTANCE})"},
-        "y": f"second dimension ({DISTANCE})",
-        "shade": None,
-        "ends": True,
-        "toggles": _layer_and_group(sorted(layers), colours),
-        "series": series,
-    }
+    x, y = {"label": f"first dimension ({DISTANCE})"}, f"second dimension ({DISTANCE})"
+    return _chart(title, x, y, _layer_and_group(sorted(layers), colours), series)
 
 
 def bars_chart(
@@ -190,13 +161,6 @@ def bars_chart(
     layers : mapping of layer to mapping of homology to sequence of (before, after, name, tip)
         Birth and death of each bar at both checkpoints, in filtration distance; None where it was not born yet, or has
         died: there it stands on the diagonal. Its name and what else is said of it when it is pointed at.
-    title : str
-        What the chart shows; also its name in the page.
-
-    Returns
-    -------
-    dict
-        See `page.js`.
     """
     series, homologies = [], ("H1", "H0")
     colours = {homology: mpl.colors.to_hex(DIAGRAM_COLOURS[int(homology[1])]) for homology in homologies}
@@ -209,38 +173,27 @@ def bars_chart(
                 what = {"keys": [str(layer), homology], "name": name, "colour": colours[homology]}
                 series.append({**what, "bold": True, "x": x.tolist(), "y": y.tolist(), "tips": [tip, tip]})
     names = list(map(str, sorted(layers)))
-    return {
-        "title": title,
-        "x": {"label": f"birth ({DISTANCE})"},
-        "y": f"death ({DISTANCE})",
-        "shade": None,
-        "ends": True,
-        "diagonal": True,
-        "toggles": [
-            _toggle("layer", names, one=True, on=names[-1:]),
-            _toggle("homology", list(homologies), one=True, on=homologies[:1]),
-        ],
-        "series": series,
-    }
+    toggles = [
+        _toggle("layer", names, one=True, on=names[-1:]),
+        _toggle("homology", list(homologies), one=True, on=homologies[:1]),
+    ]
+    x, y = {"label": f"birth ({DISTANCE})"}, f"death ({DISTANCE})"
+    return _chart(title, x, y, toggles, series, diagonal=True)
+
+
+def _chart(title: str, x: Any, y: str, toggles: list[Any], series: list[Any], **more: Any) -> dict[str, Any]:
+    """What page.js draws: by default paths with a mark at either end, and without a shaded part."""
+    given = {"title": title, "x": x, "y": y, "toggles": toggles, "series": series}
+    return {"shade": None, "ends": True, **given, **more}
 
 
 def _velocities(scale: StepScale, steps: Floats, title: str, toggles: list[Any], series: list[Any]) -> Any:
     third, last = _places(scale, [scale.first + (scale.last - scale.first) / 3, scale.last])
     # of many checkpoints the first and some evenly spread ones
     marks = steps[:: -(-steps.size // _MOST_DOTS)] if steps.size else np.zeros(1)
-    return {
-        "title": title,
-        "x": {
-            "label": scale.label,
-            "ticks": [[place, f"{step:g}"] for place, step in zip(_places(scale, marks), marks, strict=True)],
-            "range": [0.0, 1.02 * last],
-        },
-        "y": f"H1 velocity ({DISTANCE})",
-        "shade": third,
-        "ends": False,
-        "toggles": toggles,
-        "series": series,
-    }
+    ticks = [[place, f"{step:g}"] for place, step in zip(_places(scale, marks), marks, strict=True)]
+    x = {"label": scale.label, "ticks": ticks, "range": [0.0, 1.02 * last]}
+    return _chart(title, x, f"H1 velocity ({DISTANCE})", toggles, series, shade=third, ends=False)
 
 
 def _places(scale: StepScale, steps: ArrayLike) -> list[float]:

@@ -1,7 +1,7 @@
 """One HTML file of a whole study: what ran, what may be said of it, its pictures, and what it does not show.
 
-It stands alone: pictures, style and script are inside, nothing is loaded, and the same files give the same bytes. What
-is not there (a run, its diagrams, the comparison) is named in the report and does not stop it.
+The file stands alone: pictures, style and script are inside, and it loads nothing. The same results give the same
+bytes. A missing part (a run, its diagrams, the comparison) is named in the report and does not stop it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ from topoflow.storage.files import read_bytes
 from topoflow.storage.layout import Run
 from topoflow.tracking import note
 
-__all__ = ["report"]
-
 _RUN_PICTURES = {
     "movement.png": "How fast the diagrams move between twin checkpoints, in the time of the learning rate: what the "
     "verdicts are about. Jitter alone stays in the grey band.",
@@ -65,14 +63,12 @@ _COMPARISON_PICTURES = {
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is of one run; what there is not, and why, goes into the list of what is missing."""
+    """One run as far as it is here; what is missing of it, and why, is in the study's list."""
 
     run: Run
     findings: Mapping[str, Any]
     diagrams: storage.StoredSet | None
-    activations: (
-        storage.StoredSet | None
-    )  # its manifest: of states, the report needs none and reads the first
+    activations: storage.StoredSet | None  # its manifest; of its states the report reads the first
 
     @property
     def results(self) -> Path:
@@ -372,11 +368,11 @@ def _reruns(path: Path, reruns: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "H1, in filtration distance: the largest distance between two trainings from one seed at a checkpoint, beside "
         f"the median velocity; each checkpoint is in {path.name}."
     )
-    cells = []
-    for layer in np.unique(table["layer"]):
-        here = table["layer"] == layer
-        numbers = (table[floor][here].max(), np.nanmedian(table[H1_VELOCITY][here]))
-        cells.append([str(int(layer)), *(f"{number:.3g}" for number in numbers)])
+    speeds = layout.by_layer(table, H1_VELOCITY)
+    cells = [
+        [str(layer), f"{floors.max():.3g}", f"{np.nanmedian(speeds[layer]):.3g}"]
+        for layer, floors in layout.by_layer(table, floor).items()
+    ]
     yield page.table(["layer", "rerun floor", "velocity"], cells)
 
 
@@ -423,15 +419,9 @@ def _one_run(study: _Study, one: _Found) -> str:
     ]
     parts += _under_other_choices(study, one.run.folder("sensitivity"), [one.run], str(one.run))
     if one.diagrams is not None:
-        of_all, made = note.caveats([]), one.diagrams.manifest
-        of_this = note.caveats(made["constant_cells"], made.get("not_finite", ()))
-        of_this = [line for line in of_this if line not in of_all]
-        if one.activations is not None:
-            found = finished.dominated(one.activations, one.diagrams)
-            of_this += filter(None, note.dominance_caveat(found, made))
-        of_this += filter(None, note.floor_caveat(made["n_prompts"], made["subsample_size"]))
+        found = finished.dominated(one.activations, one.diagrams) if one.activations else {}
+        parts += [paragraph(prose(words)) for words in note.caveats(one.diagrams.manifest, found)]
         drawn = kept_pictures(one.run, one.diagrams, one.results)
-        parts += [paragraph(prose(line)) for line in of_this]
         of_classes = {CLASSES_PICTURE: _CLASSES_CAPTION} if findings.get("classes") else {}
         for file, caption in {**_RUN_PICTURES, **of_classes}.items():
             parts.append(page.picture(drawn[file], f"{caption} ({name})", caption))
@@ -476,7 +466,7 @@ def _under_other_choices(study: _Study, folder: Path, runs: Sequence[Run], whose
 
 
 def _classes(findings: Mapping[str, Any]) -> Iterator[str]:
-    """What there is of classes of prompts at both ends of a run, where they carry labels; the picture stands below."""
+    """Classes of prompts at both ends of a run, where prompts carry labels; their picture stands below."""
     rows = finished.told_of_classes(findings)
     cells: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -584,7 +574,7 @@ def _in_mlflow(study: _Study, run: Run) -> Iterator[str]:
 
 
 def _caveats(study: _Study) -> str:
-    parts = [prose(line) for line in note.caveats([]) if line]
+    parts = list(map(prose, note.CAVEATS))
     if study.comparison is not None:
         parts.append(
             "Tests over runs take the run as their unit and count runs as independent, though runs of one study "

@@ -1,8 +1,8 @@
-"""Files that are opened, written, locked and removed so that nobody is led outside a study, or left waiting.
+"""Open, write, lock and remove files safely: a study may come from a stranger.
 
-A study may come from a stranger, and what lies in it may not be what its name says. So, in one place: what is read is
-a regular file (a named pipe would be waited for, for ever); inside a study no folder on the way to what is written is a
-link; no file is emptied or locked that has another name elsewhere; and what is removed is never the target of a link.
+What lies in a study may not be what its name says. So this module reads regular files only (it would wait for ever for
+a named pipe), writes through no folder that is a link, empties and locks no file that has another name elsewhere, and
+removes a link but never what the link points to.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def _kind(mode: int) -> str:
 
 
 def check_no_link(path: str | os.PathLike[str], study: Path = Path()) -> None:
-    """Refuse a path relative to a study if a folder on the way to it is a link, or it is one itself.
+    """Refuse a path relative to a study if the path is a link or leads through one.
 
-    What is written or removed beyond a link lies outside the study, where a stranger's study has no business, and DVC
-    refuses to hold it, but only when all is computed. An absolute path, which the user has given, is not looked at.
+    Beyond a link, files lie outside the study, where a stranger's study has no business. DVC refuses to track them too,
+    but only after everything is computed. An absolute path comes from the user and is not checked.
 
     Raises
     ------
@@ -152,8 +152,8 @@ def make_folder(path: Path, study: Path = Path()) -> None:
 def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a file whole or not at all: under a temporary name, flushed to disk, then renamed.
 
-    Renaming also leaves DVC's cache alone, with which a file in the workspace may share its bytes through a link. When
-    `data` comes in pieces, such as the lines of a table, one is held at a time.
+    A file in the workspace may share its bytes with DVC's cache through a link; renaming leaves the cache alone. When
+    `data` comes in pieces, such as the lines of a table, one piece is held at a time.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:  # also of what makes the pieces
+        except BaseException:  # also one raised while the pieces are made
             temporary.unlink(missing_ok=True)
             raise
         os.replace(temporary, path)
@@ -180,9 +180,9 @@ def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
 def _sole_writer(temporary: Path, path: Path) -> Iterator[BinaryIO]:
     """`temporary`, open for writing and locked."""
     while True:
-        # a link, a pipe or another name of some file is none of ours: it is taken away, and nothing written through it
+        # a link, a pipe or a second name of some file is not ours: remove it, and write nothing through it
         with suppress(FileNotFoundError):
-            if not _is_ours(os.lstat(temporary)):
+            if not is_ours(os.lstat(temporary)):
                 temporary.unlink()
         with open(_open(temporary, os.O_WRONLY), "wb") as file:
             if not _try_lock(file.fileno(), shared=False):
@@ -194,31 +194,32 @@ def _sole_writer(temporary: Path, path: Path) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path, access: int) -> int:
-    """Open, or make, a file that is to be written or locked; nothing is emptied."""
+    """Open a file to write or lock it, and make it where it is missing; what it holds stays."""
     flags = access | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         opened = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
-            raise _not_ours(path) from None
+            raise not_ours(path) from None
         raise
-    if not _is_ours(os.fstat(opened)):
+    if not is_ours(os.fstat(opened)):
         os.close(opened)
-        raise _not_ours(path)
+        raise not_ours(path)
     return opened
 
 
-def _not_ours(path: Path) -> InvalidFile:
+def not_ours(path: Path) -> InvalidFile:
+    """The error of a file that is not `is_ours`."""
     return InvalidFile(path, "must be a regular file of topoflow's own, without another name", "remove it")
 
 
-def _is_ours(found: os.stat_result) -> bool:
-    # a file just renamed away and removed has no name
+def is_ours(found: os.stat_result) -> bool:
+    """Whether a file may be written: a regular one without another name (none, if it was just removed)."""
     return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A file of a study, new or not, open to be written at its end, also by processes that are begun with it.
+    """Open a file of a study, new or not, for appending; child processes may write to it too.
 
     Raises
     ------
@@ -245,8 +246,8 @@ def remove(path: Path) -> None:
 def locked(name: str, what: str, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """Hold a lock of the study in the current folder for the length of the block.
 
-    It ends with its process, however that ends. Locks are files in .topoflow/locks: inside the study, so that nobody
-    outside it can hold or plant one.
+    The lock ends with its process, however the process ends. Locks are files in .topoflow/locks, inside the study, so
+    that nobody outside the study can hold or plant one.
 
     Parameters
     ----------
@@ -304,6 +305,6 @@ def _say_who(opened: int) -> None:
 
 
 def _holder(opened: int) -> str:
-    """Who came last of those that hold a lock, as they said; a file that anybody may have written."""
+    """Who took a lock last, by what that process wrote into the file; anybody may have changed it."""
     text = os.pread(opened, _HOLDER_BYTES, 0).decode(errors="replace").strip()
     return " ".join(printable(text).split()) or "another process"

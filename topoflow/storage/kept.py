@@ -1,4 +1,4 @@
-"""Arrays that are dear to compute, kept in .topoflow/ under the hash of all that decides them."""
+"""Arrays that are expensive to compute, kept in .topoflow/ under the hash of all that decides them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class Kept:
-    """Arrays of one kind and run, a file each: an interrupted process has computed them, another need not again.
+    """Arrays of one kind and run, a file each, so that a later process need not compute them again.
 
-    A file holds the SHA-256 of what follows, then a .npy. One that is damaged counts as missing. Once an array is kept,
-    those that were decided otherwise (by other code, say) are removed, so that the folder does not grow for ever.
+    A file holds the SHA-256 of what follows, then a .npy. A damaged file counts as missing. When an array is kept,
+    arrays that were decided otherwise (by other code, say) are removed, so that the folder does not grow for ever.
 
     Parameters
     ----------

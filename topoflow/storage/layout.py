@@ -8,6 +8,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,9 +24,7 @@ from topoflow.storage.files import open_text, read_text, sha256_of_file, write_f
 
 PROMPTS_FILE = Path("data/prompts.jsonl")
 VARIANT = "finetune"  # the key of the first line of a variant's rows
-HELD_OUT = (
-    "held_out"  # the key of lines after the training rows, which are not trained on: whose rows they are
-)
+HELD_OUT = "held_out"  # the key of lines after the training rows, not trained on: whose rows they are
 COMPARISON_FOLDER = Path("comparison")
 LOSS_FILE = "loss.csv"
 VELOCITY_FILE = "velocity.csv"
@@ -44,7 +43,7 @@ QUANTITIES_FILE, MEASURES_FILE, ADDED_FILE = "quantities.csv", "measures.csv", "
 RERUN_FILE = "rerun.csv"
 BARS_FILE, PROMPT_SCORES_FILE = "bars.csv", "prompts.csv"
 CLASSES_FILE = "labels.csv"  # of a run whose prompts carry labels; trajectory.json has the same rows
-# Likewise vouched for, where they are: older runs and comparisons lack some.
+# Tables that are vouched for where they exist: older runs and comparisons lack some.
 LATER_RUN_TABLES = (QUANTITIES_FILE, MEASURES_FILE, BARS_FILE, PROMPT_SCORES_FILE)
 LATER_TABLES = (*LATER_RUN_TABLES, ADDED_FILE, RERUN_FILE)
 # What trajectory.json names the SHA-256 of, and what comparison.json does.
@@ -82,7 +81,7 @@ class Run:
         return Path(kind) / self.model / self.objective / f"seed_{self.seed}"
 
     def without_seed(self, several_models: bool) -> str:
-        """The name that it shares with the runs of other seeds: its objective, after its model where there are several.
+        """The name that the run shares with those of other seeds: its objective, after its model if there are several.
 
         >>> Run("tiny", "helpful", 0).without_seed(True)
         'tiny, helpful'
@@ -204,26 +203,28 @@ def _parse(text: str, path: Path) -> Any:
 
 
 def _read(path: Path) -> str:
-    try:
+    with _explained(path):
         return read_text(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise InvalidFile, which names the file, in place of what reading it as text or as a table raises."""
+    try:
+        yield
     except FileNotFoundError:
-        raise _lacking(path) from None
+        # in a new clone or git worktree of a study, what git does not hold is in DVC's cache or remote
+        remedy = "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull"
+        raise InvalidFile(path, "must have been made by an earlier stage", remedy) from None
     except UnicodeDecodeError as error:
         raise InvalidFile(path, f"is not UTF-8 text: {error}", _AGAIN) from None
+    except csv.Error as error:
+        raise _no_table(path, error) from None
 
 
 _AGAIN = "make it again with: dvc repro"
 # Columns that name a row and are always there.
 _KEYS = ("layer", "step", "previous_step", "other_step")
-
-
-def _lacking(path: Path) -> InvalidFile:
-    # in a new clone or git worktree of a study, what git does not hold is in DVC's cache or remote
-    return InvalidFile(
-        path,
-        "must have been made by an earlier stage",
-        "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull",
-    )
 
 
 def _no_table(path: Path, problem: object) -> InvalidFile:
@@ -242,7 +243,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def _lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """The lines of a CSV file, one at a time: a table may be larger than should be held."""
+    """The lines of a CSV file, one at a time, since a table may be too large to hold."""
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     plain = (["" if value is None or value != value else _plain(value) for value in row] for row in rows)
@@ -262,11 +263,9 @@ def _plain(value: Any) -> Any:
 def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a table with names in it; `columns` must be there."""
     reader = csv.DictReader(io.StringIO(_read(path), newline=""))
-    try:
+    with _explained(path):
         _check_columns(path, reader.fieldnames or (), columns)
         rows = list(reader)
-    except csv.Error as error:
-        raise _no_table(path, error) from None
     if any(None in row or None in row.values() for row in rows):
         raise _no_table(path, "a row is not as long as the header")
     return rows
@@ -296,15 +295,8 @@ def read_columns(
     InvalidFile
         When there is no such table, it is not one of numbers, or lacks a column; the message names the file.
     """
-    try:
-        with open_text(path) as file:
-            table = _columns(path, csv.reader(file), columns)
-    except FileNotFoundError:
-        raise _lacking(path) from None
-    except UnicodeDecodeError as error:
-        raise InvalidFile(path, f"is not UTF-8 text: {error}", _AGAIN) from None
-    except csv.Error as error:
-        raise _no_table(path, error) from None
+    with _explained(path), open_text(path) as file:
+        table = _columns(path, csv.reader(file), columns)
     for name, values in table.items():
         if finite and np.isinf(values).any():
             raise _no_table(path, f"{name} holds an infinite number")
@@ -347,18 +339,20 @@ def read_velocity(
 ) -> tuple[npt.NDArray[np.int64], dict[int, npt.NDArray[np.float64]]]:
     """The checkpoints of a velocity table, and one column of it a layer."""
     table = read_columns(path, ["layer", "previous_step", "step", column])
-    layers = sorted({int(layer) for layer in table["layer"]})
-    if not layers:
+    before, after = by_layer(table, "previous_step"), by_layer(table, "step")
+    if not after:
         raise _no_table(path, "it has no rows")
-    of_layer = {layer: table["layer"] == layer for layer in layers}
-    first = of_layer[layers[0]]
-    steps = np.array([table["previous_step"][first][0], *table["step"][first]], dtype=np.int64)
-    for rows in of_layer.values():
-        same = np.array_equal(table["step"][rows], steps[1:])
-        if (
-            not same
-            or not np.array_equal(table["previous_step"][rows], steps[:-1])
-            or (np.diff(steps) <= 0).any()
-        ):
-            raise _no_table(path, "each layer must have every step, once and in order")
-    return steps, {layer: table[column][rows] for layer, rows in of_layer.items()}
+    first = min(after)
+    steps = np.array([before[first][0], *after[first]], dtype=np.int64)
+    alike = all(
+        np.array_equal(before[layer], steps[:-1]) and np.array_equal(after[layer], steps[1:])
+        for layer in after
+    )
+    if not alike or (np.diff(steps) <= 0).any():
+        raise _no_table(path, "each layer must have every step, once and in order")
+    return steps, by_layer(table, column)
+
+
+def by_layer(table: Mapping[str, npt.NDArray[np.float64]], name: str) -> dict[int, npt.NDArray[np.float64]]:
+    """One column of a table that has the column `layer`, in pieces: the values of each layer, from the shallowest."""
+    return {int(layer): table[name][table["layer"] == layer] for layer in np.unique(table["layer"])}

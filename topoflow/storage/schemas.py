@@ -36,8 +36,8 @@ def check(
     Parameters
     ----------
     kind : str
-        "trajectory", "comparison", "sensitivity", "activations", "diagrams", "model", "checkpoint" (a line),
-        "prompt" (a line) or "quantities".
+        "trajectory", "pilot" (the numbers of a trajectory.json that planning needs), "comparison", "sensitivity",
+        "activations", "diagrams", "model", "checkpoint" (a line), "prompt" (a line) or "quantities".
     path : path
         The file, for the message.
     value : object
@@ -123,6 +123,15 @@ def _adapters() -> dict[str, Any]:
         far_prompts=(maybe, None),
         __pydantic_extra__=dict[str, maybe],
     )
+    early: Any = Annotated[float, Field(ge=-1, le=1)] | None
+    of_jitter = [
+        pooled_name(name, h) for name in ("moved", "jitter") for h in ("H1", "H0")
+    ]  # not in older ones
+    of_pilot: Any = model(
+        "OfPilot",
+        **dict.fromkeys((pooled_name("early_share", h) for h in ("H1", "H0")), early),
+        **dict.fromkeys(of_jitter, (maybe, None)),
+    )
     order = Annotated[float, Field(ge=1, allow_inf_nan=False)]
     level = Annotated[float, Field(gt=0, lt=1)]
     files = dict[str, sha256]
@@ -188,8 +197,8 @@ def _adapters() -> dict[str, Any]:
     prompt: Any = Annotated[list[message], Field(min_length=1)]
     labelled: Any = model("Labelled", label=text, prompt=prompt)
     kinds = {
-        "trajectory": trajectory, "comparison": comparison, "sensitivity": sensitivity, "activations": activations,
-        "diagrams": diagrams,
+        "trajectory": trajectory, "pilot": model("Pilot", pooled=of_pilot), "comparison": comparison,
+        "sensitivity": sensitivity, "activations": activations, "diagrams": diagrams,
         "model": described, "checkpoint": checkpoint, "prompt": prompt | labelled,
         "quantities": dict[text, maybe | text],
     }  # fmt: skip

@@ -35,8 +35,10 @@ from topoflow.storage import schemas
 from topoflow.storage.files import (
     WORK_FOLDER,
     check_no_link,
+    is_ours,
     locked,
     make_folder,
+    not_ours,
     open_regular,
     read_bytes,
     remove,
@@ -51,9 +53,8 @@ DIAGRAMS = "topoflow.diagrams/1"
 # takes: a manifest of 64 MiB names half a million files, and a cell of 256 MiB holds 16 million bars.
 MANIFEST_LIMIT = 64 << 20
 CELL_LIMIT = 256 << 20
-_FILE_NAME = re.compile(
-    r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
-)  # inside the set, no `..`
+# inside the set, no `..`
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _CLOUD_DTYPES = ("float16", "float32", "float64")
 # What NumPy's and Python's readers raise at bytes that are not what they should be.
 _MALFORMED = (
@@ -336,7 +337,7 @@ class StoredSet:
         """
         path = self._cell(step, layer, ".npz")
         try:
-            # from memory: at a damaged offset, a file says OSError, as a failing disk does
+            # from memory: at a damaged offset, a file raises OSError, as a failing disk does
             with zipfile.ZipFile(io.BytesIO(read_bytes(path, CELL_LIMIT))) as archive:
                 return _split_diagrams(_zipped_arrays(archive, _dimensions(self.manifest.get("maxdim") == 2)))
         except _MALFORMED as error:
@@ -467,7 +468,7 @@ def sha256(data: bytes) -> str:
 
 
 def code_sha256(*places: str) -> str:
-    """The SHA-256 of modules, and of all in packages, of topoflow: what they made is made again when they change."""
+    """The SHA-256 of modules and whole packages of topoflow: what they made is made again when they change."""
     home = Path(__file__).parents[1]
     found = (home / place for place in places)
     sources = sorted(path for place in found for path in ([place] if place.suffix else place.glob("*.py")))
@@ -517,11 +518,11 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
         yield work
         check_no_link(folder)
         replaced = work.with_name(f"{work.name}-replaced")
-        if folder.exists():  # set aside and not deleted first: a kill in between must leave one of the two
+        if folder.exists():  # moved aside and not deleted: a kill in between must leave one of the two
             remove(replaced)
             os.replace(folder, replaced)
         os.replace(work, folder)
-        for leftover in place.glob(f"{name}-*"):  # of this set, whose lock is held: what other keys began
+        for leftover in place.glob(f"{name}-*"):  # what other keys began of this set, whose lock is held
             remove(leftover)
         if place.parent.parent == folder.parent:
             with suppress(OSError):  # other sets are being written there
@@ -529,10 +530,10 @@ def writing(folder: str | Path, key: str) -> Iterator[Path]:
 
 
 def _place_beside(folder: Path) -> Path:
-    """Where a set is made: in .topoflow of the study, or where the set is to stand if that is another disk.
+    """Where a set is made before it is whole: in the study's .topoflow, or beside the set if that is on another disk.
 
-    A folder is renamed within one file system only, and that it cannot be is to be known before all is computed. Bind
-    mounts show it by nothing but an attempt.
+    A folder can be renamed only within one file system. Whether it can must be known before all is computed, and with
+    bind mounts only an attempt tells.
     """
     make_folder(folder.parent)
     check_no_link(folder)
@@ -554,14 +555,12 @@ def _place_beside(folder: Path) -> Path:
 
 
 def _begin(work: Path) -> None:
-    """Make a working folder, or take up an interrupted one, in which nothing may lead elsewhere."""
+    """Make a working folder, or reuse an interrupted one; refuse files in it that lead elsewhere."""
     make_folder(work)
     for path in work.rglob("*"):
         found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) and not (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
-            raise InvalidFile(
-                path, "must be a regular file of topoflow's own, without another name", "remove it"
-            )
+        if not stat.S_ISDIR(found.st_mode) and not is_ours(found):
+            raise not_ours(path)
 
 
 def seal(work: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -44,7 +44,7 @@ class ActivationsSource(DatasetSource):
     sha256 : str
         The SHA-256 of the set's manifest, which names the SHA-256 of every file.
     dvc_md5 : str, optional
-        Under which DVC has a folder: its cache and remotes find the set by it when the folder holds another.
+        The hash of the folder in DVC: its cache and remotes find the set by it when the folder holds another one.
     """
 
     uri: str
@@ -56,7 +56,7 @@ class ActivationsSource(DatasetSource):
         return "topoflow_activations"
 
     def load(self, dst_path: str | Path | None = None) -> storage.StoredSet:
-        """The set, every byte of it verified; where it is not at hand, DVC's cache and remote are asked.
+        """The set, every byte of it verified; where it is not here, it comes from DVC's cache or remote.
 
         Parameters
         ----------
@@ -147,12 +147,12 @@ class ActivationsDataset(Dataset):
         )
         found = {key: manifest[key] for key in kept if key in manifest}
         found |= {"n_files": len(manifest["files"]), "manifest_sha256": self.source.sha256}
-        found |= {"source": self.source.uri}  # which MLflow's drawer shows of kinds of source it knows alone
+        found |= {"source": self.source.uri}  # MLflow's drawer shows a source only of the kinds that it knows
         return found | ({"dvc_md5": self.source.dvc_md5} if self.source.dvc_md5 else {})
 
     @property
     def schema(self) -> Any:
-        """A column a layer; of columns and not a tensor, for which MLflow's drawer does not show the source."""
+        """A column a layer: of a tensor, MLflow's drawer would not show the source."""
         from mlflow.types.schema import ColSpec, DataType, Schema
 
         kind = DataType.double if self._manifest["dtype"] == "float64" else DataType.float
@@ -213,7 +213,7 @@ def dataset_of(
 
 
 def md5_in_lock(folder: Path) -> str | None:
-    """The hash under which the nearest dvc.lock has a folder."""
+    """The hash of a folder in the nearest dvc.lock."""
     import yaml
 
     for root in folder.parents:
@@ -280,7 +280,7 @@ def _get(uri: str, destination: Path) -> Path:
 
 
 def _restore(folder: Path, md5: str, destination: Path) -> Path:
-    """A folder's former content, by the hash that DVC had it under, from the cache or else the default remote."""
+    """Bring back a folder's former content by its hash in DVC, from the cache or else the default remote."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo

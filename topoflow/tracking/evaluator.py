@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from topoflow.errors import InvalidArgument, UnknownKey, Words
+from topoflow.checked import Count, checked, read
+from topoflow.errors import InvalidArgument, Words
 from topoflow.names import layer_name, metric_name
 from topoflow.topology.arrays import as_array
 
@@ -25,9 +25,9 @@ MODEL_TYPE = "topology"
 _BATCH = 1000
 
 
-@dataclass(frozen=True)
+@checked
 class _Settings:
-    """The evaluator_config.
+    """The evaluator_config; what may be Any here is checked where it is used.
 
     Attributes
     ----------
@@ -44,30 +44,18 @@ class _Settings:
     """
 
     tokenizer: Any = None
-    layers: int | Sequence[int] = 5
-    n_subsamples: int | None = None
-    subsample_size: int | None = None
-    seed: int = 0
-    engine: str = "auto"
-    maxdim: int = 1
-    batch_size: int = 64
-    max_length: int = 512
-    column: str | None = None
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any] | None) -> _Settings:
-        known = [field.name for field in fields(cls)]
-        for key in config or {}:
-            if key not in known:
-                raise UnknownKey("evaluator_config", key, known)
-        # here, since MLflow imports this module wherever it looks for evaluators, and numba takes long
-        from topoflow.topology.point_clouds import check_whole_number
-
-        settings = cls(**(config or {}))
-        check_whole_number("maxdim", settings.maxdim, at_least=1, at_most=2)
-        return settings
+    layers: Any = 5
+    n_subsamples: Any = None
+    subsample_size: Any = None
+    seed: Any = 0
+    engine: Any = "auto"
+    maxdim: Literal[1, 2] = 1
+    batch_size: Count = 64
+    max_length: Count = 512
+    column: Any = None
 
     def plan(self, n_prompts: int) -> npt.NDArray[np.int64]:
+        # here, since MLflow imports this module wherever it looks for evaluators, and numba takes long
         from topoflow.topology.point_clouds import subsample_plan
 
         size = min(160, n_prompts) if self.subsample_size is None else self.subsample_size
@@ -119,7 +107,7 @@ class TopologyEvaluator:
         from mlflow.exceptions import MlflowException
 
         try:
-            settings = _Settings.read(evaluator_config)
+            settings = read(_Settings, evaluator_config or {}, "evaluator_config")
             clouds = _clouds(model, dataset.features_data, settings)
             cells = _cells(clouds, settings)
         except ValueError as error:

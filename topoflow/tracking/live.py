@@ -1,6 +1,6 @@
-"""An MLflow run while it is being made: no server, whatever it does, stops or slows the training that logs into it.
+"""An MLflow run into which a training logs: no server, whatever it does, stops or slows the training.
 
-What MLflow does not take lies in loss.csv, from which `topoflow track` fills the run, or makes it.
+What MLflow does not take is in loss.csv, from which `topoflow track` fills the run or makes it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class LiveRun:
             self._log_checkpoints(run)
 
     def _log_checkpoints(self, run: Any) -> None:
-        """Log new ones, and those that MLflow did not take before; what it takes still is not held up by them."""
+        """Log new checkpoints and those that MLflow refused before; a refusal does not hold up the rest."""
         try:
             if self._takes_models:
                 self._takes_models = bool(log_checkpoints(run, self._recorded))
@@ -123,7 +123,7 @@ class LiveRun:
             self._warned = True
 
     def _begun(self) -> Any:
-        """The run, made or joined by the first call, unless that was done and only its answer was lost."""
+        """The run: the first call joins it or makes it, unless it was made and only MLflow's answer was lost."""
         import mlflow
 
         if self._run is not None:
@@ -209,7 +209,7 @@ def whole_run(name: str, folder: Path) -> Iterator[str]:
             run = mlflow.start_run(
                 tags={**context_tags(folder), **note.tags}, log_system_metrics=wants_system_metrics()
             )
-            if _is_random(run.info.run_name):  # the user gave none
+            if _is_random(run.info.run_name):  # the user gave the run no name
                 mlflow.MlflowClient().update_run(run.info.run_id, name=name)
         yield str(run.info.run_id)
         status = "FINISHED"
@@ -223,9 +223,9 @@ def whole_run(name: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def handed_on(note: Note, run_id: str) -> Iterator[Any]:
-    """See to it that a run that another process ends does not stay RUNNING for ever, whatever happens in the block.
+    """End a run after the block, whatever happens in it, unless the process that should end the run has done so.
 
-    Gives a function that says the status which the run gets, unless that process has ended it; KILLED without.
+    Gives a function that sets the status which the run then gets; without a call it is KILLED.
     """
     import mlflow
 

@@ -54,8 +54,8 @@ class Checkpoint:
 def log_checkpoints(logged: Any, checkpoints: Iterable[Checkpoint]) -> dict[int, Any]:
     """The logged models of checkpoints by their steps: made where they are missing, and linked to their MLflow run.
 
-    One that a call began and did not come to its end is made anew, and of two of one step, as after a lost answer, the
-    older one stays.
+    A model that an earlier call began and did not finish is made again. Of two models of one step, as after a lost
+    answer, the older one stays.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def say_where_weights_are(models: Mapping[int, Any], params: Params, done: Finis
 
 
 def _left_by_training(done: FinishedRun, models: Mapping[int, Any]) -> dict[int, dict[str, str]]:
-    """Tags by step of the two that a training has: the model that it began with, and what it came to."""
+    """Tags, by step, of the model that a training began with and of the one that it ended with."""
     found, steps = {}, done.activations.steps
     if steps[0] == 0:
         found[0] = {SHA256_TAG: str(done.activations.manifest["weights_sha256"])}
@@ -183,7 +183,7 @@ def _left_by_training(done: FinishedRun, models: Mapping[int, Any]) -> dict[int,
 
 
 def _of_finished(source: CheckpointSource, done: FinishedRun) -> dict[int, dict[str, str]]:
-    """Tags by step of the checkpoints of a finished training, as they were written down when it was recorded."""
+    """Tags, by step, of the checkpoints of a finished training, from what was written down when it was recorded."""
     from topoflow.config import HubCheckpoints
 
     manifest, found = done.activations.manifest, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -70,7 +70,7 @@ _DEFINITIONS = {
 }
 
 
-# Likewise, where prompts carry labels.
+# The same of classes, where prompts carry labels.
 OF_CLASSES = {
     "classes": "velocity of the points of one class of prompts, as many of each class, and the 95 % band of shuffled "
     "labels (_shuffled_low, _shuffled_high); filtration distance",
@@ -159,11 +159,7 @@ def write_note(
         "",
         page.picture("topology/velocity.png", "H1 velocity by step"),
         "",
-        f"| {' | '.join(LAYER_COLUMNS)} |",
-        f"|{'---|' * len(LAYER_COLUMNS)}",
-    ]
-    lines += [f"| {' | '.join(layer_cells(name, found))} |" for name, found in findings["layers"].items()]
-    lines += [
+        *_table(LAYER_COLUMNS, (layer_cells(name, found) for name, found in findings["layers"].items())),
         "",
         *measured(findings),
         "",
@@ -171,13 +167,17 @@ def write_note(
         *rivals(findings),
         *voids(findings),
         *classes(findings),
-        "",
-        *caveats(diagrams["constant_cells"], diagrams.get("not_finite", ())),
-        *dominance_caveat(dominated or {}, diagrams),
     ]
-    lines += floor_caveat(diagrams["n_prompts"], diagrams["subsample_size"])
+    for paragraph in (*CAVEATS, *caveats(diagrams, dominated or {})):
+        lines += ["", paragraph]
     lines += ["", *simpler(findings)]  # last: where a note is cut off, definitions.json has them
     return _fitting(lines)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Cells under their heading, as lines of Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return [lines[0], f"|{'---|' * len(header)}", *lines[1:]]
 
 
 def first_third(findings: Mapping[str, Any]) -> str:
@@ -191,7 +191,7 @@ def first_third(findings: Mapping[str, Any]) -> str:
 
 
 def _fitting(lines: Sequence[str]) -> str:
-    """As many of the lines as MLflow keeps, and where that is not all, a last one that says so.
+    """The lines that MLflow keeps; where it does not keep all of them, the last line says so.
 
     >>> _fitting(["short"]), len(_fitting(["x" * 999] * 9)) < 8000
     ('short\\n', True)
@@ -203,41 +203,34 @@ def _fitting(lines: Sequence[str]) -> str:
     return text[: text.rindex("\n", 0, _LONGEST - len(last))] + last
 
 
-LAYER_COLUMNS = (
-    "layer",
-    "peak at step",
-    "peak velocity",
-    "in units of other prompts",
-    "concentration",
-    "per step",
-    "either, if order did not matter",
-    "settled after step",
-    "from first to last checkpoint",
-)
+# What a table says of a layer: the heading, the number in trajectory.json, and how it is written.
+_LAYER_NUMBERS = {
+    "peak at step": ("peak_step", "d"),
+    "peak velocity": ("peak_velocity", ".4g"),
+    "in units of other prompts": ("peak_over_sampling_floor", ".2f"),
+    "concentration": ("concentration", ".3f"),
+    "per step": ("concentration_per_step", ".3f"),
+    "either, if order did not matter": ("concentration_expected", ".3f"),
+    "settled after step": ("stabilised_step", "d"),
+    "from first to last checkpoint": ("displacement", ".4g"),
+}
+LAYER_COLUMNS = ("layer", *_LAYER_NUMBERS)
 
 
-def floor_caveat(n_prompts: int, subsample_size: int) -> list[str]:
-    """What to mind of the unit "other prompts" where there are too few for two subsamples that share none."""
-    if n_prompts >= 2 * subsample_size:
-        return []
-    return [
-        "",
-        f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
-        f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none.",
-    ]
+def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
+    """One layer's numbers under `LAYER_COLUMNS`, from what trajectory.json holds of it."""
+    cells = {number: _number(found[column(1, number)], spec) for number, spec in _LAYER_NUMBERS.values()}
+    if found[column(1, "peak_step")] is not None and found[column(1, "stabilised_step")] is None:
+        cells["stabilised_step"] = "still moving"
+    return [str(layer_of(name)), *cells.values()]
 
 
-def dominance_caveat(dominated: Mapping[int, Dominance], diagrams: Mapping[str, Any]) -> list[str]:
-    """What to mind of layers with most of their variance along one direction, as lines of Markdown.
+def _dominance_caveat(dominated: Mapping[int, Dominance], prepared: Preparation) -> str:
+    """What to mind of layers with most of their variance along one direction.
 
-    `diagrams` is the manifest, which says how clouds were prepared.
-
-    >>> dominance_caveat({7: Dominance(0.83, 0.79, 12)}, {})[1][:99]
+    >>> _dominance_caveat({7: Dominance(0.83, 0.79, 12)}, Preparation())[:99]
     '**Most of the variance lies along one direction** at layer 7 (83 %, 79 % in coordinate 12 alone) at'
     """
-    if not dominated:
-        return []
-    prepared = Preparation(**diagrams.get("prepared") or {})
     at = []
     for layer, shares in dominated.items():
         alone = f", {_percent([shares.coordinate])} in coordinate {shares.index} alone"
@@ -252,13 +245,12 @@ def dominance_caveat(dominated: Mapping[int, Dominance], diagrams: Mapping[str, 
          prepared.pca is not None),
     ]  # fmt: skip
     advice = "; ".join(said for said, done in others if not done)
-    return [
-        "",
+    return (
         f"**Most of the variance lies along one direction** at layer {', '.join(at)} at the first checkpoint: it adds "
         "more to the mean squared distance of two prompts than all others together, so at large distances diagrams say "
         "there what happens along it. See whether the verdicts stay with clouds prepared otherwise, for which nothing "
-        f"is trained again: {advice or 'this run has tried all three ways'}.",
-    ]
+        f"is trained again: {advice or 'this run has tried all three ways'}."
+    )
 
 
 def _prepared(diagrams: Mapping[str, Any]) -> str:
@@ -296,9 +288,9 @@ def opened_as(activations: Mapping[str, Any]) -> str:
 
 
 def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """What was recorded as text: the heading, and a row for each text with what it is at each of the steps shown.
+    """What was recorded as text: the heading, and for each text a row that shows it at each step.
 
-    Those that answer a prompt come first, in the prompts' order, and have the prompt beside them, where `prompts`
+    Answers to prompts come first, in the order of the prompts, each with its prompt where `prompts`
     (`topoflow.finished.asked`) has it.
 
     >>> found = {"texts": {"0": {"answers/1": "I do not"}, "48": {"answers/1": "A poem."}}}
@@ -317,9 +309,9 @@ def texts(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> tuple[list
 def prompts_behind(
     findings: Mapping[str, Any], results: Path, prompts: Sequence[str]
 ) -> tuple[list[str], list[list[Any]]]:
-    """What prompts.csv holds, and the text of each prompt last where it is known: the heading and the rows.
+    """The heading and the rows of prompts.csv, with the text of each prompt last where it is known.
 
-    No rows where the findings of a run vouch for no such table: an older topoflow wrote none.
+    There are no rows where the findings of a run name no such table: an older topoflow wrote none.
     """
     header, rows = [*PROMPT_COLUMNS, "text"], []
     if layout.PROMPT_SCORES_FILE in findings["files"]:
@@ -343,12 +335,7 @@ def texts_table(findings: Mapping[str, Any], prompts: Mapping[str, str]) -> list
     header, rows = texts(findings, prompts)
     if not rows:
         return []
-    return [
-        f"| {' | '.join(header)} |",
-        f"|{'---|' * len(header)}",
-        *(f"| {' | '.join(_text(shorten(cell, 160)) for cell in row)} |" for row in rows),
-        "",
-    ]
+    return [*_table(header, ([_text(shorten(cell, 160)) for cell in row] for row in rows)), ""]
 
 
 def simpler(findings: Mapping[str, Any]) -> list[str]:
@@ -363,7 +350,7 @@ def simpler(findings: Mapping[str, Any]) -> list[str]:
 
 
 def measured(findings: Mapping[str, Any]) -> list[str]:
-    """What was measured of the model beside its states, at both ends of a run, as a sentence; none where nothing was.
+    """What was measured of the model at both ends of a run, beside its states, as a sentence; none without it.
 
     >>> found = {"quantities": {"held_out_loss/helpful": [4.9871, 3.6334]}}
     >>> measured({**found, "quantities_are": {"held_out_loss": "nats a token"}})[0]
@@ -384,7 +371,7 @@ def _or_none(value: float | None) -> str:
 
 
 def rivals(findings: Mapping[str, Any]) -> list[str]:
-    """What to hold beside the velocities of a run, a sentence each; none that its trajectory.json has no number for."""
+    """What to read beside the velocities of a run, a sentence for each number that its trajectory.json has."""
     said = []
     far = findings.get("pooled", {}).get("far_prompts")
     shares, others = (
@@ -428,7 +415,7 @@ def voids(findings: Mapping[str, Any]) -> list[str]:
 
 
 def classes(findings: Mapping[str, Any]) -> list[str]:
-    """What there is of classes of prompts, as a sentence; none where prompts carry no labels.
+    """The classes of prompts as a sentence; none where prompts carry no labels.
 
     >>> row = {"layer": 4, "step": 8, "label": "safe", "prompts": 30, "points": 20, "auc": 0.75, "auc_chance_high": 0.6}
     >>> told = {"columns": [*row], "rows": [[*row.values()]]}
@@ -461,27 +448,10 @@ def _percent(shares: Sequence[float]) -> str:
     return f"{' to '.join(ends)} %"
 
 
-def layer_cells(name: str, found: Mapping[str, Any]) -> list[str]:
-    """One layer's numbers under `LAYER_COLUMNS`, from what trajectory.json holds of it."""
-    cells = {number: _number(found[column(1, number)], spec) for number, spec in _LAYER_NUMBERS.items()}
-    if found[column(1, "peak_step")] is not None and found[column(1, "stabilised_step")] is None:
-        cells["stabilised_step"] = "still moving"
-    return [str(layer_of(name)), *cells.values()]
-
-
-# The numbers under `LAYER_COLUMNS`, and how they are written.
-_LAYER_NUMBERS = {
-    "peak_step": "d", "peak_velocity": ".4g", "peak_over_sampling_floor": ".2f", "concentration": ".3f",
-    "concentration_per_step": ".3f", "concentration_expected": ".3f", "stabilised_step": "d", "displacement": ".4g",
-}  # fmt: skip
-
-
 def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
     """Claims with their numbers, the rungs they climbed and their rules, as lines of Markdown."""
-    lines = [
-        "| claim | of | verdict | rungs climbed | value | 95 % interval | p |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    header = ("claim", "of", "verdict", "rungs climbed", "value", "95 % interval", "p")
+    rows: list[tuple[str, ...]] = []
     explained: dict[str, list[str]] = {}
     for claim in in_order(claims):
         low, high = claim["low"], claim["high"]
@@ -492,11 +462,10 @@ def verdict_table(claims: Iterable[Mapping[str, Any]]) -> list[str]:
         climbed = _text(" → ".join(rungs(claim["steps"])))
         of = _text(claim["homology"])
         verdict = "; ".join(filter(None, (f"**{verdict}**", _text(claim.get("why", "")))))
-        cells = (statement, of or "–", verdict, climbed or "–", value, interval, p)
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append((statement, of or "–", verdict, climbed or "–", value, interval, p))
         explained.setdefault(f"{_text(claim['statistic'])}; {_text(claim['rule'])}", []).append(statement)
     return [
-        *lines,
+        *_table(header, rows),
         "",
         *(f"- *{'; '.join(dict.fromkeys(statements))}*: {rule}." for rule, statements in explained.items()),
     ]
@@ -558,34 +527,40 @@ def _number(value: float | None, spec: str) -> str:
     return "nothing moved" if value is None else format(value, spec)
 
 
-def caveats(constant_cells: Sequence[Sequence[int]], not_finite: Sequence[Sequence[int]] = ()) -> list[str]:
-    """What a run does not show, as lines of Markdown; `constant_cells` and `not_finite` are (step, layer)."""
-    constant = sorted({layer for _, layer in constant_cells})
-    lines = [
-        "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of "
-        "training; it says *early* only where it is well above the expected share beside it.",
-        "",
-        "**What this does not show.** One run is one draw of the order of its rows and of its first weights: what it "
-        'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
-        "opposite. Velocities in the table are not freed of scale: a cloud that only grows moves too (see the column "
-        "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by "
-        "less than other prompts would have. A learning rate that decays makes late movement small by itself. Topology "
-        "says nothing of how well the model answers.",
-    ]
-    if constant:
-        lines += [
-            "",
+# What no run shows, in paragraphs.
+CAVEATS = (
+    "Concentration is the share of all movement (velocities summed over checkpoints) in the first third of "
+    "training; it says *early* only where it is well above the expected share beside it.",
+    "**What this does not show.** One run is one draw of the order of its rows and of its first weights: what it "
+    'shows may differ with another seed, which the comparison of runs tests. "Not supported" is no proof of the '
+    "opposite. Velocities in the table are not freed of scale: a cloud that only grows moves too (see the column "
+    "h1_velocity_scale_free in velocity.csv). A peak below 1 in units of other prompts changed the topology by "
+    "less than other prompts would have. A learning rate that decays makes late movement small by itself. Topology "
+    "says nothing of how well the model answers.",
+)
+
+
+def caveats(diagrams: Mapping[str, Any], dominated: Mapping[int, Dominance]) -> Iterator[str]:
+    """What to mind of one run beside `CAVEATS`, in paragraphs; `diagrams` is the manifest of its diagrams."""
+    if constant := sorted({layer for _, layer in diagrams["constant_cells"]}):
+        yield (
             f"Layer {', '.join(map(str, constant))} is constant at some checkpoints: all prompts have one and the "
-            "same state there, so it has no topology to speak of.",
-        ]
-    if not_finite:
+            "same state there, so it has no topology to speak of."
+        )
+    if not_finite := diagrams.get("not_finite"):
         layers = ", ".join(map(str, sorted({layer for _, layer in not_finite})))
-        lines += [
-            "",
+        yield (
             f"**States are not finite** (NaN or infinity) from step {min(step for step, _ in not_finite)} on, at layer "
-            f"{layers}: those checkpoints or layers are left out of all that is said here.",
-        ]
-    return lines
+            f"{layers}: those checkpoints or layers are left out of all that is said here."
+        )
+    if dominated:
+        yield _dominance_caveat(dominated, Preparation(**diagrams.get("prepared") or {}))
+    n_prompts, subsample_size = diagrams["n_prompts"], diagrams["subsample_size"]
+    if n_prompts < 2 * subsample_size:
+        yield (
+            f"The unit of other prompts is approximate here: it is measured on halves of {n_prompts // 2} prompts, for "
+            f"{n_prompts} prompts hold no two subsamples of {subsample_size} that share none."
+        )
 
 
 def write_comparison_note(
@@ -673,12 +648,5 @@ def added_table(added: Sequence[Mapping[str, Any]]) -> list[str]:
     how, header, rows = added_words(added)
     if not rows:
         return []
-    cells = (f"| {' | '.join(map(_text, row))} |" for row in rows)
-    return [
-        f"**{ADDED_HEADING}** {how}",
-        "",
-        f"| {' | '.join(header)} |",
-        f"|{'---|' * len(header)}",
-        *cells,
-        "",
-    ]
+    cells = ([_text(cell) for cell in row] for row in rows)
+    return [f"**{ADDED_HEADING}** {how}", "", *_table(header, cells), ""]

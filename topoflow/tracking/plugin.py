@@ -37,7 +37,7 @@ class ContextProvider:
 
 
 def context_tags(folder: Path | None = None) -> dict[str, str]:
-    """What is known of where a run begins, for its tags; what is not known is left out.
+    """Tags that say where a run begins, as far as it is known.
 
     Parameters
     ----------

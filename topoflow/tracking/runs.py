@@ -58,6 +58,7 @@ from topoflow.tracking.store import (
     log_batches,
     loggable,
     open_store,
+    served,
     set_tags,
     start_run,
     tagged,
@@ -227,10 +228,7 @@ def server() -> str | None:
     """The address of the MLflow server that is tracked to, without a password in it; None where it is a file."""
     import mlflow
 
-    address = mlflow.get_tracking_uri()
-    if not address.startswith(("http://", "https://")):
-        return None
-    return without_password(address).rstrip("/")
+    return without_password(mlflow.get_tracking_uri()).rstrip("/") if served() else None
 
 
 @answering()
@@ -354,7 +352,7 @@ def _claim_tags(claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _written(number: float | None) -> str:
-    """As text; a dash takes the place of a number that an earlier result had."""
+    """A number as the text of a tag; a dash, so that the number of an earlier result does not stay."""
     return "–" if number is None else f"{number:.6g}"
 
 

@@ -1,4 +1,4 @@
-"""The store that MLflow tracks to now: asked in one way, which every call to MLflow in this package goes by."""
+"""The store that MLflow tracks to now, and the one way in which this package asks it."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def answering() -> Iterator[None]:
 def open_store() -> None:
     """Set up a fresh SQLite store's tables, one process at a time, and whole or not at all.
 
-    Several at once would break it, and so would one that is killed meanwhile. A server does so for itself. In a
-    temporary copy of a study, see `lasting`, the store is that of the study.
+    Several processes at once would break it, and so would one that is killed meanwhile. A server sets up its own store.
+    In a temporary copy of a study (see `lasting`) the store is that of the study.
 
     Raises
     ------
@@ -147,8 +147,8 @@ def _database(uri: str) -> Path:
 def lasting(path: Path) -> Path:
     """Where a path of the current study stands for good.
 
-    `dvc exp run --temp` and `--queue` compute in a copy of the study that DVC then deletes, and say in the environment
-    which study it is a copy of. There it is the same place in that study, everywhere else the path itself.
+    `dvc exp run --temp` and `--queue` compute in a copy of the study that DVC then deletes; the environment names the
+    study. In such a copy this is the same place in the study, everywhere else the path itself.
     """
     study = os.environ.get("DVC_ROOT")
     if not study or "DVC_EXP_BASELINE_REV" not in os.environ:
@@ -161,17 +161,16 @@ def lasting(path: Path) -> Path:
 def absolute_uri(uri: str) -> str:
     """A tracking URI that means the same store in every folder, its path as it is on disk.
 
-    MLflow's own, of a study whose path has a space, is with escapes, and MLflow makes a folder of that name beside it.
+    Where a study's path has a space, MLflow's own URI has escapes, and MLflow makes a folder of the escaped name.
 
     Raises
     ------
     InvalidFile
         When MLflow cannot be given the path: it reads an address now with escapes and now without them.
     """
+    # a store of files, where MLflow allows it
     if uri != "databricks" and (parts := urlsplit(uri)).scheme in ("", "file") and not parts.netloc:
-        return lasting(
-            Path(unquote(parts.path)).resolve()
-        ).as_uri()  # a store of files, where MLflow allows it
+        return lasting(Path(unquote(parts.path)).resolve()).as_uri()
     if not uri.startswith(_SQLITE):
         return uri
     path, mark, options = uri.removeprefix(_SQLITE).partition("?")
@@ -182,7 +181,7 @@ def absolute_uri(uri: str) -> str:
 
 @contextmanager
 def _alone_with(uri: str) -> Iterator[None]:
-    """Hold the folder of a SQLite store: itself, so that there is no file to be planted, emptied or left behind."""
+    """Lock the folder of a SQLite store: the folder itself, so that no lock file is planted, emptied or left behind."""
     try:
         folder = os.open(_database(uri).parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # MLflow will say what it thinks of it
@@ -231,7 +230,7 @@ def served() -> bool:
 
 
 def check_destination(uri: str | None, whose: str) -> None:
-    """Refuse to follow a database in a file to a server: files go there with the user's MLflow credentials.
+    """Refuse a database in a file that sends files to a server: they would go with the user's MLflow credentials.
 
     A database lies in a study, and a study may be a stranger's.
 
@@ -256,7 +255,7 @@ def check_destination(uri: str | None, whose: str) -> None:
 
 
 def every(search: Callable[[str | None], Any]) -> list[Any]:
-    """All that a search of MLflow's finds, which answers in pages; `search` is given each page's token."""
+    """All that a search of MLflow finds, page by page; `search` takes the token of a page."""
     found: list[Any] = []
     token: str | None = None
     seen: set[str | None] = set()
@@ -289,10 +288,10 @@ def tagged(client: Any, among: Sequence[str], tag: str, value: str) -> list[Any]
 def start_run(
     name: str, tags: Mapping[str, str], run_id: str | None = None, system_metrics: bool | None = False
 ) -> Any:
-    """A run as a bare `mlflow.start_run()` makes it, or one of before, though this process be part of another run.
+    """Start a run, or go on with the run `run_id`, even where this process is part of another run.
 
-    Like that, it is active in this thread, and a context manager that ends it. What `system_metrics` may be is what
-    `wants_system_metrics` gives.
+    As with `mlflow.start_run`, the run is active in this thread and is a context manager that ends it. `system_metrics`
+    is what `wants_system_metrics` gives.
     """
     import mlflow
 
@@ -308,9 +307,9 @@ def start_run(
 
 
 def wants_system_metrics() -> bool | None:
-    """What `mlflow.start_run` takes as log_system_metrics: None, which is the user's own choice, where it can be had.
+    """The log_system_metrics of `mlflow.start_run`: None, the user's own choice, but False where psutil is missing.
 
-    MLflow fails without psutil, and only after it has made the run.
+    Without psutil MLflow fails, and only after it has made the run.
     """
     from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
@@ -324,8 +323,8 @@ def wants_system_metrics() -> bool | None:
 def log_batches(run: Any, metrics: Iterable[Row], params: Mapping[str, str] = MappingProxyType({})) -> None:
     """Log metrics and parameters in as few requests as MLflow takes.
 
-    All have the time at which the run began: what is logged once more, as after a lost answer, is not there twice.
-    Of the metrics of a logged model, MLflow refuses a request that comes once more: see `logged_models.with_models`.
+    All have the time at which the run began, so that what is logged again, as after a lost answer, is not there twice.
+    MLflow refuses metrics of a logged model that it has already: see `logged_models.with_models`.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
@@ -344,7 +343,7 @@ def log_batches(run: Any, metrics: Iterable[Row], params: Mapping[str, str] = Ma
 
 
 def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """What MLflow takes of what a trainer logs: finite numbers, under names of the characters that it knows.
+    """What MLflow accepts of what a trainer logs: finite numbers, under names of characters that it knows.
 
     >>> list(loggable({"loss": 0.5, "reward (mean)": 1, "note": "text", "grad_norm": float("nan")}))
     [('loss', 0.5), ('reward _mean_', 1.0)]
@@ -359,7 +358,7 @@ def loggable(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def lacking(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
-    """What is not there yet: a run keeps what it was tagged with when it began."""
+    """The wanted entries that are not there yet: a run keeps the tags with which it began."""
     return {key: value for key, value in wanted.items() if key not in present}
 
 

@@ -128,7 +128,7 @@ def _end(notes: list[tuple[Path, Any]]) -> None:
 
 
 def _opened(path: Path) -> int | None:
-    """A note that no process holds, locked; None for one that is held, and for what is no plain file."""
+    """Open and lock a note that no process holds; None for a note that is held, and for what is no plain file."""
     try:
         opened = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -164,5 +164,5 @@ def _read(path: Path, opened: int) -> Any | None:
 
 
 def _store() -> str:
-    """Which store is tracked to now, in a form that keeps no address and no password."""
+    """Identifies the store that is tracked to now, and keeps no address and no password."""
     return sha256(address().encode())
