@@ -273,7 +273,7 @@ def test_what_is_checked_before_there_is_a_run_is_checked_again_only_if_it_has_c
         assert isinstance(done.exception, NotImplementedError), done.output
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(processes, "call", call)
+    monkeypatch.setattr(backend, "call", call)
     submit(entry_point, seed="0,1", **parameters)
     assert [run.rpartition("-")[2] for run, _ in checks] == ["0", "1"]
     change["seed"] = 3
