@@ -313,7 +313,9 @@ class TestRanges:
         with refused(name="topology.maxdim", expected="at most 1 for the lune engine", got=2):
             parse_params(with_value("topology.engine", "lune", voids))
         with refused(
-            name="track.summaries", expected="without H2 unless topology.maxdim is 2", got="h2_count"
+            name="track.summaries",
+            expected="free of names in h2_ unless topology.maxdim is 2",
+            got="h2_count",
         ):
             parse_params(with_value("track.summaries", ["h2_count"]))
 

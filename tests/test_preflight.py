@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Changes] | Changes, str]] = {
     "a configuration that is no JSON": (model(lambda f: cut_off(f / "config.json")), "must be a model"),
     "no tokenizer": (model(lambda f: (f / "tokenizer.json").unlink()), "must be a model that transformers can open"),
     "code of its own": (model(with_code_of_its_own), "code of its own, which topoflow does not run unasked"),
-    "no GGUF file": ({"model.tiny": {"source": "gguf", "path": "gone.gguf"}}, "gone.gguf is no file"),
+    "no GGUF file": ({"model.tiny": {"source": "gguf", "path": "gone.gguf"}}, "gone.gguf is not a file"),
     "more layers than there are": (
         lambda folder: {**model(lambda _: None)(folder), "recording.layers": 99},
         "layers must be between 1 and the number of blocks",

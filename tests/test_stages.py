@@ -486,7 +486,7 @@ def test_a_run_with_another_parameter_is_refused(study):
     with mlflow.start_run() as other:
         mlflow.log_param("objective", "harmless")
     name = f"parameter objective of run {other.info.run_id}"
-    with refused(name=name, expected="what ran, 'helpful'", got="harmless"):
+    with refused(name=name, expected="'helpful', with which the results were made", got="harmless"):
         log_topology(params, RUN, other.info.run_id)
     mlflow.delete_run(other.info.run_id)
 

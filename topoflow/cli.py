@@ -228,7 +228,7 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     default=0,
     metavar="NUMBER",
     callback=lambda _, __, number: number or None,
-    help="How many runs at a time; default (0): one a GPU, or one. Under Slurm: as many as there is room for.",
+    help="How many runs at a time; default (0): one a GPU, or one without a GPU. Under Slurm: as many as fit.",
 )
 @click.option(
     "--only",
@@ -384,7 +384,7 @@ def checkpoint_source(
     "--gpu",
     metavar="CARD",
     callback=_given,
-    help="Plan for a card, such as h100:80, a100:40, l40s or 4090, by its published rates, and not for this machine.",
+    help="Plan for a card, such as h100:80, a100:40, l40s or 4090, by its published rates, instead of this machine.",
 )
 @click.option(
     "--study",
@@ -395,7 +395,7 @@ def checkpoint_source(
     "--pilot",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A study or folder of results whose finished runs say how far seeds lie apart.",
+    help="A study or folder of results: its finished runs show how much seeds differ.",
 )
 def plan(
     objective: str | None,
@@ -453,7 +453,7 @@ class _Trouble(click.ClickException):
 def audit(
     folder: str | None, steps: str | None, hub: str | None, revisions: str | None, as_json: bool
 ) -> None:
-    """Look for what is wrong with a series of checkpoints.
+    """Check a series of checkpoints for mistakes.
 
     Finds revisions with the same weights, without weights, out of order or of another architecture. FOLDER has
     checkpoint-N folders, or is a set of recorded states (activations/...). Exits with 0 where nothing is found, with 1
@@ -495,7 +495,7 @@ def _study_and_run(model: str, objective: str, seed: int | None) -> tuple[Params
 @_command
 @_model
 def model(model: str) -> None:
-    """Find a model and say exactly what it is.
+    """Find a model and write down its exact version.
 
     Writes models/NAME.json, with the SHA-256 of all its weights.
     """
@@ -635,7 +635,7 @@ def sensitivity(model: str | None, objective: str | None, seed: int | None) -> N
     help="A study whose runs are healthy; by default this one, without its controls.",
 )
 def advise(chosen: str | None, healthy: Path | None) -> None:
-    """Say which checkpoint to take, and whether a run looks ill.
+    """Say which checkpoint to take, and whether a run looks unhealthy.
 
     The checkpoint is that of the least held-out loss. A run is called unusual if it is stranger than healthy runs
     are, with a stated error rate. Reads results/, and computes nothing again.

@@ -83,7 +83,7 @@ def test_two_files_that_changed_places_are_refused_and_repaired(study):
 
 def test_what_is_no_out_is_not_repaired(study):
     output = study("topoflow", "repair", "topoflow", check=False)
-    assert "folder must be an out of a stage in a dvc.lock" in output
+    assert "folder must be a folder that a dvc.lock names as the output of a stage" in output
     assert (study.folder / "topoflow/cli.py").is_file()
 
 

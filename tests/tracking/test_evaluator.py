@@ -140,7 +140,7 @@ def test_subsamples_are_drawn_as_asked_for():
         (PROMPTS, {"colour": 1}, "evaluator_config has no key 'colour'"),
         (PROMPTS, {"layers": 9, "tokenizer": True}, "layers must be between 1 and"),
         (PROMPTS, {"subsample_size": 99, "layers": 2, "tokenizer": True}, "subsample_size must be at most"),
-        (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, "column must be given where the data have several"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), {}, "column must be named where the data have several"),
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), {"column": "c"}, "column must be one of a, b, got 'c'"),
         (pd.DataFrame({"a": [1.5, 2.5]}), {}, "data must be prompts"),
     ],

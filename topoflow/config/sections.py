@@ -429,7 +429,7 @@ class Params:
             ("trajectory.measures", self.trajectory.measures),
         ):
             if self.topology.maxdim < 2 and (lacking := [name for name in names if name.startswith("h2_")]):
-                raise InvalidArgument(key, "without H2 unless topology.maxdim is 2", lacking[0])
+                raise InvalidArgument(key, "free of names in h2_ unless topology.maxdim is 2", lacking[0])
         if self.topology.subsample_size > (most := self.prompts.n_prompts):
             raise InvalidArgument(
                 "topology.subsample_size", f"at most prompts.n_prompts ({most})", self.topology.subsample_size

@@ -191,7 +191,7 @@ class MixedText:
 
     def __post_init__(self) -> None:
         if sum(self.of.values()) == math.inf:
-            raise InvalidArgument("of", "shares of a finite sum", self.of)
+            raise InvalidArgument("of", "shares whose sum is a finite number", self.of)
 
 
 @checked
@@ -217,10 +217,12 @@ class Variant:
 
     def __post_init__(self) -> None:
         if not self.finetune:
-            raise InvalidArgument("finetune", "what differs from the section finetune", self.finetune)
+            raise InvalidArgument(
+                "finetune", "a mapping with at least one key of the section finetune", self.finetune
+            )
         if isinstance(self.finetune.get("sft_config"), str):  # nobody would notice that the file has changed
             raise InvalidArgument(
-                "finetune.sft_config", "a mapping in a variant", self.finetune["sft_config"]
+                "finetune.sft_config", "a mapping, and not a file, in a variant", self.finetune["sft_config"]
             )
 
 
@@ -291,7 +293,7 @@ def _step_of(revision: str) -> int:
     found = re.findall(r"step[-_]?(\d+)", revision, re.IGNORECASE) or re.findall(r"\d+", revision)
     if len(found) != 1:
         raise InvalidArgument(
-            "revisions", "names with a step, such as step512, or with the step given", revision
+            "revisions", "names that say a step, such as step512, or like main=143000", revision
         )
     return int(found[0])
 

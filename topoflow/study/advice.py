@@ -62,7 +62,7 @@ def finished(params: Params, root: Path = Path()) -> list[Run]:
         run for run in params.runs() if (root / run.folder("results") / layout.TRAJECTORY_FILE).is_file()
     ]
     if not found:
-        raise InvalidFile(root, "holds no finished run of its params.yaml", "finish one with: topoflow run")
+        raise InvalidFile(root, "has no finished run of its params.yaml", "finish one with: topoflow run")
     return found
 
 

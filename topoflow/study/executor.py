@@ -205,7 +205,12 @@ def _asked(only: Sequence[str]) -> tuple[Params, list[Run]]:
     if isinstance(path := (read_mapping(PARAMS_FILE).get("finetune") or {}).get("sft_config"), str):
         # each run would be put aside with what the file says, and the study's own stages would not find it
         remedy = "write its content into params.yaml: finetune: {sft_config: {...}}"
-        raise InvalidArgument("finetune.sft_config", "written out for several runs at once", path, remedy)
+        raise InvalidArgument(
+            "finetune.sft_config",
+            "a mapping, and not a file, where several runs are computed at once",
+            path,
+            remedy,
+        )
     for model, objective in dict.fromkeys((run.model, run.objective) for run in asked):
         runs.resolve(model, objective)
     return params, asked

@@ -82,7 +82,7 @@ def check(params: Params, run: Run) -> None:
         return
     params = replace(params, finetune=params.finetune_of(run.objective))
     if isinstance(source, GgufModel) and source.path and not Path(source.path).is_file():
-        raise InvalidFile(source.path, "is no file")
+        raise InvalidFile(source.path, "is not a file")
     if isinstance(source, PackageModel | GgufModel) and not layout.model_file(run.model).is_file():
         prompts, _ = labelled_prompts(params)
         if not params.checkpoints(run.objective):

@@ -91,7 +91,7 @@ def _out(folder: Path) -> tuple[Path, str, str]:
             for out in stage.get("outs", []):
                 if out["path"] == path and "md5" in out:
                     return root, name, out["md5"]
-    raise InvalidArgument("folder", "an out of a stage in a dvc.lock", str(folder))
+    raise InvalidArgument("folder", "a folder that a dvc.lock names as the output of a stage", str(folder))
 
 
 def _stages(lock: Path) -> dict[str, dict[str, Any]]:

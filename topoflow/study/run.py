@@ -268,7 +268,7 @@ def _check_sections(params: Params, mapping: Mapping[str, Any]) -> None:
         raise InvalidFile(
             PARAMS_FILE,
             f"lacks the section {section}, which {_DVC_FILE} names",
-            f"add this line, or others of its values: {section}: {line}",
+            f"add this line, with these values or your own: {section}: {line}",
         )
 
 

@@ -168,7 +168,7 @@ def _transformer(given: Any) -> tuple[Any, Any]:
 def _prompts(data: Any, column: str | None) -> list[Any]:
     names = list(getattr(data, "columns", range(np.asarray(data).shape[1])))
     if column is None and len(names) > 1:
-        raise InvalidArgument("column", "given where the data have several", None, f"they are {names}")
+        raise InvalidArgument("column", "named where the data have several", None, f"they are {names}")
     if column is not None and column not in names:
         raise InvalidArgument("column", f"one of {', '.join(map(str, names))}", column)
     values = data[column or names[0]] if hasattr(data, "columns") else np.asarray(data)[:, 0]

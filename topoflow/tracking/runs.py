@@ -308,7 +308,7 @@ def _params_of(params: Params, done: FinishedRun, logged: Any) -> dict[str, str]
     for key, value in wanted.items():
         if present.get(key, value) != value:
             name = f"parameter {key} of run {logged.info.run_id}"
-            raise InvalidArgument(name, f"what ran, {quoted(value)}", present[key])
+            raise InvalidArgument(name, f"{quoted(value)}, with which the results were made", present[key])
     return lacking(wanted, present)
 
 
