@@ -107,6 +107,16 @@ def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("option", "text"),
+    [("--only", "it's"), ("--slurm", "it's"), ("--slurm", "time=[1"), ("--slurm", "time"), ("--slurm", "=1")],
+)
+def test_options_of_a_study_that_cannot_be_read_are_refused_by_name(invoke, option, text):
+    result = invoke("study", option, text)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}': must " in result.output
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("", []),

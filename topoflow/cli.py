@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,7 @@ from typing import Any
 
 import click
 
-from topoflow.config import PARAMS_FILE, Params, load_params, split_overrides
-from topoflow.config.mappings import read_yaml
+from topoflow.config import PARAMS_FILE, Params, apply_overrides, load_params, split_overrides
 from topoflow.errors import DoesNotFit, InvalidArgument, Words, printable
 from topoflow.processes import Stopped, stop_when_told
 from topoflow.storage.layout import Run
@@ -32,6 +31,21 @@ from topoflow.training.devices import check_single_process
 def _given(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """None for an empty value: MLproject passes one for a parameter that was not given."""
     return value or None
+
+
+def _words(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> list[str]:
+    """The words of all texts; MLproject passes several in one."""
+    try:
+        return [word for text in texts for word in shlex.split(text)]
+    except ValueError:
+        raise click.BadParameter("must have each quote closed") from None
+
+
+def _assignments(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
+    try:
+        return apply_overrides({}, split_overrides(texts))
+    except InvalidArgument:
+        raise click.BadParameter("must be like 'partition=gpu time=240', with YAML as values") from None
 
 
 _model = click.option("--model", required=True, metavar="NAME", help="A key under `model` in params.yaml.")
@@ -234,16 +248,14 @@ def run(objective: str, model: str, seed: int | None, overrides: tuple[str, ...]
     "--only",
     multiple=True,
     metavar="NAME",
-    callback=lambda _, __, names: [name for text in names for name in shlex.split(text)],
+    callback=_words,
     help="Only these runs, such as tiny-helpful-0 or '*-helpful-*'.",
 )
 @click.option(
     "--slurm",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=lambda _, __, texts: {
-        key: read_yaml(value) for key, _, value in (text.partition("=") for text in split_overrides(texts))
-    },
+    callback=_assignments,
     help="An option of a job, as submitit calls it. Example: --slurm 'partition=gpu time=240 cpus_per_task=8'.",
 )
 @click.option(

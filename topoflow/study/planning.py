@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from topoflow.compute import workers
-from topoflow.config import PARAMS_FILE, Params, apply_overrides, parse_params, read_mapping
+from topoflow.config import Params, load_params, parse_params
 from topoflow.errors import TopoflowError
 from topoflow.machine import cores, memory_free
 from topoflow.storage.layout import Run
@@ -121,7 +121,7 @@ def of_study(
         As of `of_run`: each reason once.
     """
     decided = decidable(overrides, pilot)  # refused before anything is timed
-    params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
+    params = load_params(overrides=overrides)
     start = _load_libraries(params)
     each: list[Cost] = []
     unknown = []
@@ -163,7 +163,7 @@ def decidable(overrides: Sequence[str] = (), pilot: Path | None = None) -> str:
     from topoflow import finished
     from topoflow.dynamics.chances import pilot_spread
 
-    params = parse_params(apply_overrides(read_mapping(PARAMS_FILE), overrides))
+    params = load_params(overrides=overrides)
     designs = {
         name: design_of(params, Run(params.models[0], name, params.seeds[0])) for name in params.objectives
     }
