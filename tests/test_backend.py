@@ -229,7 +229,7 @@ def test_an_interrupted_job_leaves_no_run_running(study, called, monkeypatch):
         ("plan", {"objective": "helpful", "set": "finetune.max_step=1"}, {}, "did you mean 'max_steps'"),
         ("record", {}, {}, "one of --checkpoints and --hub must be given"),
         ("record", {"hub": "a/b"}, {}, "--hub and --revisions must be given together"),
-        ("record", {"hub": "a/b", "revisions": "main", "base": "tiny"}, {}, "must be names with a step"),
+        ("record", {"hub": "a/b", "revisions": "main", "base": "tiny"}, {}, "must be names that say a step"),
         ("record", {"checkpoints": "$(touch pwned)"}, {}, "must be a folder with checkpoint-N folders"),
         ("record", {"checkpoints": "."}, {}, "must be a folder with checkpoint-N folders"),
         ("record", {"checkpoints": ".", "steps": "2; touch pwned"}, {}, "--steps must be optimiser steps"),

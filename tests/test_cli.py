@@ -195,7 +195,7 @@ def test_every_command_of_the_mlflow_project_is_one_of_topoflow_with_all_its_opt
             "one of --checkpoints and --hub must be given, and not both",
         ),
         (["--hub", "b/c"], "--hub and --revisions must be given together"),
-        (["--hub", "b/c", "--revisions", "main"], "revisions must be names with a step, such as step512"),
+        (["--hub", "b/c", "--revisions", "main"], "revisions must be names that say a step, such as step512"),
         (["--checkpoints", "a", "--steps", "x"], "--steps must be optimiser steps, got 'x'"),
         (["--checkpoints", "nowhere"], "must be a folder with checkpoint-N folders in it"),
         (["--checkpoints", "nowhere", "--model", "gpt5"], "model must be one of"),

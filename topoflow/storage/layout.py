@@ -214,8 +214,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         # in a new clone or git worktree of a study, what git does not hold is in DVC's cache or remote
-        remedy = "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull"
-        raise InvalidFile(path, "must have been made by an earlier stage", remedy) from None
+        raise InvalidFile(
+            path,
+            "must have been made by an earlier stage",
+            "make it with: dvc repro; or fetch it, where a remote has it, with: dvc pull",
+        ) from None
     except UnicodeDecodeError as error:
         raise InvalidFile(path, f"is not UTF-8 text: {error}", _AGAIN) from None
     except csv.Error as error:
