@@ -114,7 +114,7 @@ def test_a_section_that_dvc_would_miss_after_the_training_is_asked_for_before_it
     with pytest.raises(InvalidFile) as caught:
         study.run("tiny", "mixed")
     assert asked == []
-    line = caught.value.remedy.partition("values: ")[2]
+    line = caught.value.remedy.partition("your own: ")[2]
     path.write_text(f"{path.read_text()}{line}\n")
     assert load_params().claims == Claims()  # as it was without
     study.run("tiny", "mixed")
