@@ -108,7 +108,14 @@ def test_bad_input_is_refused_before_anything_runs(invoke, arguments, message):
 
 @pytest.mark.parametrize(
     ("option", "text"),
-    [("--only", "it's"), ("--slurm", "it's"), ("--slurm", "time=[1"), ("--slurm", "time"), ("--slurm", "=1")],
+    [
+        ("--only", "it's"),
+        ("--slurm", "it's"),
+        ("--slurm", "time=[1"),
+        ("--slurm", "time"),
+        ("--slurm", "=1"),
+        ("--slurm", "'time=&a [*a]'"),
+    ],
 )
 def test_options_of_a_study_that_cannot_be_read_are_refused_by_name(invoke, option, text):
     result = invoke("study", option, text)

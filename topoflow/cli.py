@@ -44,7 +44,7 @@ def _words(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> list[
 def _assignments(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, Any]:
     try:
         return apply_overrides({}, split_overrides(texts))
-    except InvalidArgument:
+    except ValueError:
         raise click.BadParameter("must be like 'partition=gpu time=240', with YAML as values") from None
 
 
