@@ -36,7 +36,7 @@ test-fast: $(READY) ## the tests without the slow ones
 BITS = .topoflow/4bit
 test-4bit: $(READY) ## the tests of 4-bit bases
 	$(VENV)/bin/python -m pip install --quiet --no-deps --upgrade --target $(BITS) bitsandbytes==0.50.2
-	$(ACTIVE) PYTHONPATH="$(abspath $(BITS))" python -m pytest -q -k bit \
+	$(ACTIVE) PYTHONPATH="$(abspath $(BITS))" python -m pytest -q -k "four_bits or 4" \
 		tests/integration/test_four_bits.py tests/recording/test_trainers.py tests/recording/test_hidden_states.py tests/training/test_models.py
 
 lint: $(READY)
